@@ -1,0 +1,71 @@
+"""What can go wrong, in words for the person who can mend it."""
+
+
+class GalagoError(Exception):
+    """Any error that Galago raises on purpose. `code` names the kind for programs."""
+
+    code = "error"
+
+
+class InvalidRequest(GalagoError, ValueError):
+    """The request cannot be carried out as asked; `param` names the argument at fault."""
+
+    code = "invalid_value"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidImage(InvalidRequest):
+    """The bytes, path or URL given as an image could not be read as one."""
+
+    code = "invalid_image"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt does not fit in the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class UnsupportedTask(GalagoError):
+    """The loaded model has no such skill or option."""
+
+    code = "unsupported_task"
+
+
+class ModelNotFound(GalagoError, LookupError):
+    """No model of this name in the catalogue, and no checkpoint at this path."""
+
+    code = "model_not_found"
+
+
+class CheckpointError(GalagoError):
+    """A checkpoint is incomplete, does not fit its config, or leaves its revision open."""
+
+    code = "invalid_checkpoint"
+
+
+class DownloadError(GalagoError):
+    """A checkpoint could not be fetched."""
+
+    code = "download_failed"
+
+
+class EngineBusy(GalagoError):
+    """The queue is full: try again later."""
+
+    code = "queue_full"
+
+
+class EngineClosed(GalagoError):
+    """The engine was shut down before the request could finish."""
+
+    code = "shutting_down"
+
+
+class GenerationFailed(GalagoError):
+    """Something broke while the model was running; the log has the traceback."""
+
+    code = "generation_failed"

@@ -1,0 +1,68 @@
+"""Cutting an image into the crops that Moondream's vision tower sees."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from galago.families.moondream.config import VisionConfig
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The views of one image: the global one first, then the tiles row by row.
+
+    With tiling (1, 1) the only tile equals the global view, and stands for both.
+    """
+
+    pixels: np.ndarray
+    """uint8 [n, crop, crop, 3]"""
+    tiling: tuple[int, int]
+    """rows, columns"""
+
+
+def select_tiling(height: int, width: int, window: int, max_crops: int) -> tuple[int, int]:
+    """Rows and columns of tiles for an image of these sides less the outer margins (may be <= 0).
+
+    The product can exceed max_crops for extreme aspect ratios: so does the reference.
+    """
+    if height <= window or width <= window:
+        return 1, 1
+    rows, cols = math.ceil(height / window), math.ceil(width / window)
+    if rows * cols > max_crops:
+        ratio = math.sqrt(max_crops / (rows * cols))
+        return max(1, math.floor(rows * ratio)), max(1, math.floor(cols * ratio))
+    rows = max(math.floor(math.sqrt(max_crops * height / width)), rows)
+    cols = max(math.floor(math.sqrt(max_crops * width / height)), cols)
+    if rows * cols > max_crops:
+        if cols > rows:
+            cols = math.floor(max_crops / rows)
+        else:
+            rows = math.floor(max_crops / cols)
+    return max(1, rows), max(1, cols)
+
+
+def tiling_of(height: int, width: int, c: VisionConfig) -> tuple[int, int]:
+    """Rows and columns of tiles for an image of height x width pixels."""
+    margins = 2 * c.overlap_margin * c.enc_patch_size
+    return select_tiling(height - margins, width - margins, c.crop_size - margins, c.max_crops)
+
+
+def make_crops(image: Image.Image, c: VisionConfig) -> Crops:
+    """Resize (Lanczos, aspect not kept) and cut. Alpha is dropped and EXIF ignored, as the reference does."""
+    image = image.convert("RGB")
+    rows, cols = tiling = tiling_of(image.height, image.width, c)
+    size = c.crop_size
+    views = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))]
+    if tiling != (1, 1):
+        margins = 2 * c.overlap_margin * c.enc_patch_size
+        window = size - margins
+        resized = image.resize((cols * window + margins, rows * window + margins), Image.Resampling.LANCZOS)
+        pixels = np.asarray(resized)
+        views += [
+            pixels[i * window : i * window + size, j * window : j * window + size]
+            for i in range(rows)
+            for j in range(cols)
+        ]
+    return Crops(np.stack(views), tiling)

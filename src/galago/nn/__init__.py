@@ -1,0 +1,1 @@
+"""Building blocks that every model family shares: small functions over frozen weight dataclasses."""

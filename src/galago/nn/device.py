@@ -1,0 +1,89 @@
+"""What differs between CPU, CUDA and MPS, in one place."""
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from galago.errors import InvalidRequest
+
+Precision = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in use now and at the peak: resident memory on a CPU, the allocator's on an accelerator."""
+
+    used: int
+    peak: int
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device ('cpu', 'cuda', 'cuda:1', 'mps'), or the best there is.
+
+    Raises InvalidRequest if it is not available.
+    """
+    if name is None or name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidRequest(f"unknown device {name!r}; use auto, cpu, cuda or mps", "device") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise InvalidRequest(f"device {name!r} is not available on this machine; use auto or cpu", "device")
+    return device
+
+
+def pick_dtype(precision: str | None, device: torch.device) -> torch.dtype:
+    """The named precision, or the device's default: float32 on a CPU, bfloat16 on CUDA, float16 on MPS."""
+    if precision is None or precision == "auto":
+        return {"cuda": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
+    if precision not in DTYPES:
+        raise InvalidRequest(f"unknown precision {precision!r}; use {', '.join(DTYPES)}", "precision")
+    return DTYPES[precision]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all work given to it, so that a clock read now is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def empty_cache(device: torch.device) -> None:
+    """Hand memory that the allocator keeps in reserve back to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def memory(device: torch.device) -> Memory:
+    """Memory in use on the device."""
+    if device.type == "cuda":
+        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":
+        used = torch.mps.current_allocated_memory()
+        return Memory(used, used)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            used = int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        used = peak
+    return Memory(used, max(peak, used))

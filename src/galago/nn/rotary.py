@@ -1,0 +1,24 @@
+"""Rotary position embedding over a part of each head (RoFormer, arXiv:2104.09864)."""
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [..., T, rot_dim / 2], of integer positions [..., T]."""
+    steps = torch.arange(0, rot_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float().unsqueeze(-1) * theta ** (-steps / rot_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the first rot_dim entries of each head in pairs (i, i + rot_dim / 2).
+
+    x is [..., heads, T, head_dim]; the table's tensors broadcast to [..., heads, T, rot_dim / 2].
+    Products are float32; the result has the type of x.
+    """
+    cos, sin = table
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
+    turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)

@@ -1,0 +1,57 @@
+"""A pre-norm vision transformer with learned positions and no class token (SigLIP's shape)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from galago.nn.attention import attention, merge_heads, split_heads
+from galago.nn.linear import LinearWeight, Mlp, Norm, layer_norm, linear, mlp
+
+
+@dataclass(frozen=True)
+class VitBlock:
+    ln1: Norm
+    qkv: LinearWeight
+    proj: LinearWeight
+    ln2: Norm
+    mlp: Mlp
+
+
+@dataclass(frozen=True)
+class VitWeights:
+    patch_emb: LinearWeight
+    pos_emb: Tensor
+    """[1, T, dim]"""
+    blocks: tuple[VitBlock, ...]
+    post_ln: Norm
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Images [B, C, H, W] to patches [B, (H / patch) * (W / patch), C * patch * patch].
+
+    Patches run row by row; within one: channel, then row, then column.
+    """
+    b, c, h, w = images.shape
+    x = images.reshape(b, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch * patch)
+
+
+def vit_block(x: Tensor, w: VitBlock, n_heads: int, eps: float) -> Tensor:
+    """One block over [B, T, dim]; every patch attends to every patch."""
+    q, k, v = (split_heads(part, n_heads) for part in linear(layer_norm(x, w.ln1, eps), w.qkv).chunk(3, -1))
+    x = x + linear(merge_heads(attention(q, k, v)), w.proj)
+    return x + mlp(layer_norm(x, w.ln2, eps), w.mlp)
+
+
+def vit(patches: Tensor, w: VitWeights, n_heads: int, eps: float = 1e-5) -> Tensor:
+    """Patches [B, T, C * p * p] to features [B, T, dim], after the final norm."""
+    x = linear(patches, w.patch_emb) + w.pos_emb
+    for block in w.blocks:
+        x = vit_block(x, block, n_heads, eps)
+    return layer_norm(x, w.post_ln, eps)
+
+
+def normalise(pixels: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
+    """uint8 images [B, H, W, C] to float32 [B, C, H, W], (x / 255 - mean) / std."""
+    return (pixels.permute(0, 3, 1, 2).to(torch.float32) / 255 - mean) / std

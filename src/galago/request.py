@@ -1,0 +1,262 @@
+"""Request and Event: the types that every face passes to the engine and gets back.
+
+A face (HTTP dialect, command line, Python Model) turns its input into a Request and Events into its
+output; it holds no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from galago.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Length = Literal["short", "normal", "long"]
+FinishReason = Literal["stop", "length", "cancelled"]
+Box = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max"""
+Spot = tuple[float, float]
+"""x, y"""
+
+
+class Encoding(Protocol):
+    """An image already encoded by a model; only that model (and LoRA variant) can use it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def variant(self) -> str | None: ...
+
+
+# --- skills: what is asked -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Caption:
+    length: Length = "normal"
+
+
+@dataclass(frozen=True)
+class Query:
+    question: str
+    reasoning: bool = False
+    spatial_refs: tuple[Spot | Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Detect:
+    object: str
+    max_objects: int = 50
+
+
+@dataclass(frozen=True)
+class Point:
+    object: str
+    max_objects: int = 50
+
+
+@dataclass(frozen=True)
+class DetectGaze:
+    """Where the person whose eyes are at `eye` looks; `face` with `accurate` averages many questions."""
+
+    eye: Spot | None = None
+    face: Box | None = None
+    accurate: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation that ends with a user turn."""
+
+    messages: tuple[Message, ...]
+
+
+Skill = Caption | Query | Detect | Point | DetectGaze | Chat
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is drawn. Temperature 0 is greedy; coordinates are always greedy.
+
+    temperature >= 0; top_p and min_p in 0..1; max_tokens >= 1 or None for the model's own limit;
+    text ends before the first of `stop`, which is not given out.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            _check(_number(value) and 0 <= value <= 1, name, "a number in 0..1")
+        _check(self.seed is None or _whole(self.seed), "seed", "a whole number or null")
+        _check(self.max_tokens is None or _whole(self.max_tokens) and self.max_tokens >= 1, "max_tokens", ">= 1")
+        _check(
+            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
+            "stop",
+            "a string or a list of strings, none of them empty",
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to do: a skill over at most one image, with its sampling and LoRA variant."""
+
+    skill: Skill
+    image: "Image.Image | Encoding | None" = None
+    sampling: Sampling = field(default_factory=Sampling)
+    variant: str | None = None
+
+    def __post_init__(self) -> None:
+        check_skill(self.skill)
+
+
+# --- events: what comes back -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The next piece of the answer: never part of a character, never text that a stop would take back."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Characters start..end of the reasoning text, and the points that they speak of."""
+
+    start: int
+    end: int
+    points: tuple[Spot, ...]
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    text: str
+    grounding: tuple[Grounding, ...]
+
+
+@dataclass(frozen=True)
+class ObjectFound:
+    """A bounding box; not clamped, so it may reach past 0..1."""
+
+    box: Box
+
+
+@dataclass(frozen=True)
+class PointFound:
+    point: Spot
+
+
+@dataclass(frozen=True)
+class GazeFound:
+    """Where the gaze falls, or None when it falls nowhere in the image."""
+
+    point: Spot | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Positions of the context: image_tokens and cached_tokens are parts of prompt_tokens."""
+
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds: vision and projection; image prefix and prompt; steps after; first event; all of it."""
+
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    ttft_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of every request."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | Done
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(holds: Any, param: str, allowed: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"{param} must be {allowed}", param)
+
+
+def _relative(values: Any, count: tuple[int, ...]) -> bool:
+    return isinstance(values, tuple) and len(values) in count and all(_number(v) and 0 <= v <= 1 for v in values)
+
+
+def check_skill(skill: Skill) -> None:
+    """Raise InvalidRequest, naming the argument, where a skill's arguments are out of range."""
+    match skill:
+        case Caption(length):
+            _check(length in ("short", "normal", "long"), "length", "short, normal or long")
+        case Query(question, _, refs):
+            _check(isinstance(question, str) and question.strip(), "question", "a text that is not empty")
+            for ref in refs:
+                _check(_relative(ref, (2, 4)), "spatial_refs", "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1")
+                _check(len(ref) == 2 or ref[0] <= ref[2] and ref[1] <= ref[3], "spatial_refs", "boxes with x0 <= x1, y0 <= y1")
+        case Detect(name, most) | Point(name, most):
+            _check(isinstance(name, str) and name.strip(), "object", "a name that is not empty")
+            _check(_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
+        case DetectGaze(eye, face, accurate):
+            _check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
+            _check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
+            _check(face is not None if accurate else eye is not None, "face" if accurate else "eye", "given")
+        case Chat(messages):
+            _check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")
+            _check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
+
+
+SETTINGS = {f.name for f in fields(Sampling)} | {"max_objects", "variant"}
+
+
+def sampling_from(settings: Mapping[str, Any] | None) -> Sampling:
+    """Sampling from a settings dict as Moondream's clients pass it (max_objects and variant are read elsewhere).
+
+    Raises InvalidRequest for a key that does not exist or a value out of range.
+    """
+    given = dict(settings or {})
+    unknown = sorted(set(given) - SETTINGS)
+    if unknown:
+        raise InvalidRequest(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(SETTINGS))}", "settings")
+    stop = given.get("stop") or ()
+    given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    names = {f.name for f in fields(Sampling)}
+    return Sampling(**{k: v for k, v in given.items() if k in names and v is not None})
