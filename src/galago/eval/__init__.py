@@ -1,0 +1,1 @@
+"""Measurements of models: tasks with known answers, and how they are scored."""

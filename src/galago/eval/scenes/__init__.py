@@ -1,0 +1,1 @@
+"""Drawn scenes with exact answers: the drawing, the tasks and the scoring."""
