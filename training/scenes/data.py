@@ -1,0 +1,153 @@
+"""Endless batches of drawn scenes, ready for one training step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
+from galago.eval.scenes.tasks import tasks_for
+from galago.eval.scenes.things import COLORS, SHAPES
+from galago.families.moondream.config import VisionConfig
+from galago.families.moondream.image import Crops, make_crops
+from training.scenes.pack import pack, write_block
+from training.scenes.recipe import prepare
+
+SEED = 1
+"""Scenes of this seed are for training: evaluate on any other."""
+
+SIDES = (64, 420)
+TASKS = 10
+"""Tasks of one scene; more scenes teach more than more questions about one."""
+
+COLOR_CLASSES = ("", *COLORS)
+NAME_CLASSES = ("", *SHAPES, "face", "word")
+
+
+@dataclass
+class Batch:
+    """B images. Crops of all images stand in one row; `crop_image` says whose each is."""
+
+    pixels: Tensor  # uint8 [N, crop, crop, 3]
+    tilings: list[tuple[int, int]]  # B
+    starts: list[int]  # B: where each image's crops begin
+    patch_class: Tensor  # int64 [N, T, 2]: colour, name under each patch (0: nothing)
+    patch_shape: Tensor  # float32 [N, T, 6]: offset to centre (2), log size (2), offset of gaze (2); NaN: none
+    block: Tensor  # int64 [B, R, ROW]
+    position: Tensor  # int64 [B, R, ROW]
+    tokens: Tensor  # int64 [B, R, ROW]
+    fed: Tensor  # float32 [B, R, ROW, 2]
+    next_token: Tensor  # int64 [B, R, ROW]
+    next_value: Tensor  # float32 [B, R, ROW, 2]
+
+
+def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """What lies under each patch of each crop, in that crop's own measure (1 = one patch).
+
+    Returns int64 [n, T, 2] and float32 [n, T, 6]; see Batch.
+    """
+    grid, margins = c.grid, 2 * c.overlap_margin * c.enc_patch_size
+    window = c.crop_size - margins
+    rows, cols = crops.tiling
+    height, width = scene.ids.shape
+    # Where each crop begins and how large it is, relative to the image.
+    boxes = [(0.0, 0.0, 1.0, 1.0)]
+    if crops.tiling != (1, 1):
+        whole_h, whole_w = rows * window + margins, cols * window + margins
+        boxes += [
+            (j * window / whole_w, i * window / whole_h, c.crop_size / whole_w, c.crop_size / whole_h)
+            for i in range(rows)
+            for j in range(cols)
+        ]
+    classes = np.zeros((len(boxes), grid * grid, 2), np.int64)
+    shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
+    n = len(scene.things)
+    if n == 0:
+        return classes, shape
+    kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
+    things = np.array([(*t.center, t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in scene.things])
+    gazes = np.array([t.gaze or (np.nan, np.nan) for t in scene.things])
+    centers = (np.arange(grid) + 0.5) / grid
+    probes = (np.arange(3 * grid) + 0.5) / (3 * grid)
+    for k, (x0, y0, w, h) in enumerate(boxes):
+        ys = np.minimum(((y0 + probes * h) * height).astype(int), height - 1)
+        xs = np.minimum(((x0 + probes * w) * width).astype(int), width - 1)
+        seen = scene.ids[np.ix_(ys, xs)].reshape(grid, 3, grid, 3).transpose(0, 2, 1, 3).reshape(grid * grid, 9)
+        votes = np.stack([(seen == i).sum(1) for i in range(n + 1)], 1)
+        votes[:, 0] = np.minimum(votes[:, 0], 1) * 0.5  # anything beats the background
+        top = votes.argmax(1)
+        on = top > 0
+        thing = top[on] - 1
+        px, py = np.tile(centers, grid)[on], np.repeat(centers, grid)[on]
+        cx, cy = (things[thing, 0] - x0) / w, (things[thing, 1] - y0) / h
+        classes[k, on] = kinds[thing]
+        inside = (cx >= -0.2) & (cx <= 1.2) & (cy >= -0.2) & (cy <= 1.2)
+        around = np.stack(
+            [
+                (cx - px) * grid,
+                (cy - py) * grid,
+                np.log(things[thing, 2] / w * grid),
+                np.log(things[thing, 3] / h * grid),
+                ((gazes[thing, 0] - x0) / w - px) * grid,
+                ((gazes[thing, 1] - y0) / h - py) * grid,
+            ],
+            1,
+        )
+        around[~inside, :4] = np.nan
+        if k > 0:
+            around[:, 4:] = np.nan  # the target is rarely in the same tile
+        shape[k, on] = around
+    return classes, shape
+
+
+class Scenes(IterableDataset):  # type: ignore[type-arg]
+    """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
+
+    The first `single` scenes are small enough for one view: cheap steps while little is known.
+    """
+
+    def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
+        self.folder, self.batch, self.rows, self.first, self.single = folder, batch, rows, first, single
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        info = get_worker_info()
+        number, step = self.first + (info.id if info else 0), info.num_workers if info else 1
+        config, tokenizer = prepare(self.folder)
+        while True:
+            drawn = []
+            for i in range(number * self.batch, (number + 1) * self.batch):
+                rng = np.random.default_rng([SEED, i])
+                scene = draw_scene(rng, sides=(64, SINGLE_VIEW) if i < self.single else SIDES)
+                tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
+                crops = make_crops(scene.image, config.vision)
+                packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
+                drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
+            yield _collate(drawn)
+            number += step
+
+
+def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
+    counts = [len(crops.pixels) for crops, _, _ in drawn]
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(packed, name) for _, _, packed in drawn]))
+
+    return Batch(
+        pixels=torch.from_numpy(np.concatenate([crops.pixels for crops, _, _ in drawn])),
+        tilings=[crops.tiling for crops, _, _ in drawn],
+        starts=[int(v) for v in np.cumsum([0, *counts])[:-1]],
+        patch_class=torch.from_numpy(np.concatenate([truth[0] for _, truth, _ in drawn])),
+        patch_shape=torch.from_numpy(np.concatenate([truth[1] for _, truth, _ in drawn])),
+        **{n: stack(n) for n in ("block", "position", "tokens", "fed", "next_token", "next_value")},
+    )
+
+
+def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers: int) -> DataLoader:  # type: ignore[type-arg]
+    """A loader whose workers draw ahead; batches come in order."""
+    scenes = Scenes(folder, batch, rows, first, single)
+    return DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)

@@ -1,0 +1,132 @@
+"""The forward pass over a batch and its losses, through the family's own functions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from galago.families.moondream.config import MoondreamConfig
+from galago.families.moondream.region import coordinate_logits, encode_coordinate, encode_size, size_logits
+from galago.families.moondream.text import Attend, decoder, logits_of
+from galago.families.moondream.vision import crop_features, local_features, project
+from galago.families.moondream.weights import MoondreamWeights
+from galago.nn.attention import attention
+from training.scenes.data import COLOR_CLASSES, NAME_CLASSES, Batch
+from training.scenes.pack import NONE
+
+SIGMA = 4.0
+"""Bins are trained towards a bell of this many bins: a near miss is nearly right."""
+
+
+class PatchHeads(nn.Module):
+    """Auxiliary heads, thrown away after training: what lies under a patch, and where its middle is."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.color = nn.Linear(dim, len(COLOR_CLASSES))
+        self.name = nn.Linear(dim, len(NAME_CLASSES))
+        self.shape = nn.Linear(dim, 6)
+
+    def forward(self, features: Tensor, classes: Tensor, shape: Tensor) -> Tensor:
+        """Loss of features [..., dim] against classes [..., 2] and shape [..., 6]."""
+        known = ~shape.isnan()
+        far = F.smooth_l1_loss(self.shape(features).float(), shape.nan_to_num(), reduction="none")
+        return (
+            F.cross_entropy(self.color(features).flatten(0, -2).float(), classes[..., 0].flatten())
+            + F.cross_entropy(self.name(features).flatten(0, -2).float(), classes[..., 1].flatten())
+            + 0.3 * (far * known).sum() / known.sum().clamp(min=1)
+        )
+
+
+def soft_bins(logits: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy [n] of logits [n, bins] against a bell around fractional bins [n]."""
+    steps = torch.arange(logits.shape[-1], device=logits.device)
+    bell = torch.softmax(-0.5 * ((steps - bins.unsqueeze(-1)) / SIGMA) ** 2, dim=-1)
+    # Less the bell's own entropy, so that a perfect answer costs nothing.
+    return -(bell * (logits.float().log_softmax(-1) - bell.clamp(min=1e-9).log())).sum(-1)
+
+
+def embed(batch: Batch, w: MoondreamWeights, prefix: Tensor, bos: int) -> Tensor:
+    """Prefix embeddings [B, T, D] and what the blocks feed, as one sequence [B, 1 + T + R * ROW, D]."""
+    x = F.embedding(batch.tokens.clamp(min=0), w.text.wte)
+    value = batch.fed.nan_to_num()
+    is_coordinate = ~batch.fed[..., 0].isnan() & batch.fed[..., 1].isnan()
+    is_size = ~batch.fed[..., 1].isnan()
+    x = torch.where(is_coordinate[..., None], encode_coordinate(value[..., :1], w.region, x.dtype), x)
+    x = torch.where(is_size[..., None], encode_size(value, w.region, x.dtype), x)
+    start = w.text.wte[bos].expand(len(x), 1, -1)
+    return torch.cat((start, prefix.to(x.dtype), x.to(start.dtype).flatten(1, 2)), dim=1)
+
+
+def packed_attention(block: Tensor, prefix: int) -> Attend:
+    """Attention in which the prefix sees itself, and a block the prefix and its own past.
+
+    block is [B, R, ROW]; the sequence is the prefix, then the rows one after the other. Each row
+    is attended to by itself, which skips nearly all that the mask would hide.
+    """
+    b, r, n = block.shape
+    own = (block[..., :, None] == block[..., None, :]).tril().flatten(0, 1)
+    open_prefix = torch.ones(b * r, n, prefix, dtype=torch.bool, device=block.device)
+    sees = torch.cat((open_prefix, own), dim=-1)[:, None]
+    mask = torch.zeros(sees.shape, device=block.device).masked_fill(~sees, -1e4)
+
+    def rows(x: Tensor) -> Tensor:  # [B, H, R * n, d] to [B * R, H, n, d]
+        return x.unflatten(2, (r, n)).transpose(1, 2).flatten(0, 1)
+
+    def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        first = attention(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix])
+        keys, values = (
+            torch.cat((x[:, :, :prefix].repeat_interleave(r, dim=0), rows(x[:, :, prefix:])), dim=2) for x in (k, v)
+        )
+        # Written out: on a CPU the fused kernel's backward pass takes more than twice as long.
+        scores = rows(q[:, :, prefix:]) @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5 + mask.to(q.dtype)
+        rest = scores.softmax(-1) @ values
+        return torch.cat((first, rest.unflatten(0, (b, r)).transpose(1, 2).flatten(2, 3)), dim=2)
+
+    return attend
+
+
+def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.ModuleDict) -> dict[str, Tensor]:
+    """Every loss of a batch, each a mean: token, coordinate, size, patch (tower) and token_patch (projected)."""
+    with sdpa_kernel(SDPBackend.MATH):
+        features = crop_features(batch.pixels, w.vision, c.vision)
+    starts = torch.tensor(batch.starts, device=features.device)
+    ends = [*batch.starts[1:], len(features)]
+    local = torch.stack(
+        [
+            local_features(features[s:e], tiling, c.vision)
+            for s, e, tiling in zip(batch.starts, ends, batch.tilings, strict=True)
+        ]
+    )
+    image = project(features[starts], local, w.vision)
+    x = embed(batch, w, image, c.tokens.bos_id)
+    prefix = c.prefix_len
+    first = torch.arange(prefix, device=x.device).expand(len(x), -1)
+    positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
+    hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))[:, prefix:]
+    hidden = hidden.unflatten(1, batch.block.shape[1:])
+
+    out = {
+        "patch": heads["tower"](features, batch.patch_class, batch.patch_shape),
+        "token_patch": heads["projected"](image, batch.patch_class[starts], batch.patch_shape[starts]),
+    }
+    speaks = batch.next_token != NONE
+    out["token"] = F.cross_entropy(logits_of(hidden[speaks], w.text).float(), batch.next_token[speaks])
+    is_size = ~batch.next_value[..., 1].isnan()
+    is_coordinate = ~batch.next_value[..., 0].isnan() & ~is_size
+    at = batch.next_value[is_coordinate][:, 0]
+    out["coordinate"] = soft_bins(coordinate_logits(hidden[is_coordinate], w.region), at * c.region.coord_out_dim).mean()
+    bins = c.region.size_out_dim // 2
+    size = batch.next_value[is_size].clamp(min=1 / bins)
+    out["size"] = soft_bins(
+        size_logits(hidden[is_size], w.region).flatten(0, 1), (size.log2() + 10).flatten() / 10 * (bins - 1)
+    ).mean()
+    return out
+
+
+WEIGHTS = {"token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7}
+
+
+def total(parts: dict[str, Tensor]) -> Tensor:
+    """The weighted sum that is minimised."""
+    return torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum()
