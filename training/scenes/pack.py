@@ -7,10 +7,11 @@ past, so one pass over the image teaches a dozen answers.
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from galago.eval.scenes.tasks import Task
+from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
+from galago.families.moondream.tokenizer import Tokenizer
 
 NONE = -1
 
@@ -29,35 +30,46 @@ class Block:
     """Coordinate (x, NaN) or size (width, height) that must be read from this position."""
 
 
-NOTHING = (float("nan"), float("nan"))
+NAN = float("nan")
+NOTHING = (NAN, NAN)
 
 
 class _Writer:
     def __init__(self) -> None:
         self.block = Block([], [], [], [])
 
-    def token(self, *ids: int) -> None:
-        for i in ids:
-            self._feed(i, NOTHING)
+    def prompt(self, items: prompts.Prompt) -> None:
+        """What the model is told."""
+        for item in items:
+            match item:
+                case prompts.Coordinate(value):
+                    self._feed(NONE, (value, NAN))
+                case prompts.Size(width, height):
+                    self._feed(NONE, (width, height))
+                case token:
+                    self._feed(token, NOTHING)
 
-    def coordinate(self, value: float) -> None:
-        self._feed(NONE, (value, float("nan")))
+    def expect(self, token: int, value: tuple[float, float] = NOTHING) -> None:
+        """What the position written last must give."""
+        self.block.next_token[-1] = token
+        self.block.next_value[-1] = value
+
+    def say(self, ids: list[int], last: int = NONE) -> None:
+        """Tokens that the model must produce, each from the one before; `last` is not fed."""
+        for i in ids:
+            self.expect(i)
+            self._feed(i, NOTHING)
+        if last != NONE:
+            self.expect(last)
+
+    def place(self, token: int, value: float) -> None:
+        """A coordinate that the model must produce, announced by a token or by what came before."""
+        self.expect(token, (value, NAN))
+        self._feed(NONE, (value, NAN))
 
     def size(self, width: float, height: float) -> None:
+        self.expect(NONE, (width, height))
         self._feed(NONE, (width, height))
-
-    def expect(self, token: int = NONE, value: tuple[float, float] = NOTHING) -> None:
-        """What the position written last must give."""
-        if token != NONE:
-            self.block.next_token[-1] = token
-        if value[0] == value[0]:
-            self.block.next_value[-1] = value
-
-    def say(self, ids: list[int]) -> None:
-        """Tokens that the model must produce, each from the one before."""
-        for i in ids:
-            self.expect(token=i)
-            self.token(i)
 
     def _feed(self, token: int, value: tuple[float, float]) -> None:
         self.block.tokens.append(token)
@@ -68,61 +80,37 @@ class _Writer:
 
 def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     """The sequence of one task, as the skills feed it."""
-    t = c.tokens
-    assert t.answer_id is not None and t.thinking_id is not None and t.coord_id is not None and t.size_id is not None
-    out = _Writer()
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def x_then_y(x: float, y: float) -> None:
-        out.expect(t.coord_id, (x, float("nan")))
-        out.coordinate(x)
-        out.expect(value=(y, float("nan")))
-        out.coordinate(y)
-
+    t, out = c.tokens, _Writer()
+    assert t.answer_id is not None and t.coord_id is not None
     match task.skill:
         case "caption":
-            out.token(*t.caption[task.length])
-            out.say(ids(task.text))
-            out.expect(t.eos_id)
+            out.prompt(prompts.caption(c, task.length))
+            out.say(tokenizer.encode(task.text), t.eos_id)
         case "query":
-            out.token(*t.query.prefix)
-            for ref in task.refs:
-                x0, y0, x1, y1 = ref if len(ref) == 4 else (*ref, *ref)
-                out.coordinate((x0 + x1) / 2)
-                out.coordinate((y0 + y1) / 2)
-                if len(ref) == 4:
-                    out.size(x1 - x0, y1 - y0)
-            out.token(*ids(task.question), *t.query.suffix)
+            out.prompt(prompts.query(c, tokenizer, task.question, bool(task.reasoning), task.refs))
             if task.reasoning:
-                out.token(t.thinking_id)
-                for text, point in task.reasoning:
-                    out.say([t.start_ground_points_id or 7, *ids(text)])
-                    x_then_y(*point)
-                    out.say([t.end_ground_id or 9])
-                out.expect(t.answer_id)
-            out.token(t.answer_id)
-            out.say(ids(task.text))
-            out.expect(t.eos_id)
+                assert t.start_ground_points_id is not None and t.end_ground_id is not None
+                for text, (x, y) in task.reasoning:
+                    out.say([t.start_ground_points_id, *tokenizer.encode(text)])
+                    out.place(t.coord_id, x)
+                    out.place(t.coord_id, y)
+                    out.say([t.end_ground_id])
+                out.say([t.answer_id])
+            out.say(tokenizer.encode(task.text), t.eos_id)
         case "detect":
-            out.token(*t.detect.prefix, *ids(" " + task.object), *t.detect.suffix)
+            out.prompt(prompts.detect(c, tokenizer, task.object))
             for x0, y0, x1, y1 in task.boxes:
-                x_then_y((x0 + x1) / 2, (y0 + y1) / 2)
-                out.expect(value=(x1 - x0, y1 - y0))
+                out.place(t.coord_id, (x0 + x1) / 2)
+                out.place(NONE, (y0 + y1) / 2)
                 out.size(x1 - x0, y1 - y0)
             out.expect(t.eos_id)
         case "point" | "gaze":
-            if task.skill == "point":
-                out.token(*t.point.prefix, *ids(" " + task.object), *t.point.suffix)
-            else:
-                assert task.eye is not None
-                out.token(*ids("\n\nPoint:"))
-                out.coordinate(task.eye[0])
-                out.coordinate(task.eye[1])
-                out.token(*ids(" gaze\n\n"))
+            out.prompt(
+                prompts.gaze(tokenizer, task.eye) if task.eye else prompts.point(c, tokenizer, task.object)
+            )
             for x, y in task.points:
-                x_then_y(x, y)
+                out.place(t.coord_id, x)
+                out.place(NONE, y)
             out.expect(t.eos_id)
         case other:
             raise ValueError(f"unknown skill {other}")

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from galago.eval.scenes.draw import WORDS, scene_at
 from galago.eval.scenes.tasks import tasks_for
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
+from galago.families.moondream.tokenizer import Tokenizer, load_tokenizer
 
 REVISION = "2025-06-21"
 VOCAB = 720
@@ -43,9 +45,9 @@ def corpus(scenes: int = 3000) -> Iterator[str]:
             yield from (task.question, task.object, task.text if task.kind != "read" else "")
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer() -> tokenizers.Tokenizer:
     """A byte-level BPE in which digits stand alone and special ids are those of starmie."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -61,7 +63,7 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_config_json(tokenizer: Tokenizer) -> dict[str, Any]:
+def make_config_json(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     """The checkpoint's config.json: our sizes, and templates spelled with our tokenizer."""
 
     def ids(text: str) -> list[int]:
@@ -89,6 +91,4 @@ def prepare(folder: Path) -> tuple[MoondreamConfig, Tokenizer]:
         tokenizer.save(str(vocabulary))
         config_json.write_text(json.dumps(make_config_json(tokenizer), indent=1) + "\n")
     nested = json.loads(config_json.read_text())
-    tokenizer = Tokenizer.from_file(str(vocabulary))
-    tokenizer.encode_special_tokens = True
-    return make_config(nested["config"], REVISIONS[nested["revision"]]), tokenizer
+    return make_config(nested["config"], REVISIONS[nested["revision"]]), load_tokenizer(vocabulary)
