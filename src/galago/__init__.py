@@ -1,0 +1,59 @@
+"""Galago: compact vision-language models on the machine that you have.
+
+    import galago
+    model = galago.load()
+    image = model.encode_image("photo.jpg")
+    model.query(image, "How many people?")["answer"]
+
+Importing galago imports no torch: that happens when a model is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from galago.errors import (
+    CheckpointError,
+    ContextLengthExceeded,
+    DownloadError,
+    EngineBusy,
+    EngineClosed,
+    GalagoError,
+    GenerationFailed,
+    InvalidImage,
+    InvalidRequest,
+    ModelNotFound,
+    UnsupportedTask,
+)
+
+if TYPE_CHECKING:
+    from galago.engine.encoded_image import EncodedImage
+    from galago.model import Model, load
+
+__all__ = [
+    "CheckpointError",
+    "ContextLengthExceeded",
+    "DownloadError",
+    "EncodedImage",
+    "EngineBusy",
+    "EngineClosed",
+    "GalagoError",
+    "GenerationFailed",
+    "InvalidImage",
+    "InvalidRequest",
+    "Model",
+    "ModelNotFound",
+    "UnsupportedTask",
+    "load",
+]
+
+_LAZY = {"Model": "galago.model", "load": "galago.model", "EncodedImage": "galago.engine.encoded_image"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'galago' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

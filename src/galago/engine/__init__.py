@@ -1,0 +1,1 @@
+"""Carrying out requests: queue, steps, caches, sampling; knows nothing of models or skills."""

@@ -1,0 +1,38 @@
+"""An image that a model has seen: the keys and values that every question about it starts from."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """Read-only and shareable between requests; only the model and LoRA variant that made it can use it."""
+
+    model: str
+    """identity of the loaded checkpoint"""
+    variant: str | None
+    k: "Tensor"
+    """[layers, kv heads, positions, head dim]"""
+    v: "Tensor"
+    size: tuple[int, int]
+    """width, height of the image in pixels"""
+    crops: int
+    """views that the vision tower looked at"""
+    image_tokens: int
+    """positions without BOS"""
+    encode_s: float
+    """seconds for vision and projection"""
+    prefill_s: float
+    """seconds for the prefix's keys and values"""
+
+    @property
+    def positions(self) -> int:
+        """Positions of the context that it takes, BOS included."""
+        return self.k.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.k.nbytes + self.v.nbytes

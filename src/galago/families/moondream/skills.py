@@ -1,0 +1,333 @@
+"""What Moondream2 can do, each skill a generator of steps (see engine/step.py)."""
+
+import random
+import statistics
+from collections.abc import Generator, Sequence
+from math import dist
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.sampling import make_generator, sample
+from galago.engine.step import End, Feed, Output, Start, Steps
+from galago.engine.text_stream import TextStream
+from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
+from galago.families.moondream import prompts
+from galago.families.moondream.prompts import Coordinate, Prompt, Size
+from galago.families.moondream.region import (
+    coordinate_logits,
+    coordinate_of_bin,
+    encode_coordinate,
+    encode_size,
+    size_logits,
+    size_of_bin,
+)
+from galago.request import (
+    Box,
+    Caption,
+    Chat,
+    Detect,
+    DetectGaze,
+    Encoding,
+    Event,
+    FinishReason,
+    GazeFound,
+    Grounding,
+    ObjectFound,
+    Point,
+    PointFound,
+    Query,
+    Reasoning,
+    Request,
+    Sampling,
+    Spot,
+    TextDelta,
+)
+
+if TYPE_CHECKING:
+    from galago.families.moondream.model import Moondream
+
+Pixels = Image.Image | Encoding | None
+
+GAZE_SAMPLES = 10
+
+
+def skill_steps(m: "Moondream", request: Request) -> Steps:
+    """The steps of a request.
+
+    Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not
+    fit, and UnsupportedTask for what the model's revision lacks.
+    """
+    c, t, skill = m.config, m.tokenizer, request.skill
+    image, sampling = request.image, request.sampling
+    variant = None if isinstance(skill, DetectGaze) else request.variant
+    _check_supported(m, request)
+    m.check_image(image, variant)
+    if isinstance(skill, DetectGaze):
+        if skill.accurate:
+            return accurate_gaze(m, image, skill, sampling.seed)
+        assert skill.eye is not None  # check_skill
+        return gaze(m, image, _fitting(m, image, prompts.gaze(t, skill.eye)), skill.force)
+    start = Start(image, variant)
+    match skill:
+        case Caption(length):
+            return text(m, start, _fitting(m, image, prompts.caption(c, length)), sampling)
+        case Query(question, reasoning, refs):
+            prompt = prompts.query(c, t, question, reasoning, refs)
+            return text(m, start, _fitting(m, image, prompt), sampling, reasoning)
+        case Chat(messages):
+            prompt = prompts.query(c, t, prompts.conversation(c, messages))
+            return text(m, start, _fitting(m, image, prompt), sampling)
+        case Detect(name, most):
+            return objects(m, start, _fitting(m, image, prompts.detect(c, t, name)), most, boxes=True)
+        case Point(name, most):
+            return objects(m, start, _fitting(m, image, prompts.point(c, t, name)), most, boxes=False)
+
+
+def _check_supported(m: "Moondream", request: Request) -> None:
+    skill, revision = request.skill, m.config.revision
+    asks_text = isinstance(skill, Query | Chat)
+    if request.image is None and not asks_text:
+        raise InvalidRequest("this skill needs an image", "image")
+    if isinstance(skill, Query) and skill.spatial_refs and request.image is None:
+        raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
+    if revision.extended:
+        return
+    lacking = {
+        "reasoning": isinstance(skill, Query) and skill.reasoning,
+        "spatial references": isinstance(skill, Query) and bool(skill.spatial_refs),
+        "questions without an image": asks_text and request.image is None,
+        "LoRA variants": request.variant is not None,
+    }
+    for what, asked in lacking.items():
+        if asked:
+            raise UnsupportedTask(f"revision {revision.name} has no {what}; 2025-06-21 has")
+
+
+def _fitting(m: "Moondream", image: Pixels, prompt: Prompt) -> Prompt:
+    """The prompt, behind BOS if there is no image (whose prefix starts with it). Raises ContextLengthExceeded."""
+    if image is None:
+        prompt = (m.config.tokens.bos_id, *prompt)
+    room = m.config.text.max_context - (0 if image is None else m.config.prefix_len)
+    if len(prompt) > room:
+        raise ContextLengthExceeded(f"the prompt has {len(prompt)} tokens, {room} fit")
+    return prompt
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+Step = Generator[Start | Feed | Event, EncodedImage | Output | None, Output]
+
+
+def _feed(m: "Moondream", prompt: Prompt, logits: bool = True) -> Step:
+    out = yield Feed(embed(m, prompt), logits)
+    assert isinstance(out, Output)
+    return out
+
+
+def embed(m: "Moondream", prompt: Prompt) -> Tensor:
+    """Token ids [n] where the prompt is text alone, else embeddings [n, dim]."""
+    ids = torch.tensor([item if isinstance(item, int) else 0 for item in prompt], device=m.device)
+    if all(isinstance(item, int) for item in prompt):
+        return ids
+    x = m.weights.text.wte[ids]
+    for i, item in enumerate(prompt):
+        if isinstance(item, Coordinate):
+            x[i] = encode_coordinate(torch.tensor([item.value], device=m.device), m.weights.region, m.dtype)
+        elif isinstance(item, Size):
+            x[i] = encode_size(torch.tensor([item.width, item.height], device=m.device), m.weights.region, m.dtype)
+    return x
+
+
+def _coordinate(m: "Moondream", out: Output) -> float:
+    logits = coordinate_logits(out.hidden, m.weights.region)
+    return float(coordinate_of_bin(logits.argmax(-1), logits.shape[-1]))
+
+
+def _size(m: "Moondream", out: Output) -> Size:
+    logits = size_logits(out.hidden, m.weights.region)
+    sizes = size_of_bin(logits.argmax(-1), logits.shape[-1], m.config.revision.log_sizes)
+    return Size(*sizes.tolist())
+
+
+def _without(out: Output, ids: Sequence[int | None]) -> Tensor:
+    """The logits [vocab], where these ids (None: no such) cannot be chosen."""
+    assert out.logits is not None
+    suppressed = torch.tensor([i for i in ids if i is not None], dtype=torch.int64, device=out.logits.device)
+    return out.logits.index_fill(0, suppressed, float("-inf"))
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+def text(m: "Moondream", start: Start, prompt: Prompt, sampling: Sampling, reasoning: bool = False) -> Steps:
+    """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
+    tokens, generator = m.config.tokens, make_generator(sampling.seed)
+    limit = sampling.max_tokens or m.config.revision.max_tokens
+    yield start
+    out = yield from _feed(m, prompt)
+    reasoned = 0
+    if reasoning:
+        out, found, reasoned = yield from _reason(m, out, sampling, generator, limit)
+        yield found
+        if out.room == 0:
+            return End("length", reasoned)
+        out = yield from _feed(m, _only(tokens.answer_id))
+
+    stream = TextStream(m.tokenizer.decode, sampling.stop)
+    emitted = 0
+    reason: FinishReason = "length"
+    token = sample(_without(out, ()), sampling, generator)
+    while True:
+        if token == tokens.eos_id:
+            reason = "stop"
+            break
+        emitted += 1
+        if piece := stream.push(token):
+            yield TextDelta(piece)
+        if stream.stopped or emitted == limit or out.room == 0:
+            break
+        out = yield from _feed(m, (token,))
+        # The answer marker may come first only.
+        token = sample(_without(out, (tokens.answer_id,)), sampling, generator)
+    if piece := stream.finish():
+        yield TextDelta(piece)
+    return End("stop" if stream.stopped else reason, reasoned + emitted)
+
+
+def _only(token: int | None) -> Prompt:
+    assert token is not None  # revisions that reason have it
+    return (token,)
+
+
+def _reason(
+    m: "Moondream", out: Output, sampling: Sampling, generator: torch.Generator, limit: int
+) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Output, Reasoning, int]]:
+    """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
+    tokens = m.config.tokens
+    chunks: list[tuple[list[int], list[float]]] = [([], [])]
+    token = sample(_without(out, ()), sampling, generator)
+    count = 0
+    # One position is kept for the marker that starts the answer.
+    while token != tokens.answer_id and count < limit and out.room > 1:
+        if token in (tokens.start_ground_points_id, tokens.end_ground_id):
+            chunks.append(([], []))
+        ids, values = chunks[-1]
+        ids.append(token)
+        item: int | Coordinate = token
+        if token == tokens.coord_id:
+            values.append(_coordinate(m, out))
+            item = Coordinate(values[-1])
+        out = yield from _feed(m, (item,))
+        token = sample(_without(out, (tokens.eos_id, tokens.size_id)), sampling, generator)
+        count += 1
+
+    whole, grounding = "", []
+    for ids, values in chunks:
+        begin = len(whole)
+        whole += m.tokenizer.decode(ids)
+        if len(values) > 1:
+            points = tuple(zip(values[::2], values[1::2], strict=False))
+            grounding.append(Grounding(begin, len(whole), points))
+    return out, Reasoning(whole, tuple(grounding)), count
+
+
+# --- objects -----------------------------------------------------------------------------------
+
+
+def objects(m: "Moondream", start: Start, prompt: Prompt, most: int, boxes: bool) -> Steps:
+    """Boxes or points one after another, always greedy.
+
+    The token that says "another follows" is never fed: the state that chose it is read as x.
+    """
+    eos, steps = m.config.tokens.eos_id, 3 if boxes else 2
+    yield start
+    out = yield from _feed(m, prompt)
+    found = 0
+    while int(_without(out, ()).argmax()) != eos:
+        if found == most or out.room < steps:
+            return End("length", found * steps)
+        x = _coordinate(m, out)
+        out = yield from _feed(m, (Coordinate(x),), logits=False)
+        y = _coordinate(m, out)
+        if boxes:
+            out = yield from _feed(m, (Coordinate(y),), logits=False)
+            size = _size(m, out)
+            yield ObjectFound(_box(x, y, size))
+            out = yield from _feed(m, (size,))
+        else:
+            yield PointFound((x, y))
+            out = yield from _feed(m, (Coordinate(y),))
+        found += 1
+    return End("stop", found * steps)
+
+
+def _box(x: float, y: float, size: Size) -> Box:
+    return x - size.width / 2, y - size.height / 2, x + size.width / 2, y + size.height / 2
+
+
+# --- gaze --------------------------------------------------------------------------------------
+
+
+def gaze(m: "Moondream", image: Pixels, prompt: Prompt, force: bool) -> Steps:
+    """Where a person looks. No LoRA variant applies."""
+    yield Start(image)
+    spot, steps = yield from _look(m, prompt, force)
+    yield GazeFound(spot)
+    return End("stop", steps)
+
+
+def _look(
+    m: "Moondream", prompt: Prompt, force: bool
+) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Spot | None, int]]:
+    out = yield from _feed(m, prompt)
+    # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
+    token = 0 if force else int(_without(out, ()).argmax())
+    if token == m.config.tokens.eos_id or out.room == 0:
+        return None, 0
+    x = _coordinate(m, out)
+    out = yield from _feed(m, (Coordinate(x),), logits=False)
+    return (x, _coordinate(m, out)), 1
+
+
+def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None) -> Steps:
+    """The mean of many answers, asked from points all over the face, on the image and on its mirror."""
+    if not isinstance(image, Image.Image):
+        raise InvalidRequest("accurate gaze also looks at the mirrored image: give the image itself", "image")
+    assert skill.face is not None  # check_skill
+    return _sampled_gaze(m, image, skill.face, skill.force, random.Random(seed))
+
+
+def _sampled_gaze(m: "Moondream", image: Image.Image, face: Box, force: bool, rng: random.Random) -> Steps:
+    spots: list[Spot] = []
+    steps = 0
+    for mirrored in (False, True):
+        seen: Image.Image | EncodedImage = ImageOps.mirror(image) if mirrored else image
+        for _ in range(GAZE_SAMPLES):
+            x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
+            started = yield Start(seen)
+            assert isinstance(started, EncodedImage)
+            seen = started
+            spot, n = yield from _look(m, prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y)), force)
+            steps += n
+            if spot:
+                spots.append((1 - spot[0], spot[1]) if mirrored else spot)
+    mean = None
+    if len(spots) >= GAZE_SAMPLES:
+        kept = without_outliers(spots)
+        mean = (statistics.fmean(x for x, _ in kept), statistics.fmean(y for _, y in kept))
+    yield GazeFound(mean)
+    return End("stop", steps)
+
+
+def without_outliers(spots: Sequence[Spot]) -> list[Spot]:
+    """The points whose nearest neighbours are no more than twice as far as is usual.
+
+    The two nearest distances count, of which one is the zero to the point itself.
+    """
+    nearest = [statistics.fmean(sorted(dist(a, b) for b in spots)[: min(2, len(spots) - 1)]) for a in spots]
+    usual = statistics.median(nearest)
+    return [spot for spot, near in zip(spots, nearest, strict=True) if near <= 2 * usual]

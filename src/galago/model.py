@@ -1,0 +1,286 @@
+"""The Python face: load a model, ask it about images.
+
+Results have the shapes that Moondream's own clients return. Coordinates are 0..1 from the top left.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+
+from galago import hub
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.engine import Engine, Run
+from galago.errors import InvalidRequest, ModelNotFound
+from galago.families.moondream.model import Moondream, load_moondream
+from galago.media.image import load_image
+from galago.nn.device import DTYPES, pick_device, pick_dtype
+from galago.request import (
+    Caption,
+    Detect,
+    DetectGaze,
+    GazeFound,
+    Length,
+    ObjectFound,
+    Point,
+    PointFound,
+    Query,
+    Reasoning,
+    Request,
+    Skill,
+    TextDelta,
+    sampling_from,
+)
+
+Source = str | Path | bytes | Image.Image | EncodedImage
+"""An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded."""
+Settings = Mapping[str, Any]
+"""temperature, top_p, min_p, seed, max_tokens, stop, max_objects, variant; each may be left out.
+
+Text is greedy unless a temperature is given. `variant` names a LoRA file; see load().
+"""
+BOX = ("x_min", "y_min", "x_max", "y_max")
+
+
+def load(
+    model: str | Path = "scenes",
+    *,
+    precision: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    variants: str | Path | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Model":
+    """Load a model of the catalogue, or of a folder or weights file, downloading it where needed.
+
+    `precision` is float32, bfloat16 or float16 (default: float32 on a CPU), `device` cpu, cuda or mps
+    (default: the best there is), `revision` the published state whose behaviour a checkpoint has, if
+    its files do not tell. `variants` is a folder of LoRA files that requests name; without it they give
+    paths, so a server that lets strangers choose a variant wants it. `threads` is how many CPU threads
+    compute; `progress` is told how many bytes of how many are downloaded.
+
+    Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
+    """
+    if threads is not None and threads < 1:
+        raise InvalidRequest("threads must be at least 1", "threads")
+    where = pick_device(device)
+    dtype = pick_dtype(precision, where)
+    files = hub.locate(model, progress=progress)
+    if files.family != "moondream":
+        raise ModelNotFound(f"{files.name} is of the family {files.family}, which this version cannot run")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = None if variants is None else Path(variants)
+    return Model(load_moondream(files, dtype=dtype, device=where, revision=revision, variants=folder))
+
+
+class Model:
+    """A loaded model. Its methods may be called from any thread; requests are carried out in turn.
+
+    All raise InvalidRequest for arguments out of range, InvalidImage for an image that cannot be
+    read, UnsupportedTask for what the model's revision lacks, and EngineBusy when too many wait.
+    """
+
+    def __init__(self, loaded: Moondream, *, max_queue: int = 64) -> None:
+        self._loaded = loaded
+        self._engine = Engine(loaded, max_queue=max_queue)
+
+    @property
+    def name(self) -> str:
+        return self._loaded.name
+
+    @property
+    def revision(self) -> str:
+        return self._loaded.config.revision.name
+
+    @property
+    def precision(self) -> str:
+        return next(name for name, dtype in DTYPES.items() if dtype == self._loaded.dtype)
+
+    @property
+    def device(self) -> str:
+        return str(self._loaded.device)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue, the one under way not counted."""
+        return self._engine.waiting
+
+    def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
+        """See an image once, for any number of questions about it; of the settings only `variant` matters."""
+        sampling_from(settings)
+        if isinstance(image, EncodedImage):
+            return image
+        return self._engine.encode_image(load_image(image), _variant(settings))
+
+    def caption(
+        self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
+    ) -> dict[str, Any]:
+        """{"caption": text} that is short, normal or long; an iterator of pieces of text with `stream`."""
+        return self._text("caption", Caption(cast(Length, length)), image, stream, settings)
+
+    def query(
+        self,
+        image: Source | None = None,
+        question: str | None = None,
+        reasoning: bool = False,
+        spatial_refs: Sequence[Sequence[float]] | None = None,
+        stream: bool = False,
+        settings: Settings | None = None,
+    ) -> dict[str, Any]:
+        """{"answer": text}, or an iterator of pieces of text with `stream`.
+
+        `spatial_refs` are points (x, y) and boxes (x_min, y_min, x_max, y_max) that the question is
+        about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
+        "end_idx", "points"}]}, characters of that text and the points that they speak of.
+        """
+        refs = tuple(_tuple(ref) for ref in spatial_refs or ())
+        skill = Query(cast(str, question), reasoning, refs)
+        return self._text("answer", skill, image, stream, settings)
+
+    def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
+        """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
+        run = self._run(Detect(object, **_limit(settings)), image, settings)
+        return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in run if isinstance(e, ObjectFound)]}
+
+    def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
+        """{"points": [{"x", "y"}]}, one in each object of that name."""
+        run = self._run(Point(object, **_limit(settings)), image, settings)
+        return {"points": [_spot(e.point) for e in run if isinstance(e, PointFound)]}
+
+    def detect_gaze(
+        self,
+        image: Source,
+        eye: Sequence[float] | Mapping[str, float] | None = None,
+        face: Sequence[float] | Mapping[str, float] | None = None,
+        unstable_settings: Settings | None = None,
+        *,
+        prioritize_accuracy: bool = False,
+        force_detect: bool = False,
+        settings: Settings | None = None,
+    ) -> dict[str, Any]:
+        """{"gaze": {"x", "y"} or None}: where the person with this eye (x, y) looks.
+
+        With `prioritize_accuracy` twenty points of the `face` box are asked from instead, drawn with
+        the setting `seed`, which takes an image that is not yet encoded. Both flags may also stand in
+        `unstable_settings`, as upstream has them.
+        """
+        flags = {"prioritize_accuracy": prioritize_accuracy, "force_detect": force_detect} | dict(
+            unstable_settings or {}
+        )
+        if unknown := sorted(set(flags) - {"prioritize_accuracy", "force_detect"}):
+            raise InvalidRequest(f"unknown setting {unknown[0]!r}", "unstable_settings")
+        skill = DetectGaze(
+            eye=_numbers(eye, ("x", "y"), "eye"),
+            face=_numbers(face, BOX, "face"),
+            accurate=bool(flags["prioritize_accuracy"]),
+            force=bool(flags["force_detect"]),
+        )
+        run = self._run(skill, image, settings)
+        found = next(e.point for e in run if isinstance(e, GazeFound))
+        return {"gaze": _spot(found) if found else None}
+
+    def answer_question(
+        self,
+        image: Source,
+        question: str,
+        tokenizer: object = None,
+        chat_history: str = "",
+        result_queue: Any = None,
+        max_new_tokens: int = 256,
+        **kwargs: object,
+    ) -> str:
+        """The answer as text, as the 2024 releases gave it; also put into `result_queue`, if there is one.
+
+        At most `max_new_tokens` long. The other arguments are there for older programs, and not used.
+        """
+        answer = str(self.query(image, question, settings={"max_tokens": max_new_tokens})["answer"]).strip()
+        if result_queue is not None:
+            result_queue.put(answer)
+        return answer
+
+    def batch_answer(
+        self, images: Sequence[Source], prompts: Sequence[str], tokenizer: object = None, **kwargs: object
+    ) -> list[str]:
+        """One answer for each pair of image and question."""
+        if len(images) != len(prompts):
+            raise InvalidRequest(f"{len(images)} images and {len(prompts)} prompts do not pair", "prompts")
+        return [self.answer_question(*pair) for pair in zip(images, prompts, strict=True)]
+
+    def submit(self, request: Request) -> Run:
+        """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
+        return self._engine.submit(request)
+
+    def close(self) -> None:
+        """End everything under way with EngineClosed. A closed model refuses requests."""
+        self._engine.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
+        sampling = sampling_from(settings)
+        opened = image if image is None or isinstance(image, EncodedImage) else load_image(image)
+        return self.submit(Request(skill, opened, sampling, _variant(settings)))
+
+    def _text(
+        self, key: str, skill: Skill, image: Source | None, stream: bool, settings: Settings | None
+    ) -> dict[str, Any]:
+        run = self._run(skill, image, settings)
+        result: dict[str, Any] = {}
+        if isinstance(skill, Query) and skill.reasoning:
+            # Comes before the first piece of the answer, so a stream has it too.
+            thought = next(e for e in run if isinstance(e, Reasoning))
+            result["reasoning"] = {
+                "text": thought.text,
+                "grounding": [
+                    {"start_idx": g.start, "end_idx": g.end, "points": list(g.points)} for g in thought.grounding
+                ],
+            }
+        pieces = _pieces(run)
+        return {**result, key: pieces if stream else "".join(pieces)}
+
+
+def _pieces(run: Run) -> Iterator[str]:
+    """Pieces of text; leaving early cancels the run."""
+    try:
+        for event in run:
+            if isinstance(event, TextDelta):
+                yield event.text
+    finally:
+        run.cancel()
+
+
+def _variant(settings: Settings | None) -> str | None:
+    variant = (settings or {}).get("variant")
+    if variant is not None and not isinstance(variant, str):
+        raise InvalidRequest("variant must be a text", "variant")
+    return variant
+
+
+def _limit(settings: Settings | None) -> dict[str, int]:
+    most = (settings or {}).get("max_objects")
+    return {} if most is None else {"max_objects": most}
+
+
+def _spot(point: tuple[float, float]) -> dict[str, float]:
+    return {"x": point[0], "y": point[1]}
+
+
+def _tuple(value: Any) -> Any:
+    """A list as the tuple that requests hold; what is neither is refused there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _numbers(value: Any, keys: tuple[str, ...], param: str) -> Any:
+    if isinstance(value, Mapping):
+        if set(value) != set(keys):
+            raise InvalidRequest(f"{param} must have {', '.join(keys)}", param)
+        return tuple(value[k] for k in keys)
+    return _tuple(value)
