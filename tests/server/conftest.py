@@ -1,0 +1,48 @@
+"""One server for all tests that need nothing special of theirs."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from serving import GOLDEN, data_url, load, sdk, serving
+
+import galago
+from galago.server.app import create_app
+
+
+@pytest.fixture(scope="session")
+def model() -> galago.Model:
+    return load("small")
+
+
+@pytest.fixture(scope="session")
+def url(model: galago.Model) -> Iterator[str]:
+    with serving(create_app(model)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def client(url: str) -> openai.OpenAI:
+    return sdk(url)
+
+
+@pytest.fixture(scope="session")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    """The golden cases by their id."""
+    with open(GOLDEN / "small" / "expected.json", encoding="utf-8") as file:
+        return {case["id"]: case for case in json.load(file)["cases"]}
+
+
+@pytest.fixture(scope="session")
+def photo() -> str:
+    """A data: URL of one of the golden images."""
+    return data_url("im_500x120.png")

@@ -1,0 +1,54 @@
+"""A real server on a loopback port, with a real model of random weights from the golden folder."""
+
+import base64
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+import galago
+
+GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "moondream2-tiny"
+
+
+def load(folder: str, **options: Any) -> galago.Model:
+    if not (GOLDEN / folder).is_dir():
+        pytest.skip(f"no golden model at {GOLDEN / folder}; set GALAGO_GOLDEN")
+    return galago.load(GOLDEN / folder, **options)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The address of a server for this app. Its model is closed by the server's shutdown."""
+    # Connections wait in the listening socket's backlog until the server is up, so nobody needs to poll.
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def sdk(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def data_url(name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode((GOLDEN / "small" / "images" / name).read_bytes()).decode()
+
+
+def ask(text: str, *urls: str) -> list[Any]:
+    """One user turn with images."""
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": text}, *images]}]

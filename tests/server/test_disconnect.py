@@ -1,0 +1,135 @@
+"""Requests that end before their answer does: the client goes, the queue is full, the server stops."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from fastapi import Request as HttpRequest
+from safetensors.torch import load_file, save_file
+from serving import GOLDEN, ask, load, sdk, serving
+
+import galago
+from galago import hub
+from galago.families.moondream.model import load_moondream
+from galago.request import Chat, Done, Message, Request, Sampling
+from galago.server.app import create_app
+from galago.server.running import events_of
+
+LONG = 2000
+
+
+@pytest.fixture(scope="module")
+def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never ends its text by itself."""
+    load("small").close()  # skips where there is none
+    folder = tmp_path_factory.mktemp("models") / "endless"
+    shutil.copytree(GOLDEN / "small", folder, copy_function=shutil.copyfile)
+    weights = load_file(folder / "weights.safetensors")
+    name = next(name for name in weights if name.endswith("lm_head.bias"))
+    weights[name][0] = -1e4
+    folder.chmod(0o755)
+    save_file(weights, folder / "weights.safetensors")
+    return folder
+
+
+@pytest.fixture
+def endless(endless_folder: Path) -> Iterator[galago.Model]:
+    with galago.load(endless_folder) as model:
+        yield model
+
+
+def long_request() -> Request:
+    return Request(Chat((Message("user", "hello"),)), None, Sampling(max_tokens=LONG))
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"messages": ask("hello"), "max_tokens": LONG, **more}
+
+
+def test_run_is_cancelled_when_the_client_goes(endless: galago.Model) -> None:
+    async def last_event() -> Any:
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        events = []
+        async for event in events_of(HttpRequest({"type": "http"}, receive), endless.submit(long_request())):
+            gone.set()
+            events.append(event)
+        return events[-1]
+
+    done = asyncio.run(last_event())
+    assert isinstance(done, Done)
+    assert done.finish_reason == "cancelled"
+    assert done.usage.completion_tokens < LONG
+
+
+def test_run_is_cancelled_when_nobody_reads_on(endless: galago.Model) -> None:
+    run = endless.submit(long_request())
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def read_one() -> None:
+        events = events_of(HttpRequest({"type": "http"}, receive), run)
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(read_one())
+    *_, done = run
+    assert isinstance(done, Done)
+    assert done.finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> None:
+    *_, whole = endless.submit(long_request())
+    assert isinstance(whole, Done)
+    assert whole.usage.completion_tokens > LONG / 2
+    with serving(create_app(endless)) as url, httpx.Client(base_url=url) as http:
+        http.get("/health")  # the server is up
+        begin = time.perf_counter()
+        if stream:
+            with http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as reply:
+                next(reply.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/chat/completions", json=body(), timeout=whole.timings.total_s / 10)
+        # The engine works on one request after another, so this one waits for the end of that.
+        list(endless.submit(Request(Chat((Message("user", "hello"),)), None, Sampling(max_tokens=1))))
+        assert time.perf_counter() - begin < whole.timings.total_s * 0.6
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_full_queue(endless_folder: Path, stream: bool) -> None:
+    loaded = load_moondream(hub.locate(endless_folder), dtype=torch.float32, device=torch.device("cpu"))
+    model = galago.Model(loaded, max_queue=1)
+    with serving(create_app(model)) as url:
+        running = model.submit(long_request())
+        next(running)
+        waiting = model.submit(long_request())
+        with pytest.raises(openai.RateLimitError) as raised:
+            sdk(url).chat.completions.create(model="any", messages=ask("hello"), stream=stream)
+        running.cancel()
+        waiting.cancel()
+    assert (raised.value.code, raised.value.type) == ("queue_full", "rate_limit_error")
+    assert int(raised.value.response.headers["retry-after"]) >= 1
+
+
+def test_failure_in_mid_stream_is_told(endless: galago.Model) -> None:
+    with serving(create_app(endless)) as url:
+        stream = sdk(url).chat.completions.create(model="any", stream=True, messages=ask("hello"), max_tokens=LONG)
+        next(iter(stream))
+        endless.close()
+        with pytest.raises(openai.APIError, match="shut down"):
+            list(stream)
