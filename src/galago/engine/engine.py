@@ -185,4 +185,6 @@ def _carry_out(model: StepModel, inbox: _Inbox, job: _Job) -> None:
         job.events.put(error)
     except Exception as error:
         log.exception("generation failed")
-        job.events.put(GenerationFailed(f"generation failed: {error}"))
+        failed = GenerationFailed(f"generation failed ({type(error).__name__}); the log tells more")
+        failed.__cause__ = error
+        job.events.put(failed)

@@ -1,0 +1,47 @@
+# Each target sets up .venv on its first run; nothing outside this folder is touched.
+
+# Empty: the bundled model.
+MODEL ?=
+HOST ?= 127.0.0.1
+PORT ?= 8080
+# What the training writes, and how many scenes it is to have seen at its end.
+OUT ?= runs/scenes
+IMAGES ?= 150000
+
+BIN := .venv/bin
+READY := .venv/.ready
+# The first of these that is new enough; override with `make PYTHON=/path/to/python3`.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint train-scenes clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(READY)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
+	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)"
+
+test: $(READY)  ## run every test
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train-scenes: $(READY)  ## train the bundled model anew into OUT; goes on where it ended
+	$(BIN)/python -m training.scenes.train --out "$(OUT)" --images "$(IMAGES)"
+
+clean:  ## remove the environment, caches and builds (not OUT)
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Written last, so a set-up that was interrupted starts again.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11 or cannot run"; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@

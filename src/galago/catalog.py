@@ -1,0 +1,83 @@
+"""The models that can be served by name, read from catalog.toml."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from galago.errors import ModelNotFound
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file of a hub repository at a revision (a tag, branch or commit)."""
+
+    repo: str
+    revision: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A checkpoint folder inside the package, under assets/."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A checkpoint to download: the files of its weights, and its tokenizer, maybe of another repository."""
+
+    weights: tuple[Remote, ...]
+    tokenizer: Remote
+
+    @property
+    def files(self) -> tuple[Remote, ...]:
+        return (*self.weights, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalogue. `revision` is the published state whose behaviour it has."""
+
+    id: str
+    family: str
+    description: str
+    license: str
+    precisions: tuple[str, ...]
+    source: Bundled | Hosted
+    revision: str | None = None
+    parameters: int | None = None
+    aliases: tuple[str, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes at the measured peak, by precision; what was not measured is absent."""
+
+
+def _entry(name: str, table: dict[str, Any]) -> Entry:
+    if "folder" in table:
+        source: Bundled | Hosted = Bundled(table.pop("folder"))
+    else:
+        source = Hosted(tuple(Remote(**r) for r in table.pop("weights")), Remote(**table.pop("tokenizer")))
+    listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions") if k in table}
+    return Entry(id=name, source=source, **listed, **table)
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Every model of the catalogue, the default one first."""
+    text = files("galago").joinpath("catalog.toml").read_text(encoding="utf-8")
+    return tuple(_entry(name, table) for name, table in tomllib.loads(text).items())
+
+
+def find(name: str) -> Entry:
+    """The entry of this id or alias, in any case. Raises ModelNotFound, naming what there is."""
+    by_name = {n.lower(): e for e in entries() for n in (e.id, *e.aliases)}
+    if entry := by_name.get(name.lower()):
+        return entry
+    close = get_close_matches(name.lower(), by_name, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    known = ", ".join(e.id for e in entries())
+    raise ModelNotFound(f"no model {name!r}{hint} (known are {known}, and folders that hold a checkpoint)")

@@ -1,0 +1,61 @@
+"""The `galago` command: its subcommands, and how what goes wrong is told.
+
+Commands import torch when they run, so that help answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from galago.cli import caption, detect, gaze, models, point, query, serve
+from galago.errors import GalagoError
+
+FAILED = 2
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+for module in (caption, query, detect, point, gaze, serve):
+    app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+app.add_typer(models.app, name="models")
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"galago {version('galago')}")
+    except PackageNotFoundError:
+        typer.echo("galago, run from a source tree that is not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def galago(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Compact vision-language models on the machine that you have."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code: 0, 2 for what could not be done, 130 after an interrupt."""
+    try:
+        # The code of an Exit, or what the command returned: nothing.
+        code = app(args=args, prog_name="galago", standalone_mode=False)
+    except (GalagoError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        # no_args_is_help raises the whole help text.
+        typer.echo(message if "\n" in message else f"error: {message}", err=True)
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""galago detect"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galago.cli.drawing import drawings_for, write
+from galago.cli.options import Draw, Images, Json, Loading, ObjectSettings, settings_of, takes_groups
+from galago.cli.running import Output, each_image
+from galago.request import Detect, check_skill
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from galago.model import Model
+
+EXAMPLES = """\b
+Examples:
+  galago detect photo.jpg person --draw found.png
+  galago detect *.jpg "red car" --draw drawings/ --json"""
+
+
+@takes_groups
+def detect(
+    images: Images,
+    object: Annotated[str, typer.Argument(metavar="OBJECT", help="What to look for.", show_default=False)],
+    draw: Draw = None,
+    json: Json = False,
+    *,
+    limits: ObjectSettings,
+    loading: Loading,
+) -> None:
+    """Find objects: their bounding boxes, in pixels and relative to the image."""
+    check_skill(Detect(object, limits.max_objects))
+    settings = settings_of(limits)
+    output, drawings = Output(images, json), drawings_for(draw, images)
+
+    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+        from galago.media.draw import draw as drawn
+
+        answer = model.detect(image, object, settings)
+        boxes = [(o["x_min"], o["y_min"], o["x_max"], o["y_max"]) for o in answer["objects"]]
+        output.show(images[place], answer, [table(object, boxes, image.size)])
+        if path := drawings[place]:
+            write(drawn(image, boxes=boxes, label=object), path)
+
+    each_image(images, loading, ask)
+
+
+def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
+    """A line for each box or point: its pixels, then 0..1."""
+    lines = [f"{len(found)} x {name}"]
+    if found:
+        heads = ("x_min", "y_min", "x_max", "y_max") if len(found[0]) == 4 else ("x", "y")
+        lines.append("    " + "".join(f"{h:>7}" for h in heads) + "  px" + "".join(f"{h:>8}" for h in heads))
+    for count, values in enumerate(found, start=1):
+        pixels = "".join(f"{v * size[i % 2]:7.0f}" for i, v in enumerate(values))
+        lines.append(f"{count:4}{pixels}    " + "".join(f"{v:8.4f}" for v in values))
+    return "\n".join(lines)

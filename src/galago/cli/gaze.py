@@ -1,0 +1,63 @@
+"""galago gaze"""
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from galago.cli.drawing import drawings_for, write
+from galago.cli.options import Draw, Images, Json, Loading, Seed, numbers, settings_of, takes_groups
+from galago.cli.running import Output, each_image
+from galago.request import Box, DetectGaze, Spot, check_skill
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from galago.model import Model
+
+EXAMPLES = """\b
+Examples:
+  galago gaze photo.jpg --eye 0.42,0.31 --draw gaze.png
+  galago gaze photo.jpg --face 0.35,0.2,0.5,0.4 --accurate"""
+
+
+@takes_groups
+def gaze(
+    images: Images,
+    eye: Annotated[str | None, typer.Option(metavar="X,Y", help="Where the eyes are, in 0..1.")] = None,
+    face: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The box of the face, in 0..1; needed by --accurate.")
+    ] = None,
+    accurate: Annotated[bool, typer.Option("--accurate", help="Ask from many points of the face; slower.")] = False,
+    draw: Draw = None,
+    json: Json = False,
+    seed: Seed = None,
+    *,
+    loading: Loading,
+) -> None:
+    """Find where a person looks."""
+    box = cast(Box, numbers(face, "--face", 4)) if face else None
+    spot = cast(Spot, numbers(eye, "--eye", 2)) if eye else None
+    check_skill(DetectGaze(spot, box, accurate))
+    settings = settings_of(seed=seed)
+    output, drawings = Output(images, json), drawings_for(draw, images)
+
+    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+        from galago.media.draw import draw as drawn
+
+        answer = model.detect_gaze(image, spot, box, prioritize_accuracy=accurate, settings=settings)
+        found = answer["gaze"]
+        output.show(images[place], answer, [_told(found, image.size)])
+        if path := drawings[place]:
+            boxes = [box] if box else []
+            eyes = [spot] if spot else [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
+            lines = [(start, (found["x"], found["y"])) for start in eyes if found]
+            write(drawn(image, boxes=boxes, gazes=lines), path)
+
+    each_image(images, loading, ask)
+
+
+def _told(found: dict[str, float] | None, size: tuple[int, int]) -> str:
+    if found is None:
+        return "looks at nothing in the image"
+    x, y = found["x"], found["y"]
+    return f"looks at {x * size[0]:.0f}, {y * size[1]:.0f} px ({x:.4f}, {y:.4f})"

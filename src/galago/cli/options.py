@@ -1,0 +1,120 @@
+"""The options that several commands have, and what they say of themselves in --help."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from galago.catalog import entries
+from galago.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from galago.model import Model
+
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")]
+Draw = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Draw what was found: a picture to write, or a folder for several images."),
+]
+Variant = Annotated[str | None, typer.Option(metavar="FILE", help="A LoRA variant to apply.")]
+Seed = Annotated[int | None, typer.Option(help="Makes what is drawn at random repeat.")]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and how it is to run."""
+
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A name of `galago models`, or a folder or weights file.")
+    ] = entries()[0].id
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default what suits the device.")
+    ] = None
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None
+    revision: Annotated[
+        str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
+
+    def open(self) -> "Model":
+        import galago
+
+        return galago.load(**asdict(self))
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text is drawn."""
+
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of text at most; by default the model's own limit.")
+    ] = None
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; higher is more varied.")] = 0.0
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this probability.")] = 1.0
+    min_p: Annotated[float, typer.Option(help="Leave out tokens less likely than this share of the likeliest.")] = 0.0
+    seed: Seed = None
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
+    ] = None
+    variant: Variant = None
+
+
+@dataclass(frozen=True)
+class ObjectSettings:
+    """How objects are looked for."""
+
+    max_objects: Annotated[int, typer.Option(help="Find so many at most.")] = 50
+    variant: Variant = None
+
+
+def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses of options: each of their fields becomes an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    flat: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            of_field = get_type_hints(groups[name], include_extras=True)
+            members = [(f.name, of_field[f.name], f.default) for f in fields(groups[name])]
+        else:
+            members = [(name, hints[name], parameter.default)]
+        flat += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, a, d in members]
+
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        command(**given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in flat}
+    return run
+
+
+def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any) -> dict[str, Any]:
+    """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
+    from galago.request import sampling_from
+
+    given = {**(asdict(group) if group else {}), **more}
+    settings = {name: value for name, value in given.items() if value is not None and value != []}
+    sampling_from(settings)
+    return settings
+
+
+def numbers(text: str, option: str, *counts: int) -> tuple[float, ...]:
+    """The numbers of an option such as 0.5,0.4. Raises InvalidRequest unless there are as many as allowed."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in counts:
+        forms = " or ".join({2: "x,y", 4: "x0,y0,x1,y1"}[n] for n in counts)
+        raise InvalidRequest(f"{option} must be {forms}, each in 0..1, not {text!r}")
+    return values

@@ -1,0 +1,48 @@
+"""galago point"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galago.cli.detect import table
+from galago.cli.drawing import drawings_for, write
+from galago.cli.options import Draw, Images, Json, Loading, ObjectSettings, settings_of, takes_groups
+from galago.cli.running import Output, each_image
+from galago.request import Point, check_skill
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from galago.model import Model
+
+EXAMPLES = """\b
+Examples:
+  galago point photo.jpg "door handle"
+  galago point photo.jpg face --max-objects 3 --draw points.png"""
+
+
+@takes_groups
+def point(
+    images: Images,
+    object: Annotated[str, typer.Argument(metavar="OBJECT", help="What to point at.", show_default=False)],
+    draw: Draw = None,
+    json: Json = False,
+    *,
+    limits: ObjectSettings,
+    loading: Loading,
+) -> None:
+    """Point at objects: a place in each, in pixels and relative to the image."""
+    check_skill(Point(object, limits.max_objects))
+    settings = settings_of(limits)
+    output, drawings = Output(images, json), drawings_for(draw, images)
+
+    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+        from galago.media.draw import draw as drawn
+
+        answer = model.point(image, object, settings)
+        points = [(p["x"], p["y"]) for p in answer["points"]]
+        output.show(images[place], answer, [table(object, points, image.size)])
+        if path := drawings[place]:
+            write(drawn(image, points=points, label=object), path)
+
+    each_image(images, loading, ask)

@@ -1,0 +1,62 @@
+"""galago serve"""
+
+import errno
+import socket
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from galago.cli.options import Loading, takes_groups
+from galago.errors import InvalidRequest
+
+EXAMPLES = """\b
+Examples:
+  galago serve
+  galago serve moondream2 --port 2020 --precision bfloat16"""
+
+
+@takes_groups
+def serve(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free, and tells it.")] = 8080,
+    *,
+    loading: Loading,
+) -> None:
+    """Answer over HTTP, as OpenAI's chat completions."""
+    # Before the model: a port that is taken should not be found out a minute later.
+    listener = _bound(host, port)
+    with listener:
+        import uvicorn
+
+        from galago.server.app import create_app
+
+        model = (replace(loading, model=name) if name else loading).open()
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                typer.echo(f"listening on {address} with {model.name}", err=True)
+
+        with model:
+            Server(uvicorn.Config(create_app(model), log_level="warning")).run(sockets=[listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the port. Raises InvalidRequest that names it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                raise InvalidRequest(f"port {port} is in use; choose another with --port", "port") from error
+            case errno.EACCES:
+                raise InvalidRequest(f"port {port} is not yours to use; choose one above 1023 with --port") from error
+        raise InvalidRequest(f"cannot listen at {host}: {error.strerror or error}", "host") from error
+    return listener

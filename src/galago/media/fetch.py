@@ -1,0 +1,106 @@
+"""Fetching an image by URL, within bounds of bytes and time, and of where it may lie."""
+
+import ipaddress
+import socket
+import time
+from collections.abc import Collection
+
+import httpx
+
+from galago.errors import InvalidImage
+
+MAX_BYTES = 32 * 2**20
+MAX_SECONDS = 20.0
+MAX_REDIRECTS = 5
+
+
+def fetch(
+    url: str,
+    *,
+    public_only: bool = False,
+    allowed_hosts: Collection[str] = (),
+    max_bytes: int = MAX_BYTES,
+    max_seconds: float = MAX_SECONDS,
+) -> bytes:
+    """The bytes behind an http(s) URL, redirects followed; whatever the server calls them.
+
+    For URLs of strangers set `public_only`: then every host on the way must have public addresses only
+    (no loopback, private network, link-local or cloud metadata) unless it is in `allowed_hosts`, and the
+    address that was judged is the one connected to. Raises InvalidImage with the reason.
+    """
+    deadline = time.monotonic() + max_seconds
+    target = _parsed(url)
+    try:
+        # A proxy would resolve names anew, out of reach of the judgement.
+        with httpx.Client(timeout=max_seconds, trust_env=not public_only) as client:
+            for _ in range(MAX_REDIRECTS + 1):
+                request = client.build_request("GET", target)
+                if public_only:
+                    _pin(request, allowed_hosts)
+                response = client.send(request, stream=True)
+                try:
+                    if response.has_redirect_location:
+                        target = _parsed(str(target.join(response.headers["location"])))
+                        continue
+                    return _body(response, max_bytes, deadline)
+                finally:
+                    response.close()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InvalidImage(f"could not fetch {_shown(url)}: {error or type(error).__name__}") from error
+    raise InvalidImage(f"could not fetch {_shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+def _shown(url: str) -> str:
+    return url if len(url) <= 100 else url[:97] + "..."
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidImage(f"not a URL: {_shown(url)} ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidImage(f"cannot fetch {_shown(url)}; only http:// and https:// URLs are fetched")
+    return parsed
+
+
+def _body(response: httpx.Response, max_bytes: int, deadline: float) -> bytes:
+    if response.status_code != 200:
+        raise InvalidImage(f"could not fetch {_shown(str(response.url))}: the server answered {response.status_code}")
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise InvalidImage(f"{_shown(str(response.url))} is larger than {max_bytes / 2**20:g} MiB")
+        if time.monotonic() > deadline:
+            raise InvalidImage(f"{_shown(str(response.url))} took too long to arrive")
+    return bytes(body)
+
+
+def _pin(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
+    """Aim the request at an address of its host that was judged; the host keeps its name in TLS and headers."""
+    host = request.url.host
+    try:
+        found = socket.getaddrinfo(host, request.url.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise InvalidImage(f"could not fetch an image: no such host {host}") from None
+    addresses = [str(info[4][0]) for info in found]
+    if host not in allowed_hosts and not all(map(_is_public, addresses)):
+        raise InvalidImage(f"images are not fetched from {host}: it is not a public address")
+    # The Host header was set when the request was built.
+    request.extensions["sni_hostname"] = host
+    request.url = request.url.copy_with(host=addresses[0])
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Addresses that carry an IPv4 one lead wherever that leads.
+        carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if ip in ipaddress.ip_network("64:ff9b::/96"):
+            carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+        if any(inner and not _is_public(str(inner)) for inner in carried):
+            return False
+        if ip.ipv4_mapped:
+            return True
+    return ip.is_global and not ip.is_multicast

@@ -1,0 +1,62 @@
+"""The command as a process of its own: how fast help answers, serving, and interrupts."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-m", "galago.cli.app"]
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_answers_at_once_and_without_torch():
+    checked = "import sys; from galago.cli.app import main; main(['--help']); assert 'torch' not in sys.modules"
+    before = cpu_seconds()
+    ran = subprocess.run([sys.executable, "-c", checked], capture_output=True, text=True, check=True)
+    assert cpu_seconds() - before < 0.4
+    assert all(c in ran.stdout for c in ("caption", "query", "detect", "point", "gaze", "serve", "models"))
+
+
+@pytest.mark.parametrize("command", ["caption", "query", "detect", "point", "gaze", "serve", "models"])
+def test_every_command_has_help(galago, command):
+    assert galago(command, "--help").out.startswith(f"Usage: galago {command}")
+
+
+def test_version(galago):
+    assert galago("--version").out.startswith("galago")
+
+
+def serve(checkpoint: Path, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "serve", "--model", str(checkpoint), *args], stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
+    with serve(checkpoint, "--port", "0") as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        try:
+            assert line.startswith("listening on http://127.0.0.1:"), line
+            assert httpx.get(f"{line.split()[2]}/v1/models").status_code == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read() == ""
+
+
+def test_a_port_that_is_taken_is_named_before_the_model_is_looked_for(galago):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = galago("serve", "--port", port, "--model", "no-such-model").error
+    assert f"port {port} is in use" in error and "--port" in error

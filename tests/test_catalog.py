@@ -1,0 +1,43 @@
+"""The catalogue names models, and is answered for in words."""
+
+import pytest
+
+from galago.catalog import Bundled, Hosted, entries, find
+from galago.errors import ModelNotFound
+from galago.families.moondream.config import REVISIONS
+from galago.nn.device import DTYPES
+
+
+def test_the_default_is_bundled():
+    assert isinstance(entries()[0].source, Bundled)
+
+
+def test_ids_and_aliases_are_unique_in_any_case():
+    names = [n.lower() for e in entries() for n in (e.id, *e.aliases)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda e: e.id)
+def test_every_entry_can_be_served_by_what_there_is(entry):
+    assert entry.family == "moondream" and entry.revision in REVISIONS
+    assert entry.precisions and set(entry.precisions) <= set(DTYPES)
+    assert set(entry.memory) <= set(entry.precisions)
+    assert entry.description and entry.license
+    assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"
+
+
+def test_only_the_newest_moondream_has_the_starmie_tokenizer():
+    for entry in entries():
+        if isinstance(entry.source, Hosted):
+            starmie = REVISIONS[str(entry.revision)].family == "starmie"
+            assert (entry.source.tokenizer.repo == "moondream/starmie-v1") == starmie
+
+
+def test_find_by_id_alias_and_any_case():
+    assert find("Moondream2").id == find("vikhyatk/moondream2").id == find("2B").id == "moondream2"
+
+
+def test_an_unknown_name_is_told_with_the_closest_and_all_known():
+    with pytest.raises(ModelNotFound, match=r"'moondrem2'; did you mean moondream2\? \(known are scenes, ") as said:
+        find("moondrem2")
+    assert all(e.id in str(said.value) for e in entries())

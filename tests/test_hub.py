@@ -1,0 +1,339 @@
+"""Finding and fetching checkpoints, from folders and from a stand-in for the hub."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from galago import hub
+from galago.catalog import Hosted, find
+from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
+
+ENTRY = find("moondream2")
+WEIGHTS, TOKENIZER = bytes(range(256)) * 1200, b'{"version": "1.0"}'
+
+
+class Shelf:
+    """What the stand-in has, how it misbehaves, and what was asked of it."""
+
+    def __init__(self) -> None:
+        assert isinstance(ENTRY.source, Hosted)
+        contents = [WEIGHTS] * len(ENTRY.source.weights) + [TOKENIZER]
+        self.files = {
+            f"/{r.repo}/resolve/{r.revision}/{r.file}": c for r, c in zip(ENTRY.source.files, contents, strict=True)
+        }
+        self.error: tuple[int, str] | None = None
+        """status and X-Error-Code of every answer"""
+        self.break_after: int | None = None
+        """bytes of the first body after which the connection ends"""
+        self.damaged = False
+        self.asked: list[str] = []
+        """method, path and range"""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    shelf: Shelf
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        shelf, path = self.shelf, self.path.partition("?")[0]
+        asked = self.headers.get("Range", "")
+        shelf.asked.append(f"{self.command} {path} {asked}".strip())
+        body = shelf.files.get(path)
+        if shelf.error or body is None:
+            status, code = shelf.error or (404, "EntryNotFound")
+            self.head(status, 0, {"X-Error-Code": code})
+            return
+        # As the hub: git's hash for small files, SHA-256 for large ones.
+        git = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+        etag = hashlib.sha256(body).hexdigest() if len(body) > 1000 else git
+        commit = hashlib.sha1(path.split("/resolve/")[1].split("/")[0].encode()).hexdigest()
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        extra = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if asked:
+            extra["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        self.head(206 if asked else 200, len(body) - start, extra)
+        if self.command == "HEAD":
+            return
+        if shelf.damaged:
+            body = bytes(len(body))
+        if shelf.break_after is not None:
+            body, shelf.break_after, self.close_connection = body[: shelf.break_after], None, True
+        self.wfile.write(body[start:])
+
+    def head(self, status: int, length: int, extra: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length), **extra}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    yield Shelf()
+
+
+@pytest.fixture
+def address(shelf: Shelf) -> Iterator[str]:
+    handler = type("Bound", (Handler,), {"shelf": shelf})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the hub client reads from HF_ENDPOINT when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a hub that is not there unless a test starts one."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    point_at("http://127.0.0.1:9", monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return folder
+
+
+@pytest.fixture
+def online(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(address, monkeypatch)
+
+
+# --- the hub ---------------------------------------------------------------------------------
+
+
+def test_a_download_is_whole_and_told_of(online, shelf):
+    told: list[tuple[int, int]] = []
+    files = hub.locate("moondream2", progress=lambda done, total: told.append((done, total)))
+    assert [f.read_bytes() for f in files.weights] == [WEIGHTS] and files.tokenizer.read_bytes() == TOKENIZER
+    assert (files.name, files.family, files.revision, files.config) == ("moondream2", "moondream", "2025-06-21", {})
+    total = len(WEIGHTS) + len(TOKENIZER)
+    assert told[-1] == (total, total) and told == sorted(told) and {t for _, t in told} == {total}
+
+
+def test_what_is_here_needs_no_hub(online, shelf, monkeypatch):
+    first = hub.locate("moondream2")
+    shelf.asked.clear()
+    assert hub.locate("2b") == first and shelf.asked == []
+    assert hub.locate("moondream2", offline=True) == first
+
+
+def test_only_what_lacks_is_fetched(online, shelf):
+    files = hub.locate("moondream2")
+    files.tokenizer.unlink()
+    shelf.asked.clear()
+    assert hub.locate("moondream2") == files
+    assert not any("model.safetensors" in a for a in shelf.asked)
+
+
+def test_a_broken_connection_is_taken_up_where_it_ended(online, shelf, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
+    shelf.break_after = 100_000
+    assert hub.locate("moondream2").weights[0].read_bytes() == WEIGHTS
+    assert [a.rpartition(" ")[2] for a in shelf.asked if "bytes=" in a] == ["bytes=100000-"]
+
+
+def test_damaged_bytes_are_not_kept(online, shelf):
+    shelf.damaged = True
+    with pytest.raises(DownloadError, match=r"model.safetensors arrived damaged .* try again"):
+        hub.locate("moondream2")
+    shelf.damaged = False
+    assert hub.locate("moondream2").weights[0].read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (404, "EntryNotFound", "model.safetensors of vikhyatk/moondream2 at 2025-06-21 does not exist"),
+        (404, "RevisionNotFound", "no revision 2025-06-21"),
+        (401, "RepoNotFound", "HF_TOKEN"),
+        (403, "GatedRepo", "accept its terms"),
+        (400, "", "answered 400"),
+        (500, "", "answered 500"),
+    ],
+)
+def test_refusals_say_what_to_do(online, shelf, status, code, said):
+    shelf.error = (status, code)
+    with pytest.raises(DownloadError, match=said) as error:
+        hub.locate("moondream2")
+    assert "\n" not in str(error.value) and str(error.value).startswith("moondream2: ")
+
+
+def test_no_network_names_the_address():
+    with pytest.raises(DownloadError, match=r"could not fetch .* from http://127.0.0.1:9 .* check the network"):
+        hub.locate("moondream2")
+
+
+def test_offline_does_not_try(online, shelf):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        hub.locate("moondream2", offline=True)
+    assert shelf.asked == []
+
+
+def test_no_room_is_found_out_before_anything_is_fetched(online, shelf, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(DownloadError, match="HF_HOME"):
+        hub.locate("moondream2")
+    assert not any(a.startswith("GET") for a in shelf.asked)
+
+
+def test_a_cache_that_cannot_be_written(online, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(DownloadError, match=os.strerror(errno.ENOTDIR)):
+        hub.locate("moondream2")
+
+
+def test_installed_and_removed(online, shelf, cache):
+    assert "moondream2" not in hub.installed()
+    hub.locate("moondream2")
+    assert hub.installed()["moondream2"] == len(WEIGHTS) + len(TOKENIZER)
+    assert hub.remove("moondream2") == len(WEIGHTS) + len(TOKENIZER)
+    assert "moondream2" not in hub.installed()
+    assert sum(f.stat().st_size for f in cache.rglob("blobs/*")) == 0
+    with pytest.raises(ModelNotFound, match="not installed"):
+        hub.remove("moondream2")
+
+
+def test_what_another_model_needs_is_not_removed(online, shelf):
+    names = "moondream2-2025-04-14", "moondream2-2025-03-27"
+    for name in names:
+        source = find(name).source
+        assert isinstance(source, Hosted)
+        for r in source.files:
+            shelf.files[f"/{r.repo}/resolve/{r.revision}/{r.file}"] = f"{name} {r.file}".encode()
+    kept, other = map(hub.locate, names)
+    assert kept.tokenizer == other.tokenizer
+    hub.remove(names[1])
+    assert kept.tokenizer.is_file() and not other.weights[0].exists()
+
+
+def test_the_environment_is_honoured_from_the_command_line(address, tmp_path):
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "galago.cli.app", *args],
+            env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, **env},
+            capture_output=True,
+            text=True,
+        )
+
+    offline = run("models", "pull", "moondream2", HF_HUB_OFFLINE="1")
+    assert offline.returncode == 2 and "HF_HUB_OFFLINE" in offline.stderr
+    pulled = run("models", "pull", "moondream2")
+    assert (pulled.returncode, pulled.stdout) == (0, "moondream2: 0.3 MB\n"), pulled.stderr
+    assert run("models", "remove", "moondream2", HF_HUB_OFFLINE="1").stdout == "moondream2: 0.3 MB freed\n"
+
+
+# --- folders and files -----------------------------------------------------------------------
+
+
+def folder(path: Path, *names: str, config: Any = None) -> Path:
+    path.mkdir(parents=True)
+    for name in names:
+        (path / name).touch()
+    if config is not None:
+        (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (("model.safetensors", "weights.safetensors", "other.pt"), "model.safetensors"),
+        (("weights.safetensors", "lora.safetensors"), "weights.safetensors"),
+        (("final.pt",), "final.pt"),
+        (("tuned.safetensors", "my-LoRA.safetensors", "notes.txt"), "tuned.safetensors"),
+    ],
+)
+def test_the_weights_of_a_folder(tmp_path, there, chosen):
+    path = folder(tmp_path / "mine", "tokenizer.json", *there)
+    files = hub.locate(path)
+    assert files == hub.Files("mine", "moondream", (path / chosen,), path / "tokenizer.json")
+    assert hub.locate(str(path)) == files
+
+
+def test_weights_in_parts(tmp_path):
+    parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    path = folder(tmp_path / "mine", "tokenizer.json", *parts)
+    assert hub.locate(path).weights == tuple(path / p for p in parts)
+    (path / parts[0]).unlink()
+    with pytest.raises(CheckpointError, match="1 of 00002 parts"):
+        hub.locate(path)
+
+
+def test_config_and_revision(tmp_path):
+    config = {"model_type": "moondream1", "revision": "2025-01-09", "config": {}}
+    files = hub.locate(folder(tmp_path / "mine", "tokenizer.json", "model.safetensors", config=config))
+    assert files.config == config and files.revision == "2025-01-09"
+
+
+def test_a_weights_file_with_a_tokenizer_beside_it(tmp_path):
+    path = folder(tmp_path / "mine", "tokenizer.json", "a.pt", "b.pt")
+    assert hub.locate(path / "b.pt").weights == (path / "b.pt",)
+    assert hub.locate(path / "b.pt").name == "b"
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "said"),
+    [
+        ((), None, "no model.safetensors"),
+        (("tokenizer.json",), None, "no model.safetensors"),
+        (("model.safetensors",), None, "tokenizer.json is missing"),
+        (("tokenizer.json", "a.pt", "b.pt"), None, "more than one checkpoint"),
+        (("tokenizer.json", "a.pt"), {"model_type": "llama"}, "'llama' is not supported; supported are moondream1"),
+        (("tokenizer.json", "a.pt"), "{", "is not JSON"),
+        (("tokenizer.json", "a.pt"), "[]", "must hold a JSON object"),
+    ],
+)
+def test_folders_that_are_no_checkpoint(tmp_path, names, config, said):
+    with pytest.raises(CheckpointError, match=said):
+        hub.locate(folder(tmp_path / "mine", *names, config=config))
+
+
+def test_files_of_another_kind_are_refused_by_name(tmp_path):
+    path = folder(tmp_path / "mine", "tokenizer.json", "moondream.mf.gz")
+    with pytest.raises(CheckpointError, match=r"moondream.mf.gz cannot be read; .safetensors"):
+        hub.locate(path / "moondream.mf.gz")
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none-here", "none.safetensors"])
+def test_a_path_that_is_not_there(name):
+    with pytest.raises(ModelNotFound, match="no folder or file"):
+        hub.locate(name)
+
+
+def test_names_of_the_catalogue_come_before_folders(tmp_path, monkeypatch):
+    folder(tmp_path / "moondream2", "tokenizer.json", "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert hub.locate("./moondream2").weights[0].parent.name == "moondream2"
+    with pytest.raises(DownloadError):
+        hub.locate("moondream2")
+
+
+def test_a_bundled_model_cannot_be_removed():
+    with pytest.raises(InvalidRequest, match="part of galago"):
+        hub.remove("scenes")
