@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 # What the training writes, and how many scenes it is to have seen at its end.
 OUT ?= runs/scenes
-IMAGES ?= 150000
+IMAGES ?= 76000
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -23,11 +23,12 @@ help:  ## show this list
 serve: $(READY)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
 	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)"
 
-test: $(READY)  ## run every test
+test: lint  ## check style and types, then run every test
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 train-scenes: $(READY)  ## train the bundled model anew into OUT; goes on where it ended

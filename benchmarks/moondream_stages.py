@@ -38,7 +38,7 @@ def main() -> None:
     runs = []
     for _ in range(args.runs):
         request = Request(Caption("normal"), image, Sampling(max_tokens=args.tokens))
-        done = [event for event in model.submit(request) if isinstance(event, Done)][0]
+        done = next(event for event in model.submit(request) if isinstance(event, Done))
         times = done.timings
         runs.append(
             {

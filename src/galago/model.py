@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from galago import hub
+from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
 from galago.errors import InvalidRequest, ModelNotFound
@@ -45,7 +46,7 @@ BOX = ("x_min", "y_min", "x_max", "y_max")
 
 
 def load(
-    model: str | Path = "scenes",
+    model: str | Path | None = None,
     *,
     precision: str | None = None,
     device: str | None = None,
@@ -54,7 +55,9 @@ def load(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Model":
-    """Load a model of the catalogue, or of a folder or weights file, downloading it where needed.
+    """Load a model of the catalogue, a folder or a weights file, downloading it where needed.
+
+    Without a name it is the catalogue's first, which is bundled.
 
     `precision` is float32, bfloat16 or float16 (default: float32 on a CPU), `device` cpu, cuda or mps
     (default: the best there is), `revision` the published state whose behaviour a checkpoint has, if
@@ -68,7 +71,7 @@ def load(
         raise InvalidRequest("threads must be at least 1", "threads")
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
-    files = hub.locate(model, progress=progress)
+    files = hub.locate(model or entries()[0].id, progress=progress)
     if files.family != "moondream":
         raise ModelNotFound(f"{files.name} is of the family {files.family}, which this version cannot run")
     if threads is not None:

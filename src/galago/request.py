@@ -104,7 +104,7 @@ class Sampling:
             value = getattr(self, name)
             _check(_number(value) and 0 <= value <= 1, name, "a number in 0..1")
         _check(self.seed is None or _whole(self.seed), "seed", "a whole number or null")
-        _check(self.max_tokens is None or _whole(self.max_tokens) and self.max_tokens >= 1, "max_tokens", ">= 1")
+        _check(self.max_tokens is None or (_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
         _check(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             "stop",
@@ -231,7 +231,8 @@ def check_skill(skill: Skill) -> None:
             _check(isinstance(question, str) and question.strip(), "question", "a text that is not empty")
             for ref in refs:
                 _check(_relative(ref, (2, 4)), "spatial_refs", "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1")
-                _check(len(ref) == 2 or ref[0] <= ref[2] and ref[1] <= ref[3], "spatial_refs", "boxes with x0 <= x1, y0 <= y1")
+                ordered = len(ref) == 2 or (ref[0] <= ref[2] and ref[1] <= ref[3])
+                _check(ordered, "spatial_refs", "boxes with x0 <= x1 and y0 <= y1")
         case Detect(name, most) | Point(name, most):
             _check(isinstance(name, str) and name.strip(), "object", "a name that is not empty")
             _check(_whole(most) and most >= 1, "max_objects", "a whole number >= 1")

@@ -115,7 +115,8 @@ def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.Modu
     is_size = ~batch.next_value[..., 1].isnan()
     is_coordinate = ~batch.next_value[..., 0].isnan() & ~is_size
     at = batch.next_value[is_coordinate][:, 0]
-    out["coordinate"] = soft_bins(coordinate_logits(hidden[is_coordinate], w.region), at * c.region.coord_out_dim).mean()
+    places = coordinate_logits(hidden[is_coordinate], w.region)
+    out["coordinate"] = soft_bins(places, at * c.region.coord_out_dim).mean()
     bins = c.region.size_out_dim // 2
     size = batch.next_value[is_size].clamp(min=1 / bins)
     out["size"] = soft_bins(

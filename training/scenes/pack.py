@@ -105,9 +105,7 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
                 out.size(x1 - x0, y1 - y0)
             out.expect(t.eos_id)
         case "point" | "gaze":
-            out.prompt(
-                prompts.gaze(tokenizer, task.eye) if task.eye else prompts.point(c, tokenizer, task.object)
-            )
+            out.prompt(prompts.gaze(tokenizer, task.eye) if task.eye else prompts.point(c, tokenizer, task.object))
             for x, y in task.points:
                 out.place(t.coord_id, x)
                 out.place(NONE, y)

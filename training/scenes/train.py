@@ -1,7 +1,7 @@
 """Train the bundled `scenes` model; resumes from its last checkpoint.
 
-    python -m training.scenes.train --out runs/scenes --images 150000
-    python -m training.scenes.train --out runs/scenes --images 300000   # goes on where that ended
+python -m training.scenes.train --out runs/scenes --images 76000
+python -m training.scenes.train --out runs/scenes --images 200000  # goes on where that ended
 """
 
 import argparse
@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -98,11 +98,11 @@ def export(params: dict[str, nn.Parameter], folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"), help="folder of checkpoints and log")
-    parser.add_argument("--images", type=int, default=150_000, help="scenes to have seen at the end")
+    parser.add_argument("--images", type=int, default=76_000, help="scenes to have seen at the end")
     parser.add_argument("--batch", type=int, default=32, help="scenes in one step")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate on the plateau")
     parser.add_argument("--rows", type=int, default=2, help="rows of positions for one scene's tasks")
-    parser.add_argument("--single", type=int, default=40_000, help="scenes at the start that fit in one view")
+    parser.add_argument("--single", type=int, default=30_000, help="scenes at the start that fit in one view")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep-every", type=int, default=200, help="steps between checkpoints")
@@ -113,9 +113,9 @@ def main() -> None:
     torch.manual_seed(0)
     params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in initial(config).items()}
     weights = assemble(params, config)
-    heads = nn.ModuleDict(
-        {"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}
-    ).to(device)
+    heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}).to(
+        device
+    )
     tuned = optimisers(params, heads, args.rate)
     trained = [p for group in tuned for g in group.param_groups for p in g["params"]]
 
@@ -143,7 +143,7 @@ def main() -> None:
 
     steps = args.images // args.batch
     batches = iter(loader(args.out, args.batch, args.rows, step, args.single, args.workers))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     began, sums = time.monotonic(), dict.fromkeys(("token", "coordinate", "size", "patch", "token_patch"), 0.0)
     with Progress(*columns) as bar, (args.out / "log.jsonl").open("a") as log:
         task = bar.add_task("scenes", total=steps, completed=step)

@@ -177,9 +177,7 @@ def _overridden(default: Any, given: Mapping[str, Any], part: str) -> Any:
     known = {f.name for f in fields(default)}
     unknown = sorted(set(given) - known - _IGNORED)
     if unknown:
-        raise CheckpointError(
-            f"config.json: unknown field {part}.{unknown[0]}; known are {', '.join(sorted(known))}"
-        )
+        raise CheckpointError(f"config.json: unknown field {part}.{unknown[0]}; known are {', '.join(sorted(known))}")
     return replace(default, **{k: v for k, v in given.items() if k in known and v is not None})
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -61,15 +62,16 @@ def text_block(
 ) -> Tensor:
     """One block over the residual stream [B, T, dim]."""
     u = layer_norm(x, w.ln)
+    on_qkv, on_proj, on_fc1, on_fc2 = (lora.qkv, lora.proj, lora.fc1, lora.fc2) if lora else (None,) * 4
     kv_dim = c.n_kv_heads * c.head_dim
-    q, k, v = _adapted(linear(u, w.qkv), u, lora and lora.qkv).split((c.dim, kv_dim, kv_dim), dim=-1)
+    q, k, v = _adapted(linear(u, w.qkv), u, on_qkv).split((c.dim, kv_dim, kv_dim), dim=-1)
     q = rotate(split_heads(q, c.n_heads), table)
     k = rotate(split_heads(k, c.n_kv_heads), table)
     mixed = merge_heads(attend(q, k, split_heads(v, c.n_kv_heads)))
     # The output projection's LoRA reads the block's normalised input: variants are trained so.
-    attended = _adapted(linear(mixed, w.proj), u, lora and lora.proj)
-    inner = gelu(_adapted(linear(u, w.mlp.fc1), u, lora and lora.fc1))
-    return x + attended + _adapted(linear(inner, w.mlp.fc2), inner, lora and lora.fc2)
+    attended = _adapted(linear(mixed, w.proj), u, on_proj)
+    inner = gelu(_adapted(linear(u, w.mlp.fc1), u, on_fc1))
+    return x + attended + _adapted(linear(inner, w.mlp.fc2), inner, on_fc2)
 
 
 def decoder(
@@ -84,7 +86,7 @@ def decoder(
     cos, sin = rotary_table(positions, c.head_dim // 2)
     table = (cos.unsqueeze(-3), sin.unsqueeze(-3))
     for i, block in enumerate(w.blocks):
-        x = text_block(x, block, c, table, lambda q, k, v, i=i: attend(i, q, k, v), lora[i] if lora else None)
+        x = text_block(x, block, c, table, partial(attend, i), lora[i] if lora else None)
     return x
 
 

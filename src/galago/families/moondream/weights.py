@@ -221,7 +221,8 @@ def load(
         if name not in expected:
             raise CheckpointError(f"unexpected tensor {name} {tuple(tensor.shape)}: not part of this model")
         if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(f"tensor {name} has shape {tuple(tensor.shape)}, the config asks for {expected[name]}")
+            given = tuple(tensor.shape)
+            raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {expected[name]}")
         if name in tensors:
             raise CheckpointError(f"tensor {name} occurs twice")
         kept = torch.float32 if name in FLOAT32 else dtype
@@ -265,7 +266,8 @@ def load_lora(file: Path, c: MoondreamConfig, dtype: torch.dtype, device: torch.
         a, b = found
         # The output projection's update reads the block's input, which has its own width.
         if a.shape[1] != (c.text.dim if name.endswith("attn.proj") else n_in) or b.shape != (n_out, a.shape[0]):
-            raise CheckpointError(f"{file.name}: {name} has updates {tuple(a.shape)} and {tuple(b.shape)}, which do not fit")
+            given = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise CheckpointError(f"{file.name}: {name} has updates {given}, which do not fit")
         return LowRank(a, b)
 
     blocks = tuple(
