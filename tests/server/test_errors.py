@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import ask, data_url, load, sdk, serving
 
+import galago
 from galago.server.app import create_app
 
 CHAT = "/v1/chat/completions"
@@ -170,6 +171,16 @@ def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("no/such")
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+
+
+def test_strict_names(model: galago.Model) -> None:
+    with serving(create_app(load("small"), strict_names=True)) as url:
+        client = sdk(url)
+        with pytest.raises(openai.NotFoundError) as raised:
+            client.chat.completions.create(model="gpt-4o-mini", messages=ask("What?"))
+        assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+        named = client.chat.completions.create(model=model.name, messages=ask("What?"), max_tokens=1)
+    assert named.model == model.name
 
 
 def test_body_limit() -> None:

@@ -21,6 +21,9 @@ def serve(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free, and tells it.")] = 8080,
+    strict_model_names: Annotated[
+        bool, typer.Option("--strict-model-names", help="Refuse requests that name another model (404).")
+    ] = False,
     *,
     loading: Loading,
 ) -> None:
@@ -42,7 +45,8 @@ def serve(
                 typer.echo(f"listening on {address} with {model.name}", err=True)
 
         with model:
-            Server(uvicorn.Config(create_app(model), log_level="warning")).run(sockets=[listener])
+            served = create_app(model, strict_names=strict_model_names)
+            Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=10)).run(sockets=[listener])
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -52,8 +52,12 @@ class Served:
         return {"requests": self.requests, "avg_time": f"{average:.2f}s", "cache_hits": self.cache_hits}
 
 
-def create_app(model: "Model", body_limit: int = BODY_LIMIT) -> FastAPI:
-    """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes."""
+def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool = False) -> FastAPI:
+    """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes.
+
+    Clients ask for models that they know from elsewhere, so any name means the one that is served,
+    and the reply tells which it was; with `strict_names` another name is refused.
+    """
     served = Served()
     # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
     decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
@@ -65,6 +69,10 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT) -> FastAPI:
         yield
         await waited(model.close)
 
+    def known(name: str | None) -> None:
+        if name not in (None, model.name):
+            raise errors.Refused("model_not_found", f"no model {name!r} here; there is {model.name!r}", "model")
+
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     errors.install(app)
 
@@ -73,6 +81,8 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT) -> FastAPI:
         head = openai_reply.Head(model.name, fingerprint, time.perf_counter())
         body = await read_body(http, body_limit)
         asked = await anyio.to_thread.run_sync(read_chat, body, limiter=decoding)
+        if strict_names:
+            known(asked.model)
         run = await waited(partial(model.submit, asked.request))
         events = served.counted(events_of(http, run))
         if not asked.stream:
@@ -90,8 +100,7 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT) -> FastAPI:
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
-        if name != model.name:
-            raise errors.Refused("model_not_found", f"no model {name!r} here; there is {model.name!r}", "model")
+        known(name)
         return JSONResponse(entry)
 
     @app.get("/health")

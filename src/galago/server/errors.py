@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from galago.errors import GalagoError, InvalidRequest
+from galago.errors import ContextLengthExceeded, GalagoError, InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ def failure(error: Exception) -> tuple[int, dict[str, Any]]:
         log.error("request failed", exc_info=error)
     status = _STATUS[code]
     param = error.param if isinstance(error, InvalidRequest) else None
+    if isinstance(error, ContextLengthExceeded):
+        param = "messages"  # the engine sees tokens, and cannot tell whose they are
     body = {
         "message": message,
         "type": _TYPE.get(status, "invalid_request_error"),

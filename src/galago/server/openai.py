@@ -60,6 +60,7 @@ class Asked:
     """A request and how its reply is to be sent."""
 
     request: Request
+    model: str | None
     stream: bool
     include_usage: bool
 
@@ -112,7 +113,7 @@ def read_chat(body: bytes) -> Asked:
         # The types are compared too, since True == 1.
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", name)
-    _read(given, "model", str)
+    model = _read(given, "model", str)
     sampling = _sampling(given)
     stream = _read(given, "stream", bool) or False
     options = _read(given, "stream_options", dict) or {} if stream else {}
@@ -129,7 +130,7 @@ def read_chat(body: bytes) -> Asked:
     if len(images) > 1:
         raise Refused("too_many_images", "this model takes one image in a conversation", images[1][1])
     skill = _skill(tuple(messages), reasoning)
-    return Asked(Request(skill, _image(*images[0]) if images else None, sampling), stream, usage)
+    return Asked(Request(skill, _image(*images[0]) if images else None, sampling), model, stream, usage)
 
 
 def _sampling(given: Json) -> Sampling:
