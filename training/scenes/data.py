@@ -137,12 +137,18 @@ def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(packed, name) for _, _, packed in drawn]))
 
+    def row(arrays: list[np.ndarray]) -> Tensor:
+        # Blank crops up to a round number: kernels are made anew for each size that they meet.
+        whole = np.concatenate(arrays)
+        spare = -len(whole) % 16 if len(whole) > len(drawn) else 0
+        return torch.from_numpy(np.concatenate([whole, np.zeros_like(whole[:spare])]))
+
     return Batch(
-        pixels=torch.from_numpy(np.concatenate([crops.pixels for crops, _, _ in drawn])),
+        pixels=row([crops.pixels for crops, _, _ in drawn]),
         tilings=[crops.tiling for crops, _, _ in drawn],
         starts=[int(v) for v in np.cumsum([0, *counts])[:-1]],
-        patch_class=torch.from_numpy(np.concatenate([truth[0] for _, truth, _ in drawn])),
-        patch_shape=torch.from_numpy(np.concatenate([truth[1] for _, truth, _ in drawn])),
+        patch_class=row([truth[0] for _, truth, _ in drawn]),
+        patch_shape=row([truth[1] for _, truth, _ in drawn]),
         **{n: stack(n) for n in ("block", "position", "tokens", "fed", "next_token", "next_value")},
     )
 

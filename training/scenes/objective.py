@@ -86,16 +86,29 @@ def packed_attention(block: Tensor, prefix: int) -> Attend:
     return attend
 
 
+def chosen(mask: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Flat indices where mask is true, repeated up to a multiple of `step`, and which of them count.
+
+    A round number for the same reason as in data.row.
+    """
+    at = mask.flatten().nonzero().squeeze(1)
+    spare = at.new_zeros(-len(at) % step)
+    return torch.cat((at, spare)), torch.arange(len(at) + len(spare), device=at.device) < len(at)
+
+
+def mean_of(loss: Tensor, counts: Tensor) -> Tensor:
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
+
+
 def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.ModuleDict) -> dict[str, Tensor]:
     """Every loss of a batch, each a mean: token, coordinate, size, patch (tower) and token_patch (projected)."""
     with sdpa_kernel(SDPBackend.MATH):
         features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
-    ends = [*batch.starts[1:], len(features)]
     local = torch.stack(
         [
-            local_features(features[s:e], tiling, c.vision)
-            for s, e, tiling in zip(batch.starts, ends, batch.tilings, strict=True)
+            local_features(features[start : start + 1 + rows * cols], (rows, cols), c.vision)
+            for start, (rows, cols) in zip(batch.starts, batch.tilings, strict=True)
         ]
     )
     image = project(features[starts], local, w.vision)
@@ -104,24 +117,28 @@ def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.Modu
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
     hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))[:, prefix:]
-    hidden = hidden.unflatten(1, batch.block.shape[1:])
+    hidden = hidden.flatten(0, 1)
 
     out = {
         "patch": heads["tower"](features, batch.patch_class, batch.patch_shape),
         "token_patch": heads["projected"](image, batch.patch_class[starts], batch.patch_shape[starts]),
     }
-    speaks = batch.next_token != NONE
-    out["token"] = F.cross_entropy(logits_of(hidden[speaks], w.text).float(), batch.next_token[speaks])
-    is_size = ~batch.next_value[..., 1].isnan()
-    is_coordinate = ~batch.next_value[..., 0].isnan() & ~is_size
-    at = batch.next_value[is_coordinate][:, 0]
-    places = coordinate_logits(hidden[is_coordinate], w.region)
-    out["coordinate"] = soft_bins(places, at * c.region.coord_out_dim).mean()
+    at, counts = chosen(batch.next_token != NONE, 256)
+    said = batch.next_token.flatten()[at].clamp(min=0)
+    token = F.cross_entropy(logits_of(hidden[at], w.text).float(), said, reduction="none")
+    out["token"] = mean_of(token, counts)
+
+    value = batch.next_value.flatten(0, 2)
+    is_size = ~value[:, 1].isnan()
+    at, counts = chosen(~value[:, 0].isnan() & ~is_size, 256)
+    places = value[at, 0].nan_to_num() * c.region.coord_out_dim
+    out["coordinate"] = mean_of(soft_bins(coordinate_logits(hidden[at], w.region), places), counts)
+
+    at, counts = chosen(is_size, 256)
     bins = c.region.size_out_dim // 2
-    size = batch.next_value[is_size].clamp(min=1 / bins)
-    out["size"] = soft_bins(
-        size_logits(hidden[is_size], w.region).flatten(0, 1), (size.log2() + 10).flatten() / 10 * (bins - 1)
-    ).mean()
+    sizes = (value[at].nan_to_num().clamp(min=1 / bins).log2() + 10) / 10 * (bins - 1)
+    spread = soft_bins(size_logits(hidden[at], w.region).flatten(0, 1), sizes.flatten())
+    out["size"] = mean_of(spread.unflatten(0, (-1, 2)).mean(1), counts)
     return out
 
 
