@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from galago.eval.scenes.captions import LENGTHS
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
-from galago.eval.scenes.tasks import tasks_for
+from galago.eval.scenes.tasks import Task, caption_of, tasks_for
 from galago.eval.scenes.things import COLORS, SHAPES
 from galago.families.moondream.config import VisionConfig
 from galago.families.moondream.image import Crops, make_crops
@@ -124,6 +125,9 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
                 rng = np.random.default_rng([SEED, i])
                 scene = draw_scene(rng, sides=(64, SINGLE_VIEW) if i < self.single else SIDES)
                 tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
+                # A second caption, of another length: captions are the longest answers and learn last.
+                length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
+                tasks.append(Task("caption", "caption", length=length, text=caption_of(scene, length)))
                 crops = make_crops(scene.image, config.vision)
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
