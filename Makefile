@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 # What the training writes, and how many scenes it is to have seen at its end.
 OUT ?= runs/scenes
-IMAGES ?= 90000
+IMAGES ?= 97000
 
 BIN := .venv/bin
 READY := .venv/.ready

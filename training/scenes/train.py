@@ -1,6 +1,6 @@
 """Train the bundled `scenes` model; resumes from its last checkpoint.
 
-python -m training.scenes.train --out runs/scenes --images 90000
+python -m training.scenes.train --out runs/scenes --images 97000
 python -m training.scenes.train --out runs/scenes --images 200000  # goes on where that ended
 """
 
@@ -98,7 +98,7 @@ def export(params: dict[str, nn.Parameter], folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"), help="folder of checkpoints and log")
-    parser.add_argument("--images", type=int, default=90_000, help="scenes to have seen at the end")
+    parser.add_argument("--images", type=int, default=97_000, help="scenes to have seen at the end")
     parser.add_argument("--batch", type=int, default=32, help="scenes in one step")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate on the plateau")
     parser.add_argument("--rows", type=int, default=2, help="rows of positions for one scene's tasks")
