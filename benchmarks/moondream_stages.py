@@ -46,7 +46,6 @@ def main() -> None:
                 "prefill_s": times.prefill_s,
                 "decode_s": times.decode_s,
                 "decode_tokens_per_s": (done.usage.completion_tokens - 1) / times.decode_s,
-                "ttft_s": times.ttft_s,
                 "total_s": times.total_s,
             }
         )
