@@ -44,9 +44,7 @@ def test_decided(tmp_path: Path, stated: str | None, prompt_family: str | None, 
         (None, "other", "starmie", ["other", "starmie", "legacy"]),
     ],
 )
-def test_refused(
-    tmp_path: Path, stated: str | None, prompt_family: str | None, family: str, says: list[str]
-) -> None:
+def test_refused(tmp_path: Path, stated: str | None, prompt_family: str | None, family: str, says: list[str]) -> None:
     with pytest.raises(CheckpointError) as error:
         decide_revision(stated, prompt_family, opened(tmp_path, family))
     assert all(word in str(error.value) for word in says)
