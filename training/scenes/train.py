@@ -7,6 +7,7 @@ python -m training.scenes.train --out runs/scenes --images 200000  # goes on whe
 import argparse
 import json
 import math
+import shutil
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from galago.checkpoint import read_tensors
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.weights import assemble, shapes
 from galago.nn.device import pick_device
@@ -104,14 +106,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="rows of positions for one scene's tasks")
     parser.add_argument("--single", type=int, default=30_000, help="scenes at the start that fit in one view")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to begin from when there is none to resume")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep-every", type=int, default=200, help="steps between checkpoints")
     args = parser.parse_args()
 
     device = pick_device(args.device)
+    state_file, step = args.out / "state.pt", 0
+    starts = args.start is not None and not state_file.exists()
+    if starts:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "tokenizer.json"):
+            shutil.copy(args.start / name, args.out / name)
     config, _ = prepare(args.out)
     torch.manual_seed(0)
-    params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in initial(config).items()}
+    tensors = initial(config)
+    if starts:
+        saved_weights = read_tensors([args.start / "model.safetensors"])
+        tensors |= {name.removeprefix("model."): tensor.float() for name, tensor in saved_weights}
+    params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in tensors.items()}
     weights = assemble(params, config)
     heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}).to(
         device
@@ -119,7 +132,6 @@ def main() -> None:
     tuned = optimisers(params, heads, args.rate)
     trained = [p for group in tuned for g in group.param_groups for p in g["params"]]
 
-    state_file, step = args.out / "state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         step = state["step"]
