@@ -22,7 +22,8 @@ from galago.families.moondream.image import make_crops
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.text import logits_of
 from galago.families.moondream.vision import crop_features, image_embedding
-from galago.nn.device import DTYPES, pick_device
+from galago.nn.device import pick_device
+from galago.precision import NAMES, pick_precision
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 Pairs = dict[str, list[tuple[Tensor, Tensor]]]
@@ -30,13 +31,14 @@ Pairs = dict[str, list[tuple[Tensor, Tensor]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--precision", choices=NAMES, default="bfloat16")
     parser.add_argument("--device")
     args = parser.parse_args()
     root = Path(os.environ.get("GALAGO_GOLDEN", DEFAULT)) / "moondream2-tiny"
     print(f"{'model':8} {'what':12} {'max abs':>9} {'rms rel':>9} {'same top':>9}   ({args.precision})")
     for folder in sorted(p.parent for p in root.glob("*/expected.json")):
-        model = load_moondream(hub.locate(folder), dtype=DTYPES[args.precision], device=pick_device(args.device))
+        device = pick_device(args.device)
+        model = load_moondream(hub.locate(folder), precision=pick_precision(args.precision, device), device=device)
         pairs: Pairs = {}
         compare(model, folder, pairs)
         for what, found in pairs.items():
@@ -63,10 +65,10 @@ def compare(m: Moondream, folder: Path, pairs: Pairs) -> None:
         image = Image.open(folder / facts["file"])
         crops = make_crops(image, m.config.vision)
         pixels = torch.from_numpy(crops.pixels).to(m.device)
-        features = crop_features(pixels, m.weights.vision, m.config.vision)
+        features = crop_features(pixels, m.weights.vision, m.config.vision, m.precision.kv)
         shown = [min(i, len(features) - 1) for i in facts["feature_crops"]]
         note("features", features[shown], golden[f"{name}.vision.features"])
-        seen = image_embedding(pixels, crops.tiling, m.weights.vision, m.config.vision)
+        seen = image_embedding(pixels, crops.tiling, m.weights.vision, m.config.vision, m.precision.kv)
         note("embedding", seen, golden[f"{name}.embedding"])
         encoded[name] = m.encode_image(image)
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.weights import FLOAT32, shapes
 from galago.hub import locate
-from galago.nn.device import DTYPES
+from galago.precision import FLOATS
 
 REVISION = "2025-06-21"
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", type=Path, help="JSON of the nested model config; default: the 2B sizes")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="as stored")
+    parser.add_argument("--dtype", choices=FLOATS, default="bfloat16", help="as stored")
     args = parser.parse_args()
 
     nested = json.loads(args.config.read_text()) if args.config else {}
@@ -34,7 +34,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, shape in shapes(config).items():
-        dtype = torch.float32 if name in FLOAT32 else DTYPES[args.dtype]
+        dtype = torch.float32 if name in FLOAT32 else FLOATS[args.dtype]
         if len(shape) == 1:
             tensor = torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
         else:

@@ -5,7 +5,7 @@ import pytest
 from galago.catalog import Bundled, Hosted, entries, find
 from galago.errors import ModelNotFound
 from galago.families.moondream.config import REVISIONS
-from galago.nn.device import DTYPES
+from galago.precision import NAMES
 
 
 def test_the_default_is_bundled():
@@ -20,7 +20,7 @@ def test_ids_and_aliases_are_unique_in_any_case():
 @pytest.mark.parametrize("entry", entries(), ids=lambda e: e.id)
 def test_every_entry_can_be_served_by_what_there_is(entry):
     assert entry.family == "moondream" and entry.revision in REVISIONS
-    assert entry.precisions and set(entry.precisions) <= set(DTYPES)
+    assert entry.precisions and set(entry.precisions) <= set(NAMES)
     assert set(entry.memory) <= set(entry.precisions)
     assert entry.description and entry.license
     assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"

@@ -72,8 +72,22 @@ def entries() -> tuple[Entry, ...]:
     return tuple(_entry(name, table) for name, table in tomllib.loads(text).items())
 
 
+def with_precision(name: str) -> tuple[str, str | None]:
+    """A name such as moondream2-int8 as model and precision; (name, None) where it ends in none."""
+    known = {n.lower() for e in entries() for n in (e.id, *e.aliases)}
+    base, _, precision = name.rpartition("-")
+    precision = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(precision.lower(), precision.lower())
+    if name.lower() not in known and base.lower() in known and any(precision in e.precisions for e in entries()):
+        return base, precision
+    return name, None
+
+
 def find(name: str) -> Entry:
-    """The entry of this id or alias, in any case. Raises ModelNotFound, naming what there is."""
+    """The entry of this id or alias, in any case, with or without a precision (moondream2-int8).
+
+    Raises ModelNotFound, naming what there is.
+    """
+    name, _ = with_precision(name)
     by_name = {n.lower(): e for e in entries() for n in (e.id, *e.aliases)}
     if entry := by_name.get(name.lower()):
         return entry

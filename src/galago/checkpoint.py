@@ -1,19 +1,40 @@
-"""Reading checkpoint files tensor by tensor."""
+"""Reading checkpoint files tensor by tensor, and writing them in the same way."""
 
-from collections.abc import Iterable, Iterator
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from galago.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""safetensors' names of types, and torch's."""
+ALIGNMENT = 64
+"""Bytes that our own files align their data to: a cache line."""
 
 
 def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
     """Names and tensors of .safetensors and .pt files, from a memory map: only what is used is read.
 
-    Raises CheckpointError for a file that is missing, damaged or of another kind.
+    What was read of a .safetensors leaves memory when the next tensor is asked for; a tensor that is used
+    later is read again then. Raises CheckpointError for a file that is missing, damaged or of another kind.
     """
     for file in files:
         if not file.is_file():
@@ -26,15 +47,42 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
             raise CheckpointError(f"{file.name}: not a checkpoint; .safetensors and .pt can be read")
 
 
-def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
+def metadata(file: Path) -> Mapping[str, str]:
+    """The texts that a .safetensors says about itself; empty for other files. Raises CheckpointError."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return {}
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                yield name, tensors.get_tensor(name)
+            return tensors.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{file.name} is damaged or not safetensors: {error}") from error
+
+
+def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
+    import torch
+
+    metadata(file)  # the library checks the header, sizes and offsets included
+    with file.open("rb") as opened:
+        # Copy on write: torch has no read-only tensors.
+        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] not in TYPES:
+            raise CheckpointError(f"{file.name}: tensor {name} is of type {entry['dtype']}, which is not supported")
+        dtype = getattr(torch, TYPES[entry["dtype"]])
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if begin == end:
+            yield name, torch.empty(entry["shape"], dtype=dtype)
+            continue
+        flat = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
+        yield name, flat.view(entry["shape"])
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            data.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:
@@ -49,3 +97,56 @@ def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
         raise CheckpointError(f"{file.name} is not a state dict of tensors")
     yield from tensors.items()
+
+
+Layout = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]
+"""Type and shape of each tensor of a file, in the order of its data."""
+
+
+def write_tensors(
+    file: Path, layout: Layout, tensors: Iterable[tuple[str, "Tensor"]], about: Mapping[str, str] | None = None
+) -> None:
+    """Write a .safetensors as the tensors come, in any order, holding one at a time.
+
+    The file appears when all are there, and never half-written. Raises CheckpointError where tensors and
+    layout do not fit each other.
+    """
+    stored = {torch_name: name for name, torch_name in TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(about or {})}
+    place, size = {}, 0
+    for name, (dtype, shape) in layout.items():
+        begin, size = size, size + dtype.itemsize * _product(shape)
+        place[name] = begin
+        kind = stored[str(dtype).removeprefix("torch.")]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, size]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as out:
+            out.truncate(8 + len(text) + size)
+            out.write(len(text).to_bytes(8, "little") + text)
+            for name, tensor in tensors:
+                if name not in place or (tensor.dtype, tuple(tensor.shape)) != layout[name]:
+                    raise CheckpointError(f"{file.name}: tensor {name} is not what was announced")
+                out.seek(8 + len(text) + place.pop(name))
+                out.write(_bytes_of(tensor))
+        if place:
+            raise CheckpointError(f"{file.name}: tensor {next(iter(place))} did not come")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def _bytes_of(tensor: "Tensor") -> memoryview:
+    import torch
+
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from galago.catalog import Bundled, Hosted, Remote, entries, find
+from galago.catalog import Bundled, Hosted, Remote, entries, find, with_precision
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 
 Progress = Callable[[int, int], None]
@@ -27,7 +27,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Files:
-    """What is needed to load one model. `config` is its config.json, or empty; `revision` may be unknown."""
+    """What is needed to load one model. `config` is its config.json, or empty; `revision` may be unknown.
+
+    `precision` is what the model's name asked for, as moondream2-int8 does.
+    """
 
     name: str
     family: str
@@ -35,6 +38,7 @@ class Files:
     tokenizer: Path
     config: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    precision: str | None = None
 
 
 def locate(name_or_path: str | Path, *, progress: Progress | None = None, offline: bool | None = None) -> Files:
@@ -48,6 +52,7 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
     path = Path(name_or_path).expanduser()
+    _, precision = with_precision(str(name_or_path))
     try:
         entry = find(str(name_or_path))
     except ModelNotFound:
@@ -62,10 +67,10 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         raise
     if isinstance(entry.source, Bundled):
         folder = bundled(entry.source)
-        return _local(folder, entry.id, _weights_in(folder), entry.revision)
+        return replace(_local(folder, entry.id, _weights_in(folder), entry.revision), precision=precision)
     _download(entry.id, [r for r in entry.source.files if not _cached(r)], progress, offline)
     *weights, tokenizer = (_required(r) for r in entry.source.files)
-    return Files(entry.id, entry.family, tuple(weights), tokenizer, {}, entry.revision)
+    return Files(entry.id, entry.family, tuple(weights), tokenizer, {}, entry.revision, precision)
 
 
 def installed() -> dict[str, int]:

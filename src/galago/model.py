@@ -17,7 +17,11 @@ from galago.engine.engine import Engine, Run
 from galago.errors import InvalidRequest, ModelNotFound
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.media.image import load_image
-from galago.nn.device import DTYPES, pick_device, pick_dtype
+from galago.nn.device import pick_device, usable_cores
+from galago.packing import packed_copy
+from galago.precision import pick_precision
+from galago.precision.packed import bits_of
+from galago.precision.quantised import described, fallbacks
 from galago.request import (
     Caption,
     Detect,
@@ -49,6 +53,7 @@ def load(
     model: str | Path | None = None,
     *,
     precision: str | None = None,
+    profile: str | None = None,
     device: str | None = None,
     revision: str | None = None,
     variants: str | Path | None = None,
@@ -59,25 +64,34 @@ def load(
 
     Without a name it is the catalogue's first, which is bundled.
 
-    `precision` is float32, bfloat16 or float16 (default: float32 on a CPU), `device` cpu, cuda or mps
-    (default: the best there is), `revision` the published state whose behaviour a checkpoint has, if
-    its files do not tell. `variants` is a folder of LoRA files that requests name; without it they give
-    paths, so a server that lets strangers choose a variant wants it. `threads` is how many CPU threads
-    compute; `progress` is told how many bytes of how many are downloaded.
+    `precision` is float32, bfloat16, float16, int8 or int4; without one the model's name may end in it
+    (moondream2-int8), or `profile` decides: standard (float32, the default on a CPU) or optimized (the best
+    for the device: int8 on a CPU). The first load of a large model in int8 or int4 keeps a packed copy.
+
+    `device` is cpu, cuda or mps (default: the best there is), `revision` the published state whose
+    behaviour a checkpoint has, if its files do not tell. `variants` is a folder of LoRA files that requests
+    name; without it they give paths, so a server that lets strangers choose a variant wants it. `threads`
+    is how many CPU threads compute (default: those that this process may use); `progress` is told how many
+    bytes of how many are downloaded.
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
     if threads is not None and threads < 1:
         raise InvalidRequest("threads must be at least 1", "threads")
     where = pick_device(device)
-    dtype = pick_dtype(precision, where)
+    pick_precision(precision, where, profile)  # a wrong name is told before a download
     files = hub.locate(model or entries()[0].id, progress=progress)
     if files.family != "moondream":
         raise ModelNotFound(f"{files.name} is of the family {files.family}, which this version cannot run")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    packed = bits_of(files.weights)
+    chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
+    if packed and chosen.bits != packed:
+        raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
+    torch.set_num_threads(threads or usable_cores())
+    if chosen.bits:
+        files = packed_copy(files, chosen.name)
     folder = None if variants is None else Path(variants)
-    return Model(load_moondream(files, dtype=dtype, device=where, revision=revision, variants=folder))
+    return Model(load_moondream(files, precision=chosen, device=where, revision=revision, variants=folder))
 
 
 class Model:
@@ -101,7 +115,17 @@ class Model:
 
     @property
     def precision(self) -> str:
-        return next(name for name, dtype in DTYPES.items() if dtype == self._loaded.dtype)
+        return self._loaded.precision.name
+
+    @property
+    def kernels(self) -> str:
+        """What computes the linear maps."""
+        return described(self._loaded.device, self._loaded.precision.bits)
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What is slower or larger here than it could be, one sentence each."""
+        return fallbacks(self._loaded.device, self._loaded.precision.bits)
 
     @property
     def device(self) -> str:

@@ -24,7 +24,9 @@ def test_grows_and_keeps_everything() -> None:
         new = torch.randn(HEADS, n, DIM)
         kept = torch.cat((kept, new), dim=1)
         for layer in range(LAYERS):
-            k, v = found.append(layer, new + layer, new - layer)
+            found.reserve(n)
+            pieces = found.append(layer, new + layer, new - layer)
+            k, v = (torch.cat(part, 1) for part in zip(*pieces, strict=True))
             assert torch.equal(k, kept + layer) or torch.allclose(k, kept + layer)
             assert torch.allclose(v, kept - layer)
         found.advance(n)
@@ -32,21 +34,30 @@ def test_grows_and_keeps_everything() -> None:
         assert found.room == 10 * CHUNK - found.length
 
 
-def test_starts_with_a_copy_of_the_prefix() -> None:
+def test_shares_the_prefix_and_keeps_its_own_apart() -> None:
     image = encoded(7)
     before = image.k.clone(), image.v.clone()
-    found = cache(100, image)
-    assert found.length == 7
-    for _ in range(2):  # two questions about one image
-        again = cache(100, image)
-        k, v = again.append(1, torch.ones(HEADS, 1, DIM), torch.ones(HEADS, 1, DIM))
-        assert torch.equal(k[:, :7], image.k[1]) and torch.equal(v[:, :7], image.v[1])
+    for n in (1, 3):  # two questions about one image
+        found = cache(100, image)
+        assert found.length == 7
+        found.reserve(n)
+        prefix, own = found.append(1, torch.ones(HEADS, n, DIM), torch.ones(HEADS, n, DIM))
+        assert prefix[0].data_ptr() == image.k[1].data_ptr() and prefix[1].data_ptr() == image.v[1].data_ptr()
+        assert own[0].shape == (HEADS, n, DIM) and own[0].eq(1).all() and own[1].eq(1).all()
     assert torch.equal(image.k, before[0]) and torch.equal(image.v, before[1])
 
 
 def test_holds_what_it_needs_and_a_little_more() -> None:
-    found = cache(100_000, encoded(7))
     one = 2 * LAYERS * HEADS * DIM * 4
-    assert found.bytes == (7 + CHUNK) * one
-    assert cache(20, encoded(7)).bytes == 20 * one
+
+    def after(limit: int, positions: int) -> KVCache:
+        found = cache(limit, encoded(7))
+        found.reserve(positions)
+        for layer in range(LAYERS):
+            found.append(layer, torch.ones(HEADS, positions, DIM), torch.ones(HEADS, positions, DIM))
+        found.advance(positions)
+        return found
+
+    assert after(100_000, 1).bytes == CHUNK * one
+    assert after(20, 2).bytes == 13 * one and after(20, 2).room == 11
     assert cache(100_000).bytes == 0

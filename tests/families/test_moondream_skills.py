@@ -8,6 +8,7 @@ import tiny_moondream as tiny
 import torch
 from safetensors.torch import save_file
 
+import galago
 from galago.errors import ContextLengthExceeded, GalagoError, InvalidRequest, UnsupportedTask
 from galago.families.moondream.prompts import Coordinate
 from galago.families.moondream.skills import embed
@@ -191,7 +192,7 @@ def test_an_image_encoded_by_another_model_is_refused(model: Model, tmp_path: Pa
 
 def test_an_image_encoded_in_another_precision_is_refused(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path)
-    with tiny.open_model(folder) as full, tiny.open_model(folder, dtype=torch.bfloat16) as half:
+    with tiny.open_model(folder) as full, galago.load(folder, precision="bfloat16") as half:
         with pytest.raises(InvalidRequest, match="encoded by"):
             full.caption(half.encode_image(tiny.IMAGE))
         assert half.precision == "bfloat16" and full.precision == "float32"

@@ -23,6 +23,7 @@ from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.skills import embed
 from galago.families.moondream.text import logits_of
 from galago.model import Model
+from galago.precision import pick_precision
 from galago.request import (
     Caption,
     Detect,
@@ -40,6 +41,7 @@ from galago.request import (
     TextDelta,
 )
 
+CPU = torch.device("cpu")
 REPO = Path(__file__).parents[2]
 GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", REPO.parent / "shared" / "golden")).resolve()
 ROOT = GOLDEN / "moondream2-tiny"
@@ -66,7 +68,7 @@ def tensor(file: Path, key: str) -> Tensor:
 
 @cache
 def loaded(folder: str) -> Moondream:
-    return load_moondream(hub.locate(ROOT / folder), dtype=torch.float32, device=torch.device("cpu"))
+    return load_moondream(hub.locate(ROOT / folder), precision=pick_precision("float32", CPU), device=CPU)
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import torch
+import tiny_moondream as tiny
 from fastapi import Request as HttpRequest
 from safetensors.torch import load_file, save_file
 from serving import GOLDEN, ask, load, sdk, serving
@@ -112,7 +112,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_full_queue(endless_folder: Path, stream: bool) -> None:
-    loaded = load_moondream(hub.locate(endless_folder), dtype=torch.float32, device=torch.device("cpu"))
+    loaded = load_moondream(hub.locate(endless_folder), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
     model = galago.Model(loaded, max_queue=1)
     with serving(create_app(model)) as url:
         running = model.submit(long_request())

@@ -15,6 +15,7 @@ from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.weights import shapes
 from galago.model import Model
+from galago.precision import pick_precision
 
 CONTROL = ["<|endoftext|>", *(f"<|md_reserved_{i}|>" for i in range(9))]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -52,6 +53,10 @@ TEMPLATES = {
 WARM = {"temperature": 1.0, "seed": 7, "max_tokens": 40}
 """Settings under which the model writes different words; greedily it writes spaces."""
 IMAGE = Image.effect_noise((100, 60), 50).convert("RGB")
+
+
+CPU = torch.device("cpu")
+CPU_FLOAT32 = pick_precision("float32", CPU)
 
 
 def tokenizer(family: str = "starmie", flagged: bool = True) -> Tokenizer:
@@ -122,7 +127,7 @@ def write(
 
 
 def load(folder: Path, **options: Any) -> Moondream:
-    given = {"dtype": torch.float32, "device": torch.device("cpu")} | options
+    given = {"precision": CPU_FLOAT32, "device": CPU} | options
     return load_moondream(hub.locate(folder), **given)
 
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from galago.checkpoint import read_tensors
 from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.weights import assemble, shapes
+from galago.families.moondream.weights import assemble, shapes, table
 from galago.nn.device import pick_device
+from galago.nn.linear import Dense
 from training.scenes.data import Batch, loader
 from training.scenes.objective import PatchHeads, losses, total
 from training.scenes.recipe import prepare
@@ -125,7 +126,8 @@ def main() -> None:
         saved_weights = read_tensors([args.start / "model.safetensors"])
         tensors |= {name.removeprefix("model."): tensor.float() for name, tensor in saved_weights}
     params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in tensors.items()}
-    weights = assemble(params, config)
+    linears = {n: Dense(params[f"{n}.weight"], params[f"{n}.bias"]) for n in table(config).linears}
+    weights = assemble(params, linears, config)
     heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}).to(
         device
     )

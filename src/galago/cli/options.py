@@ -35,7 +35,11 @@ class Loading:
         str, typer.Option("--model", "-m", help="A name of `galago models`, or a folder or weights file.")
     ] = entries()[0].id
     precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default what suits the device.")
+        str | None, typer.Option(help="float32, bfloat16, float16, int8 or int4; by default the profile's.")
+    ] = None
+    profile: Annotated[
+        str | None,
+        typer.Option(help="standard: float32, the most compatible. optimized: the fastest for the device."),
     ] = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None
     revision: Annotated[

@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
+from galago.kernels import Place
+from galago.nn.attention import Segment, store
 
-CHUNK = 256
-"""Positions that a cache grows by: short answers never copy, long ones seldom."""
+CHUNK = 64
+"""Positions that a cache grows by at least. Chunks are never moved, so growing copies nothing."""
 
 
 class KVCache:
-    """Grows with its sequence up to `limit` positions; starts with a copy of an image's prefix.
+    """Grows with its sequence up to `limit` positions, after an image's prefix, which is shared and only read.
 
-    Each forward pass appends to every layer, then advances once.
+    Each forward pass reserves its positions, appends to every layer, then advances once.
     """
 
     def __init__(
@@ -25,16 +27,18 @@ class KVCache:
         variant: str | None = None,
     ) -> None:
         """`shape` is (layers, kv heads, head dim); `variant` the LoRA that these keys belong to."""
-        layers, heads, dim = shape
         self.limit, self.variant = limit, variant
-        self.length = prefix.positions if prefix else 0
-        # One tensor for each layer, so that growing holds two copies of one layer only.
-        self._k = [torch.empty(heads, 0, dim, dtype=dtype, device=device) for _ in range(layers)]
-        self._v = list(self._k)
-        if prefix:
-            for layer in range(layers):
-                self._k[layer] = self._grown(prefix.k[layer], self.length)
-                self._v[layer] = self._grown(prefix.v[layer], self.length)
+        self._shape, self._dtype, self._device = shape, dtype, device
+        self._prefix = prefix
+        self._start = prefix.positions if prefix else 0
+        self._own = 0
+        self._chunks: list[Tensor] = []
+        """each [2, layers, kv heads, positions, head dim]: keys and values"""
+
+    @property
+    def length(self) -> int:
+        """Positions kept, those of the prefix among them."""
+        return self._start + self._own
 
     @property
     def room(self) -> int:
@@ -43,23 +47,46 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for t in (*self._k, *self._v))
+        """Bytes of its own, the prefix not counted."""
+        return sum(chunk.nbytes for chunk in self._chunks)
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [kv heads, n, head dim] after what is there; gives all of the layer, [kv heads, length + n, head dim]."""
-        end = self.length + k.shape[1]
-        if end > self._k[layer].shape[1]:
-            self._k[layer] = self._grown(self._k[layer], end)
-            self._v[layer] = self._grown(self._v[layer], end)
-        self._k[layer][:, self.length : end] = k
-        self._v[layer][:, self.length : end] = v
-        return self._k[layer][:, :end], self._v[layer][:, :end]
+    def reserve(self, n: int) -> None:
+        """Make place for n more positions."""
+        have = sum(chunk.shape[3] for chunk in self._chunks)
+        if (lacking := self._own + n - have) > 0:
+            layers, heads, dim = self._shape
+            size = min(max(lacking, CHUNK), self.limit - self._start - have)
+            self._chunks.append(torch.empty(2, layers, heads, size, dim, dtype=self._dtype, device=self._device))
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
+        """Put [kv heads, n, head dim] after what is there; gives all of the layer."""
+        found = [(self._prefix.k[layer], self._prefix.v[layer])] if self._prefix else []
+        first, end = self._own, self._own + k.shape[1]
+        for chunk in self._chunks:
+            size = chunk.shape[3]
+            if first < size and end > 0:
+                # These positions of the chunk, and those of k that go there.
+                here, there = slice(max(first, 0), min(end, size)), slice(max(-first, 0), size - first)
+                store(k[:, there], chunk[0, layer][:, here])
+                store(v[:, there], chunk[1, layer][:, here])
+            if end > 0:
+                found.append((chunk[0, layer][:, :end], chunk[1, layer][:, :end]))
+            first, end = first - size, end - size
+        return found
+
+    def places(self) -> list[Place]:
+        """Where the positions are, and where the reserved ones will be."""
+        found: list[Place] = []
+        if self._prefix:
+            k, v = self._prefix.k, self._prefix.v
+            found.append((k.data_ptr(), v.data_ptr(), self._start, self._start))
+        left = self._own
+        for chunk in self._chunks:
+            size = chunk.shape[3]
+            found.append((chunk[0].data_ptr(), chunk[1].data_ptr(), min(left, size), size))
+            left = max(left - size, 0)
+        return found
 
     def advance(self, n: int) -> None:
         """Count n positions as kept, after every layer has them."""
-        self.length += n
-
-    def _grown(self, old: Tensor, needed: int) -> Tensor:
-        new = old.new_empty(old.shape[0], min(needed + CHUNK, self.limit), old.shape[2])
-        new[:, : self.length] = old[:, : self.length]
-        return new
+        self._own += n

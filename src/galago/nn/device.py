@@ -1,20 +1,16 @@
 """What differs between CPU, CUDA and MPS, in one place."""
 
+import contextlib
+import ctypes
+import os
 import resource
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import torch
 
 from galago.errors import InvalidRequest
-
-Precision = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,34 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def pick_dtype(precision: str | None, device: torch.device) -> torch.dtype:
-    """The named precision, or the device's default: float32 on a CPU, bfloat16 on CUDA, float16 on MPS."""
-    if precision is None or precision == "auto":
-        return {"cuda": torch.bfloat16, "mps": torch.float16}.get(device.type, torch.float32)
-    if precision not in DTYPES:
-        raise InvalidRequest(f"unknown precision {precision!r}; use {', '.join(DTYPES)}", "precision")
-    return DTYPES[precision]
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, physical cores only, and a container's limit."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        try:
+            # Threads of one core share its arithmetic units, and only get in each other's way.
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    limit = float(len(cores))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            limit = min(limit, int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    return max(1, round(limit))
+
+
+def return_memory() -> None:
+    """Hand memory that the C library keeps for later back to the system, where it can."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def synchronize(device: torch.device) -> None:

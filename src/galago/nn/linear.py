@@ -7,14 +7,19 @@ weight with its own `forward`.
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from galago.kernels import Kernels, kernels
 
 
 class LinearWeight(Protocol):
     """Any kind of weight that maps [..., in] to [..., out]."""
 
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        """The map, and then tanh-GELU where asked: a kernel can do both in one pass."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,9 @@ class Dense:
     weight: Tensor
     bias: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        return gelu(y) if activate else y
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ def linear(x: Tensor, w: LinearWeight) -> Tensor:
     return w.forward(x)
 
 
+def linear_gelu(x: Tensor, w: LinearWeight) -> Tensor:
+    """gelu(linear(x, w))."""
+    return w.forward(x, activate=True)
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form, as SigLIP and Phi were trained with."""
     return F.gelu(x, approximate="tanh")
@@ -56,9 +67,27 @@ def gelu(x: Tensor) -> Tensor:
 
 def mlp(x: Tensor, w: Mlp) -> Tensor:
     """fc2(gelu(fc1(x))): [..., in] to [..., out]."""
-    return linear(gelu(linear(x, w.fc1)), w.fc2)
+    return linear(linear_gelu(x, w.fc1), w.fc2)
 
 
 def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
-    """LayerNorm over the last dimension; torch accumulates in float32 whatever the input type."""
+    """LayerNorm over the last dimension, accumulated in float32 whatever the input type."""
+    best = kernels_for(x)
+    if best and w.weight.dtype == torch.float32:
+        return best.layer_norm(x, w.weight, w.bias, eps)
     return F.layer_norm(x, w.bias.shape, w.weight, w.bias, eps)
+
+
+def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+    """x + a, and + b, of one shape."""
+    best = kernels_for(x)
+    if best and all(t is None or t.is_contiguous() for t in (x, a, b)):
+        return best.add(x, a, b)
+    return x + a if b is None else x + a + b
+
+
+def kernels_for(x: Tensor) -> Kernels | None:
+    """Our own kernels, where they can work on x: float32 on a CPU, and nothing to differentiate."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+        return None
+    return kernels()

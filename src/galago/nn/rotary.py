@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from galago.nn.linear import kernels_for
+
 
 def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 [..., T, rot_dim / 2], of integer positions [..., T]."""
@@ -12,12 +14,17 @@ def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tup
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the first rot_dim entries of each head in pairs (i, i + rot_dim / 2).
+    """Turn the first rot_dim entries of each head in pairs (i, i + rot_dim / 2); x may be overwritten.
 
     x is [..., heads, T, head_dim]; the table's tensors broadcast to [..., heads, T, rot_dim / 2].
     Products are float32; the result has the type of x.
     """
     cos, sin = table
+    best = kernels_for(x)
+    alone = x.shape[:-3].numel() == 1 and cos.shape[:-2].numel() == 1
+    if best and alone:
+        best.rotate(x.view(x.shape[-3:]), cos, sin)
+        return x
     half = cos.shape[-1]
     a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
     turned = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

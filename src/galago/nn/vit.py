@@ -1,12 +1,14 @@
 """A pre-norm vision transformer with learned positions and no class token (SigLIP's shape)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from galago.nn.attention import attention, merge_heads, split_heads
-from galago.nn.linear import LinearWeight, Mlp, Norm, layer_norm, linear, mlp
+from galago.nn.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp
+from galago.nn.stack import Block, Stack, stack_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class VitWeights:
     """[1, T, dim]"""
     blocks: tuple[VitBlock, ...]
     post_ln: Norm
+    stack: Stack | None = None
+    """the blocks as one call, where their precision allows it"""
+
+
+def vit_stack(blocks: Sequence[VitBlock], n_heads: int, kv: torch.dtype) -> Stack | None:
+    """All blocks as one call, where their precision allows it."""
+    parts = [Block((b.ln1, b.ln2), (b.qkv, b.proj, b.mlp.fc1, b.mlp.fc2)) for b in blocks]
+    stack = stack_of(parts, n_heads, n_heads, kv)
+    return stack if stack and stack.by.has_attention else None
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -37,18 +48,25 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch * patch)
 
 
-def vit_block(x: Tensor, w: VitBlock, n_heads: int, eps: float) -> Tensor:
+def vit_block(x: Tensor, w: VitBlock, n_heads: int, eps: float, kv: torch.dtype | None = None) -> Tensor:
     """One block over [B, T, dim]; every patch attends to every patch."""
     q, k, v = (split_heads(part, n_heads) for part in linear(layer_norm(x, w.ln1, eps), w.qkv).chunk(3, -1))
-    x = x + linear(merge_heads(attention(q, k, v)), w.proj)
-    return x + mlp(layer_norm(x, w.ln2, eps), w.mlp)
+    x = add(x, linear(merge_heads(attention(q, k, v, kv)), w.proj))
+    return add(x, mlp(layer_norm(x, w.ln2, eps), w.mlp))
 
 
-def vit(patches: Tensor, w: VitWeights, n_heads: int, eps: float = 1e-5) -> Tensor:
-    """Patches [B, T, C * p * p] to features [B, T, dim], after the final norm."""
-    x = linear(patches, w.patch_emb) + w.pos_emb
-    for block in w.blocks:
-        x = vit_block(x, block, n_heads, eps)
+def vit(patches: Tensor, w: VitWeights, n_heads: int, eps: float = 1e-5, kv: torch.dtype | None = None) -> Tensor:
+    """Patches [B, T, C * p * p] to features [B, T, dim], after the final norm.
+
+    Attention may compute in the type `kv`, see nn.attention.
+    """
+    x = linear(patches, w.patch_emb)
+    x = add(x, w.pos_emb.expand_as(x))
+    if w.stack:
+        x = torch.stack([w.stack.forward(image, [((), len(image))], together=True, eps=eps) for image in x])
+    else:
+        for block in w.blocks:
+            x = vit_block(x, block, n_heads, eps, kv)
     return layer_norm(x, w.post_ln, eps)
 
 

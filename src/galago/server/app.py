@@ -115,7 +115,8 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
                 "device": model.device,
                 "precision": model.precision,
                 "revision": model.revision,
-                "fallbacks": [],
+                "kernels": model.kernels,
+                "fallbacks": model.fallbacks,
                 "memory": {"used_bytes": used.used, "peak_bytes": used.peak},
                 "performance": served.report(),
             }

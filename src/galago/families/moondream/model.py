@@ -18,12 +18,15 @@ from galago.errors import CheckpointError, ContextLengthExceeded, InvalidRequest
 from galago.families.moondream.config import MoondreamConfig, make_config
 from galago.families.moondream.image import make_crops
 from galago.families.moondream.skills import skill_steps
-from galago.families.moondream.text import BlockLora, decoder, logits_of
+from galago.families.moondream.text import BlockLora, decoder, embedded, logits_of
 from galago.families.moondream.tokenizer import Tokenizer, decide_revision, load_tokenizer
 from galago.families.moondream.vision import image_embedding
-from galago.families.moondream.weights import MoondreamWeights, load, load_lora
-from galago.nn.attention import attention
+from galago.families.moondream.weights import MoondreamWeights, load, load_lora, read, table
+from galago.nn.attention import attend_cached, attention, store
 from galago.nn.device import synchronize
+from galago.nn.rotary import rotary_table
+from galago.precision import Precision
+from galago.precision.packed import pack
 from galago.request import Encoding, Request
 
 if TYPE_CHECKING:
@@ -42,10 +45,15 @@ class Moondream:
     weights: MoondreamWeights
     tokenizer: Tokenizer
     device: torch.device
-    dtype: torch.dtype
+    precision: Precision
     variants: Path | None = None
     """the folder that variants are named in; without one a variant is a path to a file"""
     loras: dict[str, tuple[BlockLora, ...]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations."""
+        return self.precision.dtype
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; see skills.skill_steps for what it raises."""
@@ -87,21 +95,30 @@ class Moondream:
         c, w = self.config, self.weights
         crops = make_crops(image, c.vision)
         pixels = torch.from_numpy(crops.pixels).to(self.device)
-        seen = image_embedding(pixels, crops.tiling, w.vision, c.vision)
+        kv = self.precision.kv
+        seen = image_embedding(pixels, crops.tiling, w.vision, c.vision, kv)
         synchronize(self.device)
         encoded = time.perf_counter()
 
         shape = (c.text.n_layers, c.text.n_kv_heads, c.prefix_len, c.text.head_dim)
-        keys = torch.empty(shape, dtype=self.dtype, device=self.device)
+        keys = torch.empty(shape, dtype=kv, device=self.device)
         values = torch.empty_like(keys)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys[layer], values[layer] = k[0], v[0]
-            return attention(q, k, v)
+            store(k[0], keys[layer])
+            store(v[0], values[layer])
+            return attention(q, k, v, kv)
 
-        x = torch.cat((w.text.wte[c.tokens.bos_id].unsqueeze(0), seen)).unsqueeze(0)
+        bos = embedded(torch.tensor([c.tokens.bos_id], device=self.device), w.text, self.dtype)
+        x = torch.cat((bos, seen))
         positions = torch.arange(c.prefix_len, device=self.device)
-        decoder(x, w.text, c.text, positions, attend, self.lora(variant))
+        lora = self.lora(variant)
+        if (stack := w.text.stack) and stack.by.has_attention and lora is None:
+            place = (keys.data_ptr(), values.data_ptr(), 0, c.prefix_len)
+            table = rotary_table(positions, c.text.head_dim // 2)
+            stack.forward(x, [([place], c.prefix_len)], table, together=True)
+        else:
+            decoder(x.unsqueeze(0), w.text, c.text, positions, attend, lora)
         synchronize(self.device)
         return EncodedImage(
             model=self.identity,
@@ -119,7 +136,7 @@ class Moondream:
         """A sequence over an encoded image, or an empty one."""
         t = self.config.text
         shape = (t.n_layers, t.n_kv_heads, t.head_dim)
-        return KVCache(shape, t.max_context, self.dtype, self.device, encoded, variant)
+        return KVCache(shape, t.max_context, self.precision.kv, self.device, encoded, variant)
 
     @torch.inference_mode()
     def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
@@ -130,19 +147,21 @@ class Moondream:
         n, begin = len(tokens), cache.length
         if n > cache.room:
             raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
-        x = tokens if tokens.is_floating_point() else self.weights.text.wte[tokens]
-        mask = None
-        if n > 1:
-            mask = torch.ones(n, begin + n, dtype=torch.bool, device=self.device).tril(begin)
+        x = tokens if tokens.is_floating_point() else embedded(tokens, self.weights.text, self.dtype)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.append(layer, k[0], v[0])
-            return attention(q, keys.unsqueeze(0), values.unsqueeze(0), mask)
+            return attend_cached(q[0], cache.append(layer, k[0], v[0]), begin).unsqueeze(0)
 
+        t = self.config.text
         positions = torch.arange(begin, begin + n, device=self.device)
-        out = decoder(x.unsqueeze(0), self.weights.text, self.config.text, positions, attend, self.lora(cache.variant))
+        lora = self.lora(cache.variant)
+        cache.reserve(n)
+        if (stack := self.weights.text.stack) and lora is None:
+            out = stack.forward(x, [(cache.places(), n)], rotary_table(positions, t.head_dim // 2))
+        else:
+            out = decoder(x.unsqueeze(0), self.weights.text, t, positions, attend, lora)[0]
         cache.advance(n)
-        return out[0]
+        return out
 
     @torch.inference_mode()
     def forward(self, cache: KVCache, feed: Feed) -> Output:
@@ -155,7 +174,7 @@ class Moondream:
 def load_moondream(
     files: "Files",
     *,
-    dtype: torch.dtype,
+    precision: Precision,
     device: torch.device,
     revision: str | None = None,
     variants: Path | None = None,
@@ -167,15 +186,13 @@ def load_moondream(
     Raises CheckpointError.
     """
     tokenizer = load_tokenizer(files.tokenizer)
-    stated = revision or files.revision or files.config.get("revision")
-    decided = decide_revision(stated, files.config.get("prompt_family"), tokenizer)
-    config = make_config(files.config.get("config") or {}, decided)
+    config = config_of(files, tokenizer, revision)
     vocab = tokenizer.backend.get_vocab_size()
     if vocab > config.text.vocab_size:
         raise CheckpointError(f"tokenizer.json has {vocab} tokens, the model {config.text.vocab_size}")
-    weights = load(files.weights, config, dtype, device, progress)
+    weights = load(files.weights, config, precision, device, progress)
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
-    digest = hashlib.sha256(repr((stats, decided, dtype, device)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((stats, config.revision, precision, device)).encode()).hexdigest()
     return Moondream(
         name=files.name,
         identity=f"{files.name}@{digest[:12]}",
@@ -183,6 +200,23 @@ def load_moondream(
         weights=weights,
         tokenizer=tokenizer,
         device=device,
-        dtype=dtype,
+        precision=precision,
         variants=variants,
     )
+
+
+def config_of(files: "Files", tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
+    """What the files say of the model, or the caller of its revision."""
+    stated = revision or files.revision or files.config.get("revision")
+    decided = decide_revision(stated, files.config.get("prompt_family"), tokenizer)
+    return make_config(files.config.get("config") or {}, decided)
+
+
+def pack_moondream(
+    files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None
+) -> MoondreamConfig:
+    """Write a checkpoint's packed form, see precision/packed.py; the model's config. Raises CheckpointError."""
+    config = config_of(files, load_tokenizer(files.tokenizer))
+    about = {"format": "pt", "galago.model": files.name, "galago.revision": config.revision.name}
+    pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
+    return config

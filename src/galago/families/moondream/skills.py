@@ -25,6 +25,7 @@ from galago.families.moondream.region import (
     size_logits,
     size_of_bin,
 )
+from galago.families.moondream.text import embedded
 from galago.request import (
     Box,
     Caption,
@@ -133,7 +134,7 @@ def embed(m: "Moondream", prompt: Prompt) -> Tensor:
     ids = torch.tensor([item if isinstance(item, int) else 0 for item in prompt], device=m.device)
     if all(isinstance(item, int) for item in prompt):
         return ids
-    x = m.weights.text.wte[ids]
+    x = embedded(ids, m.weights.text, m.dtype)
     for i, item in enumerate(prompt):
         if isinstance(item, Coordinate):
             x[i] = encode_coordinate(torch.tensor([item.value], device=m.device), m.weights.region, m.dtype)

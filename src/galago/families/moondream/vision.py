@@ -17,10 +17,15 @@ class VisionWeights:
     projection: Mlp
 
 
-def crop_features(pixels: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
-    """uint8 crops [n, crop, crop, 3] to features [n, T, enc_dim], T = grid * grid."""
-    patches = patchify(normalise(pixels), c.enc_patch_size)
-    return vit(patches.to(w.tower.pos_emb.dtype), w.tower, c.enc_n_heads)
+def crop_features(pixels: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None) -> Tensor:
+    """uint8 crops [n, crop, crop, 3] to features [n, T, enc_dim], T = grid * grid.
+
+    On a CPU one crop after another: each keeps all cores busy, and the memory is that of one.
+    """
+    alone = pixels.device.type == "cpu" and not torch.is_grad_enabled()
+    at_once = 1 if alone else len(pixels)
+    patches = (patchify(normalise(part), c.enc_patch_size) for part in pixels.split(at_once))
+    return torch.cat([vit(part.to(w.tower.pos_emb.dtype), w.tower, c.enc_n_heads, kv=kv) for part in patches])
 
 
 def stitch(tiles: Tensor, tiling: tuple[int, int], c: VisionConfig) -> Tensor:
@@ -62,7 +67,9 @@ def project(global_view: Tensor, local_view: Tensor, w: VisionWeights) -> Tensor
     return mlp(torch.cat((global_view, local_view), dim=-1), w.projection)
 
 
-def image_embedding(pixels: Tensor, tiling: tuple[int, int], w: VisionWeights, c: VisionConfig) -> Tensor:
-    """uint8 crops [n, crop, crop, 3] of one image to its embedding [T, D]."""
-    features = crop_features(pixels, w, c)
+def image_embedding(
+    pixels: Tensor, tiling: tuple[int, int], w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None
+) -> Tensor:
+    """uint8 crops [n, crop, crop, 3] of one image to its embedding [T, D]; see `vit` for kv."""
+    features = crop_features(pixels, w, c, kv)
     return project(features[0], local_features(features, tiling, c), w)

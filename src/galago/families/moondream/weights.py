@@ -1,8 +1,8 @@
 """The table from checkpoint names to parameters, and strict loading."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +12,12 @@ from galago.checkpoint import read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
-from galago.families.moondream.text import BlockLora, LowRank, TextBlock, TextWeights
+from galago.families.moondream.text import BlockLora, LowRank, TextBlock, TextWeights, text_stack
 from galago.families.moondream.vision import VisionWeights
-from galago.nn.linear import Dense, Mlp, Norm
-from galago.nn.vit import VitBlock, VitWeights
+from galago.nn.linear import LinearWeight, Mlp, Norm
+from galago.nn.vit import VitBlock, VitWeights, vit_stack
+from galago.precision import Precision, packed
+from galago.precision.packed import Table
 
 Shape = tuple[int, ...]
 
@@ -73,11 +75,11 @@ def shapes(c: MoondreamConfig) -> dict[str, Shape]:
     return out
 
 
-def assemble(tensors: Mapping[str, Tensor], c: MoondreamConfig) -> MoondreamWeights:
-    """The weight tree over a full set of named tensors (parameters, when training)."""
-
-    def dense(name: str) -> Dense:
-        return Dense(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+def assemble(
+    tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight], c: MoondreamConfig
+) -> MoondreamWeights:
+    """The weight tree over named linear maps and a full set of the other tensors."""
+    dense = linears.__getitem__
 
     def norm(name: str) -> Norm:
         return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
@@ -203,37 +205,58 @@ def _named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
             yield ours[0], tensor.T if ours[1] else tensor
 
 
-def load(
-    files: Iterable[Path],
-    c: MoondreamConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
-) -> MoondreamWeights:
-    """Read a checkpoint tensor by tensor from the memory map.
+def read(files: Iterable[Path], c: MoondreamConfig) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint as stored, one by one.
 
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
-    `progress` is told how many of how many tensors are loaded.
     """
     expected = shapes(c)
-    tensors: dict[str, Tensor] = {}
+    seen = set()
     for name, tensor in _joined_int4(_named(files), expected):
         if name not in expected:
             raise CheckpointError(f"unexpected tensor {name} {tuple(tensor.shape)}: not part of this model")
         if tuple(tensor.shape) != expected[name]:
             given = tuple(tensor.shape)
             raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {expected[name]}")
-        if name in tensors:
+        if name in seen:
             raise CheckpointError(f"tensor {name} occurs twice")
-        kept = torch.float32 if name in FLOAT32 else dtype
-        tensors[name] = tensor.to(device=device, dtype=kept).contiguous()
-        if progress:
-            progress(len(tensors), len(expected))
-    missing = [name for name in expected if name not in tensors]
+        seen.add(name)
+        yield name, tensor
+    missing = [name for name in expected if name not in seen]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"missing tensor {missing[0]}{more}")
-    return assemble(tensors, c)
+
+
+def table(c: MoondreamConfig) -> Table:
+    """What precisions need to know of a checkpoint."""
+    all_shapes = shapes(c)
+    names = (name.removesuffix(".weight") for name, shape in all_shapes.items() if len(shape) == 2)
+    sizes = {name: all_shapes[f"{name}.weight"] for name in names if f"{name}.bias" in all_shapes}
+    linears = {name: (n_out, n_in) for name, (n_out, n_in) in sizes.items()}
+    return Table(all_shapes, linears, exact=frozenset(FLOAT32), looked_up=frozenset({"text.wte"}))
+
+
+def load(
+    files: Sequence[Path],
+    c: MoondreamConfig,
+    precision: Precision,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> MoondreamWeights:
+    """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
+    if packed.bits_of(files):
+        found = packed.load_packed(files, table(c), precision, device)
+    else:
+        found = packed.load(read(files, c), table(c), precision, device, progress)
+    return with_stacks(assemble(*found, c), c, precision.kv)
+
+
+def with_stacks(w: MoondreamWeights, c: MoondreamConfig, kv: torch.dtype) -> MoondreamWeights:
+    """The same weights, with whole towers to call where their precision allows it."""
+    tower = replace(w.vision.tower, stack=vit_stack(w.vision.tower.blocks, c.vision.enc_n_heads, kv))
+    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, kv))
+    return replace(w, vision=replace(w.vision, tower=tower), text=text)
 
 
 _LORA_NAMES = (

@@ -1,0 +1,108 @@
+"""What a child process does for one case."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import galago
+from galago import hub
+from galago.bench.arithmetic import work_of
+from galago.bench.case import Case
+from galago.nn.device import memory, pick_device, usable_cores
+from galago.packing import packed_copy
+from galago.precision import pick_precision
+from galago.request import Caption, Done, Request, Sampling
+
+Message = dict[str, Any]
+
+
+def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None:
+    """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
+
+    The first run has `ready_s` too, when the first image was encoded. `started` is when the process was
+    started, on the monotonic clock, which all processes share.
+
+    If the weights are not packed yet as the precision wants them, that is done, and `again` is told instead:
+    it happens once, and would make this process unlike those that come later.
+    """
+    if _packs(case):
+        tell({"event": "again"})
+        return
+    with galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads) as model:
+        load_s = time.monotonic() - started
+        tell(
+            {
+                "event": "loaded",
+                "load_s": load_s,
+                "model": model.name,
+                "precision": model.precision,
+                "device": model.device,
+                "cores": usable_cores(),
+                "threads": torch.get_num_threads(),
+                "torch": f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
+                "kernels": model.kernels,
+                **work_of(model, case),
+            }
+        )
+        for number in range(case.runs):
+            before = time.monotonic() - started
+            run = _caption(model, case, number)
+            ready = {"ready_s": before + run["encode_s"]} if number == 0 else {}
+            tell({"event": "run", **run, **ready})
+        device = torch.device(model.device)
+        end = {"event": "end", "peak_rss_bytes": peak_rss()}
+        if device.type != "cpu":
+            end["peak_device_bytes"] = memory(device).peak
+        tell(end)
+
+
+def _packs(case: Case) -> bool:
+    """Whether a packed copy had to be made."""
+    files = hub.locate(case.model)
+    wanted = pick_precision(case.precision or files.precision, pick_device(case.device))
+    if not wanted.bits:
+        return False
+    told: list[int] = []
+    packed_copy(files, wanted.name, lambda done, total: told.append(done))
+    return bool(told)
+
+
+def _caption(model: "galago.Model", case: Case, number: int) -> Message:
+    # Another image each time, so that no cache of images has it already; the same ones for every case.
+    pixels = np.random.default_rng(number).integers(0, 256, (case.height, case.width, 3), np.uint8)
+    request = Request(Caption("normal"), Image.fromarray(pixels), Sampling(max_tokens=case.tokens))
+    done = next(event for event in model.submit(request) if isinstance(event, Done))
+    times, made = done.timings, done.usage.completion_tokens
+    # The first token comes from the prompt's last position. After the last one nothing is computed, unless the
+    # model had to say that it was the last.
+    steps = made if done.finish_reason == "stop" else made - 1
+    return {
+        "encode_s": times.encode_s,
+        "prefill_s": times.prefill_s,
+        # Not Timings.ttft_s, which waits for text to show: random tokens may make none.
+        "ttft_s": times.encode_s + times.prefill_s,
+        "decode_s": times.decode_s,
+        "decode_tokens_per_s": steps / times.decode_s if steps > 0 else None,
+        "total_s": times.total_s,
+        "tokens": made,
+        "prompt_tokens": done.usage.prompt_tokens,
+    }
+
+
+def peak_rss() -> int:
+    """Bytes of resident memory at the peak of this process.
+
+    Linux counts into ru_maxrss what the parent had when it started us, so its status file goes before.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

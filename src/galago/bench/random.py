@@ -1,0 +1,158 @@
+"""Checkpoints of random weights at a model's true shapes: they prove speed and memory, and mean nothing."""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from galago import hub
+from galago.catalog import Bundled, entries, find
+from galago.errors import GalagoError, InvalidRequest, ModelNotFound
+
+STD = 0.02
+CHUNK = 1 << 20
+"""Weights that are made at once, so that they stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a checkpoint of random weights is made after: `config` is a config.json, or empty for the family's sizes."""
+
+    name: str
+    config: Mapping[str, Any]
+    tokenizer: Path
+
+
+def default_model() -> str:
+    """The catalogue's first model that has to be downloaded: to measure it without is what random weights are for."""
+    return next(entry.id for entry in entries() if not isinstance(entry.source, Bundled))
+
+
+def blueprint(model: str) -> Blueprint:
+    """What to make for a model of the catalogue or a folder; nothing is downloaded. Raises ModelNotFound."""
+    try:
+        entry = find(model)
+    except ModelNotFound:
+        files = hub.locate(model)
+        return Blueprint(files.name, files.config, files.tokenizer)
+    if entry.family not in hub.FAMILIES.values():
+        raise ModelNotFound(f"{entry.id} is of the family {entry.family}, which this version cannot run")
+    bundled = next(e for e in entries() if isinstance(e.source, Bundled))
+    stand_in = hub.locate(bundled.id)
+    if isinstance(entry.source, Bundled):
+        own = hub.locate(entry.id)
+        return Blueprint(entry.id, own.config, own.tokenizer)
+    # The revision is that of the tokenizer: the shapes are the same in all, and which ids a text becomes
+    # does not matter here, only that they exist.
+    kind = next(kind for kind, family in hub.FAMILIES.items() if family == entry.family)
+    return Blueprint(entry.id, {"model_type": kind, "revision": stand_in.revision}, stand_in.tokenizer)
+
+
+def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of a model's random checkpoint, made at its first use.
+
+    `progress` is told how many bytes of how many are written. Raises ModelNotFound, CheckpointError, or
+    InvalidRequest where it cannot be written.
+    """
+    from galago.packing import cache_folder
+
+    made = blueprint(model)
+    folder = cache_folder().resolve() / "random" / made.name
+    if _is_there(folder, made):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside its place and then moved there, so that what is there is whole.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+            new = Path(making) / made.name
+            write_checkpoint(new, made, progress)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+    except OSError as error:
+        raise InvalidRequest(f"cannot write {folder}: {error.strerror or error}; set GALAGO_CACHE") from error
+    return folder
+
+
+def _is_there(folder: Path, made: Blueprint) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(config == dict(made.config)) and (folder / "model.safetensors").is_file()
+
+
+def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write model.safetensors (bfloat16), config.json and tokenizer.json, holding one tensor at a time.
+
+    The end token is so unlikely that answers always reach their limit.
+    """
+    import torch
+
+    from galago.checkpoint import write_tensors
+    from galago.families.moondream.config import make_config
+    from galago.families.moondream.tokenizer import decide_revision, load_tokenizer
+    from galago.families.moondream.weights import FLOAT32, shapes
+
+    stated, family = made.config.get("revision"), made.config.get("prompt_family")
+    revision = decide_revision(stated, family, load_tokenizer(made.tokenizer))
+    config = make_config(made.config.get("config") or {}, revision)
+    # float32 first, so that each tensor lies at a multiple of its type's size.
+    table = sorted(shapes(config).items(), key=lambda pair: pair[0] not in FLOAT32)
+    layout = {f"model.{name}": (torch.float32 if name in FLOAT32 else torch.bfloat16, shape) for name, shape in table}
+    total = sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, total)
+    (folder / "config.json").write_text(json.dumps(dict(made.config), indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(made.tokenizer, folder / "tokenizer.json")
+    generator = np.random.Generator(np.random.SFC64(0))
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        done = 0
+        for name, (dtype, shape) in layout.items():
+            values = _values(name, shape, config.tokens.eos_id, generator)
+            if dtype == torch.float32:
+                made = torch.from_numpy(np.concatenate(list(values)))
+            else:
+                made = torch.from_numpy(np.concatenate([_bfloat16(v) for v in values])).view(dtype)
+            yield name, made.view(shape)
+            done += made.nbytes
+            if progress:
+                progress(done, total)
+
+    write_tensors(folder / "model.safetensors", layout, tensors(), {"format": "pt"})
+
+
+def _values(name: str, shape: tuple[int, ...], eos: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """float32 pieces of a tensor: uniform of deviation STD for matrices, 1 for gains, 0 for biases."""
+    count = math.prod(shape)
+    if len(shape) == 1:
+        values = np.full(count, 0.0 if name.endswith("bias") else 1.0, np.float32)
+        if name == "model.text.lm_head.bias":
+            values[eos] = -1e4
+        yield values
+        return
+    # Uniform from raw bits: an order of magnitude cheaper than normal ones, and as good for speed.
+    scale = np.float32(STD * math.sqrt(3) / 2**15)
+    for begin in range(0, count, CHUNK):
+        bits = np.frombuffer(generator.bytes(2 * min(CHUNK, count - begin)), np.int16)
+        yield bits.astype(np.float32) * scale
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 numbers: bfloat16, rounded towards zero, as int16."""
+    return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise GalagoError(
+            f"random weights need {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
+            "make room, or set GALAGO_CACHE to a folder on a larger disk"
+        )

@@ -1,0 +1,183 @@
+"""A plan of cases and rounds, and the results of a run."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from galago.bench.case import Case
+from galago.bench.machine import machine
+from galago.bench.processes import ChildFailed, Message, child_command, run_child
+from galago.bench.results import Result, spread
+
+Told = Callable[[int, int, str], None]
+"""Told how many steps of how many are done, and what is under way."""
+
+SAME_TYPE = {"int4": "int8"}
+"""The type that a precision multiplies in, where that has another name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cases that are measured in turn, each in a process of its own, `rounds` times.
+
+    In turn, so that whatever else the machine does hits all alike. `ceilings` measures in every round what the
+    machine reaches; `random` notes that the models' weights are random.
+    """
+
+    cases: tuple[Case, ...]
+    rounds: int = 1
+    ceilings: bool = True
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result for each case of which at least one process came to its end, and why others did not."""
+
+    results: list[Result]
+    failures: list[str]
+
+
+def bench(plan: Plan, tell: Told = lambda done, total, what: None) -> Outcome:
+    """Carry out a plan. A case that fails is left out of later rounds."""
+    under_way = _UnderWay(plan, tell)
+    for turn in range(plan.rounds):
+        under_way.round(f"round {turn + 1} of {plan.rounds}: " if plan.rounds > 1 else "")
+    ceilings = _highest(m for [m] in under_way.ceilings)
+    found = under_way.processes.items()
+    results = [_result(plan, case, processes, ceilings) for case, processes in found if processes]
+    return Outcome(results, under_way.failures)
+
+
+class _UnderWay:
+    """What the children told so far: for each case and process its messages (see measure.py)."""
+
+    def __init__(self, plan: Plan, tell: Told) -> None:
+        self.plan = plan
+        self.tell = tell
+        self.processes: dict[Case, list[list[Message]]] = {case: [] for case in plan.cases}
+        self.ceilings: list[list[Message]] = []
+        self.failures: list[str] = []
+        self._left = list(plan.cases)
+        self._done = 0
+        # A message is a step.
+        self._steps = plan.rounds * (plan.ceilings + sum(case.runs + 2 for case in plan.cases))
+
+    def round(self, place: str) -> None:
+        if self.plan.ceilings:
+            self._measure_ceilings(place)
+        for case in list(self._left):
+            try:
+                self.processes[case].append(self._measured(case, place))
+            except ChildFailed as failure:
+                self.failures.append(f"{case.name}: {failure}")
+                self._left.remove(case)
+
+    def _measured(self, case: Case, place: str) -> list[Message]:
+        while True:
+            messages = self._child(place + case.name, {"case": asdict(case), "started": time.monotonic()})
+            if messages[-1]["event"] != "again":
+                return messages
+
+    def _measure_ceilings(self, place: str) -> None:
+        one = self.plan.cases[0]
+        task = {"threads": one.threads, "device": one.device}
+        try:
+            self.ceilings.append(self._child(f"{place}what the machine reaches", task))
+        except ChildFailed as failure:
+            self.failures.append(f"what the machine reaches: {failure}")
+
+    def _child(self, what: str, task: Message) -> list[Message]:
+        messages: list[Message] = []
+
+        def hear(message: Message) -> None:
+            messages.append(message)
+            self._done += message["event"] != "again"
+            self.tell(self._done, self._steps, what)
+
+        self.tell(self._done, self._steps, what)
+        run_child(child_command(task), hear)
+        return messages
+
+
+def _highest(measured: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ceilings of all rounds as one: what the machine reached in its quietest moment."""
+    reads, products = [0.0], dict[str, float]()
+    for one in measured:
+        reads.append(one["read_gb_per_s"])
+        for name, value in one["matmul_tflop_per_s"].items():
+            products[name] = max(value, products.get(name, 0.0))
+    if max(reads) == 0:
+        return {}
+    return {
+        "read_gb_per_s": float(f"{max(reads):.4g}"),
+        "matmul_tflop_per_s": {n: float(f"{v:.4g}") for n, v in products.items()},
+    }
+
+
+def _result(plan: Plan, case: Case, processes: list[list[Message]], ceilings: Mapping[str, Any]) -> Result:
+    told = [message for messages in processes for message in messages]
+    loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
+    facts = loaded[0]
+    figures = {
+        "load_s": spread([m["load_s"] for m in loaded]),
+        "ready_s": spread([messages[1]["ready_s"] for messages in processes]),
+        **{key: spread([m[key] for m in runs]) for key in ("encode_s", "prefill_s", "ttft_s", "decode_s", "total_s")},
+        "decode_tokens_per_s": spread([m["decode_tokens_per_s"] for m in runs], higher=True),
+        **{key: spread([m[key] for m in ends]) for key in ("peak_rss_bytes", "peak_device_bytes") if key in ends[0]},
+        **_achieved(facts, runs),
+    }
+    return {
+        "engine": "galago",
+        "version": _version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {**machine(), "cores": facts["cores"], "torch": facts["torch"]},
+        **{key: facts[key] for key in ("model", "precision", "device", "threads", "kernels")},
+        "random_weights": plan.random,
+        "image": case.image,
+        "crops": facts.get("crops"),
+        "prompt_tokens": runs[0]["prompt_tokens"],
+        "tokens": case.tokens,
+        "tokens_made": min(m["tokens"] for m in runs),
+        "processes": len(processes),
+        "runs": len(runs),
+        **figures,
+        "ceilings": dict(ceilings),
+        "share_of_ceiling": _shares(figures, ceilings, facts["precision"]),
+    }
+
+
+def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[str, float | None]]:
+    """GB/s of weights in decode, Tera-operations a second in prefill and encode; see arithmetic.py."""
+    if "decode_bytes" not in facts:
+        return {}
+    speeds = [m["decode_tokens_per_s"] for m in runs]
+    decode = [None if speed is None else facts["decode_bytes"] * speed / 1e9 for speed in speeds]
+    prefill = [facts["prefill_flop"] * m["prompt_tokens"] / m["prefill_s"] / 1e12 for m in runs]
+    encode = [facts["encode_flop"] / m["encode_s"] / 1e12 for m in runs]
+    named = {"decode_gb_per_s": decode, "prefill_tflop_per_s": prefill, "encode_tflop_per_s": encode}
+    return {key: spread(values, higher=True) for key, values in named.items()}
+
+
+def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, float]:
+    """Of the best figures, 0..1; of what has a ceiling."""
+    if not ceilings or "decode_gb_per_s" not in figures:
+        return {}
+    product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
+    pairs = {
+        "decode": (figures["decode_gb_per_s"]["best"], ceilings["read_gb_per_s"]),
+        "prefill": (figures["prefill_tflop_per_s"]["best"], product),
+        "encode": (figures["encode_tflop_per_s"]["best"], product),
+    }
+    return {name: round(reached / most, 3) for name, (reached, most) in pairs.items() if reached and most}
+
+
+def _version() -> str | None:
+    """None where galago runs from a source tree that is not installed."""
+    try:
+        return version("galago")
+    except PackageNotFoundError:
+        return None

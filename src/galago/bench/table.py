@@ -1,0 +1,94 @@
+"""Results for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from galago.bench.results import FIGURES, Figure, Result, best, counterpart, label, ratio
+
+
+def report(results: Sequence[Result], saved: Sequence[Result] | None = None) -> RenderableType:
+    """A table with a column for each result; with `saved` ratios stand beside the figures."""
+    against = [counterpart(r, saved) if saved else None for r in results]
+    pairs = list(zip(results, against, strict=True))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("best / median")
+    table.add_column("")
+    for result, before in pairs:
+        table.add_column(label(result), justify="right", no_wrap=True)
+        if before:
+            table.add_column("to saved", justify="right", no_wrap=True)
+    for figure in FIGURES:
+        if any(best(r, figure) is not None for r in results):
+            table.add_row(figure.title, figure.unit, *(c for pair in pairs for c in _cells(figure, *pair)))
+    for title, key in (("crops seen", "crops"), ("positions of the prompt", "prompt_tokens"), ("kernels", "kernels")):
+        if any(r[key] is not None for r in results):
+            shown = (("-" if r[key] is None else str(r[key]), *([""] if before else [])) for r, before in pairs)
+            table.add_row(title, "", *(c for cells in shown for c in cells))
+    notes = [*_ceilings(results[0]), *_early(results), *(_compared(pairs) if saved else [])]
+    return Group(Text(_head(results[0])), Text(), table, *(Text(n) for n in ["", *notes] if notes))
+
+
+def number(value: float) -> str:
+    """About three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def _cells(figure: Figure, result: Result, before: Result | None) -> list[str]:
+    shown = [v for which in ("best", "median") if (v := best(result, figure, which)) is not None]
+    text = " / ".join(number(v / figure.scale) for v in shown) or "-"
+    share = result.get("share_of_ceiling", {}).get(figure.ceiling)
+    if share is not None:
+        text += f" ({share:.0%})"
+    if before is None:
+        return [text]
+    times = ratio(figure, result, before)
+    return [text, "-" if times is None else f"{times:.2f}x"]
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    m, threads = result["machine"], _count(result["threads"], "thread", "threads")
+    weights = "random weights, " if result["random_weights"] else ""
+    tokens = _count(result["tokens"], "token", "tokens")
+    runs = f"{_count(result['runs'], 'caption', 'captions')} in {_count(result['processes'], 'process', 'processes')}"
+    galago = "galago" if result["version"] is None else f"galago {result['version']}"
+    return (
+        f"{m['cpu']}, {_count(m['cores'], 'core', 'cores')}, {threads}, {m['system']}; {galago}, torch {m['torch']}\n"
+        f"{weights}noise images of {result['image']}, {tokens}, {runs} for each column; {result['date']}"
+    )
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
+
+
+def _ceilings(result: Mapping[str, Any]) -> list[str]:
+    reached = result["ceilings"]
+    if not reached:
+        return []
+    products = ", ".join(f"{name} {number(v)}" for name, v in reached["matmul_tflop_per_s"].items())
+    return [
+        f"This machine: {number(reached['read_gb_per_s'])} GB/s on a plain read; Top/s on plain products: {products}.",
+        "In brackets the share of that. Counted is the work with weights: attention and the KV cache come on top.",
+    ]
+
+
+def _early(results: Sequence[Result]) -> list[str]:
+    """Models that ended before the tokens that were asked for."""
+    ended = [r for r in results if r["tokens_made"] < r["tokens"]]
+    return [f"{label(r)} ended after {_count(r['tokens_made'], 'token', 'tokens')}." for r in ended]
+
+
+def _compared(pairs: Sequence[tuple[Result, Result | None]]) -> list[str]:
+    told = []
+    for result, before in pairs:
+        if before is None:
+            told.append(f"{label(result)}: no saved run of the same image size, tokens, model and precision.")
+        else:
+            told.append(f"{label(result)} to the saved {label(before)}, {before.get('date', 'of no date')}.")
+    if any(before for _, before in pairs):
+        told.append("1.5x: the best is one and a half times as fast as the saved, or takes two thirds of its memory.")
+    return told

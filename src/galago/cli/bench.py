@@ -1,0 +1,147 @@
+"""galago bench"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galago.catalog import entries, with_precision
+from galago.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from galago.bench.results import Result
+
+EXAMPLES = """\b
+Examples:
+  galago bench
+  galago bench --random --precision float32 --precision int8 --threads 2
+  galago bench moondream2 --image 1024x768 --tokens 32 --rounds 3 --save today.json
+  galago bench moondream2 --compare yesterday.json --plot speed.svg"""
+
+
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Names of `galago models`, folders or weights files."),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="A precision to measure; may be given again. By default what other commands take."),
+    ] = None,
+    image: Annotated[str, typer.Option(metavar="WxH", help="The size of the image in pixels.")] = "378x378",
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens of text.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads that compute; by default all cores.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Captions that each process makes.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes for each case, the cases taking turns.")] = 1,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights of the true shapes: nothing is downloaded.")
+    ] = False,
+    ceilings: Annotated[
+        bool, typer.Option(help="Measure what the machine reaches on a plain read and plain products.")
+    ] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per case.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this file.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show ratios to the results saved in this file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the results.")] = None,
+) -> None:
+    """Measure speed and memory: each model and precision in a process of its own."""
+    from galago.bench.case import Case, image_size
+    from galago.bench.results import read
+    from galago.bench.run import Plan
+    from galago.bench.run import bench as carry_out
+
+    # What can be wrong is looked at before minutes are spent.
+    width, height = image_size(image)
+    saved = None if compare is None else read(compare)
+    for path in (save, plot):
+        if path is not None and path.is_dir():
+            raise InvalidRequest(f"cannot write {path}: it is a folder")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidRequest(f"cannot write {path}: no folder {path.absolute().parent}")
+    cases = []
+    for model, named in _located(models, random):
+        wanted: list[str | None] = [*dict.fromkeys(precision or [])]
+        cases += [Case(model, name, width, height, tokens, runs, threads, device) for name in wanted or [named]]
+    with _progress("Measuring") as tell:
+        outcome = carry_out(Plan(tuple(cases), rounds, ceilings, random), tell)
+    for failure in outcome.failures:
+        typer.echo(f"error: {failure}", err=True)
+    if outcome.results:
+        _give(outcome.results, saved, json, save, plot)
+    if outcome.failures:
+        raise typer.Exit(2)
+
+
+def _located(models: list[str] | None, random: bool) -> list[tuple[str, str | None]]:
+    """What to load for each model, and the precision that its name asked for if that is lost otherwise.
+
+    It is downloaded or made first, where needed, so that no child has to.
+    """
+    if not random:
+        from galago.hub import locate
+
+        chosen = list(dict.fromkeys(models or [entries()[0].id]))
+        for model in chosen:
+            locate(model)
+        return [(model, None) for model in chosen]
+    from galago.bench.random import default_model, random_checkpoint
+
+    found = []
+    for model in dict.fromkeys(models or [default_model()]):
+        with _progress(f"Making random weights for {model}") as tell:
+            folder = random_checkpoint(model, lambda done, total: tell(done, total, ""))
+        found.append((str(folder), with_precision(model)[1]))
+    return found
+
+
+def _give(
+    results: "list[Result]", saved: "list[Result] | None", json: bool, save: Path | None, plot: Path | None
+) -> None:
+    if save is not None:
+        from galago.bench.results import save as write
+
+        write(results, save)
+    if plot is not None:
+        from galago.bench.plot import plot as drawn
+        from galago.bench.results import same_work, write_text
+
+        write_text(drawn(results, same_work(results[0], saved or [])), plot)
+    if json:
+        for result in results:
+            typer.echo(jsonlib.dumps(result, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from galago.bench.table import report
+
+    # Only a terminal has a width that the table must keep to.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+    console.print(report(results, saved))
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    hidden = not console.is_terminal
+    # Drawn when there is something new, not by a clock: that would take time from what is measured.
+    with Progress(
+        *columns, console=console, disable=hidden, transient=True, auto_refresh=False, redirect_stdout=False
+    ) as bar:
+        task = bar.add_task(title, total=None)
+
+        def tell(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{title} {what}".rstrip(), refresh=True)
+
+        yield tell

@@ -1,0 +1,296 @@
+"""Our own CPU kernels (C++ with vector instructions, see kernels.h), called through ctypes.
+
+Where the package was built without a compiler, or on a processor that has none of the instruction sets,
+`kernels()` is None and torch does the work.
+"""
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_void_p, pointer
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from galago.kernels.build import digest
+
+log = logging.getLogger(__name__)
+PANEL = 64
+"""Output channels that are packed together; kPanel in kernels.h."""
+GROUP = 32
+"""Input channels that share an int4 scale; kGroup in kernels.h."""
+
+
+Place = tuple[int, int, int, int]
+"""Where keys and values are: addresses of both, bfloat16 [layers, kv heads, capacity, dim]; length, capacity."""
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = [(n, c_void_p) for n in ("multiply", "w", "sum", "scale", "bias")] + [
+        (n, c_int64) for n in ("k", "n", "bits")
+    ]
+
+
+class _Gemm(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("x", "y")),
+        *((n, c_int64) for n in ("m", "ldx", "ldy")),
+        *((n, c_int32) for n in ("gelu", "threads")),
+    ]
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = [(n, c_void_p) for n in ("k", "v")] + [(n, c_int64) for n in ("length", "stride")]
+
+
+class _Decode(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("q", "out")),
+        ("segments", POINTER(_Segment)),
+        *((n, c_int64) for n in ("n_segments", "t", "heads", "kv_heads", "dim")),
+        *((n, c_int64) for n in ("q_head", "q_row", "out_head", "out_row", "free")),
+        ("threads", c_int32),
+    ]
+
+
+class _Store(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("x", "y")),
+        *((n, c_int64) for n in ("heads", "t", "dim", "x_head", "x_row", "y_head", "y_row")),
+        ("threads", c_int32),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
+        *((n, POINTER(_Weight)) for n in ("qkv", "proj", "fc1", "fc2")),
+    ]
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [*((n, c_void_p) for n in ("k", "v")), *((n, c_int64) for n in ("length", "capacity"))]
+
+
+class _Sequence(ctypes.Structure):
+    _fields_ = [("places", POINTER(_Place)), *((n, c_int64) for n in ("n_places", "rows"))]
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = [
+        ("layers", POINTER(_Layer)),
+        *((n, c_void_p) for n in ("x", "cos", "sin")),
+        ("sequences", POINTER(_Sequence)),
+        *((n, c_int64) for n in ("n_layers", "n_sequences", "dim", "heads", "kv_heads", "ff", "half")),
+        ("eps", c_float),
+        *((n, c_int32) for n in ("together", "threads")),
+    ]
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("q", "k", "v", "out")),
+        *((n, c_int64) for n in ("batch", "heads", "kv_heads", "t", "s", "dim")),
+        *((f"{t}_{axis}", c_int64) for t in ("q", "k", "v", "out") for axis in ("batch", "head", "row")),
+        ("threads", c_int32),
+    ]
+
+
+class _Rotate(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("x", "cos", "sin")),
+        *((n, c_int64) for n in ("rows", "heads", "half", "x_row", "x_head")),
+        ("threads", c_int32),
+    ]
+
+
+class _LayerNorm(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("x", "weight", "bias", "y")),
+        *((n, c_int64) for n in ("m", "k", "ldx")),
+        ("eps", c_float),
+        ("threads", c_int32),
+    ]
+
+
+class _Table(ctypes.Structure):
+    _fields_ = [
+        ("name", c_char_p),
+        ("gemm", ctypes.CFUNCTYPE(None, POINTER(_Weight), POINTER(_Gemm))),
+        ("decode", ctypes.CFUNCTYPE(None, POINTER(_Decode))),
+        ("store", ctypes.CFUNCTYPE(None, POINTER(_Store))),
+        ("stack", ctypes.CFUNCTYPE(None, POINTER(_Stack))),
+        ("attention", ctypes.CFUNCTYPE(None, POINTER(_Attention))),
+        ("rotate", ctypes.CFUNCTYPE(None, POINTER(_Rotate))),
+        ("layer_norm", ctypes.CFUNCTYPE(None, POINTER(_LayerNorm))),
+        ("add", ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32)),
+        ("read", ctypes.CFUNCTYPE(c_int64, c_void_p, c_int64, c_int32)),
+    ]
+
+
+class Kernels:
+    """The kernels for one instruction set. Tensors are on the CPU, and float32 unless said otherwise."""
+
+    def __init__(self, table: _Table) -> None:
+        self._table = table
+        self.name = table.name.decode()
+        self.has_attention = bool(table.attention)
+
+    def weight(
+        self, panels: Tensor, total: Tensor, scale: Tensor, bias: Tensor, multiply: Tensor, n: int, k: int, bits: int
+    ) -> _Weight:
+        """What `gemm` reads, see precision/quantize.py; the tensors must outlive it."""
+        parts = (multiply, panels, total, scale, bias)
+        return _Weight(*(t.data_ptr() for t in parts), k, n, bits)
+
+    def gemm(self, x: Tensor, w: _Weight, gelu: bool = False) -> Tensor:
+        """x [..., k], quantised row by row, times the weight: [..., n]; then tanh-GELU where asked."""
+        rows = x.reshape(-1, w.k)
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        y = torch.empty(*x.shape[:-1], w.n)
+        if m := rows.shape[0]:
+            asked = _Gemm(rows.data_ptr(), y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
+            self._table.gemm(byref(w), byref(asked))
+        return y
+
+    def decode(self, q: Tensor, segments: Sequence[tuple[Tensor, Tensor]], free: int) -> Tensor:
+        """Attention of q [heads, t, dim] over bfloat16 keys and values [kv heads, n, dim] of each segment in turn.
+
+        Query i sees the first free + i + 1 positions. dim is a multiple of 16.
+        """
+        heads, t, dim = q.shape
+        if q.stride(2) != 1:
+            q = q.contiguous()
+        out = torch.empty(t, heads, dim)
+        parts = (_Segment * len(segments))(
+            *(_Segment(k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0)) for k, v in segments)
+        )
+        asked = _Decode(
+            *(q.data_ptr(), out.data_ptr(), parts, len(segments), t, heads, segments[0][0].shape[0], dim),
+            *(q.stride(0), q.stride(1), dim, heads * dim, free, torch.get_num_threads()),
+        )
+        self._table.decode(byref(asked))
+        return out.transpose(0, 1)
+
+    def store(self, x: Tensor, y: Tensor) -> None:
+        """Copy x [heads, t, dim] into the bfloat16 y of the same shape."""
+        if x.stride(2) != 1:
+            x = x.contiguous()
+        asked = _Store(
+            *(x.data_ptr(), y.data_ptr(), *x.shape, x.stride(0), x.stride(1), y.stride(0), y.stride(1)),
+            torch.get_num_threads(),
+        )
+        self._table.store(byref(asked))
+
+    def layers(self, parts: Sequence[tuple[Sequence[Tensor], Sequence[_Weight]]]) -> "ctypes.Array[_Layer]":
+        """What `stack` reads: of each block its norms' gain and bias (two or four tensors), and qkv, proj, fc1, fc2.
+
+        All of them must outlive it.
+        """
+        made = []
+        for norms, weights in parts:
+            addresses = [t.data_ptr() for t in norms] + [None] * (4 - len(norms))
+            made.append(_Layer(*addresses, *map(pointer, weights)))
+        return (_Layer * len(made))(*made)
+
+    def stack(
+        self,
+        layers: "ctypes.Array[_Layer]",
+        x: Tensor,
+        table: tuple[Tensor, Tensor] | None,
+        sequences: Sequence[tuple[Sequence[Place], int]],
+        sizes: tuple[int, int, int],
+        eps: float,
+        together: bool,
+    ) -> None:
+        """Replace x [rows, dim] by what all blocks make of it, and keep the keys and values.
+
+        `table` is of cosines and sines [rows, half]; each sequence has its places and how many of the
+        rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
+        one sequence, which begins here, and its rows see each other in both directions.
+        """
+        kept = [(_Place * len(places))(*(_Place(*place) for place in places)) for places, _ in sequences]
+        parts = (_Sequence(at, len(at), rows) for at, (_, rows) in zip(kept, sequences, strict=True))
+        cos, sin, half = (None, None, 0) if table is None else (*(t.data_ptr() for t in table), table[0].shape[-1])
+        heads, kv_heads, ff = sizes
+        asked = _Stack(
+            *(layers, x.data_ptr(), cos, sin, (_Sequence * len(kept))(*parts)),
+            *(len(layers), len(kept), x.shape[1], heads, kv_heads, ff, half, eps, together, torch.get_num_threads()),
+        )
+        self._table.stack(byref(asked))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products."""
+        q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+        b, heads, t, dim = q.shape
+        out = torch.empty(b, t, heads, dim).transpose(1, 2)
+        strides = (stride for x in (q, k, v, out) for stride in x.stride()[:3])
+        asked = _Attention(
+            *(x.data_ptr() for x in (q, k, v, out)),
+            *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, torch.get_num_threads()),
+        )
+        self._table.attention(byref(asked))
+        return out
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Turn x [heads, t, dim] in place by the angles [t, half]; see nn/rotary.py."""
+        heads, t, _ = x.shape
+        asked = _Rotate(
+            *(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), t, heads, cos.shape[-1]),
+            *(x.stride(1), x.stride(0), torch.get_num_threads() if t > 16 else 1),
+        )
+        self._table.rotate(byref(asked))
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """LayerNorm over the last dimension of x [..., k]."""
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        m, k = rows.shape
+        y = torch.empty(x.shape)
+        parts = (t.data_ptr() for t in (rows, weight, bias, y))
+        self._table.layer_norm(byref(_LayerNorm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())))
+        return y
+
+    def add(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """x + a, and + b; all contiguous and of one shape."""
+        y = torch.empty(x.shape)
+        threads = torch.get_num_threads() if x.numel() > 1 << 16 else 1
+        last = b.data_ptr() if b is not None else None
+        self._table.add(x.data_ptr(), a.data_ptr(), last, y.data_ptr(), x.numel(), threads)
+        return y
+
+    def read(self, x: Tensor) -> int:
+        """Read every byte of a contiguous tensor, as fast as the machine can; the sum of its 32-bit words."""
+        return int(self._table.read(x.data_ptr(), x.nbytes // 4, torch.get_num_threads()))
+
+
+@cache
+def load(name: str | None = None) -> Kernels | None:
+    """The kernels of this instruction set, by default the best that the processor has; None if there are none."""
+    library = Path(__file__).with_name("_kernels.so")
+    if not library.is_file():
+        return None
+    try:
+        opened = ctypes.CDLL(str(library))
+        find, sources = opened.galago_kernels, opened.galago_sources
+    except (OSError, AttributeError) as error:
+        log.warning("the kernels cannot be loaded (%s); torch's are used, which are slower", error)
+        return None
+    sources.restype = c_char_p
+    if sources().decode() != digest():
+        log.warning("the kernels were built from other sources and are not used; install galago anew")
+        return None
+    find.restype, find.argtypes = POINTER(_Table), [c_char_p]
+    table = find(name.encode() if name else None)
+    return Kernels(table.contents) if table else None
+
+
+def kernels() -> Kernels | None:
+    """The kernels in use. GALAGO_KERNELS names an instruction set, or `none` to leave everything to torch."""
+    chosen = os.environ.get("GALAGO_KERNELS", "")
+    return None if chosen == "none" else load(chosen or None)

@@ -1,0 +1,183 @@
+// Attention of a few queries over cached keys and values, and what runs between the products.
+#pragma once
+#include <atomic>
+#include <cmath>
+
+#include "common.h"
+
+namespace {
+
+// Softmax over x[0..n) in place but for the division; gives the sum.
+inline float exponentials(float* x, int64_t n) {
+    float most = x[0];
+    int64_t i = 0;
+    F m = f_set(most);
+    for (; i + kLanes <= n; i += kLanes) m = f_max(m, f_load(x + i));
+    most = f_most(m);
+    for (; i < n; i++) most = std::max(most, x[i]);
+    while (n % kLanes) x[n++] = -1e30f;  // the buffer has room for whole vectors
+    F sum = f_zero(), shift = f_set(most);
+    for (i = 0; i < n; i += kLanes) {
+        F e = f_exp(f_sub(f_load(x + i), shift));
+        f_store(x + i, e);
+        sum = f_add(sum, e);
+    }
+    return f_sum(sum);
+}
+
+// scores[i] = q . k[i] for keys of dim channels, a multiple of kLanes.
+inline void score(const float* q, const uint16_t* k, int64_t n, int64_t dim, float* scores) {
+    for (int64_t i = 0; i < n; i++, k += dim) {
+        F a = f_zero();
+        for (int64_t d = 0; d < dim; d += kLanes) a = f_fma(f_load(q + d), f_of_bf16(k + d), a);
+        scores[i] = f_sum(a);
+    }
+}
+
+template <int V>
+inline void mix(const float* p, const uint16_t* v, int64_t n, int64_t dim, float* out) {
+    F acc[V];
+    for (int j = 0; j < V; j++) acc[j] = f_load(out + j * kLanes);
+    for (int64_t i = 0; i < n; i++) {
+        F weight = f_set(p[i]);
+        for (int j = 0; j < V; j++) acc[j] = f_fma(weight, f_of_bf16(v + i * dim + j * kLanes), acc[j]);
+    }
+    for (int j = 0; j < V; j++) f_store(out + j * kLanes, acc[j]);
+}
+
+// One query of one head over all segments of its sequence, of which it sees the first `sees` positions.
+inline void attend(const float* q, const Segment* segments, int64_t n_segments, int64_t head, int64_t dim, int64_t sees,
+                   float* scores, float* out) {
+    float* mixed = scores + sees + kLanes;
+    float* scaled = mixed + dim;
+    float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    for (int64_t d = 0; d < dim; d++) scaled[d] = q[d] * scale;
+    int64_t at = 0;
+    for (int64_t s = 0; s < n_segments && at < sees; s++) {
+        int64_t n = std::min(segments[s].length, sees - at);
+        score(scaled, segments[s].k + head * segments[s].stride, n, dim, scores + at);
+        at += n;
+    }
+    float sum = exponentials(scores, sees);
+    std::fill(mixed, mixed + dim, 0.0f);
+    at = 0;
+    for (int64_t s = 0; s < n_segments && at < sees; s++) {
+        int64_t n = std::min(segments[s].length, sees - at);
+        const uint16_t* v = segments[s].v + head * segments[s].stride;
+        int64_t d = 0;
+        for (; d + 4 * kLanes <= dim; d += 4 * kLanes) mix<4>(scores + at, v + d, n, dim, mixed + d);
+        for (; d < dim; d += kLanes) mix<1>(scores + at, v + d, n, dim, mixed + d);
+        at += n;
+    }
+    for (int64_t d = 0; d < dim; d++) out[d] = mixed[d] / sum;
+}
+
+void decode(const Decode* given) {
+    const Decode& g = *given;
+    int64_t total = 0;
+    for (int64_t s = 0; s < g.n_segments; s++) total += g.segments[s].length;
+    int64_t group = g.heads / g.kv_heads;
+    in_parallel(g.heads, total * g.t < 64 ? 1 : g.threads, [&](int64_t head) {
+        thread_local Scratch scratch;
+        float* scores = scratch.of<float>(total + kLanes + 2 * g.dim);
+        for (int64_t row = 0; row < g.t; row++) {
+            attend(g.q + head * g.q_head + row * g.q_row, g.segments, g.n_segments, head / group, g.dim,
+                   std::min(total, g.free + row + 1), scores, g.out + head * g.out_head + row * g.out_row);
+        }
+    });
+}
+
+inline void store_row(const float* x, uint16_t* y, int64_t dim) {
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) bf16_of_f(y + d, f_load(x + d));
+    if (d == dim) return;
+    float rest[kLanes] = {};
+    uint16_t half[kLanes];
+    std::memcpy(rest, x + d, (dim - d) * sizeof(float));
+    bf16_of_f(half, f_load(rest));
+    std::memcpy(y + d, half, (dim - d) * sizeof(uint16_t));
+}
+
+void store(const Store* given) {
+    const Store& g = *given;
+    in_parallel(g.heads, g.t * g.dim < 4096 ? 1 : g.threads, [&](int64_t head) {
+        for (int64_t r = 0; r < g.t; r++)
+            store_row(g.x + head * g.x_head + r * g.x_row, g.y + head * g.y_head + r * g.y_row, g.dim);
+    });
+}
+
+void rotate(const Rotate* given) {
+    const Rotate& g = *given;
+    int64_t rows = g.rows * g.heads < 256 ? g.rows : 16;
+    in_parallel((g.rows + rows - 1) / rows, g.threads, [&](int64_t task) {
+        for (int64_t r = task * rows; r < std::min(g.rows, (task + 1) * rows); r++) {
+            const float *cos = g.cos + r * g.half, *sin = g.sin + r * g.half;
+            for (int64_t h = 0; h < g.heads; h++) {
+                float* x = g.x + r * g.x_row + h * g.x_head;
+                for (int64_t i = 0; i < g.half; i++) {
+                    float a = x[i], b = x[i + g.half];
+                    x[i] = a * cos[i] - b * sin[i];
+                    x[i + g.half] = a * sin[i] + b * cos[i];
+                }
+            }
+        }
+    });
+}
+
+void layer_norm(const LayerNorm* given) {
+    const LayerNorm& g = *given;
+    int64_t per_task = std::max<int64_t>(1, g.m / (4 * g.threads)), whole = g.k / kLanes * kLanes;
+    in_parallel((g.m + per_task - 1) / per_task, g.m < 16 ? 1 : g.threads, [&](int64_t task) {
+        for (int64_t r = task * per_task; r < std::min(g.m, (task + 1) * per_task); r++) {
+            const float* x = g.x + r * g.ldx;
+            float* y = g.y + r * g.k;
+            F sum = f_zero(), squares = f_zero();
+            for (int64_t i = 0; i < whole; i += kLanes) sum = f_add(sum, f_load(x + i));
+            float mean = f_sum(sum), rest = 0;
+            for (int64_t i = whole; i < g.k; i++) mean += x[i];
+            mean /= g.k;
+            for (int64_t i = 0; i < whole; i += kLanes) {
+                F d = f_sub(f_load(x + i), f_set(mean));
+                squares = f_fma(d, d, squares);
+            }
+            for (int64_t i = whole; i < g.k; i++) rest += (x[i] - mean) * (x[i] - mean);
+            float by = 1.0f / std::sqrt((f_sum(squares) + rest) / g.k + g.eps);
+            for (int64_t i = 0; i < whole; i += kLanes) {
+                F d = f_mul(f_sub(f_load(x + i), f_set(mean)), f_set(by));
+                f_store(y + i, f_fma(d, f_load(g.weight + i), f_load(g.bias + i)));
+            }
+            for (int64_t i = whole; i < g.k; i++) y[i] = (x[i] - mean) * by * g.weight[i] + g.bias[i];
+        }
+    });
+}
+
+void add(const float* x, const float* a, const float* b, float* y, int64_t n, int32_t threads) {
+    constexpr int64_t kPiece = 1 << 15;
+    in_parallel((n + kPiece - 1) / kPiece, threads, [&](int64_t task) {
+        int64_t end = std::min(n, (task + 1) * kPiece);
+        if (b)
+            for (int64_t i = task * kPiece; i < end; i++) y[i] = x[i] + a[i] + b[i];
+        else
+            for (int64_t i = task * kPiece; i < end; i++) y[i] = x[i] + a[i];
+    });
+}
+
+int64_t read(const int32_t* from, int64_t n, int32_t threads) {
+    constexpr int64_t kPiece = 1 << 18;
+    std::atomic<int64_t> total{0};
+    in_parallel((n + kPiece - 1) / kPiece, threads, [&](int64_t task) {
+        I sums[4] = {i_zero(), i_zero(), i_zero(), i_zero()};
+        const int32_t* end = from + std::min(n, (task + 1) * kPiece);
+        const int32_t* at = from + task * kPiece;
+        for (; at + 4 * kLanes <= end; at += 4 * kLanes)
+            for (int j = 0; j < 4; j++) sums[j] = i_add(sums[j], i_load(at + j * kLanes));
+        int32_t last[kLanes], sum = 0;
+        for (; at < end; at++) sum += *at;
+        i_store(last, i_add(i_add(sums[0], sums[1]), i_add(sums[2], sums[3])));
+        for (int32_t v : last) sum += v;
+        total += sum;
+    });
+    return total;
+}
+
+}  // namespace

@@ -1,0 +1,78 @@
+"""Compiles the kernels: run when the package is built, or by hand with `python src/galago/kernels/build.py`.
+
+The library depends on neither Python nor torch, so one build serves every version of both.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LIBRARY = HERE / "_kernels.so"
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"]
+_X86 = {
+    "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
+    "avx512.cpp": _AVX512,
+    "avx2.cpp": ["-mavx2", "-mfma"],
+    "dispatch.cpp": [],
+    "pool.cpp": [],
+}
+_ARM = {"neon.cpp": ["-march=armv8.2-a+dotprod"], "dispatch.cpp": [], "pool.cpp": []}
+SOURCES = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
+
+
+def digest() -> str:
+    """Of the sources, this file included."""
+    files = sorted(f for f in HERE.iterdir() if f.suffix in (".cpp", ".h") or f.name == Path(__file__).name)
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:32]
+
+
+class CannotBuild(Exception):
+    """Why there are no kernels; torch's are used instead."""
+
+
+def build(library: Path = LIBRARY) -> Path:
+    """Compile the kernels for this machine's kind of processor. Raises CannotBuild."""
+    sources = SOURCES.get(platform.machine().lower())
+    if sources is None:
+        raise CannotBuild(f"there are no kernels for {platform.machine()}")
+    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    if compiler is None or sys.platform not in ("linux", "darwin"):
+        raise CannotBuild("no C++ compiler was found")
+    flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-w"]
+    flags.append(f'-DGALAGO_SOURCES="{digest()}"')
+    with tempfile.TemporaryDirectory() as folder:
+
+        def compiled(name: str) -> str:
+            to = str(Path(folder, name).with_suffix(".o"))
+            _run([compiler, *flags, *sources[name], "-c", str(HERE / name), "-o", to])
+            return to
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compiled, sources))
+        linked = str(Path(folder, "linked.so"))
+        _run([compiler, "-shared", "-pthread", "-o", linked, *objects])
+        # In one step, so that a running process keeps the library that it has mapped.
+        fresh = library.with_suffix(f".{os.getpid()}")
+        shutil.copy(linked, fresh)
+        fresh.replace(library)
+    return library
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotBuild(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except CannotBuild as why:
+        sys.exit(f"error: {why}")

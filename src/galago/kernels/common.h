@@ -1,0 +1,68 @@
+// What the instruction sets share: included after one of the simd_*.h.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace {
+
+// A buffer of each calling thread that grows and stays: kernels are called thousands of times a second.
+struct Scratch {
+    void* data = nullptr;
+    size_t size = 0;
+    ~Scratch() { std::free(data); }
+    // Give memory back unless it is at most so many bytes.
+    void keep(size_t most) {
+        if (size <= most) return;
+        std::free(data);
+        data = nullptr;
+        size = 0;
+    }
+    template <class T>
+    T* of(size_t n) {
+        size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
+        if (bytes > size) {
+            std::free(data);
+            data = std::aligned_alloc(64, bytes);
+            size = data ? bytes : 0;
+        }
+        if (!data) std::abort();
+        return static_cast<T*>(data);
+    }
+};
+
+// Run task(i) for i in 0..n-1 over the threads.
+template <class Task>
+void in_parallel(int64_t n, int threads, const Task& task) {
+    if (threads > 1 && n > 1)
+        return run_in_parallel(
+            n, threads, [](const void* t, int64_t i) { (*static_cast<const Task*>(t))(i); }, &task);
+    for (int64_t i = 0; i < n; i++) task(i);
+}
+
+// e^x with a relative error under 2e-7; 0 below -87.
+inline F f_exp(F x) {
+    x = f_max(f_min(x, f_set(88.0f)), f_set(-104.0f));
+    F n = f_round(f_mul(x, f_set(1.44269504f)));
+    F r = f_fma(n, f_set(-0.693359375f), x);
+    r = f_fma(n, f_set(2.12194440e-4f), r);
+    F p = f_set(1.9875691500e-4f);
+    p = f_fma(p, r, f_set(1.3981999507e-3f));
+    p = f_fma(p, r, f_set(8.3334519073e-3f));
+    p = f_fma(p, r, f_set(4.1665795894e-2f));
+    p = f_fma(p, r, f_set(1.6666665459e-1f));
+    p = f_fma(p, r, f_set(5.0000001201e-1f));
+    p = f_fma(f_mul(p, r), r, f_add(r, f_set(1.0f)));
+    return f_scale2(p, n);
+}
+
+// x / (1 + e^(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) is x (1 + tanh u) / 2.
+inline F f_gelu(F x) {
+    F u = f_mul(x, f_fma(f_mul(x, x), f_set(0.0713548163f), f_set(1.5957691216f)));
+    return f_div(x, f_add(f_set(1.0f), f_exp(f_sub(f_zero(), u))));
+}
+
+}  // namespace

@@ -1,0 +1,8 @@
+#include "simd_neon.h"
+// after the instruction set
+#include "stack.h"
+
+static void stack(const Stack* given) { run_blocks(given, nullptr); }
+
+const Kernels neon_kernels = {
+    "neon-dotprod", gemm, decode, store, stack, nullptr, rotate, layer_norm, add, read};

@@ -1,0 +1,146 @@
+// All blocks of a transformer in one call. For a few rows the kernels are so short that calling them one by one
+// would take as long as some of them; for many, one workspace takes less memory than a tensor for each result.
+#pragma once
+#include <vector>
+
+#include "attention.h"
+#include "gemm.h"
+
+namespace {
+
+// Set where the instruction set has products in bfloat16.
+using AttentionKernel = void (*)(const Attention*);
+
+// Where a row's keys and values go, and how many positions it sees.
+struct Spot {
+    const Place* place;
+    int64_t at, sequence, sees;
+};
+
+struct Blocks {
+    const Stack& g;
+    AttentionKernel together;
+    int64_t rows = 0, most = 0, head_dim, turning, qkv_dim;
+    float *u, *mixed, *qkv, *inner, *attended, *out;
+    std::vector<Spot> spots;
+    std::vector<std::vector<Segment>> segments;
+
+    Blocks(const Stack& given, AttentionKernel kernel, Scratch& scratch) : g(given), together(kernel) {
+        head_dim = g.dim / g.heads;
+        turning = g.heads + g.kv_heads;
+        qkv_dim = (turning + g.kv_heads) * head_dim;
+        segments.resize(g.n_sequences);
+        for (int64_t s = 0; s < g.n_sequences; s++) plan(s);
+        u = scratch.of<float>(rows * (2 * g.dim + qkv_dim + g.ff) + 64);
+        mixed = u + rows * g.dim;
+        qkv = mixed + rows * g.dim;
+        inner = qkv + rows * qkv_dim;
+        attended = qkv;  // whose contents are not needed any more by then
+        out = mixed;
+    }
+
+    void plan(int64_t s) {
+        const Sequence& sequence = g.sequences[s];
+        int64_t left = sequence.rows, before = 0;
+        for (int64_t p = 0; p < sequence.n_places; p++) before += sequence.places[p].length;
+        for (int64_t p = 0; p < sequence.n_places; p++) {
+            Place& place = sequence.places[p];
+            for (; left && place.length < place.capacity; left--, before++)
+                spots.push_back({&place, place.length++, s, before + 1});
+            segments[s].push_back({place.k, place.v, place.length, place.capacity * head_dim});
+        }
+        rows += sequence.rows;
+        most = std::max(most, before);
+    }
+
+    void product(const Weight* w, const float* x, float* y, int gelu) const {
+        Gemm asked{x, y, rows, w->k, w->n, gelu, g.threads};
+        gemm(w, &asked);
+    }
+
+    void norm(const float* weight, const float* bias) const {
+        LayerNorm asked{g.x, weight, bias, u, rows, g.dim, g.dim, g.eps, g.threads};
+        layer_norm(&asked);
+    }
+
+    // Put the rows' keys and values where they are kept.
+    void keep(int64_t layer) const {
+        int64_t per_task = rows < 32 ? rows : 16;
+        in_parallel(spots.empty() ? 0 : (rows + per_task - 1) / per_task, g.threads, [&](int64_t task) {
+            for (int64_t r = task * per_task; r < std::min(rows, (task + 1) * per_task); r++) {
+                const Place& place = *spots[r].place;
+                const float* from = qkv + r * qkv_dim + g.heads * head_dim;
+                for (int64_t h = 0; h < g.kv_heads; h++, from += head_dim) {
+                    int64_t to = ((layer * g.kv_heads + h) * place.capacity + spots[r].at) * head_dim;
+                    store_row(from, place.k + to, head_dim);
+                    store_row(from + g.kv_heads * head_dim, place.v + to, head_dim);
+                }
+            }
+        });
+    }
+
+    void attention_of_all() const {
+        int64_t head = head_dim, row = qkv_dim;
+        const float *k = qkv + g.heads * head_dim, *v = k + g.kv_heads * head_dim;
+        Attention asked{qkv, k, v, mixed, 1, g.heads, g.kv_heads, rows, rows, head_dim,
+                        0, head, row, 0, head, row, 0, head, row, 0, head, g.dim, g.threads};
+        together(&asked);
+    }
+
+    // Row by row within a head, so that keys that several rows see are near when they are needed again.
+    void attention_over_kept(int64_t layer) const {
+        in_parallel(g.heads, g.threads, [&](int64_t head) {
+            thread_local Scratch scratch;
+            thread_local std::vector<Segment> here;
+            float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
+            int64_t kv_head = head / (g.heads / g.kv_heads), last = -1;
+            for (int64_t r = 0; r < rows; r++) {
+                const Spot& spot = spots[r];
+                if (spot.sequence != last) {
+                    last = spot.sequence;
+                    here = segments[last];
+                    for (Segment& segment : here) {
+                        segment.k += layer * g.kv_heads * segment.stride;
+                        segment.v += layer * g.kv_heads * segment.stride;
+                    }
+                }
+                attend(qkv + r * qkv_dim + head * head_dim, here.data(), here.size(), kv_head, head_dim, spot.sees,
+                       scores, mixed + r * g.dim + head * head_dim);
+            }
+        });
+    }
+
+    void run() const {
+        int threads = rows > 8 ? g.threads : 1;
+        for (int64_t l = 0; l < g.n_layers; l++) {
+            const Layer& layer = g.layers[l];
+            norm(layer.norm1_weight, layer.norm1_bias);
+            product(layer.qkv, u, qkv, 0);
+            if (g.half) {
+                Rotate asked{qkv, g.cos, g.sin, rows, turning, g.half, qkv_dim, head_dim, threads};
+                rotate(&asked);
+            }
+            keep(l);
+            if (g.together)
+                attention_of_all();
+            else
+                attention_over_kept(l);
+            product(layer.proj, mixed, attended, 0);
+            if (layer.norm2_weight) {
+                add(g.x, attended, nullptr, g.x, rows * g.dim, threads);
+                norm(layer.norm2_weight, layer.norm2_bias);
+            }
+            product(layer.fc1, u, inner, 1);
+            product(layer.fc2, inner, out, 0);
+            add(g.x, out, layer.norm2_weight ? nullptr : attended, g.x, rows * g.dim, threads);
+        }
+    }
+};
+
+void run_blocks(const Stack* given, AttentionKernel kernel) {
+    thread_local Scratch scratch;
+    Blocks(*given, kernel, scratch).run();
+    scratch.keep(8 << 20);
+}
+
+}  // namespace

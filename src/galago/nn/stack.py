@@ -1,0 +1,69 @@
+"""All blocks of a transformer in one native call, where their kinds of weight allow it.
+
+One by one, the kernels for a few rows are shorter than what it takes to call them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from galago.kernels import Kernels, Place
+from galago.nn.linear import LinearWeight, Norm
+from galago.precision.quantised import Native
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of one block. With one norm attention and MLP both read it, with two each its own."""
+
+    norms: tuple[Norm, ...]
+    linears: tuple[LinearWeight, LinearWeight, LinearWeight, LinearWeight]
+    """qkv, proj, fc1, fc2; the MLP's activation is tanh-GELU"""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks over quantised weights. Keys and values are bfloat16, in places of [layers, kv heads, capacity, dim]."""
+
+    by: Kernels
+    layers: Any
+    blocks: Sequence[Block]
+    """keeps the weights alive"""
+    sizes: tuple[int, int, int]
+    """heads, kv heads, inner width of the MLP"""
+
+    def forward(
+        self,
+        x: Tensor,
+        sequences: Sequence[tuple[Sequence[Place], int]],
+        table: tuple[Tensor, Tensor] | None = None,
+        *,
+        together: bool = False,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Embeddings [rows, dim] to the residual stream [rows, dim], not normalised.
+
+        Each sequence gives its places, with room for its new positions, and how many of the rows are its
+        own; rows of different sequences do not meet, and those of one see what came before them. With
+        `together` there is one sequence, of these rows alone, and all see each other; it may have no place.
+        `table` has cosines and sines [rows, half] of the rows' positions.
+        """
+        out = x.clone(memory_format=torch.contiguous_format)
+        self.by.stack(self.layers, out, table, sequences, self.sizes, eps, together)
+        return out
+
+
+def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype) -> Stack | None:
+    """The blocks as a Stack; None where their kinds of weight or the type of keys and values do not allow it."""
+    parts = []
+    for block in blocks:
+        natives = [w for w in block.linears if isinstance(w, Native)]
+        norms = [t for norm in block.norms for t in (norm.weight, norm.bias)]
+        if kv != torch.bfloat16 or len(natives) < 4 or any(t.dtype != torch.float32 for t in norms):
+            return None
+        parts.append((norms, [w.handle for w in natives]))
+    by = natives[0].by
+    return Stack(by, by.layers(parts), blocks, (heads, kv_heads, natives[2].stored.n))

@@ -1,0 +1,156 @@
+"""Checkpoints whose quantised weights are used straight from the memory map.
+
+A packed checkpoint is a .safetensors file: the tensors of the model, but for each linear map `name` its
+parts name.panels, .scale, .total, .bias and .multiply (see quantise.py). Its metadata tell the bits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from galago.checkpoint import metadata, read_tensors, write_tensors
+from galago.errors import CheckpointError
+from galago.kernels import PANEL
+from galago.nn.linear import Dense, LinearWeight
+from galago.precision import Precision
+from galago.precision.quantise import Quantised, panel_bytes, quantise
+from galago.precision.quantised import on_device
+
+VERSION = "1"
+PARTS = ("panels", "scale", "total", "bias", "multiply")
+Shape = tuple[int, ...]
+Pairs = Iterable[tuple[str, Tensor]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a family's checkpoint holds."""
+
+    shapes: Mapping[str, Shape]
+    """of every tensor"""
+    linears: Mapping[str, tuple[int, int]]
+    """(outputs, inputs) of each linear map `name`, whose tensors are name.weight and name.bias"""
+    exact: frozenset[str] = frozenset()
+    """tensors that stay float32"""
+    looked_up: frozenset[str] = frozenset()
+    """tables of which only some rows are read: on a CPU they stay in the file, as stored"""
+
+
+def bits_of(files: Iterable[Path]) -> int | None:
+    """Bits of the weights of a packed checkpoint; None for any other. Raises CheckpointError."""
+    for file in files:
+        about = metadata(file)
+        if "galago.packed" in about:
+            if about["galago.packed"] != VERSION:
+                raise CheckpointError(f"{file.name} was packed by another version of galago; pack it anew")
+            return int(about["galago.bits"])
+    return None
+
+
+def load(
+    pairs: Pairs, table: Table, precision: Precision, device: torch.device, progress: Progress | None = None
+) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
+    """The tensors of a floating-point checkpoint, and its linear maps in the kind that the precision asks for.
+
+    `progress` is told how many of how many tensors are loaded.
+    """
+    tensors: dict[str, Tensor] = {}
+    made: dict[str, LinearWeight] = {}
+    half: dict[str, Tensor] = {}
+    for count, (name, tensor) in enumerate(pairs, 1):
+        linear, _, part = name.rpartition(".")
+        if precision.bits is None or linear not in table.linears:
+            tensors[name] = _placed(name, tensor, table, precision, device)
+        elif linear in half:
+            both = {part: tensor, "bias" if part == "weight" else "weight": half.pop(linear)}
+            made[linear] = on_device(quantise(both["weight"], both["bias"], precision.bits), device, precision.dtype)
+        else:
+            half[linear] = tensor
+        if progress:
+            progress(count, len(table.shapes))
+    for linear in table.linears if precision.bits is None else ():
+        made[linear] = Dense(tensors.pop(f"{linear}.weight"), tensors.pop(f"{linear}.bias"))
+    return tensors, made
+
+
+def load_packed(
+    files: Iterable[Path], table: Table, precision: Precision, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
+    """The same from a packed checkpoint. Raises CheckpointError naming what is missing or does not fit."""
+    assert precision.bits
+    layout = _layout(table, precision.bits)
+    found: dict[str, Tensor] = {}
+    for name, tensor in read_tensors(files):
+        if name not in layout:
+            raise CheckpointError(f"unexpected tensor {name} {tuple(tensor.shape)}: not part of this model")
+        if tuple(tensor.shape) != layout[name]:
+            given = tuple(tensor.shape)
+            raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {layout[name]}")
+        found[name] = tensor
+    if missing := [name for name in layout if name not in found]:
+        raise CheckpointError(f"missing tensor {missing[0]}")
+    made = {}
+    for linear, (n, k) in table.linears.items():
+        parts = {part: found.pop(f"{linear}.{part}") for part in PARTS}
+        made[linear] = on_device(Quantised(n=n, k=k, bits=precision.bits, **parts), device, precision.dtype)
+    return {name: _placed(name, t, table, precision, device) for name, t in found.items()}, made
+
+
+def pack(
+    read: Callable[[], Pairs],
+    table: Table,
+    bits: int,
+    file: Path,
+    about: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """Write the packed checkpoint of a floating-point one, holding one linear map at a time.
+
+    `read` gives the checkpoint's tensors; it is called twice.
+    """
+    kept = {name: tensor.dtype for name, tensor in read() if name in table.looked_up}
+    kinds = {"panels": torch.uint8, "total": torch.int32}
+    layout = {}
+    for name, shape in sorted(_layout(table, bits).items(), key=lambda item: not item[0].endswith(".panels")):
+        part = name.rpartition(".")[2]
+        layout[name] = (kept.get(name) or kinds.get(part, torch.float32), shape)
+
+    def parts() -> Iterator[tuple[str, Tensor]]:
+        half: dict[str, Tensor] = {}
+        for count, (name, tensor) in enumerate(read(), 1):
+            linear, _, part = name.rpartition(".")
+            if linear not in table.linears:
+                yield name, tensor.to(layout[name][0])
+            elif linear in half:
+                both = {part: tensor, "bias" if part == "weight" else "weight": half.pop(linear)}
+                made = quantise(both["weight"], both["bias"], bits)
+                yield from ((f"{linear}.{p}", getattr(made, p)) for p in PARTS)
+            else:
+                half[linear] = tensor
+            if progress:
+                progress(count, len(table.shapes))
+
+    write_tensors(file, layout, parts(), {**about, "galago.packed": VERSION, "galago.bits": str(bits)})
+
+
+def _layout(table: Table, bits: int) -> dict[str, Shape]:
+    """Every tensor of a packed checkpoint with its shape."""
+    shapes = dict(table.shapes)
+    for linear, (n, k) in table.linears.items():
+        del shapes[f"{linear}.weight"]
+        panels = -(-n // PANEL)
+        padded = (panels * PANEL,)
+        sizes = {"panels": (panels, panel_bytes(k, bits)), "multiply": (k,)}
+        shapes |= {f"{linear}.{part}": sizes.get(part, padded) for part in PARTS}
+    return shapes
+
+
+def _placed(name: str, tensor: Tensor, table: Table, precision: Precision, device: torch.device) -> Tensor:
+    if name in table.looked_up and device.type == "cpu":
+        return tensor
+    dtype = torch.float32 if name in table.exact else precision.dtype
+    return tensor.to(device=device, dtype=dtype).contiguous()

@@ -1,0 +1,151 @@
+"""Linear maps over quantised weights: the kinds of weight that `linear(x, w)` meets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from galago.kernels import Kernels, kernels
+from galago.nn.linear import LinearWeight, gelu
+from galago.precision.quantise import Quantised, values
+
+FEW_ROWS = 16
+"""Up to here torch's weight-only product is the faster one, above quantised activations are."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A packed weight that our own kernels read where it lies, for example in a mapped file."""
+
+    stored: Quantised
+    handle: Any
+    by: Kernels
+
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        return self.by.gemm(x.float(), self.handle, activate).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class RowMajor:
+    """Whole numbers [out, in] for the products that torch has on a CPU. int4 takes the space of int8 here."""
+
+    weight: Tensor
+    """int8 [out, in]"""
+    scale: Tensor
+    bias: Tensor
+    multiply: Tensor
+
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float() * self.multiply
+        product = _weight_only if len(rows) <= FEW_ROWS else _by_integers
+        y = (product(rows, self.weight, self.scale) + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        return gelu(y) if activate else y
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """Whole numbers [out, in] on an accelerator, for activations in the model's own type."""
+
+    weight: Tensor
+    """int8 [out, in]"""
+    scale: Tensor
+    bias: Tensor
+    multiply: Tensor
+    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        rows = (x * self.multiply).reshape(-1, x.shape[-1])
+        y = (self.product(rows, self.weight, self.scale) + self.bias).view(*x.shape[:-1], -1)
+        return gelu(y) if activate else y
+
+
+def _weight_only(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """x [m, in] times an int8 weight [out, in] with a scale for each output, by torch's own kernel."""
+    half = x if x.dtype == torch.float16 else x.bfloat16()
+    return torch.ops.aten._weight_int8pack_mm(half, weight, scale.to(half.dtype)).to(x.dtype)
+
+
+def _unpacked(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The same over a copy of the weight in the type of x."""
+    return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+
+
+def _by_integers(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The same with each row of x quantised to int8."""
+    step = x.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
+    return torch._int_mm((x / step).round_().to(torch.int8), weight.T).float() * step * scale
+
+
+def on_device(stored: Quantised, device: torch.device, dtype: torch.dtype) -> LinearWeight:
+    """The kind of weight that suits the device, for activations of this type."""
+    if device.type == "cpu":
+        if best := kernels():
+            s = stored
+            handle = best.weight(s.panels, s.total, s.scale, s.bias, s.multiply, s.n, s.k, s.bits)
+            return Native(stored, handle, best)
+        n = stored.n
+        return RowMajor(values(stored), stored.scale[:n], stored.bias[:n], stored.multiply)
+    return WeightOnly(
+        weight=values(stored).to(device),
+        scale=stored.scale[: stored.n].to(device),
+        bias=stored.bias[: stored.n].to(device, dtype),
+        multiply=stored.multiply.to(device, dtype),
+        product=product_for(device, dtype),
+    )
+
+
+_chosen: dict[tuple[str, torch.dtype], Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+
+
+def product_for(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The product that an accelerator runs fastest, of those that it runs rightly; tried once for each."""
+    key = (str(device), dtype)
+    if key not in _chosen:
+        x = torch.randn(1, 1024, device=device, dtype=dtype)
+        weight = torch.randint(-127, 128, (1024, 1024), device=device, dtype=torch.int8)
+        scale = torch.full((1024,), 0.01, device=device)
+        right = _unpacked(x, weight, scale)
+        timed = []
+        for product in (_weight_only, _unpacked):
+            try:
+                if torch.allclose(product(x, weight, scale), right, rtol=0.05, atol=1.0):
+                    timed.append((_seconds(lambda p=product: p(x, weight, scale), device), product))  # type: ignore[misc]
+            except (RuntimeError, NotImplementedError):
+                continue
+        _chosen[key] = min(timed, key=lambda pair: pair[0])[1] if timed else _unpacked
+    return _chosen[key]
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+    import time
+
+    from galago.nn.device import synchronize
+
+    call()
+    synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(10):
+        call()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def described(device: torch.device, bits: int | None) -> str:
+    """Which kernels compute linear maps of this many bits (None: floating point) on the device."""
+    if bits is None:
+        return "torch"
+    if device.type != "cpu":
+        return "torch, weight only"
+    best = kernels()
+    return f"galago {best.name}" if best else "torch int8"
+
+
+def fallbacks(device: torch.device, bits: int | None) -> list[str]:
+    """What is slower or larger here than it could be, one sentence each."""
+    if bits is None or device.type != "cpu" or kernels():
+        return []
+    found = ["galago's own kernels are not there (built without a C++ compiler, or for another processor): torch's run"]
+    return [*found, "int4 weights are unpacked to int8"] if bits == 4 else found
