@@ -5,11 +5,11 @@
         --images 378x378 1024x768 --llama-server llama.cpp/build/bin/llama-server --reference moondream-reference \\
         --baseline reference:bfloat16 llama:q4_0
 
-An engine is `name:precision`: `galago`, `llama`, `reference` (also `reference-compiled`), `phi`. Each gets a process
-of its own; with several rounds they take turns, so that a machine which slows down for a while hits all of them.
-Best is over all runs of all rounds; median is the median of the rounds' medians. An engine that is not there is named
-with the reason, and skipped. Everything beside ours is started with `--peer-python`, which may be of another
-environment than this one.
+An engine is `name:precision`: `galago`, `galago-low` (one view of any image, as `llama` has), `llama`, `reference`
+(also `reference-compiled`), `phi`. Each gets a process of its own; with several rounds they take turns, so that a
+machine which slows down for a while hits all of them. Best is over all runs of all rounds; median is the median of the
+rounds' medians. An engine that is not there is named with the reason, and skipped. Everything beside ours is started
+with `--peer-python`, which may be of another environment than this one.
 
 Writes `OUT.json` and `OUT.md`.
 """
@@ -29,7 +29,7 @@ from typing import Any
 from common import HIGHER_IS_BETTER
 
 HERE = Path(__file__).resolve().parent
-ENGINES = ("galago", "llama", "reference", "reference-compiled", "phi")
+ENGINES = ("galago", "galago-low", "llama", "reference", "reference-compiled", "phi")
 RATIOS = ("encode_s", "prefill_s", "ttft_s", "decode_tokens_per_s", "total_s")
 HEADINGS = {
     "load_s": "load s",
@@ -47,9 +47,10 @@ def command(engine: str, image: str, args: argparse.Namespace) -> list[str]:
     name, _, precision = engine.partition(":")
     settings = ["--image", image, "--tokens", args.tokens, "--threads", args.threads, "--runs", args.runs]
     made: list[Any]
-    if name == "galago":
+    if name in ("galago", "galago-low"):
         made = [sys.executable, "-c", GALAGO, "bench", args.checkpoint, "--json", "--no-ceilings", *settings]
         made += ["--precision", precision] if precision else []
+        made += ["--detail", "low"] if name == "galago-low" else []
     else:
         script, extra = {
             "llama": ("llama_server.py", ["--server", args.llama_server]),
@@ -155,7 +156,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--checkpoint", type=Path, required=True, help="a folder of benchmarks/random_checkpoint.py")
+    made.add_argument("--checkpoint", type=Path, required=True, help="the folder that galago.bench.random prints")
     made.add_argument("--engines", nargs="+", required=True, help="name:precision, in the order to run them")
     made.add_argument("--images", nargs="+", default=["378x378"], help="width x height")
     made.add_argument("--tokens", type=int, default=64)

@@ -24,6 +24,7 @@ from galago.precision.packed import bits_of
 from galago.precision.quantised import described, fallbacks
 from galago.request import (
     Caption,
+    Detail,
     Detect,
     DetectGaze,
     GazeFound,
@@ -42,9 +43,10 @@ from galago.request import (
 Source = str | Path | bytes | Image.Image | EncodedImage
 """An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded."""
 Settings = Mapping[str, Any]
-"""temperature, top_p, min_p, seed, max_tokens, stop, max_objects, variant; each may be left out.
+"""temperature, top_p, min_p, seed, max_tokens, stop, max_objects, variant, detail; each may be left out.
 
-Text is greedy unless a temperature is given. `variant` names a LoRA file; see load().
+Text is greedy unless a temperature is given. `variant` names a LoRA file; see load(). With detail `low` a
+large image is seen as a whole only (quicker, and coarser); the default is `high`.
 """
 BOX = ("x_min", "y_min", "x_max", "y_max")
 
@@ -137,11 +139,11 @@ class Model:
         return self._engine.waiting
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
-        """See an image once, for any number of questions about it; of the settings only `variant` matters."""
+        """See an image once, for any number of questions about it; of the settings `variant` and `detail` matter."""
         sampling_from(settings)
         if isinstance(image, EncodedImage):
             return image
-        return self._engine.encode_image(load_image(image), _variant(settings))
+        return self._engine.encode_image(load_image(image), _variant(settings), _detail(settings))
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
@@ -254,7 +256,7 @@ class Model:
     def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
         sampling = sampling_from(settings)
         opened = image if image is None or isinstance(image, EncodedImage) else load_image(image)
-        return self.submit(Request(skill, opened, sampling, _variant(settings)))
+        return self.submit(Request(skill, opened, sampling, _variant(settings), _detail(settings)))
 
     def _text(
         self, key: str, skill: Skill, image: Source | None, stream: bool, settings: Settings | None
@@ -289,6 +291,13 @@ def _variant(settings: Settings | None) -> str | None:
     if variant is not None and not isinstance(variant, str):
         raise InvalidRequest("variant must be a text", "variant")
     return variant
+
+
+def _detail(settings: Settings | None) -> Detail:
+    detail = (settings or {}).get("detail") or "high"
+    if detail not in ("low", "high"):
+        raise InvalidRequest("detail must be low or high", "detail")
+    return cast(Detail, detail)
 
 
 def _limit(settings: Settings | None) -> dict[str, int]:

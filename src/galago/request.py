@@ -80,6 +80,7 @@ class Chat:
     messages: tuple[Message, ...]
 
 
+Detail = Literal["low", "high"]
 Skill = Caption | Query | Detect | Point | DetectGaze | Chat
 
 
@@ -114,15 +115,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to do: a skill over at most one image, with its sampling and LoRA variant."""
+    """One thing to do: a skill over at most one image, with its sampling and LoRA variant.
+
+    With detail `low` the model sees a large image as a whole only, not also piece by piece: quicker, and coarser.
+    """
 
     skill: Skill
     image: "Image.Image | Encoding | None" = None
     sampling: Sampling = field(default_factory=Sampling)
     variant: str | None = None
+    detail: Detail = "high"
 
     def __post_init__(self) -> None:
         check_skill(self.skill)
+        _check(self.detail in ("low", "high"), "detail", "low or high")
 
 
 # --- events: what comes back -----------------------------------------------------------------
@@ -245,11 +251,11 @@ def check_skill(skill: Skill) -> None:
             _check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
 
 
-SETTINGS = {f.name for f in fields(Sampling)} | {"max_objects", "variant"}
+SETTINGS = {f.name for f in fields(Sampling)} | {"max_objects", "variant", "detail"}
 
 
 def sampling_from(settings: Mapping[str, Any] | None) -> Sampling:
-    """Sampling from a settings dict as Moondream's clients pass it (max_objects and variant are read elsewhere).
+    """Sampling from a settings dict as Moondream's clients pass it (the last three are read elsewhere).
 
     Raises InvalidRequest for a key that does not exist or a value out of range.
     """

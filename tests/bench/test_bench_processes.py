@@ -6,14 +6,18 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from tiny_moondream import write
 
 from galago.bench import run
 from galago.bench.case import Case
-from galago.bench.measure import measure, peak_rss
+from galago.bench.measure import measure
 from galago.bench.processes import ChildFailed, child_command, run_child
 from galago.bench.run import Plan, bench
 from galago.errors import InvalidRequest
+from galago.nn.device import memory
+
+CPU = torch.device("cpu")
 
 
 def python(code: str) -> list[str]:
@@ -120,12 +124,15 @@ else:
 
 def test_the_peak_is_that_of_the_process_itself():
     """Not of the process that started it, as Linux' ru_maxrss has it."""
-    held = bytearray(peak_rss() + 200_000_000)
+    held = bytearray(memory(CPU).peak + 200_000_000)
     held[::4096] = bytes([1]) * len(held[::4096])
     told: list[dict[str, Any]] = []
-    code = "import json; from galago.bench.measure import peak_rss; print(json.dumps({'event': peak_rss()}))"
+    code = (
+        "import json, torch; from galago.nn.device import memory; "
+        "print(json.dumps({'event': memory(torch.device('cpu')).peak}))"
+    )
     run_child(python(code), told.append)
-    assert 20_000_000 < told[0]["event"] < len(held) <= peak_rss()
+    assert 20_000_000 < told[0]["event"] < len(held) <= memory(CPU).peak
 
 
 def test_image_sizes():

@@ -16,7 +16,7 @@ from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import End, Feed, Output, Start, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
-from galago.request import Caption, Done, Query, Request, TextDelta
+from galago.request import Caption, Detail, Done, Query, Request, TextDelta
 
 PATIENCE = 30
 
@@ -50,7 +50,7 @@ class Gated:
         finally:
             self.ended.append(question)
 
-    def encode_image(self, image: Image.Image, variant: str | None = None) -> EncodedImage:
+    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
         k = torch.zeros(1, 1, 3, 2)
         return EncodedImage("gated", variant, k, k, image.size, 1, 2, 0.25, 0.5)
 

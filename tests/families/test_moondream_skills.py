@@ -180,6 +180,15 @@ def test_an_encoded_image_answers_as_the_image(model: Model) -> None:
     assert torch.equal(encoded.k, before[0]) and torch.equal(encoded.v, before[1])
 
 
+def test_low_detail_sees_the_whole_only(model: Model) -> None:
+    wide = tiny.IMAGE.resize((tiny.IMAGE.width * 4, tiny.IMAGE.height * 2))
+    whole = model.encode_image(wide, {"detail": "low"})
+    assert whole.crops == 1 < model.encode_image(wide, {"detail": "high"}).crops
+    assert model.caption(wide, settings={"detail": "low"}) == model.caption(whole)
+    with pytest.raises(InvalidRequest, match="low or high"):
+        model.caption(wide, settings={"detail": "auto"})
+
+
 def test_an_image_encoded_by_another_model_is_refused(model: Model, tmp_path: Path) -> None:
     # The same folder name, another checkpoint.
     with tiny.open_model(tiny.write(tmp_path / model.name, weights=tiny.tensors(seed=5))) as other:

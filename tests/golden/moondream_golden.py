@@ -26,6 +26,7 @@ from galago.model import Model
 from galago.precision import pick_precision
 from galago.request import (
     Caption,
+    Detail,
     Detect,
     DetectGaze,
     Event,
@@ -203,8 +204,8 @@ class Recorder:
     def skill(self, request: Request) -> Steps:
         return self.inner.skill(request)
 
-    def encode_image(self, image: Image.Image, variant: str | None = None) -> EncodedImage:
-        return self.inner.encode_image(image, variant)
+    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+        return self.inner.encode_image(image, variant, detail)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         self.sequences.append([])

@@ -70,6 +70,17 @@ def test_every_instruction_set_gives_the_same_numbers(bits: int) -> None:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "n_in"), [(1, 3), (67, 70), (256, 512)])
+def test_floating_point_weights(k: Kernels, dtype: torch.dtype, n: int, n_in: int) -> None:
+    weight, bias = torch.randn(n, n_in).to(dtype), torch.randn(n).to(dtype)
+    x = torch.randn(16, n_in)
+    alone = torch.cat([k.dense(row.unsqueeze(0), weight, bias) for row in x])
+    torch.testing.assert_close(alone, F.linear(x, weight.float(), bias.float()), rtol=1e-4, atol=1e-4)
+    for m in range(1, 17):
+        assert torch.equal(k.dense(x[:m], weight, bias), alone[:m]), m
+
+
 def test_product_of_rows_that_lie_apart_and_of_extremes(k: Kernels) -> None:
     w = made(64, 48, 8)
     wide = torch.randn(7, 96)

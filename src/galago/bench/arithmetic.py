@@ -29,7 +29,7 @@ def work_of(model: "Model", case: Case) -> dict[str, Any]:
     if files.family != "moondream":
         return {}
     config = make_config(files.config.get("config") or {}, REVISIONS[model.revision])
-    crops = crops_of(config, case.width, case.height)
+    crops = crops_of(config, case.width, case.height) if case.detail == "high" else 1
     return {
         "crops": crops,
         "decode_bytes": decode_bytes(config, pick_precision(model.precision, torch.device(model.device))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galago.errors import InvalidRequest
+from galago.request import Detail
 
 MAX_PIXELS = 64_000_000
 """As many as an image may have anywhere else; see media/image.py, which would import more than a command line wants."""
@@ -25,6 +26,7 @@ class Case:
     runs: int = 3
     threads: int | None = None
     device: str | None = None
+    detail: Detail = "high"
 
     @property
     def name(self) -> str:
@@ -33,7 +35,8 @@ class Case:
 
     @property
     def image(self) -> str:
-        return f"{self.width}x{self.height}"
+        """Its size, and how it is looked at if that is not the usual way."""
+        return f"{self.width}x{self.height}" + (" low" if self.detail == "low" else "")
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from galago import kernels as native
 from galago.nn.device import pick_device, synchronize, usable_cores
@@ -61,15 +60,9 @@ def fastest_s(call: Callable[[], object], where: torch.device, budget_s: float, 
 def _read_s(count: int, where: torch.device, budget_s: float) -> float:
     # Ones, not zeros: the system may have a single page stand for all that was never written.
     data = torch.ones(count // 8, dtype=torch.int64, device=where)
-    if where.type == "cpu" and (read := _plain_read()):
-        return fastest_s(lambda: read(data, torch.get_num_threads()), where, budget_s)
+    if where.type == "cpu" and (best := native.kernels()):
+        return fastest_s(lambda: best.read(data), where, budget_s)
     return fastest_s(lambda: torch.sum(data), where, budget_s)
-
-
-def _plain_read() -> Callable[[Tensor, int], object] | None:
-    """Our own kernel that does nothing but read; None where the package was built without kernels."""
-    read: Callable[[Tensor, int], object] | None = getattr(native, "plain_read", None)
-    return read if native.kernels() else None
 
 
 def _products(shape: tuple[int, int, int], where: torch.device) -> dict[str, list[Callable[[], Callable[[], object]]]]:

@@ -1,10 +1,7 @@
 """What a child process does for one case."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +54,7 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
             ready = {"ready_s": before + run["encode_s"]} if number == 0 else {}
             tell({"event": "run", **run, **ready})
         device = torch.device(model.device)
-        end = {"event": "end", "peak_rss_bytes": peak_rss()}
+        end = {"event": "end", "peak_rss_bytes": memory(torch.device("cpu")).peak}
         if device.type != "cpu":
             end["peak_device_bytes"] = memory(device).peak
         tell(end)
@@ -77,7 +74,7 @@ def _packs(case: Case) -> bool:
 def _caption(model: "galago.Model", case: Case, number: int) -> Message:
     # Another image each time, so that no cache of images has it already; the same ones for every case.
     pixels = np.random.default_rng(number).integers(0, 256, (case.height, case.width, 3), np.uint8)
-    request = Request(Caption("normal"), Image.fromarray(pixels), Sampling(max_tokens=case.tokens))
+    request = Request(Caption("normal"), Image.fromarray(pixels), Sampling(max_tokens=case.tokens), detail=case.detail)
     done = next(event for event in model.submit(request) if isinstance(event, Done))
     times, made = done.timings, done.usage.completion_tokens
     # The first token comes from the prompt's last position. After the last one nothing is computed, unless the
@@ -94,15 +91,3 @@ def _caption(model: "galago.Model", case: Case, number: int) -> Message:
         "tokens": made,
         "prompt_tokens": done.usage.prompt_tokens,
     }
-
-
-def peak_rss() -> int:
-    """Bytes of resident memory at the peak of this process.
-
-    Linux counts into ru_maxrss what the parent had when it started us, so its status file goes before.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,12 @@
-"""Checkpoints of random weights at a model's true shapes: they prove speed and memory, and mean nothing."""
+"""Checkpoints of random weights at a model's true shapes: they prove speed and memory, and mean nothing.
+
+python -m galago.bench.random moondream2    # prints the folder, which other engines can be given too
+"""
 
 import json
 import math
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -156,3 +160,7 @@ def _check_space(folder: Path, needed: int) -> None:
             f"random weights need {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: "
             "make room, or set GALAGO_CACHE to a folder on a larger disk"
         )
+
+
+if __name__ == "__main__":
+    print(random_checkpoint(sys.argv[1] if len(sys.argv) > 1 else default_model()))

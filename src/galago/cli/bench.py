@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from galago.catalog import entries, with_precision
 from galago.errors import InvalidRequest
+from galago.request import Detail
 
 if TYPE_CHECKING:
     from galago.bench.results import Result
@@ -33,6 +34,9 @@ def bench(
         typer.Option(help="A precision to measure; may be given again. By default what other commands take."),
     ] = None,
     image: Annotated[str, typer.Option(metavar="WxH", help="The size of the image in pixels.")] = "378x378",
+    detail: Annotated[
+        str, typer.Option(metavar="low|high", help="low sees a large image as a whole only, as other engines do.")
+    ] = "high",
     tokens: Annotated[int, typer.Option(min=1, help="New tokens of text.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads that compute; by default all cores.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Captions that each process makes.")] = 3,
@@ -59,6 +63,8 @@ def bench(
 
     # What can be wrong is looked at before minutes are spent.
     width, height = image_size(image)
+    if detail not in ("low", "high"):
+        raise InvalidRequest(f"--detail must be low or high, not {detail!r}", "detail")
     saved = None if compare is None else read(compare)
     for path in (save, plot):
         if path is not None and path.is_dir():
@@ -68,7 +74,8 @@ def bench(
     cases = []
     for model, named in _located(models, random):
         wanted: list[str | None] = [*dict.fromkeys(precision or [])]
-        cases += [Case(model, name, width, height, tokens, runs, threads, device) for name in wanted or [named]]
+        for name in wanted or [named]:
+            cases.append(Case(model, name, width, height, tokens, runs, threads, device, cast(Detail, detail)))
     with _progress("Measuring") as tell:
         outcome = carry_out(Plan(tuple(cases), rounds, ceilings, random), tell)
     for failure in outcome.failures:

@@ -24,6 +24,9 @@ Draw = Annotated[
     typer.Option(metavar="PATH", help="Draw what was found: a picture to write, or a folder for several images."),
 ]
 Variant = Annotated[str | None, typer.Option(metavar="FILE", help="A LoRA variant to apply.")]
+Detail = Annotated[
+    str | None, typer.Option(metavar="low|high", help="low sees a large image as a whole only: quicker, and coarser.")
+]
 Seed = Annotated[int | None, typer.Option(help="Makes what is drawn at random repeat.")]
 
 
@@ -68,6 +71,7 @@ class TextSettings:
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
     ] = None
     variant: Variant = None
+    detail: Detail = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class ObjectSettings:
 
     max_objects: Annotated[int, typer.Option(help="Find so many at most.")] = 50
     variant: Variant = None
+    detail: Detail = None
 
 
 def takes_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,7 +15,7 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.runner import run
 from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, EngineClosed, GalagoError, GenerationFailed
-from galago.request import Done, Event, Request, Timings, Usage
+from galago.request import Detail, Done, Event, Request, Timings, Usage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,12 +134,12 @@ class Engine:
         """
         return self._enqueue(self.model.skill(request))
 
-    def encode_image(self, image: "Image.Image", variant: str | None = None) -> EncodedImage:
+    def encode_image(self, image: "Image.Image", variant: str | None = None, detail: Detail = "high") -> EncodedImage:
         """Encode an image in its turn; raises as submit does."""
         made: list[EncodedImage] = []
 
         def steps() -> Steps:
-            encoded = yield Start(image, variant)
+            encoded = yield Start(image, variant, detail)
             assert isinstance(encoded, EncodedImage)
             made.append(encoded)
             return End("stop", 0)

@@ -99,7 +99,7 @@ def _encoded(model: StepModel, start: Start, meter: _Meter) -> EncodedImage | No
         encoded = start.image
         meter.cached += encoded.positions
     else:
-        encoded = model.encode_image(start.image, start.variant)  # type: ignore[arg-type]
+        encoded = model.encode_image(start.image, start.variant, start.detail)  # type: ignore[arg-type]
         meter.encode_s += encoded.encode_s
         meter.prefill_s += encoded.prefill_s
     meter.prompt += encoded.positions

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.request import Encoding, Event, FinishReason, Request
+from galago.request import Detail, Encoding, Event, FinishReason, Request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +25,7 @@ class Start:
 
     image: "Image.Image | Encoding | None"
     variant: str | None = None
+    detail: Detail = "high"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class StepModel(Protocol):
         """The steps of a request; raises what is wrong with it before the first."""
         ...
 
-    def encode_image(self, image: "Image.Image", variant: str | None = None) -> EncodedImage: ...
+    def encode_image(
+        self, image: "Image.Image", variant: str | None = None, detail: Detail = "high"
+    ) -> EncodedImage: ...
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...
 

@@ -42,6 +42,14 @@ class _Gemm(ctypes.Structure):
     ]
 
 
+class _Dense(ctypes.Structure):
+    _fields_ = [
+        *((n, c_void_p) for n in ("x", "w", "bias", "y")),
+        *((n, c_int64) for n in ("m", "n", "k", "ldx")),
+        *((n, c_int32) for n in ("half", "threads")),
+    ]
+
+
 class _Segment(ctypes.Structure):
     _fields_ = [(n, c_void_p) for n in ("k", "v")] + [(n, c_int64) for n in ("length", "stride")]
 
@@ -120,6 +128,7 @@ class _Table(ctypes.Structure):
     _fields_ = [
         ("name", c_char_p),
         ("gemm", ctypes.CFUNCTYPE(None, POINTER(_Weight), POINTER(_Gemm))),
+        ("dense", ctypes.CFUNCTYPE(None, POINTER(_Dense))),
         ("decode", ctypes.CFUNCTYPE(None, POINTER(_Decode))),
         ("store", ctypes.CFUNCTYPE(None, POINTER(_Store))),
         ("stack", ctypes.CFUNCTYPE(None, POINTER(_Stack))),
@@ -155,6 +164,19 @@ class Kernels:
         if m := rows.shape[0]:
             asked = _Gemm(rows.data_ptr(), y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
             self._table.gemm(byref(w), byref(asked))
+        return y
+
+    def dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x [m, k], for a few rows, times a weight [n, k] of float32 or bfloat16, plus its bias [n]: [m, n]."""
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        y = torch.empty(x.shape[0], weight.shape[0])
+        asked = _Dense(
+            *(t.data_ptr() for t in (x, weight, bias, y)),
+            *(x.shape[0], *weight.shape, x.stride(0)),
+            *(weight.dtype == torch.bfloat16, torch.get_num_threads()),
+        )
+        self._table.dense(byref(asked))
         return y
 
     def decode(self, q: Tensor, segments: Sequence[tuple[Tensor, Tensor]], free: int) -> Tensor:

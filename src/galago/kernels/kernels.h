@@ -26,6 +26,14 @@ struct Gemm {
     int32_t threads;
 };
 
+struct Dense {
+    const float* x;        // [m, k], rows ldx apart
+    const void *w, *bias;  // [n, k] and [n], bfloat16 if half, else float32
+    float* y;              // [m, n]
+    int64_t m, n, k, ldx;
+    int32_t half, threads;
+};
+
 struct Segment {
     const uint16_t* k;  // bfloat16 [kv heads, >= length, dim], heads `stride` elements apart
     const uint16_t* v;
@@ -106,6 +114,7 @@ struct LayerNorm {
 struct Kernels {
     const char* name;
     void (*gemm)(const Weight*, const Gemm*);
+    void (*dense)(const Dense*);
     void (*decode)(const Decode*);
     void (*store)(const Store*);
     void (*stack)(const Stack*);  // all blocks over the next positions of each sequence

@@ -97,10 +97,10 @@ def memory(device: torch.device) -> Memory:
     if device.type == "mps":
         used = torch.mps.current_allocated_memory()
         return Memory(used, used)
+    # Linux counts into ru_maxrss what the parent had when it started this process; its status file does not.
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        found = {line[:5]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+        return Memory(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            used = int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        used = peak
-    return Memory(used, max(peak, used))
+    return Memory(peak, peak)

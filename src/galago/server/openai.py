@@ -5,14 +5,14 @@ Every function that reads JSON raises InvalidRequest with the path of the field 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
 from galago.errors import InvalidImage, InvalidRequest
 from galago.media.image import decode_data_url, load_image
-from galago.request import Chat, Message, Query, Request, Sampling, Skill
+from galago.request import Chat, Detail, Message, Query, Request, Sampling, Skill
 from galago.server.errors import Refused
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def read_chat(body: bytes) -> Asked:
 
     turns = _required(_read(given, "messages", list), "messages")
     messages: list[Message] = []
-    images: list[tuple[str, str]] = []
+    images: list[Shown] = []
     for i, turn in enumerate(turns):
         message, found = _turn(turn, f"messages.{i}.")
         messages.append(message)
@@ -130,7 +130,11 @@ def read_chat(body: bytes) -> Asked:
     if len(images) > 1:
         raise Refused("too_many_images", "this model takes one image in a conversation", images[1][1])
     skill = _skill(tuple(messages), reasoning)
-    return Asked(Request(skill, _image(*images[0]) if images else None, sampling), model, stream, usage)
+    request = Request(skill, sampling=sampling)
+    if images:
+        url, at, detail = images[0]
+        request = replace(request, image=_image(url, at), detail=detail)
+    return Asked(request, model, stream, usage)
 
 
 def _sampling(given: Json) -> Sampling:
@@ -161,7 +165,11 @@ def _sampling(given: Json) -> Sampling:
     )
 
 
-def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[str, str]]]:
+Shown = tuple[str, str, Detail]
+"""An image's URL, where in the body it stands, and its detail."""
+
+
+def _turn(turn: Any, path: str) -> tuple[Message, list[Shown]]:
     """A message, and the URL and path of each image in it."""
     if not isinstance(turn, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
@@ -173,7 +181,7 @@ def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[str, str]]]:
         if turn.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
     texts: list[str] = []
-    images: list[tuple[str, str]] = []
+    images: list[Shown] = []
     content = turn.get("content")
     if isinstance(content, list):
         for j, part in enumerate(content):
@@ -187,7 +195,7 @@ def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[str, str]]]:
     return Message(role, DESCRIBE if images and not text.strip() else text), images
 
 
-def _part(part: Any, path: str, role: str, texts: list[str], images: list[tuple[str, str]]) -> None:
+def _part(part: Any, path: str, role: str, texts: list[str], images: list[Shown]) -> None:
     """Add a part's text or image to what the message has so far."""
     if not isinstance(part, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
@@ -204,7 +212,8 @@ def _part(part: Any, path: str, role: str, texts: list[str], images: list[tuple[
             detail = _read(holder, "detail", str, at)
             if detail is not None and detail not in _DETAILS:
                 raise InvalidRequest(f"{at}detail must be one of {', '.join(_DETAILS)}", f"{at}detail")
-            images.append((_required(_read(holder, name, str, at), at + name), at + name))
+            url = _required(_read(holder, name, str, at), at + name)
+            images.append((url, at + name, "low" if detail == "low" else "high"))
         case _:
             raise InvalidRequest(f"a part of type {kind!r} cannot stand in a turn of the {role}", f"{path}type")
 

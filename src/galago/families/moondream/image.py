@@ -49,10 +49,13 @@ def tiling_of(height: int, width: int, c: VisionConfig) -> tuple[int, int]:
     return select_tiling(height - margins, width - margins, c.crop_size - margins, c.max_crops)
 
 
-def make_crops(image: Image.Image, c: VisionConfig) -> Crops:
-    """Resize (Lanczos, aspect not kept) and cut. Alpha is dropped and EXIF ignored, as the reference does."""
+def make_crops(image: Image.Image, c: VisionConfig, tiled: bool = True) -> Crops:
+    """Resize (Lanczos, aspect not kept) and cut. Alpha is dropped and EXIF ignored, as the reference does.
+
+    Unless `tiled`, there is the global view alone.
+    """
     image = image.convert("RGB")
-    rows, cols = tiling = tiling_of(image.height, image.width, c)
+    rows, cols = tiling = tiling_of(image.height, image.width, c) if tiled else (1, 1)
     size = c.crop_size
     views = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))]
     if tiling != (1, 1):

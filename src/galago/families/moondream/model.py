@@ -27,7 +27,7 @@ from galago.nn.device import synchronize
 from galago.nn.rotary import rotary_table
 from galago.precision import Precision
 from galago.precision.packed import pack
-from galago.request import Encoding, Request
+from galago.request import Detail, Encoding, Request
 
 if TYPE_CHECKING:
     from galago.hub import Files
@@ -89,11 +89,11 @@ class Moondream:
         return self.loras[variant]
 
     @torch.inference_mode()
-    def encode_image(self, image: Image.Image, variant: str | None = None) -> EncodedImage:
+    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
         """Keys and values of BOS and the image, which look at each other in both directions."""
         begin = time.perf_counter()
         c, w = self.config, self.weights
-        crops = make_crops(image, c.vision)
+        crops = make_crops(image, c.vision, tiled=detail == "high")
         pixels = torch.from_numpy(crops.pixels).to(self.device)
         kv = self.precision.kv
         seen = image_embedding(pixels, crops.tiling, w.vision, c.vision, kv)

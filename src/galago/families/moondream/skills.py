@@ -30,6 +30,7 @@ from galago.request import (
     Box,
     Caption,
     Chat,
+    Detail,
     Detect,
     DetectGaze,
     Encoding,
@@ -69,10 +70,11 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
     m.check_image(image, variant)
     if isinstance(skill, DetectGaze):
         if skill.accurate:
-            return accurate_gaze(m, image, skill, sampling.seed)
+            return accurate_gaze(m, image, skill, sampling.seed, request.detail)
         assert skill.eye is not None  # check_skill
-        return gaze(m, image, _fitting(m, image, prompts.gaze(t, skill.eye)), skill.force)
-    start = Start(image, variant)
+        start = Start(image, detail=request.detail)
+        return gaze(m, start, _fitting(m, image, prompts.gaze(t, skill.eye)), skill.force)
+    start = Start(image, variant, request.detail)
     match skill:
         case Caption(length):
             return text(m, start, _fitting(m, image, prompts.caption(c, length)), sampling)
@@ -273,9 +275,9 @@ def _box(x: float, y: float, size: Size) -> Box:
 # --- gaze --------------------------------------------------------------------------------------
 
 
-def gaze(m: "Moondream", image: Pixels, prompt: Prompt, force: bool) -> Steps:
+def gaze(m: "Moondream", start: Start, prompt: Prompt, force: bool) -> Steps:
     """Where a person looks. No LoRA variant applies."""
-    yield Start(image)
+    yield start
     spot, steps = yield from _look(m, prompt, force)
     yield GazeFound(spot)
     return End("stop", steps)
@@ -294,22 +296,24 @@ def _look(
     return (x, _coordinate(m, out)), 1
 
 
-def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None) -> Steps:
+def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
     """The mean of many answers, asked from points all over the face, on the image and on its mirror."""
     if not isinstance(image, Image.Image):
         raise InvalidRequest("accurate gaze also looks at the mirrored image: give the image itself", "image")
     assert skill.face is not None  # check_skill
-    return _sampled_gaze(m, image, skill.face, skill.force, random.Random(seed))
+    return _sampled_gaze(m, image, skill.face, skill.force, random.Random(seed), detail)
 
 
-def _sampled_gaze(m: "Moondream", image: Image.Image, face: Box, force: bool, rng: random.Random) -> Steps:
+def _sampled_gaze(
+    m: "Moondream", image: Image.Image, face: Box, force: bool, rng: random.Random, detail: Detail
+) -> Steps:
     spots: list[Spot] = []
     steps = 0
     for mirrored in (False, True):
         seen: Image.Image | EncodedImage = ImageOps.mirror(image) if mirrored else image
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
-            started = yield Start(seen)
+            started = yield Start(seen, detail=detail)
             assert isinstance(started, EncodedImage)
             seen = started
             spot, n = yield from _look(m, prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y)), force)
