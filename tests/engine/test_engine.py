@@ -28,6 +28,8 @@ class Gated:
         self.gate, self.reached = threading.Event(), threading.Event()
         self.ended: list[str] = []
 
+    device = torch.device("cpu")
+
     def skill(self, request: Request) -> Steps:
         if not isinstance(request.skill, Query):
             raise InvalidRequest("only questions", "skill")

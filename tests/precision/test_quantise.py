@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.precision.quantise import dequantised, panel_bytes, quantise, values
-from galago.precision.quantised import RowMajor, on_device
+from galago.precision.quantised import RowMajor, on_device, weight_only
 
 CPU = torch.device("cpu")
 LOSS = {8: 0.01, 4: 0.1}
@@ -63,3 +63,14 @@ def test_torch_computes_the_same_where_there_are_no_kernels(bits: int, m: int, m
     wanted = F.linear(x, dequantised(w), w.bias[:96])
     assert off(kind.forward(x), wanted) < 0.02
     assert off(kind.forward(x, activate=True), F.gelu(wanted, approximate="tanh")) < 0.02
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kind_for_accelerators(bits: int, dtype: torch.dtype) -> None:
+    """Run on the CPU, which is a device to torch like any other."""
+    w = quantise(torch.randn(96, 128), torch.randn(96), bits)
+    x = torch.randn(2, 5, 128)
+    found = weight_only(w, CPU, dtype).forward(x.to(dtype), activate=True)
+    assert found.shape == (2, 5, 96) and found.dtype == dtype
+    assert off(found.float(), F.gelu(F.linear(x, dequantised(w), w.bias[:96]), approximate="tanh")) < 0.02

@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,17 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.runner import run
 from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, EngineClosed, GalagoError, GenerationFailed
+from galago.nn.device import return_memory
 from galago.request import Detail, Done, Event, Request, Timings, Usage
 
 if TYPE_CHECKING:
     from PIL import Image
 
 log = logging.getLogger(__name__)
+
+
+IDLE_S = 1.0
+"""After so long without work, memory kept for more of it goes back to the system."""
 
 
 class _Job:
@@ -54,11 +59,16 @@ class _Inbox:
             self._waiting.append(job)
             self._changed.notify()
 
-    def take(self) -> _Job | None:
-        """The next job, waiting for one; None once closed."""
+    def take(self, idle: Callable[[], None]) -> _Job | None:
+        """The next job, waiting for one; None once closed. `idle` is called when none has come for a while."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self.closed)
+            if not self._changed.wait_for(self._something, IDLE_S):
+                idle()
+                self._changed.wait_for(self._something)
             return None if self.closed else self._waiting.popleft()
+
+    def _something(self) -> bool:
+        return bool(self._waiting) or self.closed
 
     def cancel(self, job: _Job) -> None:
         """Give up a waiting job at once, a running one at its next step."""
@@ -166,8 +176,12 @@ def _shut_down(inbox: _Inbox, worker: threading.Thread) -> None:
 
 def _work(model: StepModel, inbox: _Inbox) -> None:
     """Holds neither the engine nor a run, so that both can be let go while it waits."""
+
+    def tidy() -> None:
+        return_memory(model.device)
+
     with torch.inference_mode():
-        while (job := inbox.take()) is not None:
+        while (job := inbox.take(tidy)) is not None:
             _carry_out(model, inbox, job)
             del job
 

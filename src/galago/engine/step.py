@@ -16,6 +16,7 @@ from galago.engine.kv_cache import KVCache
 from galago.request import Detail, Encoding, Event, FinishReason, Request
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
@@ -61,6 +62,9 @@ Steps = Generator[Start | Feed | Event, EncodedImage | Output | None, End]
 
 class StepModel(Protocol):
     """What the engine asks of a model."""
+
+    @property
+    def device(self) -> "torch.device": ...
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; raises what is wrong with it before the first."""

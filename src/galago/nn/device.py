@@ -67,8 +67,9 @@ def usable_cores() -> int:
     return max(1, round(limit))
 
 
-def return_memory() -> None:
-    """Hand memory that the C library keeps for later back to the system, where it can."""
+def return_memory(device: torch.device) -> None:
+    """Hand memory that is kept for later back to the system: the allocator's on an accelerator, the C library's."""
+    empty_cache(device)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.kernels import Kernels, kernels
-from galago.nn.linear import LinearWeight, gelu
+from galago.nn.linear import LinearWeight, float_product, gelu
 from galago.precision.quantise import Quantised, values
 
 FEW_ROWS = 16
@@ -88,6 +88,11 @@ def on_device(stored: Quantised, device: torch.device, dtype: torch.dtype) -> Li
             return Native(stored, handle, best)
         n = stored.n
         return RowMajor(values(stored), stored.scale[:n], stored.bias[:n], stored.multiply)
+    return weight_only(stored, device, dtype)
+
+
+def weight_only(stored: Quantised, device: torch.device, dtype: torch.dtype) -> WeightOnly:
+    """The kind for accelerators, with the product that this one runs fastest."""
     return WeightOnly(
         weight=values(stored).to(device),
         scale=stored.scale[: stored.n].to(device),
@@ -133,14 +138,19 @@ def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
+def _few() -> str:
+    best = kernels()
+    return f"galago {best.name}" if best else "torch"
+
+
 def described(device: torch.device, bits: int | None) -> str:
     """Which kernels compute linear maps of this many bits (None: floating point) on the device."""
     if bits is None:
-        return "torch"
+        by = "oneDNN" if float_product() is not F.linear else "torch's default"
+        return "torch" if device.type != "cpu" else f"{by} for many rows, {_few()} for few"
     if device.type != "cpu":
         return "torch, weight only"
-    best = kernels()
-    return f"galago {best.name}" if best else "torch int8"
+    return _few() if kernels() else "torch int8"
 
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:
