@@ -3,6 +3,7 @@
 Results have the shapes that Moondream's own clients return. Coordinates are 0..1 from the top left.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,8 @@ from galago.request import (
     TextDelta,
     sampling_from,
 )
+
+log = logging.getLogger(__name__)
 
 Source = str | Path | bytes | Image.Image | EncodedImage
 """An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded."""
@@ -105,6 +108,8 @@ class Model:
 
     def __init__(self, loaded: Moondream, *, max_queue: int = 64) -> None:
         self._loaded = loaded
+        for fallback in self.fallbacks:
+            log.warning("%s: %s", loaded.name, fallback)
         self._engine = Engine(loaded, max_queue=max_queue)
 
     @property

@@ -64,6 +64,7 @@ def test_runs_in_no_other_precision_and_is_not_packed_again(packed: tuple[str, P
         (lambda t: t.pop("text.lm_head.panels"), "missing tensor text.lm_head.panels"),
         (lambda t: t.update({"text.more": torch.zeros(3)}), "unexpected tensor text.more"),
         (lambda t: t.update({"text.lm_head.scale": torch.zeros(3)}), "tensor text.lm_head.scale has shape"),
+        (lambda t: t.update({"text.lm_head.scale": t["text.lm_head.scale"].half()}), "which should be torch.float32"),
     ],
 )
 def test_a_damaged_one_names_the_tensor(packed: tuple[str, Path], tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -1,5 +1,8 @@
 // Which kernels this processor can run.
 #include <cstring>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "kernels.h"
 
@@ -15,6 +18,10 @@ const Kernels* candidates(int i) {
     if (i == 1) return avx512 ? &avx512_kernels : nullptr;
     if (i == 2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2_kernels : nullptr;
 #elif defined(__aarch64__)
+#if defined(__linux__)
+    constexpr unsigned long kDotProducts = 1 << 20;  // HWCAP_ASIMDDP; a Raspberry Pi 4 has none
+    if (!(getauxval(AT_HWCAP) & kDotProducts)) return nullptr;
+#endif
     if (i == 0) return &neon_kernels;
 #endif
     return nullptr;

@@ -21,6 +21,8 @@ from galago.precision.quantised import on_device
 
 VERSION = "1"
 PARTS = ("panels", "scale", "total", "bias", "multiply")
+KINDS = {"panels": torch.uint8, "total": torch.int32}
+"""Types of the parts; the others are float32. Kernels read them by address."""
 Shape = tuple[int, ...]
 Pairs = Iterable[tuple[str, Tensor]]
 Progress = Callable[[int, int], None]
@@ -90,6 +92,9 @@ def load_packed(
         if tuple(tensor.shape) != layout[name]:
             given = tuple(tensor.shape)
             raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {layout[name]}")
+        wanted = KINDS.get(name.rpartition(".")[2], torch.float32)
+        if name.rpartition(".")[0] in table.linears and tensor.dtype != wanted:
+            raise CheckpointError(f"tensor {name} is of type {tensor.dtype}, which should be {wanted}")
         found[name] = tensor
     if missing := [name for name in layout if name not in found]:
         raise CheckpointError(f"missing tensor {missing[0]}")
@@ -113,11 +118,10 @@ def pack(
     `read` gives the checkpoint's tensors; it is called twice.
     """
     kept = {name: tensor.dtype for name, tensor in read() if name in table.looked_up}
-    kinds = {"panels": torch.uint8, "total": torch.int32}
     layout = {}
     for name, shape in sorted(_layout(table, bits).items(), key=lambda item: not item[0].endswith(".panels")):
         part = name.rpartition(".")[2]
-        layout[name] = (kept.get(name) or kinds.get(part, torch.float32), shape)
+        layout[name] = (kept.get(name) or KINDS.get(part, torch.float32), shape)
 
     def parts() -> Iterator[tuple[str, Tensor]]:
         half: dict[str, Tensor] = {}
