@@ -92,7 +92,8 @@ def load(
     chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
-    torch.set_num_threads(threads or usable_cores())
+    # torch knows the machine's cores, not what a container or an affinity leaves of them.
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
     if chosen.bits:
         files = packed_copy(files, chosen.name)
     folder = None if variants is None else Path(variants)
