@@ -10,20 +10,21 @@ IMAGES ?= 97000
 
 BIN := .venv/bin
 READY := .venv/.ready
+KERNELS := .venv/.kernels
 # The first of these that is new enough; override with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train-scenes clean
+.PHONY: help serve test lint kernels train-scenes clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(READY)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
+serve: $(READY) $(KERNELS)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
 	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)"
 
-test: lint  ## check style and types, then run every test
+test: lint $(KERNELS)  ## check style and types, then run every test
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## check style and types
@@ -31,11 +32,16 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train-scenes: $(READY)  ## train the bundled model anew into OUT; goes on where it ended
+kernels: $(READY)  ## compile the kernels anew, whatever has changed
+	@rm -f $(KERNELS)
+	@$(MAKE) --no-print-directory $(KERNELS)
+
+train-scenes: $(READY) $(KERNELS)  ## train the bundled model anew into OUT; goes on where it ended
 	$(BIN)/python -m training.scenes.train --out "$(OUT)" --images "$(IMAGES)"
 
 clean:  ## remove the environment, caches and builds (not OUT)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/galago/kernels/_kernels.*
 	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so a set-up that was interrupted starts again.
@@ -44,5 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than Python 3.11 or cannot run"; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	GALAGO_NO_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+# Apart from the environment, so that a change of theirs needs no network, and a warning is seen: pip would hide it.
+$(KERNELS): $(READY) $(wildcard src/galago/kernels/*.cpp src/galago/kernels/*.h) src/galago/kernels/build.py
+	@$(BIN)/python src/galago/kernels/build.py || true
 	@touch $@

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 from galago import hub
 from galago.catalog import Hosted, find
+from galago.cli.app import main
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 
 ENTRY = find("moondream2")
@@ -217,6 +218,31 @@ def test_installed_and_removed(online, shelf, cache):
     assert sum(f.stat().st_size for f in cache.rglob("blobs/*")) == 0
     with pytest.raises(ModelNotFound, match="not installed"):
         hub.remove("moondream2")
+
+
+def test_packed_copies_go_with_their_model(online, shelf, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "kept"))
+    packed = tmp_path / "kept" / "packed"
+    packed.mkdir(parents=True)
+    hub.locate("moondream2")
+
+    def remove(name: str) -> str:
+        assert main(["models", "remove", name]) == 0
+        return capsys.readouterr().out
+
+    def put(*names: str) -> None:
+        for name in names:
+            (packed / f"{name}-0123456789abcdef.safetensors").write_bytes(bytes(200_000))
+
+    put("moondream2-int8", "moondream2-int4", "moondream2-2025-04-14-int8")
+    assert remove("moondream2-int4") == "moondream2: 0.2 MB freed, its packed copy in int4\n"
+    assert "moondream2" in hub.installed()
+    assert remove("2b") == "moondream2: 0.5 MB freed, 0.2 MB of it in packed copies\n"
+    assert "moondream2" not in hub.installed()
+    assert [f.name for f in packed.iterdir()] == ["moondream2-2025-04-14-int8-0123456789abcdef.safetensors"]
+    # What an earlier version left when it removed the model.
+    put("moondream2-int8")
+    assert remove("moondream2") == "moondream2: 0.2 MB freed, 0.2 MB of it in packed copies\n"
 
 
 def test_what_another_model_needs_is_not_removed(online, shelf):

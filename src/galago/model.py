@@ -128,7 +128,7 @@ class Model:
     @property
     def kernels(self) -> str:
         """What computes the linear maps."""
-        return described(self._loaded.device, self._loaded.precision.bits)
+        return described(self._loaded.precision, self._loaded.device)
 
     @property
     def fallbacks(self) -> list[str]:

@@ -1,11 +1,14 @@
 """Packed copies of checkpoints: made once, kept, and used from then on."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from galago.errors import CheckpointError, InvalidRequest
@@ -14,6 +17,7 @@ from galago.hub import Files
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 WORTH_KEEPING = 256 << 20
 """Bytes of a checkpoint from which on a packed copy is kept; smaller ones are packed anew at each load."""
@@ -29,34 +33,114 @@ def cache_folder() -> Path:
 def packed_copy(files: Files, precision: str, progress: Progress | None = None) -> Files:
     """The files with their weights packed, from the cache where they are there.
 
-    Small checkpoints come back as they are. `progress` is told how many of how many tensors are done.
+    Small checkpoints come back as they are. `progress` is told how many of how many tensors are done; without
+    it a terminal shows a bar. Raises CheckpointError.
     """
     stats = [(f.resolve(), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     if sum(size for _, size, _ in stats) < WORTH_KEEPING or bits_of(files.weights):
         return files
     digest = hashlib.sha256(repr((stats, VERSION, files.revision)).encode()).hexdigest()[:16]
-    kept = cache_folder() / "packed" / f"{files.name}-{precision}-{digest}.safetensors"
+    kept = _kept() / f"{files.name}-{precision}-{digest}.safetensors"
     if not kept.is_file():
         _check_space(files, precision, kept.parent)
-        pack_moondream(files, BITS[precision], kept, progress)
+        hint = "; GALAGO_CACHE names another folder"
+        with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell, _written(kept.parent, hint):
+            pack_moondream(files, BITS[precision], kept, tell)
     return replace(files, weights=(kept,))
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A packed copy in the cache."""
+
+    precision: str
+    file: Path
+    size: int
+    """bytes"""
+
+
+def packed_copies(name: str) -> list[Copy]:
+    """The packed copies that are kept of a model, older ones of other files among them."""
+    pattern = re.compile(rf"{re.escape(name)}-({'|'.join(BITS)})-[0-9a-f]{{16}}\.safetensors")
+    here = sorted(_kept().glob("*.safetensors"))
+    return [Copy(m[1], file, file.stat().st_size) for file in here if (m := pattern.fullmatch(file.name))]
+
+
+def remove_packed(name: str, precision: str | None = None) -> int:
+    """Delete the packed copies of a model, or those in one precision; the bytes freed. Raises CheckpointError."""
+    freed = 0
+    for copy in packed_copies(name):
+        if precision in (None, copy.precision):
+            with _written(copy.file.parent):
+                copy.file.unlink(missing_ok=True)
+            freed += copy.size
+    return freed
 
 
 def quantise_model(files: Files, precision: str, folder: Path, progress: Progress | None = None) -> Path:
     """Write a folder with a packed checkpoint, its tokenizer and its config: a model of its own.
 
-    Raises InvalidRequest for a precision that is not packed, and CheckpointError.
+    Files of these names are replaced, others stay. Nothing is left of it when it does not come to its end.
+    Raises InvalidRequest for a precision that is not packed or a folder that holds the original, and
+    CheckpointError.
     """
     if precision not in BITS:
         raise InvalidRequest(f"cannot quantize to {precision!r}; use {' or '.join(BITS)}", "precision")
     if bits := bits_of(files.weights):
         raise CheckpointError(f"{files.name} is quantized to int{bits} already; start from the original")
+    folder = folder.absolute()
+    if folder.resolve() in {f.absolute().parent.resolve() for f in (*files.weights, files.tokenizer)}:
+        raise InvalidRequest(f"{folder} holds the original; choose another folder", "out")
     _check_space(files, precision, folder)
-    config = pack_moondream(files, BITS[precision], folder / "model.safetensors", progress)
-    shutil.copy(files.tokenizer, folder / "tokenizer.json")
-    about = {**files.config, "revision": config.revision.name}
-    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    fresh = [p for p in (folder, *folder.parents) if not p.exists()]
+    partial = folder / f".{precision}.{os.getpid()}"
+    done = False
+    try:
+        with _shown(f"Packing {files.name} to {precision}", progress) as tell, _written(folder):
+            config = pack_moondream(files, BITS[precision], partial / "model.safetensors", tell)
+            shutil.copyfile(files.tokenizer, partial / "tokenizer.json")
+            about = {**files.config, "revision": config.revision.name}
+            (partial / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            # The weights last: without them the folder is no model.
+            for name in ("tokenizer.json", "config.json", "model.safetensors"):
+                (partial / name).replace(folder / name)
+        done = True
+    finally:
+        shutil.rmtree(partial if done or not fresh else fresh[-1], ignore_errors=True)
     return folder / "model.safetensors"
+
+
+def _kept() -> Path:
+    return cache_folder() / "packed"
+
+
+@contextlib.contextmanager
+def _written(folder: Path, hint: str = "") -> Iterator[None]:
+    """Say which folder an error of the file system is about, and what helps."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _shown(title: str, progress: Progress | None) -> Iterator[Progress]:
+    """The given progress, or a bar on standard error where that is a terminal; elsewhere a line in the log."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if progress is not None:
+        yield progress
+    elif not console.is_terminal:
+        log.info("%s", title)
+        yield lambda done, total: None
+    else:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, redirect_stdout=False) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check_space(files: Files, precision: str, folder: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_missing_tensor_is_named(galago, photo, tmp_path):
         (("caption", "PHOTO", "--length", "huge"), "'short', 'normal', 'long'"),
         (("caption", "PHOTO", "--json", "--stream"), "--stream"),
         (("caption", "PHOTO", "--precision", "int3"), "float32"),
+        (("caption", "PHOTO", "--profile", "fast"), "standard or optimized"),
         (("caption", "PHOTO", "--device", "abacus"), "cpu"),
         (("caption", "PHOTO", "--threads", "0"), "threads"),
         (("caption", "PHOTO", "--revision", "1999"), "2025-06-21"),
@@ -75,9 +76,22 @@ def test_a_drawing_that_cannot_be_written(galago, photo, on):
     assert "cannot write" in galago("detect", photo, "cat", *on, "--draw", photo / "below-a-file.png").error
 
 
+@pytest.mark.parametrize("command", [("caption", "PHOTO"), ("serve", "--port", 0)])
+@pytest.mark.parametrize(("option", "said"), [("--precision", "int8"), ("--profile", "optimized"), ("--device", "cpu")])
+def test_wrong_names_are_told_before_a_download(galago, photo, tmp_path, monkeypatch, command, option, said):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    args = (photo if a == "PHOTO" else a for a in command)
+    assert said in galago(*args, "--model", "moondream2", option, "wrong").error
+
+
 def test_what_is_not_installed_or_bundled_cannot_be_removed(galago, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("GALAGO_CACHE", str(tmp_path))
     assert "not installed" in galago("models", "remove", "moondream2").error
+    assert "no packed copy" in galago("models", "remove", "moondream2-int8").error
     assert "part of galago" in galago("models", "remove", "scenes").error

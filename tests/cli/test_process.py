@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 COMMAND = [sys.executable, "-m", "galago.cli.app"]
+COMMANDS = ("caption", "query", "detect", "point", "gaze", "serve", "bench", "models", "show", "quantize")
 
 
 def cpu_seconds() -> float:
@@ -24,10 +25,10 @@ def test_help_answers_at_once_and_without_torch():
     before = cpu_seconds()
     ran = subprocess.run([sys.executable, "-c", checked], capture_output=True, text=True, check=True)
     assert cpu_seconds() - before < 0.4
-    assert all(c in ran.stdout for c in ("caption", "query", "detect", "point", "gaze", "serve", "models"))
+    assert all(c in ran.stdout for c in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["caption", "query", "detect", "point", "gaze", "serve", "models"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(galago, command):
     assert galago(command, "--help").out.startswith(f"Usage: galago {command}")
 
@@ -36,14 +37,14 @@ def test_version(galago):
     assert galago("--version").out.startswith("galago")
 
 
-def serve(checkpoint: Path, *args: str) -> subprocess.Popen[str]:
+def serve(*args: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "serve", "--model", str(checkpoint), *args], stderr=subprocess.PIPE, text=True, env=os.environ
+        [*COMMAND, "serve", *map(str, args), "--port", "0"], stderr=subprocess.PIPE, text=True, env=os.environ
     )
 
 
 def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
-    with serve(checkpoint, "--port", "0") as process:
+    with serve("--model", checkpoint) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         try:
@@ -53,6 +54,20 @@ def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("args", [("scenes-int8",), ("scenes", "--profile", "optimized", "--device", "cpu")])
+def test_serve_in_int8_by_name_and_by_profile(args):
+    with serve(*args) as process:
+        assert process.stderr is not None
+        # Where there are no kernels, warnings come first.
+        line = next((said for said in process.stderr if said.startswith("listening")), "")
+        try:
+            health = httpx.get(f"{line.split()[2]}/health").json()
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert (health["model"], health["precision"]) == ("scenes", "int8"), line
 
 
 def test_a_port_that_is_taken_is_named_before_the_model_is_looked_for(galago):

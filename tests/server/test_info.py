@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from serving import ask
+import httpx
+import pytest
+from serving import ask, serving
+
+import galago
+from galago.kernels import kernels
+from galago.server.app import create_app
 
 
 def test_models(client: Any, http: Any, model: Any) -> None:
@@ -30,3 +36,22 @@ def test_health(http: Any, client: Any, model: Any, photo: str) -> None:
     assert after["performance"]["requests"] == before["performance"]["requests"] + 1
     assert after["performance"]["cache_hits"] >= before["performance"]["cache_hits"]
     assert after["performance"]["avg_time"].endswith("s")
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_health_tells_what_computes(precision: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not own:
+        monkeypatch.setenv("GALAGO_KERNELS", "none")
+    elif kernels() is None:
+        pytest.skip("the kernels were not built (no C++ compiler)")
+    with serving(create_app(galago.load(f"scenes-{precision}", device="cpu"))) as url:
+        health = httpx.get(f"{url}/health").json()
+    assert (health["precision"], health["device"], health["model"]) == (precision, "cpu", "scenes")
+    if precision == "float32":
+        assert health["kernels"] and health["fallbacks"] == []
+    elif found := kernels():
+        assert (health["kernels"], health["fallbacks"]) == (f"galago {found.name}", [])
+    else:
+        assert health["kernels"] == "torch int8"
+        assert len(health["fallbacks"]) == (2 if precision == "int4" else 1)

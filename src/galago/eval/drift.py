@@ -6,6 +6,7 @@ position of both has the same past, and what differs is the numbers alone.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Feed, Output, Start
+from galago.eval.scenes.tasks import Task
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.region import coordinate_logits, size_logits
-from galago.request import Detect, DetectGaze, Point, Request, Sampling, Skill
+from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill
 
 PLACES = {Detect: ("coordinate", "coordinate", "size"), Point: ("coordinate",) * 2, DetectGaze: ("coordinate",) * 2}
 """What the positions of one object choose, over and over."""
@@ -72,7 +74,8 @@ def logits(m: Moondream, image: Image.Image, answers: Sequence[Answered]) -> Log
         cache = m.new_cache(encoded)
         places = PLACES.get(type(answer.skill))
         for i, feed in enumerate(answer.feeds):
-            out = m.forward(cache, Feed(feed.input.to(m.device), feed.logits))
+            fed = feed.input.to(m.device, m.dtype if feed.input.is_floating_point() else None)
+            out = m.forward(cache, Feed(fed, feed.logits))
             if out.logits is not None:
                 found["token"].append(out.logits.cpu())
             # Where the reference ended, no place was chosen.
@@ -90,3 +93,18 @@ def divergence(reference: Sequence[Tensor], other: Sequence[Tensor]) -> Divergen
     each = (lp.exp() * (lp - lq)).sum(-1)
     agreed = (p.argmax(-1) == q.argmax(-1)).double().mean()
     return Divergence(float(each.mean()), float(each.max()), float(agreed), len(each))
+
+
+def skill_of(task: Task) -> Skill:
+    """What a task about a drawn scene asks the engine for."""
+    match task.skill:
+        case "caption":
+            return Caption(cast(Length, task.length))
+        case "detect":
+            return Detect(task.object)
+        case "point":
+            return Point(task.object)
+        case "gaze":
+            return DetectGaze(eye=task.eye)
+    refs = cast("tuple[Box, ...]", task.refs)
+    return Query(task.question, reasoning=task.kind == "reason", spatial_refs=refs)

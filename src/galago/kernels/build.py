@@ -1,11 +1,13 @@
 """Compiles the kernels: run when the package is built, or by hand with `python src/galago/kernels/build.py`.
 
-The library depends on neither Python nor torch, so one build serves every version of both.
+The library depends on neither Python nor torch, so one build serves every version of both. CXX names a compiler
+other than the first that is found; GALAGO_NO_KERNELS=1 leaves the kernels out.
 """
 
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,42 +39,63 @@ class CannotBuild(Exception):
     """Why there are no kernels; torch's are used instead."""
 
 
-def build(library: Path = LIBRARY) -> Path:
-    """Compile the kernels for this machine's kind of processor. Raises CannotBuild."""
-    sources = SOURCES.get(platform.machine().lower())
-    if sources is None:
-        raise CannotBuild(f"there are no kernels for {platform.machine()}")
-    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
-    if compiler is None or sys.platform not in ("linux", "darwin"):
-        raise CannotBuild("no C++ compiler was found")
+def build(library: Path = LIBRARY, machine: str | None = None) -> Path:
+    """Compile the kernels for this kind of processor, by default this machine's own. Raises CannotBuild."""
+    if os.environ.get("GALAGO_NO_KERNELS", "0") not in ("", "0"):
+        raise CannotBuild("GALAGO_NO_KERNELS is set")
+    if sys.platform not in ("linux", "darwin"):
+        raise CannotBuild(f"there are no kernels for {sys.platform}")
+    machine = (machine or platform.machine()).lower()
+    if machine not in SOURCES:
+        raise CannotBuild(f"there are no kernels for {machine} processors")
+    if not os.access(library.parent, os.W_OK):
+        raise CannotBuild(f"cannot write in {library.parent}")
+    compiler, sources = _compiler(), SOURCES[machine]
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-w"]
     flags.append(f'-DGALAGO_SOURCES="{digest()}"')
     with tempfile.TemporaryDirectory() as folder:
 
         def compiled(name: str) -> str:
             to = str(Path(folder, name).with_suffix(".o"))
-            _run([compiler, *flags, *sources[name], "-c", str(HERE / name), "-o", to])
+            _run([*compiler, *flags, *sources[name], "-c", str(HERE / name), "-o", to])
             return to
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compiled, sources))
         linked = str(Path(folder, "linked.so"))
-        _run([compiler, "-shared", "-pthread", "-o", linked, *objects])
+        _run([*compiler, "-shared", "-pthread", "-o", linked, *objects])
         # In one step, so that a running process keeps the library that it has mapped.
         fresh = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(linked, fresh)
-        fresh.replace(library)
+        try:
+            shutil.copy(linked, fresh)
+            fresh.replace(library)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise CannotBuild(f"cannot write {library}: {error.strerror}") from error
     return library
+
+
+def _compiler() -> list[str]:
+    """The command of the compiler, as CXX or the system has it."""
+    if chosen := shlex.split(os.environ.get("CXX", "")):
+        if shutil.which(chosen[0]) is None:
+            raise CannotBuild(f"CXX names {chosen[0]}, which is not a program")
+        return chosen
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise CannotBuild("no C++ compiler was found")
 
 
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise CannotBuild(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+        said = (done.stderr or done.stdout).strip()[-400:] or f"exit code {done.returncode}, without a word"
+        raise CannotBuild(f"{command[0]} failed: {said}")
 
 
 if __name__ == "__main__":
     try:
         print(build())
     except CannotBuild as why:
-        sys.exit(f"error: {why}")
+        sys.exit(f"warning: {why}; the kernels are left out, and torch's are used, which are slower")

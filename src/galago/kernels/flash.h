@@ -59,7 +59,7 @@ inline void weigh(const uint16_t* p, int64_t ldp, const uint16_t* v, int64_t wid
 void attention(const Attention* given) {
     const Attention& g = *given;
     int64_t pairs = (g.dim + 1) / 2, keys = (g.s + 63) / 64 * 64, width = (g.dim + 15) / 16 * 16;
-    int64_t group = g.heads / g.kv_heads;
+    int64_t group = g.heads / g.kv_heads, used = (g.s + kLanes - 1) / kLanes * kLanes;
     float scale = 1.0f / std::sqrt(static_cast<float>(g.dim));
     std::vector<float> zeros(g.dim);
     const float* nothing = zeros.data();
@@ -110,6 +110,16 @@ void attention(const Attention* given) {
                 }
             }
             for (int64_t tile = 0; tile < keys; tile += 64) {
+                if (g.s - tile <= 2 * kLanes) {  // half a tile is enough for the last keys
+                    for (int row = 0; row < kBlock; row += 6) {
+                        F acc[6][2];
+                        product<6, 2>(q + row * 2 * pairs, 2 * pairs, k + tile * 2 * pairs, 64, pairs, acc);
+                        for (int r = 0; r < 6; r++)
+                            for (int j = 0; j < 2; j++)
+                                f_store(scores + (row + r) * keys + tile + j * kLanes, acc[r][j]);
+                    }
+                    break;
+                }
                 for (int row = 0; row < kBlock; row += 6) {
                     F acc[6][4];
                     product<6, 4>(q + row * 2 * pairs, 2 * pairs, k + tile * 2 * pairs, 64, pairs, acc);
@@ -121,10 +131,10 @@ void attention(const Attention* given) {
             for (int r = 0; r < kBlock; r++) {
                 float* x = scores + r * keys;
                 F most = f_set(-1e30f);
-                std::fill(x + g.s, x + keys, -1e30f);
-                for (int64_t i = 0; i < keys; i += kLanes) most = f_max(most, f_load(x + i));
+                std::fill(x + g.s, x + used, -1e30f);
+                for (int64_t i = 0; i < used; i += kLanes) most = f_max(most, f_load(x + i));
                 F shift = f_set(f_most(most)), sum = f_zero();
-                for (int64_t i = 0; i < keys; i += kLanes) {
+                for (int64_t i = 0; i < used; i += kLanes) {
                     F e = f_exp(f_sub(f_load(x + i), shift));
                     sum = f_add(sum, e);
                     bf16_store(p + r * keys + i, e);
@@ -134,13 +144,13 @@ void attention(const Attention* given) {
             for (int64_t d = 0; d < width;) {
                 int64_t left = (width - d) / kLanes;
                 if (left == 5) {
-                    weigh<4, 5>(p, keys, v + 2 * d, width, keys / 2, mixed + d, width);
+                    weigh<4, 5>(p, keys, v + 2 * d, width, (g.s + 1) / 2, mixed + d, width);
                     d += 5 * kLanes;
                 } else if (left >= 4) {
-                    weigh<6, 4>(p, keys, v + 2 * d, width, keys / 2, mixed + d, width);
+                    weigh<6, 4>(p, keys, v + 2 * d, width, (g.s + 1) / 2, mixed + d, width);
                     d += 4 * kLanes;
                 } else {
-                    weigh<12, 1>(p, keys, v + 2 * d, width, keys / 2, mixed + d, width);
+                    weigh<12, 1>(p, keys, v + 2 * d, width, (g.s + 1) / 2, mixed + d, width);
                     d += kLanes;
                 }
             }

@@ -17,11 +17,15 @@ struct Spot {
     int64_t at, sequence, sees;
 };
 
+// Many rows are worked on in parts of so many, whose results stay in the processor's caches from step to step.
+constexpr int64_t kPart = 192;
+
 struct Blocks {
     const Stack& g;
     AttentionKernel together;
-    int64_t rows = 0, most = 0, head_dim, turning, qkv_dim;
-    float *u, *mixed, *qkv, *inner, *attended, *out;
+    int64_t rows = 0, most = 0, head_dim, turning, qkv_dim, part;
+    float *u, *attended, *out, *inner;  // for one part of the rows
+    float *mixed, *qkv;                 // for all
     std::vector<Spot> spots;
     std::vector<std::vector<Segment>> segments;
 
@@ -31,12 +35,14 @@ struct Blocks {
         qkv_dim = (turning + g.kv_heads) * head_dim;
         segments.resize(g.n_sequences);
         for (int64_t s = 0; s < g.n_sequences; s++) plan(s);
-        u = scratch.of<float>(rows * (2 * g.dim + qkv_dim + g.ff) + 64);
-        mixed = u + rows * g.dim;
+        int64_t parts = (rows + kPart - 1) / kPart;
+        part = (rows + parts * kRows - 1) / (parts * kRows) * kRows;
+        u = scratch.of<float>(rows * (g.dim + qkv_dim) + part * (3 * g.dim + g.ff) + 64);
+        attended = u + part * g.dim;
+        out = attended + part * g.dim;
+        inner = out + part * g.dim;
+        mixed = inner + part * g.ff;
         qkv = mixed + rows * g.dim;
-        inner = qkv + rows * qkv_dim;
-        attended = qkv;  // whose contents are not needed any more by then
-        out = mixed;
     }
 
     void plan(int64_t s) {
@@ -53,13 +59,14 @@ struct Blocks {
         most = std::max(most, before);
     }
 
-    void product(const Weight* w, const float* x, float* y, int gelu) const {
-        Gemm asked{x, y, rows, w->k, w->n, gelu, g.threads};
+    void product(const Weight* w, const float* x, float* y, int64_t n, int gelu) const {
+        Gemm asked{x, y, n, w->k, w->n, gelu, g.threads};
         gemm(w, &asked);
     }
 
-    void norm(const float* weight, const float* bias) const {
-        LayerNorm asked{g.x, weight, bias, u, rows, g.dim, g.dim, g.eps, g.threads};
+    // The norm of n rows of the stream.
+    void norm(const float* weight, const float* bias, const float* x, int64_t n) const {
+        LayerNorm asked{x, weight, bias, u, n, g.dim, g.dim, g.eps, g.threads};
         layer_norm(&asked);
     }
 
@@ -110,14 +117,32 @@ struct Blocks {
         });
     }
 
+    // What follows attention, for the rows from `first` on.
+    void rest(const Layer& layer, int64_t first, int64_t n) const {
+        float* x = g.x + first * g.dim;
+        int threads = n > 8 ? g.threads : 1;
+        product(layer.proj, mixed + first * g.dim, attended, n, 0);
+        if (layer.norm2_weight) {
+            add(x, attended, nullptr, x, n * g.dim, threads);
+            norm(layer.norm2_weight, layer.norm2_bias, x, n);
+        } else if (part < rows) {
+            norm(layer.norm1_weight, layer.norm1_bias, x, n);
+        }
+        product(layer.fc1, u, inner, n, 1);
+        product(layer.fc2, inner, out, n, 0);
+        add(x, out, layer.norm2_weight ? nullptr : attended, x, n * g.dim, threads);
+    }
+
     void run() const {
-        int threads = rows > 8 ? g.threads : 1;
         for (int64_t l = 0; l < g.n_layers; l++) {
             const Layer& layer = g.layers[l];
-            norm(layer.norm1_weight, layer.norm1_bias);
-            product(layer.qkv, u, qkv, 0);
+            for (int64_t r = 0; r < rows; r += part) {
+                int64_t n = std::min(part, rows - r);
+                norm(layer.norm1_weight, layer.norm1_bias, g.x + r * g.dim, n);
+                product(layer.qkv, u, qkv + r * qkv_dim, n, 0);
+            }
             if (g.half) {
-                Rotate asked{qkv, g.cos, g.sin, rows, turning, g.half, qkv_dim, head_dim, threads};
+                Rotate asked{qkv, g.cos, g.sin, rows, turning, g.half, qkv_dim, head_dim, rows > 8 ? g.threads : 1};
                 rotate(&asked);
             }
             keep(l);
@@ -125,14 +150,7 @@ struct Blocks {
                 attention_of_all();
             else
                 attention_over_kept(l);
-            product(layer.proj, mixed, attended, 0);
-            if (layer.norm2_weight) {
-                add(g.x, attended, nullptr, g.x, rows * g.dim, threads);
-                norm(layer.norm2_weight, layer.norm2_bias);
-            }
-            product(layer.fc1, u, inner, 1);
-            product(layer.fc2, inner, out, 0);
-            add(g.x, out, layer.norm2_weight ? nullptr : attended, g.x, rows * g.dim, threads);
+            for (int64_t r = 0; r < rows; r += part) rest(layer, r, std::min(part, rows - r));
         }
     }
 };

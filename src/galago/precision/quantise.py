@@ -60,7 +60,7 @@ def panel_bytes(k: int, bits: int) -> int:
 def quantise(weight: Tensor, bias: Tensor, bits: int) -> Quantised:
     """A floating-point weight [n, k] with its bias [n], on the CPU."""
     n, k = weight.shape
-    multiply = F.pad(_evenness(weight), (0, -k % UNIT[bits]), value=1.0)
+    multiply = F.pad(_evenness(weight, bits), (0, -k % UNIT[bits]), value=1.0)
     panels, scales, totals = [], [], []
     for rows in weight.split(AT_ONCE):
         w = F.pad(rows.float(), (0, -k % UNIT[bits], 0, -len(rows) % PANEL)) * multiply
@@ -82,13 +82,20 @@ def quantise(weight: Tensor, bias: Tensor, bits: int) -> Quantised:
     )
 
 
-def _evenness(weight: Tensor) -> Tensor:
-    """What to multiply each column [k] by, so that all are equally large."""
-    squares = torch.zeros(weight.shape[1])
+def _evenness(weight: Tensor, bits: int) -> Tensor:
+    """What to multiply each column [k] by, so that all are equally large.
+
+    Large is for int8, where a whole row shares one scale, its largest weight: with the root of its mean square
+    the bundled model's answers diverge half as much again from those of float32. For int4, where 32 weights
+    share a scale, it is that root.
+    """
+    squares, largest = torch.zeros(2, weight.shape[1])
     for rows in weight.split(AT_ONCE):
         w = rows.float()
-        squares += (w / w.abs().amax(1, keepdim=True).clamp_min(1e-30)).square_().sum(0)
-    columns = (squares / len(weight)).sqrt()
+        w = (w / w.abs().amax(1, keepdim=True).clamp_min(1e-30)).square_()
+        squares += w.sum(0)
+        torch.maximum(largest, w.amax(0), out=largest)
+    columns = (largest if bits == 8 else squares / len(weight)).sqrt()
     typical = columns[columns > 0].median() if (columns > 0).any() else torch.tensor(1.0)
     # A column of almost nothing stays so.
     return typical / columns.clamp_min(typical * 1e-4)

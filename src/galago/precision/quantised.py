@@ -10,6 +10,7 @@ from torch import Tensor
 
 from galago.kernels import Kernels, kernels
 from galago.nn.linear import LinearWeight, float_product, gelu
+from galago.precision import Precision
 from galago.precision.quantise import Quantised, values
 
 FEW_ROWS = 16
@@ -40,7 +41,9 @@ class RowMajor:
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float() * self.multiply
-        product = _weight_only if len(rows) <= FEW_ROWS else _by_integers
+        # torch's weight-only kernel reads past the end where the inputs are no multiple of 16.
+        few = len(rows) <= FEW_ROWS and rows.shape[1] % 16 == 0
+        product = _weight_only if few else _by_integers
         y = (product(rows, self.weight, self.scale) + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
         return gelu(y) if activate else y
 
@@ -143,19 +146,19 @@ def _few() -> str:
     return f"galago {best.name}" if best else "torch"
 
 
-def described(device: torch.device, bits: int | None) -> str:
-    """Which kernels compute linear maps of this many bits (None: floating point) on the device."""
-    if bits is None:
-        by = "oneDNN" if float_product() is not F.linear else "torch's default"
-        return "torch" if device.type != "cpu" else f"{by} for many rows, {_few()} for few"
+def described(precision: Precision, device: torch.device) -> str:
+    """Which kernels compute linear maps on the device."""
     if device.type != "cpu":
-        return "torch, weight only"
-    return _few() if kernels() else "torch int8"
+        return "torch, weight only" if precision.bits else "torch"
+    if precision.bits:
+        return _few() if kernels() else "torch int8"
+    few = f", {_few()} for few rows" if kernels() and precision.name in ("float32", "bfloat16") else ""
+    return ("oneDNN" if precision.name == "float32" and float_product() is not F.linear else "torch") + few
 
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:
     """What is slower or larger here than it could be, one sentence each."""
     if bits is None or device.type != "cpu" or kernels():
         return []
-    found = ["galago's own kernels are not there (built without a C++ compiler, or for another processor): torch's run"]
+    found = ["galago's own kernels are not in use (not built, not for this processor, or turned off): torch's run"]
     return [*found, "int4 weights are unpacked to int8"] if bits == 4 else found

@@ -1,0 +1,68 @@
+"""galago quantize"""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galago.catalog import find, with_precision
+from galago.cli.models import size_of
+from galago.errors import InvalidRequest, ModelNotFound
+
+EXAMPLES = """\b
+Examples:
+  galago quantize moondream2 --to int8
+  galago quantize ./my-finetune --to int4 --out small/
+  galago caption photo.jpg --model ./moondream2-int8"""
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`, a folder or weights file.")],
+    to: Annotated[str, typer.Option(metavar="int8|int4", help="The precision of the weights.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to; by default MODEL-PRECISION in this folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a folder that holds a model in int8 or int4: smaller, and used straight from the file."""
+    from galago.hub import locate
+    from galago.packing import quantise_model
+    from galago.precision import BITS
+
+    # What can be wrong is looked at before a download.
+    if to not in BITS:
+        raise InvalidRequest(f"cannot quantize to {to!r}; use {' or '.join(BITS)}", "precision")
+    if (asked := with_precision(model)[1]) not in (None, to):
+        raise InvalidRequest(f"{model} asks for {asked}, and --to for {to}", "precision")
+    folder = out or _known(model, to)
+    if folder is not None:
+        _check(folder, force)
+    files = locate(model)
+    if folder is None:
+        folder = Path(f"{files.name}-{to}")
+        _check(folder, force)
+    made = quantise_model(files, to, folder)
+    before, after = sum(f.stat().st_size for f in files.weights), made.stat().st_size
+    if json:
+        told = {"model": files.name, "precision": to, "folder": str(folder), "bytes": after, "bytes_before": before}
+        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+    else:
+        typer.echo(f"{folder}: {size_of(after)}, before {size_of(before)}")
+
+
+def _known(model: str, to: str) -> Path | None:
+    try:
+        return Path(f"{find(model).id}-{to}")
+    except ModelNotFound:
+        return None
+
+
+def _check(folder: Path, force: bool) -> None:
+    try:
+        full = folder.exists() and any(folder.iterdir())
+    except OSError as error:
+        raise InvalidRequest(f"cannot write {folder}: {error.strerror}", "out") from error
+    if full and not force:
+        raise InvalidRequest(f"{folder} is not empty; choose another with --out, or write into it with --force", "out")

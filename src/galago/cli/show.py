@@ -1,0 +1,162 @@
+"""galago show"""
+
+import json as jsonlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galago.catalog import Entry, find, with_precision
+from galago.cli.models import size_of
+from galago.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from galago.hub import Files
+
+EXAMPLES = """\b
+Examples:
+  galago show moondream2
+  galago show moondream2-int8 --json
+  galago show ./my-finetune"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What can be said of a model without its weights. What is not known is None."""
+
+    id: str
+    description: str | None
+    family: str
+    revision: str | None
+    license: str | None
+    parameters: int | None
+    precisions: tuple[str, ...]
+    memory: Mapping[str, int]
+    files: "Files | None"
+    """None where it is not installed"""
+
+
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`, a folder or weights file.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
+    try:
+        entry = find(model)
+    except ModelNotFound:
+        about = _of_files(model)
+    else:
+        about = _of_entry(entry, with_precision(model)[1])
+    told = _told(about, device)
+    if json:
+        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+    else:
+        _print(told)
+
+
+def _of_entry(entry: Entry, precision: str | None) -> About:
+    from galago.hub import installed, locate
+
+    return About(
+        id=entry.id,
+        description=entry.description,
+        family=entry.family,
+        revision=entry.revision,
+        license=entry.license,
+        parameters=entry.parameters,
+        precisions=(precision,) if precision else entry.precisions,
+        memory=entry.memory,
+        files=locate(entry.id, offline=True) if entry.id in installed() else None,
+    )
+
+
+def _of_files(model: str) -> About:
+    from galago.families.moondream.model import config_of
+    from galago.families.moondream.tokenizer import load_tokenizer
+    from galago.families.moondream.weights import shapes
+    from galago.hub import locate
+    from galago.precision import NAMES
+    from galago.precision.packed import bits_of
+
+    files = locate(model)
+    config, bits = config_of(files, load_tokenizer(files.tokenizer)), bits_of(files.weights)
+    return About(
+        id=files.name,
+        description=None,
+        family=files.family,
+        revision=config.revision.name,
+        license=None,
+        parameters=sum(_product(shape) for shape in shapes(config).values()),
+        precisions=(f"int{bits}",) if bits else NAMES,
+        memory={},
+        files=files,
+    )
+
+
+def _told(about: About, device: str | None) -> dict[str, Any]:
+    from galago.nn.device import pick_device
+    from galago.packing import packed_copies
+    from galago.precision import pick_precision
+    from galago.precision.quantised import described, fallbacks
+
+    where = pick_device(device)
+    found = {name: pick_precision(name, where) for name in about.precisions}
+    files = () if about.files is None else (*about.files.weights, about.files.tokenizer)
+    return {
+        "id": about.id,
+        "description": about.description,
+        "family": about.family,
+        "revision": about.revision,
+        "license": about.license,
+        "parameters": about.parameters,
+        "installed": bool(files),
+        "bytes": sum(f.stat().st_size for f in files) if files else None,
+        "files": [str(f) for f in files],
+        "packed": [
+            {"precision": c.precision, "bytes": c.size, "file": str(c.file)}
+            for c in packed_copies(about.id)
+            if c.precision in about.precisions
+        ],
+        "device": str(where),
+        "precisions": {
+            name: {
+                "memory": about.memory.get(name),
+                "kernels": described(found[name], where),
+                "fallbacks": fallbacks(where, found[name].bits),
+            }
+            for name in about.precisions
+        },
+    }
+
+
+def _print(told: Mapping[str, Any]) -> None:
+    lines = [("", told["description"]), ("family", told["family"]), ("revision", told["revision"])]
+    lines += [("license", told["license"]), ("parameters", told["parameters"] and f"{told['parameters']:,}")]
+    if told["installed"]:
+        folder = Path(told["files"][0]).parent
+        lines.append(("on disk", f"{size_of(told['bytes'])} in {folder}"))
+    else:
+        lines.append(("on disk", f"nothing; `galago models pull {told['id']}` downloads it"))
+    lines += [("packed", f"{c['precision']}, {size_of(c['bytes'])}: {c['file']}") for c in told["packed"]]
+    typer.echo(told["id"])
+    for name, value in lines:
+        if value is not None:
+            typer.echo(f"{name:10}  {value}" if name else value)
+    # Memory is measured on a CPU.
+    head = "memory" if told["device"] == "cpu" else "on a CPU"
+    typer.echo(f"\n{'':10}  {head:>8}  kernels on {told['device']}")
+    for name, entry in told["precisions"].items():
+        memory = "?" if entry["memory"] is None else size_of(entry["memory"])
+        typer.echo(f"{name:10}  {memory:>8}  {entry['kernels']}")
+    for fallback in dict.fromkeys(f for entry in told["precisions"].values() for f in entry["fallbacks"]):
+        typer.echo(f"! {fallback}")
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total

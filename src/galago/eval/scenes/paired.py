@@ -1,0 +1,73 @@
+"""Two runs over the same scenes, compared answer by answer: what is a difference, and what is chance.
+
+The marks of a run come in the same order whatever was answered, so those of two runs pair up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from galago.eval.scenes.score import MEASURES, Mark
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measure of a run less that of the reference; shares in -1..1."""
+
+    tasks: int
+    share: float
+    """of the run itself"""
+    change: float
+    spread: float
+    """half the width of the change's 95 % interval"""
+    lost: int
+    """answers that were better in the reference"""
+    won: int
+    p: float
+    """how likely so uneven a split of lost and won is by chance (exact sign test; McNemar's of right and wrong)"""
+
+
+def compare(reference: Sequence[Mark], run: Sequence[Mark]) -> dict[str, Difference]:
+    """The differences in all measures, in the order of MEASURES. Raises ValueError for runs over other tasks."""
+    if [m.measure for m in reference] != [m.measure for m in run]:
+        raise ValueError("the runs were not over the same tasks")
+    found = {}
+    for name in MEASURES:
+        pairs = [(a, b) for a, b in zip(reference, run, strict=True) if a.measure == name]
+        if pairs:
+            found[name] = _difference(pairs)
+    return found
+
+
+def _difference(pairs: Sequence[tuple[Mark, Mark]]) -> Difference:
+    before, after = (_ratio(marks) for marks in zip(*pairs, strict=True))
+    # How much each task moves the difference of the two ratios, to first order.
+    moves = [_move(b, after) - _move(a, before) for a, b in pairs]
+    lost = sum(_missing(b) > _missing(a) for a, b in pairs)
+    won = sum(_missing(b) < _missing(a) for a, b in pairs)
+    spread = 1.96 * math.sqrt(sum(move * move for move in moves))
+    return Difference(len(pairs), after[0], after[0] - before[0], spread, lost, won, sign_test(lost, won))
+
+
+def _ratio(marks: Sequence[Mark]) -> tuple[float, float]:
+    """The share of all marks, and their total."""
+    total = sum(mark.total for mark in marks)
+    return (sum(mark.hits for mark in marks) / total if total else 0.0), total
+
+
+def _move(mark: Mark, of: tuple[float, float]) -> float:
+    share, total = of
+    return (mark.hits - share * mark.total) / total if total else 0.0
+
+
+def _missing(mark: Mark) -> float:
+    return mark.total - mark.hits
+
+
+def sign_test(lost: int, won: int) -> float:
+    """The probability of a split at least as uneven where both sides are equally likely, 0..1."""
+    n, fewer = lost + won, min(lost, won)
+    tail = sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n
+    return min(1.0, 2 * tail)

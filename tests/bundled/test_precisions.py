@@ -1,0 +1,86 @@
+"""In int8 and int4 the bundled model says what it says in float32, whatever outliers it has, on every kernel."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from galago import hub
+from galago.eval.drift import Answered, Divergence, answered, divergence, logits, skill_of
+from galago.eval.outliers import write_with_outliers
+from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.score import cases
+from galago.families.moondream.model import Moondream, load_moondream
+from galago.kernels import load
+from galago.precision import pick_precision
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
+CPU = torch.device("cpu")
+SCENES = 12
+COLOR = next(thing.color for thing in scene_at(7, 1396).things if thing.name == "circle")
+"""In the example, which is that scene."""
+Told = list[tuple[Image.Image, list[Answered], list[torch.Tensor]]]
+"""Of each scene its image, the reference's answers and its logits over tokens."""
+
+
+def opened(files: hub.Files, precision: str) -> Moondream:
+    return load_moondream(files, precision=pick_precision(precision, CPU), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    m = opened(hub.locate("scenes"), "float32")
+    found = []
+    for scene, tasks in cases(31, SCENES):
+        answers = answered(m, m.encode_image(scene.image), map(skill_of, tasks))
+        found.append((scene.image, answers, logits(m, scene.image, answers)["token"]))
+    return found
+
+
+@pytest.fixture(scope="module", params=[1, 30, 100])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hub.Files:
+    """The bundled checkpoint with its channels as they are, or some so many times as large."""
+    files = hub.locate("scenes")
+    if request.param == 1:
+        return files
+    return hub.locate(write_with_outliers(files, tmp_path_factory.mktemp("outliers"), request.param))
+
+
+def compared(told: Told, m: Moondream) -> Divergence:
+    pairs = [(wanted, logits(m, image, answers)["token"]) for image, answers, wanted in told]
+    return divergence(*([x for part in side for x in part] for side in zip(*pairs, strict=True)))
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("int8", 0.985, 1e-3), ("int4", 0.96, 2e-2)])
+def test_says_what_float32_says(told: Told, files: hub.Files, precision: str, least: float, most: float) -> None:
+    found = compared(told, opened(files, precision))
+    assert found.count > 500
+    assert found.agreed > least and found.mean < most, found
+
+
+def test_outliers_change_nothing_in_float32(told: Told, files: hub.Files) -> None:
+    found = compared(told[:2], opened(files, "float32"))
+    assert found.agreed == 1 and found.largest < 1e-6, found
+
+
+@pytest.mark.parametrize("kernels", ["none", "avx2", "avx512-vnni"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_answers_on_every_kernel(kernels: str, precision: str) -> None:
+    if kernels != "none" and load(kernels) is None:
+        pytest.skip(f"there are no kernels for {kernels} here")
+    code = (
+        "import galago\n"
+        f"with galago.load(precision={precision!r}, threads=1) as model:\n"
+        f"    image = model.encode_image({str(EXAMPLE)!r})\n"
+        "    print(model.kernels)\n"
+        "    print(model.query(image, 'What color is the circle?')['answer'].strip())\n"
+        "    print(len(model.detect(image, 'circle')['objects']), len(model.point(image, 'circle')['points']))\n"
+    )
+    environment = os.environ | {"GALAGO_KERNELS": kernels}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    used = "torch int8" if kernels == "none" else f"galago {kernels}"
+    assert run.stdout.split("\n")[:3] == [used, COLOR, "1 1"]

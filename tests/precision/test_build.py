@@ -1,0 +1,135 @@
+"""Building the kernels: with a compiler, without one, and for a processor that is not this one."""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import galago
+from galago.kernels import build as building
+from galago.kernels.build import CannotBuild, build, digest
+
+COMPILER = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+CHECK = Path(__file__).with_name("check_kernels.cpp")
+CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+no_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CXX", "GALAGO_NO_KERNELS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if COMPILER is None or platform.machine().lower() not in building.SOURCES:
+        pytest.skip("no C++ compiler, or no kernels for this processor")
+    return build(tmp_path_factory.mktemp("built") / "_kernels.so")
+
+
+def check_for(compiler: str, folder: Path) -> Path:
+    """The program that compares kernels with plain loops."""
+    made = folder / "check"
+    # Without contraction, so that the plain loops round as they are written.
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", f"-I{building.HERE}"]
+    links = [] if sys.platform == "darwin" else ["-ldl"]
+    subprocess.run([compiler, *flags, str(CHECK), "-o", str(made), *links], check=True)
+    return made
+
+
+def test_a_library_knows_its_sources(library: Path) -> None:
+    sources = ctypes.CDLL(str(library)).galago_sources
+    sources.restype = ctypes.c_char_p
+    assert sources().decode() == digest()
+    assert [f.name for f in library.parent.iterdir()] == [library.name]
+
+
+def test_every_instruction_set_gives_what_plain_loops_give(library: Path, tmp_path: Path) -> None:
+    assert COMPILER is not None
+    check = check_for(COMPILER, tmp_path)
+    found = 0
+    for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod"):
+        ran = subprocess.run([check, library, name], capture_output=True, text=True)
+        assert ran.returncode == 0 or (ran.returncode, ran.stdout) == (2, "no such kernels\n"), ran.stdout
+        found += ran.returncode == 0
+    assert found or not ctypes.CDLL(str(library)).galago_kernels(None)
+
+
+@pytest.mark.skipif(not (shutil.which(CROSS) and shutil.which(EMULATOR)), reason=f"no {CROSS} or no {EMULATOR}")
+def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", CROSS)
+    made = build(tmp_path / "_kernels.so", "aarch64")
+    check = check_for(CROSS, tmp_path)
+    asked = subprocess.run([CROSS, "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True)
+    system = Path(asked.stdout.strip()).resolve().parents[1]
+
+    def run(cpu: str) -> subprocess.CompletedProcess[str]:
+        command = [EMULATOR, "-cpu", cpu, "-L", system, check, made, "neon-dotprod"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    for cpu in ("max", "cortex-a76"):
+        assert (ran := run(cpu)).returncode == 0, ran.stdout + ran.stderr
+    # Without dot products, as a Raspberry Pi 4: the kernels are not offered.
+    assert run("cortex-a72").stdout == "no such kernels\n"
+
+
+@no_compiler
+def test_cxx_chooses_the_compiler_and_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", f"{COMPILER} -include no-such-header.h")
+    with pytest.raises(CannotBuild, match=r"no-such-header\.h"):
+        build(tmp_path / "_kernels.so")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CXX", shutil.which("false") or "false", "false failed: exit code 1"),
+        ("CXX", "no-such-compiler", "CXX names no-such-compiler"),
+        ("CXX", os.devnull, "is not a program"),
+        ("PATH", "", "no C++ compiler was found"),
+        ("GALAGO_NO_KERNELS", "1", "GALAGO_NO_KERNELS is set"),
+    ],
+)
+def test_why_there_are_no_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CannotBuild, match=re.escape(said)):
+        build(tmp_path / "_kernels.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_processor_without_kernels(tmp_path: Path) -> None:
+    with pytest.raises(CannotBuild, match="no kernels for riscv64 processors"):
+        build(tmp_path / "_kernels.so", "riscv64")
+
+
+@no_compiler
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(CannotBuild, match="cannot write"):
+        build(tmp_path / "nowhere" / "_kernels.so")
+
+
+def test_a_library_of_other_sources_is_refused(library: Path, tmp_path: Path) -> None:
+    package = tmp_path / "galago"
+    shutil.copytree(Path(galago.__file__).parent, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    shutil.copy(library, package / "kernels" / "_kernels.so")
+    tried = "import galago.kernels; print(galago.kernels.kernels() is not None)"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": str(tmp_path), "GALAGO_KERNELS": ""}
+        return subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, env=env, check=True)
+
+    whole = run()
+    assert (whole.stdout, whole.stderr) == ("True\n", "")
+    with (package / "kernels" / "gemm.h").open("a") as source:
+        source.write("// changed\n")
+    stale = run()
+    assert stale.stdout == "False\n" and "built from other sources" in stale.stderr
