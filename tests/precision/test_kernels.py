@@ -117,7 +117,15 @@ def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: i
     q = torch.randn(batch, t, heads, dim).transpose(1, 2)
     keys, values = torch.randn(2, batch, t, kv_heads, dim).transpose(2, 3)
     wide = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
-    assert off(k.attention(q, keys, values), F.scaled_dot_product_attention(q, *wide)) < 0.01
+    wanted = F.scaled_dot_product_attention(q, *wide)
+    assert off(k.attention(q, keys, values), wanted) < 0.01
+    assert off(k.attention(q, keys, values, int8=True), wanted) < 0.02
+    # What all keys share takes no steps from them, and an empty query weighs all alike.
+    shared = keys + 300 * torch.randn(dim)
+    assert off(k.attention(q, shared, values, int8=True), wanted) < 0.02
+    nothing = k.attention(torch.zeros_like(q), keys, values, int8=True)
+    average = values.mean(2, keepdim=True).repeat_interleave(heads // kv_heads, 1).expand_as(nothing)
+    torch.testing.assert_close(nothing, average, rtol=0.02, atol=0.01)
 
 
 def test_what_runs_between_the_products(k: Kernels) -> None:

@@ -23,6 +23,8 @@ SETS = [name for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotpr
 MOST = 16
 """Sequences that step together."""
 CLOSE = 3e-3
+CLOSE_IN_BYTES = 0.02
+"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16."""
 """Root mean square of the difference as a share of the values': some activations round the other way."""
 pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built (no C++ compiler)")
 
@@ -116,7 +118,7 @@ def test_prompts_and_steps_may_share_a_call(model: Moondream, picture: Image.Ima
 def test_text_is_as_block_by_block(model: Moondream, picture: Image.Image) -> None:
     plain = one_by_one(model)
     one, other = model.encode_image(picture), plain.encode_image(picture)
-    assert off(one.k, other.k) < CLOSE and off(one.v, other.v) < CLOSE
+    assert off(one.k, other.k) < CLOSE_IN_BYTES and off(one.v, other.v) < CLOSE_IN_BYTES
     caches = model.new_cache(one), plain.new_cache(one)
     for ids in (torch.arange(30) + 40, torch.tensor([99]), torch.arange(70) + 50, torch.tensor([7])):
         found, wanted = (m.hidden(cache, ids) for m, cache in zip((model, plain), caches, strict=True))
@@ -131,5 +133,5 @@ def test_vision_is_as_block_by_block(model: Moondream) -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, c.crop_size, c.crop_size, 3), generator=generator, dtype=torch.uint8)
     found = crop_features(pixels, model.weights.vision, c, kv)
-    assert off(found, crop_features(pixels, one_by_one(model).weights.vision, c, kv)) < CLOSE
+    assert off(found, crop_features(pixels, one_by_one(model).weights.vision, c, kv)) < CLOSE_IN_BYTES
     assert torch.equal(found[1:], crop_features(pixels[1:], model.weights.vision, c, kv))

@@ -103,6 +103,7 @@ class _Attention(ctypes.Structure):
         *((n, c_void_p) for n in ("q", "k", "v", "out")),
         *((n, c_int64) for n in ("batch", "heads", "kv_heads", "t", "s", "dim")),
         *((f"{t}_{axis}", c_int64) for t in ("q", "k", "v", "out") for axis in ("batch", "head", "row")),
+        ("bytes", c_int32),
         ("threads", c_int32),
     ]
 
@@ -245,15 +246,18 @@ class Kernels:
         )
         self._table.stack(byref(asked))
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, *, int8: bool = False) -> Tensor:
+        """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products.
+
+        With `int8` q k^T is of whole numbers, row by row.
+        """
         q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
         b, heads, t, dim = q.shape
         out = torch.empty(b, t, heads, dim).transpose(1, 2)
         strides = (stride for x in (q, k, v, out) for stride in x.stride()[:3])
         asked = _Attention(
             *(x.data_ptr() for x in (q, k, v, out)),
-            *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, torch.get_num_threads()),
+            *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, int8, torch.get_num_threads()),
         )
         self._table.attention(byref(asked))
         return out

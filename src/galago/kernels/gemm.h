@@ -129,6 +129,7 @@ inline void unpack_panel(const uint8_t* w, int64_t n_groups, int8_t* out) {
 
 template <int R, int V>
 inline void finish(const Weight& w, const Gemm& g, I (&acc)[R][V], int64_t row, int64_t column, const Row* rows) {
+#pragma GCC unroll 4
     for (int v = 0; v < V; v++, column += kLanes) {
         if (column >= w.n) return;
         I sum = i_load(w.sum + column);

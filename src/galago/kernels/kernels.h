@@ -92,6 +92,7 @@ struct Attention {
     float* out;
     int64_t batch, heads, kv_heads, t, s, dim;
     int64_t q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row;
+    int32_t bytes;           // q k^T in int8
     int32_t threads;
 };
 
@@ -118,7 +119,7 @@ struct Kernels {
     void (*decode)(const Decode*);
     void (*store)(const Store*);
     void (*stack)(const Stack*);  // all blocks over the next positions of each sequence
-    void (*attention)(const Attention*);  // in bfloat16; null where there is no such product
+    void (*attention)(const Attention*);  // null where there are no products in bfloat16
     void (*rotate)(const Rotate*);
     void (*layer_norm)(const LayerNorm*);
     // y = x + a, and + b unless that is null, over n numbers

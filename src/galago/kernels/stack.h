@@ -90,7 +90,7 @@ struct Blocks {
         int64_t head = head_dim, row = qkv_dim;
         const float *k = qkv + g.heads * head_dim, *v = k + g.kv_heads * head_dim;
         Attention asked{qkv, k, v, mixed, 1, g.heads, g.kv_heads, rows, rows, head_dim,
-                        0, head, row, 0, head, row, 0, head, row, 0, head, g.dim, g.threads};
+                        0, head, row, 0, head, row, 0, head, row, 0, head, g.dim, 1, g.threads};
         together(&asked);
     }
 
