@@ -65,6 +65,12 @@ class EngineClosed(GalagoError):
     code = "shutting_down"
 
 
+class DeadlineExceeded(GalagoError):
+    """The request's own time limit passed before it was done."""
+
+    code = "deadline_exceeded"
+
+
 class GenerationFailed(GalagoError):
     """Something broke while the model was running; the log has the traceback."""
 

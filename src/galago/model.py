@@ -15,6 +15,7 @@ from galago import hub
 from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
+from galago.engine.scheduler import Limits
 from galago.errors import InvalidRequest, ModelNotFound
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.media.image import load_image
@@ -64,6 +65,7 @@ def load(
     variants: str | Path | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    limits: Limits | None = None,
 ) -> "Model":
     """Load a model of the catalogue, a folder or a weights file, downloading it where needed.
 
@@ -77,7 +79,7 @@ def load(
     behaviour a checkpoint has, if its files do not tell. `variants` is a folder of LoRA files that requests
     name; without it they give paths, so a server that lets strangers choose a variant wants it. `threads`
     is how many CPU threads compute (default: those that this process may use); `progress` is told how many
-    bytes of how many are downloaded.
+    bytes of how many are downloaded. `limits` says how much may wait, run and be kept at once.
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
@@ -97,21 +99,21 @@ def load(
     if chosen.bits:
         files = packed_copy(files, chosen.name)
     folder = None if variants is None else Path(variants)
-    return Model(load_moondream(files, precision=chosen, device=where, revision=revision, variants=folder))
+    return Model(load_moondream(files, precision=chosen, device=where, revision=revision, variants=folder), limits)
 
 
 class Model:
-    """A loaded model. Its methods may be called from any thread; requests are carried out in turn.
+    """A loaded model. Its methods may be called from any thread; requests are carried out together.
 
     All raise InvalidRequest for arguments out of range, InvalidImage for an image that cannot be
     read, UnsupportedTask for what the model's revision lacks, and EngineBusy when too many wait.
     """
 
-    def __init__(self, loaded: Moondream, *, max_queue: int = 64) -> None:
+    def __init__(self, loaded: Moondream, limits: Limits | None = None) -> None:
         self._loaded = loaded
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
-        self._engine = Engine(loaded, max_queue=max_queue)
+        self._engine = Engine(loaded, limits)
 
     @property
     def name(self) -> str:
@@ -141,8 +143,16 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue, the one under way not counted."""
+        """Requests in the queue, those under way not counted."""
         return self._engine.waiting
+
+    def stats(self) -> dict[str, Any]:
+        """What has been done, how fast, and what is held in memory."""
+        return self._engine.stats()
+
+    def trim(self) -> None:
+        """Let go of cached images, and hand memory back to the system, before the next step."""
+        self._engine.trim()
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
         """See an image once, for any number of questions about it; of the settings `variant` and `detail` matter."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length", "cancelled"]
+Priority = Literal["interactive", "batch"]
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max"""
 Spot = tuple[float, float]
@@ -118,6 +119,8 @@ class Request:
     """One thing to do: a skill over at most one image, with its sampling and LoRA variant.
 
     With detail `low` the model sees a large image as a whole only, not also piece by piece: quicker, and coarser.
+    Interactive requests go before those of a batch; a request that is not done `timeout` seconds after it was
+    given fails with DeadlineExceeded.
     """
 
     skill: Skill
@@ -125,9 +128,13 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     variant: str | None = None
     detail: Detail = "high"
+    priority: Priority = "interactive"
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         check_skill(self.skill)
+        _check(self.priority in ("interactive", "batch"), "priority", "interactive or batch")
+        _check(self.timeout is None or (_number(self.timeout) and self.timeout > 0), "timeout", "seconds > 0, or null")
         _check(self.detail in ("low", "high"), "detail", "low or high")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from galago import hub
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.engine.runner import run
+from galago.engine.engine import Engine
 from galago.engine.step import Feed, Output, Steps
 from galago.families.moondream import prompts
 from galago.families.moondream.image import Crops, make_crops
@@ -201,18 +201,18 @@ class Recorder:
         self.sequences: list[list[Fed]] = []
         self.cache: KVCache | None = None
 
-    def skill(self, request: Request) -> Steps:
-        return self.inner.skill(request)
-
-    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
-        return self.inner.encode_image(image, variant, detail)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         self.sequences.append([])
         self.cache = self.inner.new_cache(encoded, variant)
         return self.cache
 
-    def forward(self, cache: KVCache, feed: Feed) -> Output:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+        return [self.step(cache, feed) for cache, feed in zip(caches, feeds, strict=True)]
+
+    def step(self, cache: KVCache, feed: Feed) -> Output:
         start = cache.length
         hidden = self.inner.hidden(cache, feed.input)
         self.sequences[-1].append(Fed(start, feed.input, hidden))
@@ -236,9 +236,10 @@ def trace(folder: str, case_id: str) -> Trace:
     """All steps of a case, and the one more that the reference takes after the last token or gaze."""
     m, case = loaded(folder), cases(folder)[case_id]
     recorder = Recorder(m)
-    steps = recorder.skill(request(folder, case))
+    engine = Engine(recorder)
+    events = list(engine.submit(request(folder, case)))
+    engine.close()
     with torch.inference_mode():
-        events = list(run(recorder, steps, lambda: False))
         feeds, more = recorder.sequences[-1], None
         if "segments" in case and len(feeds) < sum(1 + len(s["token_ids"]) for s in case["segments"]):
             more = case["segments"][-1]["token_ids"][-1]
@@ -246,5 +247,5 @@ def trace(folder: str, case_id: str) -> Trace:
             (y,) = (e.point[1] for e in events if isinstance(e, GazeFound) and e.point)
             more = prompts.Coordinate(y)
         if more is not None and recorder.cache:
-            recorder.forward(recorder.cache, Feed(embed(m, (more,))))
+            recorder.step(recorder.cache, Feed(embed(m, (more,))))
     return Trace(events, recorder.sequences, recorder)

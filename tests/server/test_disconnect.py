@@ -105,7 +105,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
         else:
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/chat/completions", json=body(), timeout=whole.timings.total_s / 10)
-        # The engine works on one request after another, so this one waits for the end of that.
+        # The engine here works on one request after another, so this one waits for the end of that.
         list(endless.submit(Request(Chat((Message("user", "hello"),)), None, Sampling(max_tokens=1))))
         assert time.perf_counter() - begin < whole.timings.total_s * 0.6
 
@@ -113,7 +113,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
 @pytest.mark.parametrize("stream", [True, False])
 def test_full_queue(endless_folder: Path, stream: bool) -> None:
     loaded = load_moondream(hub.locate(endless_folder), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
-    model = galago.Model(loaded, max_queue=1)
+    model = galago.Model(loaded, Limits(waiting=1, running=1))
     with serving(create_app(model)) as url:
         running = model.submit(long_request())
         next(running)

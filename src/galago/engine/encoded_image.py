@@ -23,9 +23,9 @@ class EncodedImage:
     """views that the vision tower looked at"""
     image_tokens: int
     """positions without BOS"""
-    encode_s: float
+    encode_s: float = 0.0
     """seconds for vision and projection"""
-    prefill_s: float
+    prefill_s: float = 0.0
     """seconds for the prefix's keys and values"""
 
     @property

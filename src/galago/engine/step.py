@@ -1,21 +1,23 @@
-"""What a skill and the engine say to each other.
+"""What a skill, the engine and a model say to each other.
 
 A skill is a generator. It yields a Start (a new sequence over an image) or a Feed (what comes next
 in the sequence) and is sent the answer, or it yields an Event, which goes to the client. At last it
-returns an End. The engine steps it without knowing what it is about.
+returns an End. The engine steps many of them together without knowing what they are about.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
+from galago.nn.passes import Passes
 from galago.request import Detail, Encoding, Event, FinishReason, Request
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
 
@@ -25,6 +27,8 @@ class Start:
     """Begin a sequence over this image, or none; answered by the encoded image."""
 
     image: "Image.Image | Encoding | None"
+    positions: int
+    """the most that will be fed: what memory is set aside for"""
     variant: str | None = None
     detail: Detail = "high"
 
@@ -57,23 +61,72 @@ class End:
     completion_tokens: int
 
 
-Steps = Generator[Start | Feed | Event, EncodedImage | Output | None, End]
+Step = Start | Feed | Event
+Steps = Generator[Step, EncodedImage | Output | None, End]
+
+
+class Views(Protocol):
+    """What a model looks at of an image."""
+
+    @property
+    def pixels(self) -> "np.ndarray":
+        """[crops, ...], of one shape for all images"""
+        ...
 
 
 class StepModel(Protocol):
-    """What the engine asks of a model."""
+    """What the engine asks of a model. All but `skill` and `views` is asked by one thread, in inference mode."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str:
+        """Of weights, revision, precision and device: what encoded images belong to."""
+        ...
 
     @property
     def device(self) -> "torch.device": ...
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values for each position."""
+        ...
+
+    @property
+    def prefix_positions(self) -> int:
+        """Positions that an image takes."""
+        ...
+
+    @property
+    def crops_at_once(self) -> int: ...
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a prompt that one pass takes."""
+        ...
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; raises what is wrong with it before the first."""
         ...
 
-    def encode_image(
-        self, image: "Image.Image", variant: str | None = None, detail: Detail = "high"
-    ) -> EncodedImage: ...
+    def views(self, image: "Image.Image", detail: Detail = "high") -> Any:
+        """The Views of an image; may be asked in any thread."""
+        ...
+
+    def see(self, pixels: "np.ndarray") -> Passes[Tensor]:
+        """Crops, maybe of several images, to the features of each [crops, ...]."""
+        ...
+
+    def embed_image(self, features: Tensor, views: Any) -> Tensor:
+        """The features of one image's crops to its embedding."""
+        ...
+
+    def prefix(
+        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
+    ) -> Passes[EncodedImage]:
+        """The prefix that sequences over an image of this size start with."""
+        ...
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...
 
-    def forward(self, cache: KVCache, feed: Feed) -> Output: ...
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+        """A step of several sequences, none of which sees another. After an error it may be repeated."""
+        ...

@@ -60,7 +60,7 @@ def answered(reference: Moondream, encoded: EncodedImage, skills: Iterable[Skill
             answer = encoded if isinstance(step, Start) else None
             if isinstance(step, Feed):
                 feeds.append(step)
-                answer = reference.forward(cache, step)
+                (answer,) = reference.forward([cache], [step])
         found.append(Answered(skill, tuple(feeds)))
     return found
 
@@ -75,7 +75,7 @@ def logits(m: Moondream, image: Image.Image, answers: Sequence[Answered]) -> Log
         places = PLACES.get(type(answer.skill))
         for i, feed in enumerate(answer.feeds):
             fed = feed.input.to(m.device, m.dtype if feed.input.is_floating_point() else None)
-            out = m.forward(cache, Feed(fed, feed.logits))
+            (out,) = m.forward([cache], [Feed(fed, feed.logits)])
             if out.logits is not None:
                 found["token"].append(out.logits.cpu())
             # Where the reference ended, no place was chosen.

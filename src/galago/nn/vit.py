@@ -8,6 +8,7 @@ from torch import Tensor
 
 from galago.nn.attention import attention, merge_heads, split_heads
 from galago.nn.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp
+from galago.nn.passes import Passes, finish, pieces
 from galago.nn.stack import Block, Stack, stack_of
 
 
@@ -60,13 +61,24 @@ def vit(patches: Tensor, w: VitWeights, n_heads: int, eps: float = 1e-5, kv: tor
 
     Attention may compute in the type `kv`, see nn.attention.
     """
+    return finish(vit_passes(patches, w, n_heads, len(w.blocks), eps, kv))
+
+
+def vit_passes(
+    patches: Tensor, w: VitWeights, n_heads: int, at_once: int, eps: float = 1e-5, kv: torch.dtype | None = None
+) -> Passes[Tensor]:
+    """The same, `at_once` blocks in each piece."""
     x = linear(patches, w.patch_emb)
     x = add(x, w.pos_emb.expand_as(x))
-    if w.stack:
-        x = torch.stack([w.stack.forward(image, [((), len(image))], together=True, eps=eps) for image in x])
-    else:
-        for block in w.blocks:
-            x = vit_block(x, block, n_heads, eps, kv)
+    for blocks in pieces(len(w.blocks), at_once):
+        if blocks.start:
+            yield
+        if stack := w.stack:
+            whole = [stack.forward(image, [((), len(image))], together=True, eps=eps, blocks=blocks) for image in x]
+            x = torch.stack(whole)
+        else:
+            for i in blocks:
+                x = vit_block(x, w.blocks[i], n_heads, eps, kv)
     return layer_norm(x, w.post_ln, eps)
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,14 +17,15 @@ from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Output, Steps
 from galago.errors import CheckpointError, ContextLengthExceeded, InvalidRequest
 from galago.families.moondream.config import MoondreamConfig, make_config
-from galago.families.moondream.image import make_crops
+from galago.families.moondream.image import Crops, make_crops, tiling_of
 from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import BlockLora, decoder, embedded, logits_of
 from galago.families.moondream.tokenizer import Tokenizer, decide_revision, load_tokenizer
-from galago.families.moondream.vision import image_embedding
+from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import MoondreamWeights, load, load_lora, read, table
 from galago.nn.attention import attend_cached, attention, store
 from galago.nn.device import synchronize
+from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.precision import Precision
 from galago.precision.packed import pack
@@ -32,6 +34,10 @@ from galago.request import Detail, Encoding, Request
 if TYPE_CHECKING:
     from galago.hub import Files
 
+WORK = {"cpu": 10**11, "cuda": 10**13, "mps": 10**12}
+"""Operations in one piece of work: about a tenth of a second, which a running answer may have to wait."""
+MAX_CROPS = 32
+"""Crops that an accelerator sees at once."""
 MAX_LORAS = 8
 """LoRA variants kept in memory; the one loaded first is dropped first."""
 
@@ -88,19 +94,50 @@ class Moondream:
             self.loras[variant] = load_lora(file, self.config, self.dtype, self.device)
         return self.loras[variant]
 
-    @torch.inference_mode()
-    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
-        """Keys and values of BOS and the image, which look at each other in both directions."""
-        begin = time.perf_counter()
-        c, w = self.config, self.weights
-        crops = make_crops(image, c.vision, tiled=detail == "high")
-        pixels = torch.from_numpy(crops.pixels).to(self.device)
-        kv = self.precision.kv
-        seen = image_embedding(pixels, crops.tiling, w.vision, c.vision, kv)
-        synchronize(self.device)
-        encoded = time.perf_counter()
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values for each position."""
+        t = self.config.text
+        return 2 * t.n_layers * t.n_kv_heads * t.head_dim * self.precision.kv.itemsize
 
-        shape = (c.text.n_layers, c.text.n_kv_heads, c.prefix_len, c.text.head_dim)
+    @property
+    def prefix_positions(self) -> int:
+        """Positions of an image, BOS included."""
+        return self.config.prefix_len
+
+    @property
+    def crops_at_once(self) -> int:
+        """Crops that one pass sees. On a CPU one crop keeps all cores busy, and takes the memory of one."""
+        return 1 if self.device.type == "cpu" else MAX_CROPS
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a prompt in one pass: no fewer than a batch of decode steps would take."""
+        t = self.config.text
+        return max(32, _times(self.device, t.n_layers * _block_size(t.dim, t.qkv_dim, t.ff_dim)))
+
+    def views(self, image: Image.Image, detail: Detail = "high") -> Crops:
+        """What the vision tower sees of an image; may run in any thread."""
+        return make_crops(image, self.config.vision, tiled=detail == "high")
+
+    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
+        """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""
+        c = self.config.vision
+        rows = len(pixels) * c.n_tokens
+        at_once = max(1, _times(self.device, rows * _block_size(c.enc_dim, 3 * c.enc_dim, c.enc_ff_dim)))
+        given = torch.from_numpy(pixels).to(self.device)
+        return crop_passes(given, self.weights.vision, c, at_once, self.precision.kv)
+
+    def embed_image(self, features: Tensor, views: Crops) -> Tensor:
+        """All crops' features [n, T, E] to the image's embedding [T, D], in the type that keys and values have."""
+        return embedding_of(features, views.tiling, self.weights.vision, self.config.vision).to(self.precision.kv)
+
+    def prefix(
+        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
+    ) -> Passes[EncodedImage]:
+        """Keys and values of BOS and an image of this width and height, which look at each other in both directions."""
+        c, t, w, kv = self.config, self.config.text, self.weights.text, self.precision.kv
+        shape = (t.n_layers, t.n_kv_heads, c.prefix_len, t.head_dim)
         keys = torch.empty(shape, dtype=kv, device=self.device)
         values = torch.empty_like(keys)
 
@@ -109,28 +146,45 @@ class Moondream:
             store(v[0], values[layer])
             return attention(q, k, v, kv)
 
-        bos = embedded(torch.tensor([c.tokens.bos_id], device=self.device), w.text, self.dtype)
-        x = torch.cat((bos, seen))
+        bos = embedded(torch.tensor([c.tokens.bos_id], device=self.device), w, self.dtype)
+        x = torch.cat((bos, embedding.to(self.dtype)))
         positions = torch.arange(c.prefix_len, device=self.device)
+        table = rotary_table(positions, t.head_dim // 2)
+        place = (keys.data_ptr(), values.data_ptr(), 0, c.prefix_len)
         lora = self.lora(variant)
-        if (stack := w.text.stack) and stack.by.has_attention and lora is None:
-            place = (keys.data_ptr(), values.data_ptr(), 0, c.prefix_len)
-            table = rotary_table(positions, c.text.head_dim // 2)
-            stack.forward(x, [([place], c.prefix_len)], table, together=True)
-        else:
-            decoder(x.unsqueeze(0), w.text, c.text, positions, attend, lora)
-        synchronize(self.device)
+        stack = w.stack if w.stack and w.stack.by.has_attention and lora is None else None
+        at_once = max(1, _times(self.device, c.prefix_len * _block_size(t.dim, t.qkv_dim, t.ff_dim)))
+        for blocks in pieces(t.n_layers, at_once):
+            if blocks.start:
+                yield
+            if stack:
+                x = stack.forward(x, [([place], c.prefix_len)], table, together=True, blocks=blocks)
+            else:
+                x = decoder(x.unsqueeze(0), w, t, positions, attend, lora, blocks)[0]
+        rows, columns = tiling_of(size[1], size[0], c.vision) if detail == "high" else (1, 1)
         return EncodedImage(
             model=self.identity,
             variant=variant,
             k=keys,
             v=values,
-            size=image.size,
-            crops=len(crops.pixels),
+            size=size,
+            crops=1 if (rows, columns) == (1, 1) else 1 + rows * columns,
             image_tokens=c.vision.n_tokens,
-            encode_s=encoded - begin,
-            prefill_s=time.perf_counter() - encoded,
         )
+
+    @torch.inference_mode()
+    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+        """All of the above, now."""
+        begin = time.perf_counter()
+        views = self.views(image, detail)
+        parts = range(0, len(views.pixels), self.crops_at_once)
+        seen = [finish(self.see(views.pixels[i : i + self.crops_at_once])) for i in parts]
+        embedding = self.embed_image(torch.cat(seen), views)
+        synchronize(self.device)
+        middle = time.perf_counter()
+        encoded = finish(self.prefix(embedding, image.size, variant, detail))
+        synchronize(self.device)
+        return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         """A sequence over an encoded image, or an empty one."""
@@ -138,37 +192,79 @@ class Moondream:
         shape = (t.n_layers, t.n_kv_heads, t.head_dim)
         return KVCache(shape, t.max_context, self.precision.kv, self.device, encoded, variant)
 
-    @torch.inference_mode()
     def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
         """Put ids [n] or embeddings [n, dim] after the sequence; their residual stream [n, dim].
 
         Raises ContextLengthExceeded if they do not fit.
         """
-        n, begin = len(tokens), cache.length
-        if n > cache.room:
-            raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
-        x = tokens if tokens.is_floating_point() else embedded(tokens, self.weights.text, self.dtype)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend_cached(q[0], cache.append(layer, k[0], v[0]), begin).unsqueeze(0)
-
-        t = self.config.text
-        positions = torch.arange(begin, begin + n, device=self.device)
-        lora = self.lora(cache.variant)
-        cache.reserve(n)
-        if (stack := self.weights.text.stack) and lora is None:
-            out = stack.forward(x, [(cache.places(), n)], rotary_table(positions, t.head_dim // 2))
-        else:
-            out = decoder(x.unsqueeze(0), self.weights.text, t, positions, attend, lora)[0]
-        cache.advance(n)
-        return out
+        return self._hidden([cache], [tokens])[0]
 
     @torch.inference_mode()
-    def forward(self, cache: KVCache, feed: Feed) -> Output:
-        """One step of one sequence."""
-        last = self.hidden(cache, feed.input)[-1]
-        logits = logits_of(last, self.weights.text).float() if feed.logits else None
-        return Output(last, logits, cache.room)
+    def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The same for several sequences of one variant, which do not meet. A failed call can be repeated."""
+        t, w = self.config.text, self.weights.text
+        counts = [len(given) for given in tokens]
+        for cache, n in zip(caches, counts, strict=True):
+            if n > cache.room:
+                raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
+            cache.reserve(n)
+        x = torch.cat([part if part.is_floating_point() else embedded(part, w, self.dtype) for part in tokens])
+        begins = [cache.length for cache in caches]
+        places = [torch.arange(begin, begin + n) for begin, n in zip(begins, counts, strict=True)]
+        positions = torch.cat(places).to(self.device)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            parts = zip(caches, begins, *(rows[0].split(counts, 1) for rows in (q, k, v)), strict=True)
+            mixed = [attend_cached(q, cache.append(layer, k, v), begin) for cache, begin, q, k, v in parts]
+            return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).unsqueeze(0)
+
+        lora = self.lora(caches[0].variant)
+        if w.stack and lora is None:
+            rows = [(cache.places(), n) for cache, n in zip(caches, counts, strict=True)]
+            out = w.stack.forward(x, rows, rotary_table(positions, t.head_dim // 2))
+        else:
+            out = decoder(x.unsqueeze(0), w, t, positions, attend, lora)[0]
+        for cache, n in zip(caches, counts, strict=True):
+            cache.advance(n)
+        return out.split(counts)
+
+    @torch.inference_mode()
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+        """One step of several sequences. None of it depends on what else is in the step."""
+        last: list[Tensor] = [torch.empty(0)] * len(feeds)
+        for together in self._groups(caches, feeds):
+            found = self._hidden([caches[i] for i in together], [feeds[i].input for i in together])
+            for i, rows in zip(together, found, strict=True):
+                last[i] = rows[-1]
+        asked = [i for i, feed in enumerate(feeds) if feed.logits]
+        logits: dict[int, Tensor] = {}
+        if asked:
+            rows = logits_of(torch.stack([last[i] for i in asked]), self.weights.text).float()
+            logits = dict(zip(asked, rows, strict=True))
+        return [Output(state, logits.get(i), cache.room) for i, (state, cache) in enumerate(zip(last, caches, strict=True))]
+
+    def _groups(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[list[int]]:
+        """Which feeds go through the decoder together.
+
+        Of one variant they must be. Where torch multiplies, the last bits of a row depend on how many there
+        are, but for few; so there only single rows go together.
+        """
+        exact = self.weights.text.stack is not None
+        groups: dict[object, list[int]] = {}
+        for i, (cache, feed) in enumerate(zip(caches, feeds, strict=True)):
+            alone = len(feed.input) > 1 and not (exact and cache.variant is None)
+            groups.setdefault((cache.variant, i if alone else None), []).append(i)
+        return list(groups.values())
+
+
+def _block_size(dim: int, qkv: int, inner: int) -> int:
+    """Weights of a transformer block."""
+    return dim * (qkv + dim + 2 * inner)
+
+
+def _times(device: torch.device, weights: int) -> int:
+    """How often so many weights may be gone through in one piece of work."""
+    return WORK[device.type] // (2 * weights)
 
 
 def load_moondream(

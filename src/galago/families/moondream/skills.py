@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 Pixels = Image.Image | Encoding | None
 
 GAZE_SAMPLES = 10
+BOX_STEPS, POINT_STEPS, GAZE_STEPS = 3, 2, 2
+"""Positions that one of them takes."""
 
 
 def skill_steps(m: "Moondream", request: Request) -> Steps:
@@ -72,22 +74,33 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
         if skill.accurate:
             return accurate_gaze(m, image, skill, sampling.seed, request.detail)
         assert skill.eye is not None  # check_skill
-        start = Start(image, detail=request.detail)
-        return gaze(m, start, _fitting(m, image, prompts.gaze(t, skill.eye)), skill.force)
-    start = Start(image, variant, request.detail)
+        prompt = _fitting(m, image, prompts.gaze(t, skill.eye))
+        return gaze(m, _start(m, request, prompt, GAZE_STEPS), prompt, skill.force)
+    limit = sampling.max_tokens or c.revision.max_tokens
     match skill:
         case Caption(length):
-            return text(m, start, _fitting(m, image, prompts.caption(c, length)), sampling)
+            prompt = _fitting(m, image, prompts.caption(c, length))
+            return text(m, _start(m, request, prompt, limit), prompt, sampling)
         case Query(question, reasoning, refs):
-            prompt = prompts.query(c, t, question, reasoning, refs)
-            return text(m, start, _fitting(m, image, prompt), sampling, reasoning)
+            prompt = _fitting(m, image, prompts.query(c, t, question, reasoning, refs))
+            steps = 2 * limit + 1 if reasoning else limit
+            return text(m, _start(m, request, prompt, steps), prompt, sampling, reasoning)
         case Chat(messages):
-            prompt = prompts.query(c, t, prompts.conversation(c, messages))
-            return text(m, start, _fitting(m, image, prompt), sampling)
+            prompt = _fitting(m, image, prompts.query(c, t, prompts.conversation(c, messages)))
+            return text(m, _start(m, request, prompt, limit), prompt, sampling)
         case Detect(name, most):
-            return objects(m, start, _fitting(m, image, prompts.detect(c, t, name)), most, boxes=True)
+            prompt = _fitting(m, image, prompts.detect(c, t, name))
+            return objects(m, _start(m, request, prompt, most * BOX_STEPS), prompt, most, boxes=True)
         case Point(name, most):
-            return objects(m, start, _fitting(m, image, prompts.point(c, t, name)), most, boxes=False)
+            prompt = _fitting(m, image, prompts.point(c, t, name))
+            return objects(m, _start(m, request, prompt, most * POINT_STEPS), prompt, most, boxes=False)
+
+
+def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Start:
+    """The start of a sequence that feeds the prompt and so many steps, or what fits of them."""
+    room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
+    variant = None if isinstance(request.skill, DetectGaze) else request.variant
+    return Start(request.image, min(len(prompt) + steps, room), variant, request.detail)
 
 
 def _check_supported(m: "Moondream", request: Request) -> None:
@@ -246,7 +259,7 @@ def objects(m: "Moondream", start: Start, prompt: Prompt, most: int, boxes: bool
 
     The token that says "another follows" is never fed: the state that chose it is read as x.
     """
-    eos, steps = m.config.tokens.eos_id, 3 if boxes else 2
+    eos, steps = m.config.tokens.eos_id, BOX_STEPS if boxes else POINT_STEPS
     yield start
     out = yield from _feed(m, prompt)
     found = 0
@@ -313,10 +326,11 @@ def _sampled_gaze(
         seen: Image.Image | EncodedImage = ImageOps.mirror(image) if mirrored else image
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
-            started = yield Start(seen, detail=detail)
+            prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
+            started = yield Start(seen, len(prompt) + GAZE_STEPS, detail=detail)
             assert isinstance(started, EncodedImage)
             seen = started
-            spot, n = yield from _look(m, prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y)), force)
+            spot, n = yield from _look(m, prompt, force)
             steps += n
             if spot:
                 spots.append((1 - spot[0], spot[1]) if mirrored else spot)

@@ -92,12 +92,16 @@ def decoder(
     positions: Tensor,
     attend: Attend,
     lora: Sequence[BlockLora] | None = None,
+    blocks: range | None = None,
 ) -> Tensor:
-    """Embeddings [B, T, dim] at positions [T] or [B, T] to the residual stream [B, T, dim], not normalised."""
+    """Embeddings [B, T, dim] at positions [T] or [B, T] to the residual stream [B, T, dim], not normalised.
+
+    With `blocks` from one residual stream to a later one, through these blocks only.
+    """
     cos, sin = rotary_table(positions, c.head_dim // 2)
     table = (cos.unsqueeze(-3), sin.unsqueeze(-3))
-    for i, block in enumerate(w.blocks):
-        x = text_block(x, block, c, table, partial(attend, i), lora[i] if lora else None)
+    for i in blocks or range(len(w.blocks)):
+        x = text_block(x, w.blocks[i], c, table, partial(attend, i), lora[i] if lora else None)
     return x
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from galago.families.moondream.config import VisionConfig
 from galago.nn.linear import Mlp, mlp
-from galago.nn.vit import VitWeights, normalise, patchify, vit
+from galago.nn.passes import Passes, finish
+from galago.nn.vit import VitWeights, normalise, patchify, vit_passes
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,16 @@ def crop_features(pixels: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.d
     On a CPU one crop after another: each keeps all cores busy, and the memory is that of one.
     """
     alone = pixels.device.type == "cpu" and not torch.is_grad_enabled()
-    at_once = 1 if alone else len(pixels)
-    patches = (patchify(normalise(part), c.enc_patch_size) for part in pixels.split(at_once))
-    return torch.cat([vit(part.to(w.tower.pos_emb.dtype), w.tower, c.enc_n_heads, kv=kv) for part in patches])
+    parts = pixels.split(1 if alone else len(pixels))
+    return torch.cat([finish(crop_passes(part, w, c, c.enc_n_layers, kv)) for part in parts])
+
+
+def crop_passes(
+    pixels: Tensor, w: VisionWeights, c: VisionConfig, at_once: int, kv: torch.dtype | None = None
+) -> Passes[Tensor]:
+    """The same for crops that go together, `at_once` blocks in each piece."""
+    patches = patchify(normalise(pixels), c.enc_patch_size).to(w.tower.pos_emb.dtype)
+    return vit_passes(patches, w.tower, c.enc_n_heads, at_once, kv=kv)
 
 
 def stitch(tiles: Tensor, tiling: tuple[int, int], c: VisionConfig) -> Tensor:
@@ -71,5 +79,9 @@ def image_embedding(
     pixels: Tensor, tiling: tuple[int, int], w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None
 ) -> Tensor:
     """uint8 crops [n, crop, crop, 3] of one image to its embedding [T, D]; see `vit` for kv."""
-    features = crop_features(pixels, w, c, kv)
+    return embedding_of(crop_features(pixels, w, c, kv), tiling, w, c)
+
+
+def embedding_of(features: Tensor, tiling: tuple[int, int], w: VisionWeights, c: VisionConfig) -> Tensor:
+    """All crops' features [n, T, E], global first, to the image's embedding [T, D]."""
     return project(features[0], local_features(features, tiling, c), w)

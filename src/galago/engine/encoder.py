@@ -1,0 +1,277 @@
+"""Images on their way to becoming prefixes: each encoded once, whoever asks, a piece of work at a time."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.image_cache import ImageCache, address
+from galago.engine.sequence import Sequence
+from galago.engine.step import Start, StepModel
+from galago.nn.device import synchronize
+from galago.nn.passes import Passes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
+Tell = Callable[[Sequence, "EncodedImage | Exception"], None]
+
+
+@dataclass(eq=False)
+class _Prefix:
+    """A prefix to be made, and who waits for it."""
+
+    key: str
+    start: Start
+    size: tuple[int, int]
+    waiting: list[Sequence] = field(default_factory=list)
+    embedding: Tensor | None = None
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return min(s.job.rank for s in self.waiting)
+
+
+@dataclass(eq=False)
+class _Sight:
+    """An image that the vision tower is to see, and the prefixes that its embedding is for."""
+
+    key: str
+    views: "Future[Any]"
+    prefixes: list[_Prefix] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    """of the crops seen so far"""
+    seconds: float = 0.0
+
+    @property
+    def live(self) -> list[_Prefix]:
+        return [p for p in self.prefixes if p.waiting]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return min(p.rank for p in self.live)
+
+
+class Encoder:
+    """Gives each sequence that asks for an image its EncodedImage, through `tell`.
+
+    Reading pixels and cutting crops happens in threads of its own, all else in the engine's, in `work`.
+    """
+
+    def __init__(
+        self,
+        model: StepModel,
+        images: ImageCache,
+        wake: Callable[[], None],
+        tell: Tell,
+        relieve: Callable[[Exception], bool],
+        count: Callable[[str], None],
+    ) -> None:
+        """`wake` is called from other threads; `relieve` says whether an error is worth another try."""
+        self._count = count
+        self._model, self._images, self._wake, self._tell, self._relieve = model, images, wake, tell, relieve
+        self._threads = ThreadPoolExecutor(2, "galago-images")
+        self._addressed: SimpleQueue[tuple[Sequence, Start, str | Exception]] = SimpleQueue()
+        self._sights: dict[str, _Sight] = {}
+        self._prefixes: dict[str, _Prefix] = {}
+        self._active: Iterator[None] | None = None
+        """the piece of work that is under way"""
+        self._active_for: list[_Prefix] = []
+
+    def __len__(self) -> int:
+        """Images being encoded."""
+        return len(self._prefixes)
+
+    def want(self, s: Sequence, start: Start) -> None:
+        """Tell s of this image when it is encoded."""
+        image: Any = start.image
+
+        def read() -> None:
+            found: str | Exception
+            try:
+                found = address(image, self._model.identity, start.detail)
+            except Exception as error:  # an image whose file cannot be read to its end
+                found = error
+            self._addressed.put((s, start, found))
+            self._wake()
+
+        self._threads.submit(read)
+
+    def drop(self, s: Sequence) -> None:
+        """s does not want its image any more."""
+        for prefix in self._prefixes.values():
+            if s in prefix.waiting:
+                prefix.waiting.remove(s)
+        for key in [key for key, p in self._prefixes.items() if not p.waiting]:
+            del self._prefixes[key]
+        for key in [key for key, sight in self._sights.items() if not sight.live]:
+            self._sights.pop(key).views.cancel()
+        if self._active and not any(p.waiting for p in self._active_for):
+            self._active = None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def sort(self) -> None:
+        """Look at the images whose address is known by now: in the cache, on their way already, or new."""
+        while not self._addressed.empty():
+            s, start, key = self._addressed.get()
+            if s.start is not start:  # gone meanwhile
+                continue
+            if isinstance(key, Exception):
+                self._tell(s, key)
+                continue
+            image: Image.Image = start.image  # type: ignore[assignment]
+            whole = key if start.variant is None else f"{key}-{start.variant}"
+            s.image = whole
+            if encoded := self._images.prefix(whole):
+                s.shared = 0  # the cache's budget has it
+                self._count("hot")
+                self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
+                continue
+            if whole in self._prefixes:
+                self._count("shared")
+                self._prefixes[whole].waiting.append(s)
+                continue
+            prefix = self._prefixes[whole] = _Prefix(whole, start, image.size, [s])
+            prefix.embedding = self._images.embedding(key)
+            self._count("warm" if prefix.embedding is not None else "miss")
+            if prefix.embedding is None:
+                if key not in self._sights:
+                    views = self._threads.submit(self._model.views, image, start.detail)
+                    views.add_done_callback(lambda _: self._wake())
+                    self._sights[key] = _Sight(key, views)
+                self._sights[key].prefixes.append(prefix)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is work to do now."""
+        return bool(self._active or self._next_prefix() or self._next_sights())
+
+    def work(self) -> None:
+        """One piece of it."""
+        if self._active is None:
+            if prefix := self._next_prefix():
+                self._active, self._active_for = self._make_prefix(prefix), [prefix]
+            elif sights := self._next_sights():
+                self._active = self._look(sights)
+                self._active_for = [p for sight in sights for p in sight.prefixes]
+        if self._active and next(self._active, self) is self:
+            self._active = None
+
+    def _next_prefix(self) -> _Prefix | None:
+        ready = [p for p in self._prefixes.values() if p.embedding is not None]
+        return min(ready, key=lambda p: p.rank, default=None)
+
+    def _next_sights(self) -> list[_Sight]:
+        """Those whose crops go into the next pass."""
+        ready = sorted((s for s in self._sights.values() if s.views.done()), key=lambda s: s.rank)
+        return ready[: self._model.crops_at_once]
+
+    def _look(self, sights: list[_Sight]) -> Iterator[None]:
+        """See the next crops of these images."""
+        chosen: list[tuple[_Sight, np.ndarray]] = []
+        left = self._model.crops_at_once
+        for sight in sights:
+            try:
+                pixels = sight.views.result().pixels[len(sight.features) :][:left]
+            except Exception as error:
+                self._fail_sight(sight, error)
+                continue
+            chosen.append((sight, pixels))
+            left -= len(pixels)
+            if not left:
+                break
+        if not chosen:
+            return
+        try:
+            passes = self._model.see(np.concatenate([pixels for _, pixels in chosen]))
+            features, took = yield from _timed(passes, self._model.device)
+        except Exception as error:
+            # Which of them is at fault is not known; one alone is.
+            if len(chosen) > 1:
+                for sight, _ in chosen:
+                    yield from self._look([sight])
+            elif not self._relieve(error):
+                self._fail_sight(chosen[0][0], error)
+            return
+        share = took / len(features)
+        parts = features.split([len(pixels) for _, pixels in chosen])
+        for (sight, _), part in zip(chosen, parts, strict=True):
+            sight.features.extend(part.unsqueeze(1).unbind(0))
+            sight.seconds += share * len(part)
+            if len(sight.features) == len(sight.views.result().pixels):
+                self._seen(sight)
+
+    def _seen(self, sight: _Sight) -> None:
+        """All crops of an image have been seen."""
+        self._sights.pop(sight.key, None)
+        begin = time.perf_counter()
+        try:
+            embedding = self._model.embed_image(torch.cat(sight.features), sight.views.result())
+            synchronize(self._model.device)
+        except Exception as error:
+            return self._fail_sight(sight, error)
+        self._images.keep_embedding(sight.key, embedding)
+        for prefix in sight.prefixes:
+            prefix.embedding = embedding
+            prefix.encode_s = sight.seconds + time.perf_counter() - begin
+
+    def _make_prefix(self, prefix: _Prefix) -> Iterator[None]:
+        start = prefix.start
+        assert prefix.embedding is not None
+        try:
+            passes = self._model.prefix(prefix.embedding, prefix.size, start.variant, start.detail)
+            encoded, took = yield from _timed(passes, self._model.device)
+        except Exception as error:
+            if not self._relieve(error):
+                self._fail(prefix, error)
+            return
+        encoded = replace(encoded, encode_s=prefix.encode_s, prefill_s=took)
+        self._prefixes.pop(prefix.key, None)
+        self._images.keep_prefix(prefix.key, encoded)
+        for i, s in enumerate(prefix.waiting):
+            # Who asked first pays.
+            self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
+
+    def _give(
+        self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]
+    ) -> None:
+        self._images.pin(key)
+        s.release = lambda: self._images.unpin(key)
+        s.over(encoded, reused, seconds)
+        self._tell(s, encoded)
+
+    def _fail_sight(self, sight: _Sight, error: Exception) -> None:
+        self._sights.pop(sight.key, None)
+        for prefix in sight.prefixes:
+            self._fail(prefix, error)
+
+    def _fail(self, prefix: _Prefix, error: Exception) -> None:
+        self._prefixes.pop(prefix.key, None)
+        for s in list(prefix.waiting):
+            self._tell(s, error)
+
+
+def _timed(passes: Passes[T], device: torch.device) -> Passes[tuple[T, float]]:
+    """The same, and the seconds that its pieces took."""
+    took = 0.0
+    while True:
+        begin = time.perf_counter()
+        try:
+            next(passes)
+        except StopIteration as stop:
+            synchronize(device)
+            return stop.value, took + time.perf_counter() - begin
+        took += time.perf_counter() - begin
+        yield

@@ -1,0 +1,353 @@
+"""Many requests on one model: what is computed next, and for whom.
+
+One turn is one pass of the decoder over all sequences that wait for a step, or a piece of the work on an
+image; they alternate, so that a running answer waits for one piece at the most.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.encoder import Encoder
+from galago.engine.image_cache import ImageCache
+from galago.engine.inbox import Inbox, Job
+from galago.engine.kv_cache import CHUNK
+from galago.engine.metrics import Metrics, Snapshot
+from galago.engine.sequence import Sequence
+from galago.engine.step import End, Feed, Output, Start, Step, StepModel
+from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest
+from galago.nn.device import return_memory
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""After so long without work, memory kept for more of it goes back to the system."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine holds at once. Bytes are of keys and values, and of what the image cache keeps."""
+
+    waiting: int = 64
+    running: int = 16
+    kv_bytes: int = 4 << 30
+    """of running requests; each is counted with all that it may come to need"""
+    prefix_bytes: int = 512 << 20
+    embedding_bytes: int = 128 << 20
+    disk: Path | None = None
+    """a folder that keeps embeddings over restarts"""
+    disk_bytes: int = 1 << 30
+    tidy: Literal["idle", "always"] = "idle"
+    """when memory goes back to the system: after a while without work, or with every request that ends"""
+
+
+class Scheduler:
+    """Carries out the jobs of an inbox, all from one thread."""
+
+    def __init__(self, model: StepModel, inbox: Inbox, limits: Limits, images: ImageCache, metrics: Metrics) -> None:
+        self._model, self._inbox, self._limits, self._images, self._metrics = model, inbox, limits, images, metrics
+        self._running: list[Sequence] = []
+        self._encoder = Encoder(model, images, inbox.wake, self._encoded, self._relieve, metrics.image)
+        self._image_next = True
+        self._turns, self._overhead_s, self._longest_s = 0, 0.0, 0.0
+        self._elsewhere = 0.0
+        """seconds of this turn that the model and the skills took"""
+        self._trim = False
+        metrics.watch(self.snapshot)
+
+    def snapshot(self) -> Snapshot:
+        """Sizes now; may be asked from any thread."""
+        images = self._images.stats()
+        sizes = {
+            "kv": sum(s.cache.bytes for s in list(self._running) if s.cache),
+            "prefixes": images.hot.bytes,
+            "embeddings": images.warm.bytes,
+        }
+        return Snapshot(len(self._inbox), len(self._running), len(self._encoder), sizes)
+
+    def stats(self) -> dict[str, Any]:
+        """The scheduler's own time, the longest that an image or a prompt held up the others, and the caches."""
+        return {
+            "steps": self._turns,
+            "overhead_s_per_step": self._overhead_s / max(self._turns, 1),
+            "longest_piece_s": self._longest_s,
+            "images": asdict(self._images.stats()),
+        }
+
+    def trim(self) -> None:
+        """Empty the image cache before the next turn."""
+        self._trim = True
+        self._inbox.wake()
+
+    def run(self) -> None:
+        """Work until the inbox is closed, then end what is under way."""
+        try:
+            while not self._inbox.closed:
+                self._inbox.rest(0)
+                try:
+                    if not self.turn():
+                        self._rest()
+                except Exception as error:
+                    # A mistake of ours: nobody in particular is at fault, so all that ran are told.
+                    log.exception("the scheduler failed")
+                    for s in list(self._running):
+                        self._end(s, error)
+        finally:
+            for s in list(self._running):
+                self._end(s, EngineClosed("the engine was shut down"))
+            self._encoder.close()
+            self._metrics.close()
+
+    def turn(self) -> bool:
+        """Do what is next; False if there is nothing to do."""
+        begin, self._elsewhere = time.perf_counter(), 0.0
+        if self._trim:
+            self._trim = False
+            self._images.trim(0)
+            return_memory(self._model.device)
+        self._drop()
+        self._admit()
+        self._encoder.sort()
+        ready = [s for s in self._running if s.feed]
+        prompts = [s for s in ready if s.left > 1]
+        image = self._encoder.ready and (self._image_next or not prompts)
+        worked = bool(ready) or image
+        if image:
+            before = self._elsewhere
+            took = _seconds(self._encoder.work)
+            self._elsewhere = before + took
+            self._metrics.stepped(0, 0, took, "vision")
+            self._longest_s = max(self._longest_s, took)
+        # A piece of one prompt goes with the steps of the others, unless an image had its turn.
+        batch = [s for s in ready if s.left == 1] + ([] if image else sorted(prompts, key=_rank)[:1])
+        self._image_next = not image
+        if batch:
+            self._step(batch)
+            self._turns += 1
+            self._overhead_s += time.perf_counter() - begin - self._elsewhere
+        return worked
+
+    def _rest(self) -> None:
+        """Wait for news; memory goes back to the system when none come for a while."""
+        late = [s.job.deadline for s in self._running if s.job.deadline]
+        until = max(0.0, min(late) - time.perf_counter()) if late else None
+        if self._running or until is not None:
+            self._inbox.rest(until)
+        elif not self._inbox.rest(IDLE_S):
+            return_memory(self._model.device)
+            self._inbox.rest(None)
+
+    # --- who is in --------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Take in jobs, in their order, as long as there is room for all that they may need."""
+        while len(self._running) < self._limits.running and (job := self._inbox.first()):
+            s = Sequence(job)
+            try:
+                job.first = job.first or self._sent(s, None)
+                own, shared = self._needs(job.first)
+            except Exception as error:
+                if self._inbox.take(job):
+                    self._end(s, error)
+                continue
+            if self._running and own + shared + self.reserved > self._limits.kv_bytes:
+                return
+            if self._inbox.take(job):
+                self._metrics.admitted(time.perf_counter() - job.since)
+                s.own, s.shared = own, shared
+                self._running.append(s)
+                self._go_on(s, job.first)
+
+    def _needs(self, first: Step) -> tuple[int, int]:
+        """Bytes of a sequence's own keys and values at the most, and of the prefix that it may have to make."""
+        if not isinstance(first, Start):
+            raise TypeError("a skill begins with a Start")
+        per_position = self._model.kv_bytes
+        own = (first.positions + CHUNK) * per_position
+        new = first.image is not None and not isinstance(first.image, EncodedImage)
+        shared = self._model.prefix_positions * per_position if new else 0
+        if own + shared > self._limits.kv_bytes:
+            raise InvalidRequest(
+                f"the request may need {own + shared:,} bytes of keys and values, of {self._limits.kv_bytes:,} "
+                "that there may be; ask for fewer tokens",
+                "max_tokens",
+            )
+        return own, shared
+
+    @property
+    def reserved(self) -> int:
+        """Bytes set aside for keys and values of running requests; requests on one image share its prefix."""
+        return sum(s.own for s in self._running) + sum({s.image or id(s): s.shared for s in self._running}.values())
+
+    def _drop(self) -> None:
+        """End what was cancelled or is late."""
+        for job in self._inbox.late():
+            self._end(Sequence(job), job.late() or AssertionError)
+        for s in [s for s in self._running if s.job.cancelled or s.job.deadline]:
+            if s.job.cancelled:
+                self._end(s, None)
+            elif error := s.job.late():
+                self._end(s, error)
+
+    # --- one request ------------------------------------------------------------------------
+
+    def _go_on(self, s: Sequence, step: Step | End) -> None:
+        """Carry a sequence from this step to the next that has to wait."""
+        while True:
+            if isinstance(step, Start):
+                if s.release:
+                    s.release()
+                s.start, s.cache, s.release = step, None, None
+                if step.image is not None and not isinstance(step.image, EncodedImage):
+                    return self._encoder.want(s, step)
+                s.over(step.image, True, (0.0, 0.0))
+                answer = self._begun(s, step.image)
+            elif isinstance(step, Feed):
+                return s.ask(step)
+            elif isinstance(step, End):
+                return self._end(s, step)
+            else:
+                first = s.first_s is None
+                gap = s.tell(step)
+                if first and s.first_s is not None:
+                    self._metrics.first(s.job.skill, s.first_s)
+                self._metrics.event(s.job.skill, gap)
+                answer = None
+            try:
+                step = self._sent(s, answer)
+            except Exception as error:
+                return self._end(s, error)
+
+    def _sent(self, s: Sequence, answer: EncodedImage | Output | None) -> Step | End:
+        begin = time.perf_counter()
+        try:
+            return s.job.steps.send(answer)
+        except StopIteration as stop:
+            end: End = stop.value
+            return end
+        finally:
+            self._elsewhere += time.perf_counter() - begin
+
+    def _begun(self, s: Sequence, encoded: EncodedImage | None) -> EncodedImage | None:
+        assert s.start is not None
+        s.cache, s.start = self._model.new_cache(encoded, s.start.variant), None
+        return encoded
+
+    def _encoded(self, s: Sequence, found: EncodedImage | Exception) -> None:
+        """A sequence's image is there, or failed."""
+        if isinstance(found, Exception):
+            return self._end(s, found)
+        try:
+            step = self._sent(s, self._begun(s, found))
+        except Exception as error:
+            return self._end(s, error)
+        self._go_on(s, step)
+
+    def _end(self, s: Sequence, how: "End | Exception | None") -> None:
+        """The one way out: done, failed, or cancelled (None)."""
+        if s in self._running:
+            self._running.remove(s)
+        s.start = s.feed = s.cache = None
+        self._encoder.drop(s)
+        if s.release:
+            s.release()
+        with suppress(Exception):
+            s.job.steps.close()
+        if isinstance(how, Exception):
+            self._metrics.finished(s.job.skill, "failed", None, None)
+            s.job.events.put(how if isinstance(how, GalagoError) else _failed(how))
+        else:
+            done = s.done(how)
+            self._metrics.finished(s.job.skill, "done" if how else "cancelled", done.usage, done.timings)
+            s.job.events.put(done)
+        if self._limits.tidy == "always":
+            return_memory(self._model.device)
+
+    # --- one pass ---------------------------------------------------------------------------
+
+    def _step(self, batch: list[Sequence]) -> None:
+        begin = time.perf_counter()
+        fed = [self._part(s) for s in batch]
+        outputs = self._outputs(batch, fed)
+        took = time.perf_counter() - begin
+        self._elsewhere += took
+        rows = sum(len(feed.input) for feed in fed)
+        self._metrics.stepped(rows, len(batch), took, "decode" if rows == len(batch) else "prefill")
+        if rows > len(batch):
+            self._longest_s = max(self._longest_s, took)
+        for s, feed, out in zip(batch, fed, outputs, strict=True):
+            if isinstance(out, Exception):
+                self._end(s, out)
+                continue
+            s.fed += len(feed.input)
+            if not s.left:
+                s.feed = None
+                try:
+                    step = self._sent(s, out)
+                except Exception as error:
+                    self._end(s, error)
+                    continue
+                self._go_on(s, step)
+
+    def _part(self, s: Sequence) -> Feed:
+        """What of a sequence's feed goes into the next pass."""
+        assert s.feed
+        part = s.feed.input[s.fed : s.fed + self._model.rows_at_once]
+        return Feed(part, s.feed.logits and len(part) == s.left)
+
+    def _outputs(self, batch: list[Sequence], fed: list[Feed]) -> list["Output | Exception"]:
+        """What the pass gives to each. After an error each goes alone, so that only those at fault fail."""
+        caches = [s.cache for s in batch]
+        try:
+            return list(self._model.forward(caches, fed))  # type: ignore[arg-type]
+        except Exception as error:
+            again = self._relieve(error)
+            if len(batch) == 1 and not again:
+                return [error]
+        found: list[Output | Exception] = []
+        for cache, feed in zip(caches, fed, strict=True):
+            try:
+                found += self._model.forward([cache], [feed])  # type: ignore[list-item]
+            except Exception as error:
+                found.append(error)
+        return found
+
+    def _relieve(self, error: Exception) -> bool:
+        """Free what can be made again, if it was memory that ran out; whether that was so."""
+        if not out_of_memory(error):
+            return False
+        log.warning("memory ran out; the image cache is given up for it")
+        self._images.trim(0)
+        return_memory(self._model.device)
+        return True
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is how torch, or Python, says that memory ran out."""
+    told = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _failed(error: Exception) -> GenerationFailed:
+    log.error("generation failed", exc_info=error)
+    why = "memory ran out" if out_of_memory(error) else type(error).__name__
+    failed = GenerationFailed(f"generation failed ({why}); the log tells more")
+    failed.__cause__ = error
+    return failed
+
+
+def _rank(s: Sequence) -> tuple[bool, float]:
+    return s.job.rank
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin

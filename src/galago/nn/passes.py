@@ -1,0 +1,22 @@
+"""Long work in pieces, between which others get their turn."""
+
+from collections.abc import Generator, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+Passes = Generator[None, None, T]
+"""Yields between pieces and returns the result."""
+
+
+def finish(passes: Passes[T]) -> T:
+    """The result, with all pieces done now."""
+    while True:
+        try:
+            next(passes)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def pieces(n: int, size: int) -> Iterator[range]:
+    """0..n-1 in ranges of at most `size`."""
+    return (range(i, min(i + size, n)) for i in range(0, n, max(size, 1)))
