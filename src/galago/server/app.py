@@ -14,6 +14,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory
 from galago.request import Done, Event
 from galago.server import errors, openai_reply
@@ -121,6 +122,10 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
                 "performance": served.report(),
             }
         )
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(await waited(exposition), media_type=CONTENT_TYPE)
 
     @app.get("/")
     async def root() -> Response:

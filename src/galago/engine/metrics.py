@@ -1,0 +1,274 @@
+"""What engines do, counted: for Prometheus by model, and for the Python API by engine."""
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal, get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from galago.engine.tally import Family, Histogram, Labels, Tally
+from galago.request import Timings, Usage
+
+Outcome = Literal["done", "cancelled", "failed"]
+StepKind = Literal["decode", "prefill", "vision"]
+Tier = Literal["hot", "warm", "disk", "shared", "miss"]
+"""What answered for an image: its prefix, its embeddings in memory or on disk, another request's encoding, nothing."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Seconds. A token of a small model takes milliseconds; a first one behind a queue on a slow CPU, minutes.
+GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
+SUBMITTED = Family("galago_requests_submitted_total", "Requests taken into the queue.", ("skill", "priority"))
+REFUSED = Family("galago_requests_refused_total", "Requests not taken into the queue.", ("reason",))
+FINISHED = Family("galago_requests_finished_total", "Requests that came to their end.", ("skill", "outcome"))
+# Families of their own, not one by kind: image and cached tokens are parts of the prompt, so a sum would count twice.
+TOKENS = {
+    "prompt": Family("galago_prompt_tokens_total", "Tokens of prompts, images included.", ("skill",)),
+    "image": Family("galago_image_tokens_total", "Tokens of prompts that stand for images.", ("skill",)),
+    "cached": Family("galago_cached_tokens_total", "Tokens of prompts that were not computed anew.", ("skill",)),
+    "completion": Family("galago_completion_tokens_total", "Tokens generated.", ("skill",)),
+}
+IMAGES = Family("galago_images_total", "Images asked for, by the cache tier that had them.", ("tier",))
+QUEUED = Family("galago_queue_wait_seconds", "Time in the queue before the first step.", (), WAITS)
+FIRST = Family("galago_time_to_first_token_seconds", "Time to a request's first event.", ("skill",), WAITS)
+GAP = Family("galago_inter_token_seconds", "Time between two events of a request.", ("skill",), GAPS)
+TOTAL = Family("galago_request_duration_seconds", "Time to the last event, of requests done.", ("skill",), WAITS)
+STEP = Family("galago_step_duration_seconds", "Time of a forward pass.", ("kind",), GAPS)
+STEP_SEQUENCES = Family("galago_step_sequences", "Sequences that share a forward pass.", ("kind",), SIZES)
+STEP_ROWS = Family("galago_step_rows_total", "Rows (positions) that forward passes computed.", ("kind",))
+
+WAITING = Family("galago_requests_waiting", "Requests in the queue.")
+RUNNING = Family("galago_requests_running", "Requests under way.")
+ENCODING = Family("galago_images_encoding", "Images being encoded.")
+MEMORY = Family("galago_memory_bytes", "Bytes held, by what they hold.", ("kind",))
+
+GAUGES = (WAITING, RUNNING, ENCODING, MEMORY)
+COUNTERS = (SUBMITTED, REFUSED, FINISHED, *TOKENS.values(), IMAGES, STEP_ROWS)
+HISTOGRAMS = (QUEUED, FIRST, GAP, TOTAL, STEP, STEP_SEQUENCES)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How an engine stands now: requests that wait and run, images being encoded, bytes held by kind."""
+
+    waiting: int = 0
+    running: int = 0
+    encoding: int = 0
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+# Reentrant, because a request that the garbage collector cancels is counted wherever its thread happens to be.
+_lock = threading.RLock()
+_tallies: dict[str, Tally] = {}
+"""By model: engines come and go, and a counter must not start anew while the process lives."""
+_watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
+
+
+class Metrics:
+    """What one engine does. Every method may be called from any thread.
+
+    Engines whose model has the same name share its series in the exposition; stats() are this engine's own.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._own = Tally()
+        with _lock:
+            self._tallies = (self._own, _tallies.setdefault(model, Tally()))
+            for tier in get_args(Tier):  # a rate of hits wants a zero where there were none
+                self._count(IMAGES, (tier,), 0)
+
+    def submitted(self, skill: str, priority: str) -> None:
+        with _lock:
+            self._count(SUBMITTED, (skill, priority))
+
+    def refused(self, reason: str) -> None:
+        """A request that was not queued; `reason` is the code of its error."""
+        with _lock:
+            self._count(REFUSED, (reason,))
+
+    def admitted(self, waited_s: float) -> None:
+        """A request left the queue for its first step."""
+        with _lock:
+            self._observe(QUEUED, (), waited_s)
+
+    def image(self, tier: Tier) -> None:
+        """A request's image was looked for; `miss` means that it is encoded for this request."""
+        with _lock:
+            self._count(IMAGES, (tier,))
+
+    def first(self, skill: str, ttft_s: float) -> None:
+        """A request gave its first event, this long after it was submitted."""
+        with _lock:
+            self._observe(FIRST, (skill,), ttft_s)
+
+    def event(self, skill: str, gap_s: float | None) -> None:
+        """A request gave an event, this long after the one before; None for its first, which has no gap."""
+        if gap_s is not None:
+            with _lock:
+                self._observe(GAP, (skill,), gap_s)
+
+    def stepped(self, rows: int, sequences: int, seconds: float, kind: StepKind) -> None:
+        """A forward pass over `rows` positions of so many sequences (for vision: crops of so many images)."""
+        with _lock:
+            self._observe(STEP, (kind,), seconds)
+            self._observe(STEP_SEQUENCES, (kind,), sequences)
+            self._count(STEP_ROWS, (kind,), rows)
+
+    def finished(self, skill: str, outcome: Outcome, usage: Usage | None, timings: Timings | None) -> None:
+        """A request ended; what it used counts however it ended, its duration only if it was done."""
+        with _lock:
+            self._count(FINISHED, (skill, outcome))
+            if usage is not None:
+                for kind, family in TOKENS.items():
+                    self._count(family, (skill,), getattr(usage, f"{kind}_tokens"))
+            if timings is not None and outcome == "done":
+                self._observe(TOTAL, (skill,), timings.total_s)
+
+    def watch(self, read: Callable[[], Snapshot]) -> None:
+        """Ask `read` for the gauges at each scrape, until close(). It must not raise.
+
+        It is called from other threads, with no lock of this module held. A bound method is held weakly, so
+        an engine can be let go while it is watched.
+        """
+        with _lock:
+            _watched[self] = weakref.WeakMethod(read) if inspect.ismethod(read) else lambda: read
+
+    def close(self) -> None:
+        """Take the gauges back, which would go stale; counters stay."""
+        with _lock:
+            _watched.pop(self, None)
+
+    def stats(self) -> dict[str, Any]:
+        """What this engine did so far and how it stands, as plain JSON; seconds and bytes.
+
+        Percentiles are read from histograms, so they are exact to a bucket only (about a factor of two).
+        """
+        now = _snapshot(self) or Snapshot()
+        with _lock:
+            own = self._own
+            skills = {labels[0] for family in (SUBMITTED, FINISHED) for labels in own.counts.get(family, {})}
+            return {
+                "model": self.model,
+                "skills": {skill: _skill(own, skill) for skill in sorted(skills)},
+                "refused": {reason: n for (reason,), n in own.counts.get(REFUSED, {}).items()},
+                "wait_s": _spread(own, QUEUED),
+                "steps": {kind: _step(own, kind) for (kind,) in own.histograms.get(STEP, {})},
+                "images": {tier: n for (tier,), n in own.counts[IMAGES].items()},
+                "queue": {"waiting": now.waiting, "running": now.running, "encoding": now.encoding},
+                "bytes": dict(now.bytes),
+            }
+
+    def _count(self, family: Family, labels: Labels, n: int = 1) -> None:
+        for tally in self._tallies:
+            tally.count(family, labels, n)
+
+    def _observe(self, family: Family, labels: Labels, value: float) -> None:
+        for tally in self._tallies:
+            tally.observe(family, labels, value)
+
+
+def exposition() -> bytes:
+    """The metrics of all engines of this process in Prometheus' text format, which is of CONTENT_TYPE."""
+    return generate_latest(REGISTRY)
+
+
+# --- stats -----------------------------------------------------------------------------------
+
+
+def _snapshot(metrics: Metrics) -> Snapshot | None:
+    held = _watched.get(metrics)
+    read = held() if held else None
+    return read() if read else None
+
+
+def _skill(tally: Tally, skill: str) -> dict[str, Any]:
+    submitted = tally.counts.get(SUBMITTED, {}).items()
+    finished = tally.counts.get(FINISHED, {})
+    return {
+        "submitted": sum(n for (of, _), n in submitted if of == skill),
+        **{outcome: finished.get((skill, outcome), 0) for outcome in get_args(Outcome)},
+        "tokens": {kind: tally.counts.get(family, {}).get((skill,), 0) for kind, family in TOKENS.items()},
+        "ttft_s": _spread(tally, FIRST, skill),
+        "inter_token_s": _spread(tally, GAP, skill),
+        "total_s": _spread(tally, TOTAL, skill),
+    }
+
+
+def _step(tally: Tally, kind: str) -> dict[str, Any]:
+    took, together = (tally.histograms[family][(kind,)] for family in (STEP, STEP_SEQUENCES))
+    rows = tally.counts[STEP_ROWS][(kind,)]
+    return {"count": took.count, "rows": rows, "sequences": int(together.sum), "seconds": took.sum}
+
+
+def _spread(tally: Tally, family: Family, *labels: str) -> dict[str, Any]:
+    found = tally.histograms.get(family, {}).get(labels) or Histogram(family.bounds)
+    quantiles = {f"p{round(q * 100)}": found.quantile(q) for q in (0.5, 0.9, 0.99)}
+    mean, most = (found.sum / found.count, found.most) if found.count else (None, None)
+    return {"count": found.count, "mean": mean, **quantiles, "max": most}
+
+
+# --- exposition ------------------------------------------------------------------------------
+
+
+class _Engines(Collector):
+    """Builds the families at each scrape."""
+
+    def collect(self) -> Iterable[Metric]:
+        standing = _standing()
+        with _lock:
+            return [
+                *(_plain(GaugeMetricFamily, family, standing) for family in GAUGES),
+                *(_plain(CounterMetricFamily, family, _tallies) for family in COUNTERS),
+                *(_histogram(family, _tallies) for family in HISTOGRAMS),
+            ]
+
+
+def _standing() -> dict[str, Tally]:
+    """The gauges by model, of all engines that are watched."""
+    with _lock:
+        watched = list(_watched)
+    found: dict[str, Tally] = {}
+    for metrics in watched:
+        if (now := _snapshot(metrics)) is not None:
+            tally = found.setdefault(metrics.model, Tally())
+            tally.count(WAITING, (), now.waiting)
+            tally.count(RUNNING, (), now.running)
+            tally.count(ENCODING, (), now.encoding)
+            for kind, n in now.bytes.items():
+                tally.count(MEMORY, (kind,), n)
+    return found
+
+
+def _plain(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], family: Family, tallies: Mapping[str, Tally]
+) -> Metric:
+    made = kind(family.name, family.help, labels=("model", *family.labels))
+    for model, tally in list(tallies.items()):
+        for labels, n in list(tally.counts.get(family, {}).items()):
+            made.add_metric((model, *labels), n)
+    return made
+
+
+def _histogram(family: Family, tallies: Mapping[str, Tally]) -> Metric:
+    made = HistogramMetricFamily(family.name, family.help, labels=("model", *family.labels))
+    for model, tally in list(tallies.items()):
+        for labels, spread in list(tally.histograms.get(family, {}).items()):
+            bounds = map(floatToGoString, (*spread.bounds, float("inf")))
+            buckets = list(zip(bounds, accumulate(spread.buckets), strict=True))
+            made.add_metric((model, *labels), buckets, spread.sum)
+    return made
+
+
+REGISTRY = CollectorRegistry()
+REGISTRY.register(_Engines())
