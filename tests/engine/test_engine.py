@@ -4,9 +4,11 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +16,10 @@ from PIL import Image
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
+from galago.engine.scheduler import Limits
 from galago.engine.step import End, Feed, Output, Start, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
+from galago.nn.passes import Passes
 from galago.request import Caption, Detail, Done, Query, Request, TextDelta
 
 PATIENCE = 30
@@ -28,7 +32,8 @@ class Gated:
         self.gate, self.reached = threading.Event(), threading.Event()
         self.ended: list[str] = []
 
-    device = torch.device("cpu")
+    name, identity, device = "gated", "gated@1", torch.device("cpu")
+    kv_bytes, prefix_positions, crops_at_once, rows_at_once = 16, 3, 1, 4
 
     def skill(self, request: Request) -> Steps:
         if not isinstance(request.skill, Query):
@@ -37,7 +42,7 @@ class Gated:
 
     def _spell(self, question: str) -> Steps:
         try:
-            yield Start(None)
+            yield Start(None, 50)
             for i, word in enumerate(question.split()):
                 yield Feed(torch.tensor([i]))
                 if word == "wait":
@@ -52,16 +57,29 @@ class Gated:
         finally:
             self.ended.append(question)
 
-    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+    def views(self, image: Image.Image, detail: Detail = "high") -> Any:
+        return SimpleNamespace(pixels=np.zeros((1, 2, 2, 3), np.uint8))
+
+    def see(self, pixels: np.ndarray) -> Passes[torch.Tensor]:
+        yield
+        return torch.zeros(len(pixels), 2, 2)
+
+    def embed_image(self, features: torch.Tensor, views: Any) -> torch.Tensor:
+        return features[0]
+
+    def prefix(
+        self, embedding: torch.Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
+    ) -> Passes[EncodedImage]:
+        yield
         k = torch.zeros(1, 1, 3, 2)
-        return EncodedImage("gated", variant, k, k, image.size, 1, 2, 0.25, 0.5)
+        return EncodedImage("gated", variant, k, k, size, 1, 2)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         return KVCache((1, 1, 2), 100, torch.float32, torch.device("cpu"), encoded)
 
-    def forward(self, cache: KVCache, feed: Feed) -> Output:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
         assert torch.is_inference_mode_enabled()
-        return Output(torch.zeros(2), None, cache.room)
+        return [Output(torch.zeros(2), None, cache.room) for cache in caches]
 
 
 def ask(text: str) -> Request:
@@ -79,7 +97,7 @@ def model() -> Gated:
 
 @pytest.fixture
 def engine(model: Gated) -> Any:
-    made = Engine(model, max_queue=2)
+    made = Engine(model, Limits(waiting=2))
     yield made
     model.gate.set()
     made.close()
@@ -227,7 +245,7 @@ def test_encoding_takes_its_turn(engine: Engine) -> None:
 
 
 def test_many_threads(model: Gated) -> None:
-    engine = Engine(model, max_queue=100)
+    engine = Engine(model, Limits(waiting=100))
     answers: dict[int, list[str]] = {}
 
     def client(i: int) -> None:

@@ -56,6 +56,7 @@ def done(events: list[Event]) -> Done:
 
 
 def test_text_ends_at_max_tokens(model: Model) -> None:
+    model.trim()
     end = done(ask(model, Caption(), max_tokens=7))
     assert end.finish_reason == "length"
     assert end.usage.completion_tokens == 7
@@ -126,6 +127,7 @@ def test_two_requests_do_not_mix(model: Model) -> None:
 )
 def test_prompts_up_to_the_context(model: Model, image: Any, taken: int) -> None:
     most = CONTEXT - taken
+    model.trim()
     events = ask(model, Query("x" * most), image)
     assert done(events).usage == type(done(events).usage)(CONTEXT, IMAGE_TOKENS if image else 0, 0, 1)
     assert done(events).finish_reason == "length"
@@ -173,6 +175,7 @@ def test_an_encoded_image_answers_as_the_image(model: Model) -> None:
     assert (encoded.size, encoded.image_tokens, encoded.positions) == (tiny.IMAGE.size, IMAGE_TOKENS, PREFIX)
     before = encoded.k.clone(), encoded.v.clone()
     for skill in (Query("What?"), Detect("cat"), DetectGaze((0.5, 0.5))):
+        model.trim()
         plain, again = ask(model, skill, **tiny.WARM), ask(model, skill, encoded, **tiny.WARM)
         assert plain[:-1] == again[:-1]
         assert done(again).usage.cached_tokens == PREFIX and done(again).timings.encode_s == 0
@@ -327,6 +330,7 @@ def test_reasoning_with_places(model: Model) -> None:
 
 def test_accurate_gaze(model: Model) -> None:
     skill = DetectGaze(face=(0.2, 0.2, 0.6, 0.6), accurate=True)
+    model.trim()
     first, again, other = (ask(model, skill, seed=seed) for seed in (1, 1, 2))
     assert first[0] == again[0] != other[0]
     usage = done(first).usage

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from galago import hub
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.kv_cache import KVCache
 from galago.engine.engine import Engine
-from galago.engine.step import Feed, Output, Steps
+from galago.engine.kv_cache import KVCache
+from galago.engine.step import Feed, Output
 from galago.families.moondream import prompts
 from galago.families.moondream.image import Crops, make_crops
 from galago.families.moondream.model import Moondream, load_moondream
@@ -26,7 +27,6 @@ from galago.model import Model
 from galago.precision import pick_precision
 from galago.request import (
     Caption,
-    Detail,
     Detect,
     DetectGaze,
     Event,

@@ -17,6 +17,7 @@ from serving import GOLDEN, ask, load, sdk, serving
 
 import galago
 from galago import hub
+from galago.engine.scheduler import Limits
 from galago.families.moondream.model import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
 from galago.server.app import create_app
@@ -41,7 +42,7 @@ def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def endless(endless_folder: Path) -> Iterator[galago.Model]:
-    with galago.load(endless_folder) as model:
+    with galago.load(endless_folder, limits=Limits(running=1)) as model:
         yield model
 
 

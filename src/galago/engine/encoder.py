@@ -13,6 +13,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache, address
+from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
 from galago.engine.step import Start, StepModel
 from galago.nn.device import synchronize
@@ -75,7 +76,7 @@ class Encoder:
         wake: Callable[[], None],
         tell: Tell,
         relieve: Callable[[Exception], bool],
-        count: Callable[[str], None],
+        count: Callable[[Tier], None],
     ) -> None:
         """`wake` is called from other threads; `relieve` says whether an error is worth another try."""
         self._count = count
@@ -244,9 +245,7 @@ class Encoder:
             # Who asked first pays.
             self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
 
-    def _give(
-        self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]
-    ) -> None:
+    def _give(self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]) -> None:
         self._images.pin(key)
         s.release = lambda: self._images.unpin(key)
         s.over(encoded, reused, seconds)

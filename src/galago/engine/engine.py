@@ -60,9 +60,9 @@ class Engine:
     def __init__(self, model: StepModel, limits: Limits | None = None) -> None:
         self.model = model
         limits = limits or Limits()
-        self._inbox = Inbox(limits.waiting)
+        self._metrics = metrics = Metrics(model.name)
+        self._inbox = Inbox(limits.waiting, lambda job: metrics.finished(job.skill, "cancelled", None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
-        self._metrics = Metrics(model.name)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
         worker = threading.Thread(target=_work, args=(self._scheduler,), name="galago-engine", daemon=True)
         worker.start()
@@ -112,7 +112,7 @@ class Engine:
         try:
             self._inbox.put(job)
         except EngineBusy:
-            self._metrics.refused("busy")
+            self._metrics.refused(EngineBusy.code)
             raise
         self._metrics.submitted(job.skill, job.priority)
         return Run(self, self._inbox, job)

@@ -3,9 +3,10 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 
-from galago.engine.step import Step, Steps
+from galago.engine.step import End, Step, Steps
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, GalagoError
 from galago.request import Done, Event, Priority, Timings, Usage
 
@@ -20,7 +21,7 @@ class Job:
         self.since = time.perf_counter()
         self.deadline = None if timeout is None else self.since + timeout
         self.cancelled = False
-        self.first: Step | None = None
+        self.first: Step | End | None = None
         """the first step, once the scheduler has looked at it"""
         self.events: SimpleQueue[Event | GalagoError] = SimpleQueue()
 
@@ -39,8 +40,9 @@ class Job:
 class Inbox:
     """Waiting jobs by rank. Every method may be called from any thread; only one thread takes."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, given_up: Callable[[Job], None] = lambda job: None) -> None:
+        """`given_up` is told of jobs that end while they wait."""
+        self._limit, self._given_up = limit, given_up
         self._waiting: dict[Priority, deque[Job]] = {"interactive": deque(), "batch": deque()}
         self._changed = threading.Condition()
         self._news = False
@@ -82,6 +84,7 @@ class Inbox:
             if self._remove(job):
                 waited = time.perf_counter() - job.since
                 job.events.put(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
+                self._given_up(job)
             self._tell()
 
     def wake(self) -> None:

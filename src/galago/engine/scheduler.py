@@ -17,7 +17,7 @@ import torch
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.encoder import Encoder
 from galago.engine.image_cache import ImageCache
-from galago.engine.inbox import Inbox, Job
+from galago.engine.inbox import Inbox
 from galago.engine.kv_cache import CHUNK
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
@@ -74,12 +74,9 @@ class Scheduler:
 
     def stats(self) -> dict[str, Any]:
         """The scheduler's own time, the longest that an image or a prompt held up the others, and the caches."""
-        return {
-            "steps": self._turns,
-            "overhead_s_per_step": self._overhead_s / max(self._turns, 1),
-            "longest_piece_s": self._longest_s,
-            "images": asdict(self._images.stats()),
-        }
+        mean = self._overhead_s / max(self._turns, 1)
+        own = {"turns": self._turns, "overhead_s_per_turn": mean, "longest_piece_s": self._longest_s}
+        return {"scheduler": own, "images": asdict(self._images.stats())}
 
     def trim(self) -> None:
         """Empty the image cache before the next turn."""
@@ -151,8 +148,8 @@ class Scheduler:
         while len(self._running) < self._limits.running and (job := self._inbox.first()):
             s = Sequence(job)
             try:
-                job.first = job.first or self._sent(s, None)
-                own, shared = self._needs(job.first)
+                first = job.first = job.first or self._sent(s, None)
+                own, shared = self._needs(first)
             except Exception as error:
                 if self._inbox.take(job):
                     self._end(s, error)
@@ -163,9 +160,9 @@ class Scheduler:
                 self._metrics.admitted(time.perf_counter() - job.since)
                 s.own, s.shared = own, shared
                 self._running.append(s)
-                self._go_on(s, job.first)
+                self._go_on(s, first)
 
-    def _needs(self, first: Step) -> tuple[int, int]:
+    def _needs(self, first: Step | End) -> tuple[int, int]:
         """Bytes of a sequence's own keys and values at the most, and of the prefix that it may have to make."""
         if not isinstance(first, Start):
             raise TypeError("a skill begins with a Start")
@@ -189,7 +186,7 @@ class Scheduler:
     def _drop(self) -> None:
         """End what was cancelled or is late."""
         for job in self._inbox.late():
-            self._end(Sequence(job), job.late() or AssertionError)
+            self._end(Sequence(job), job.late())
         for s in [s for s in self._running if s.job.cancelled or s.job.deadline]:
             if s.job.cancelled:
                 self._end(s, None)
@@ -286,9 +283,7 @@ class Scheduler:
             if isinstance(out, Exception):
                 self._end(s, out)
                 continue
-            s.fed += len(feed.input)
-            if not s.left:
-                s.feed = None
+            if s.took(len(feed.input)):
                 try:
                     step = self._sent(s, out)
                 except Exception as error:

@@ -58,8 +58,16 @@ class Sequence:
     def ask(self, feed: Feed) -> None:
         """Begin a phase, which lasts until the skill asks for more: only by then has an accelerator answered."""
         self.charge("prefill" if self.prompt else "decode")
-        self._usage["prompt" if self.prompt else "fed"] += len(feed.input)
-        self.prompt, self.feed, self.fed = False, feed, 0
+        self.feed, self.fed = feed, 0
+
+    def took(self, rows: int) -> bool:
+        """Count rows that were fed; whether that was all of them."""
+        self.fed += rows
+        self._usage["prompt" if self.prompt else "fed"] += rows
+        if self.left:
+            return False
+        self.prompt, self.feed = False, None
+        return True
 
     def charge(self, phase: Phase | None = None) -> None:
         """Charge the time since the last call to the phase that it began."""
@@ -86,4 +94,6 @@ class Sequence:
         tokens = end.completion_tokens if end else u["fed"]
         usage = Usage(u["prompt"], u["image"], u["cached"], tokens)
         first = total if self.first_s is None else self.first_s
-        return Done(end.reason if end else "cancelled", usage, Timings(t["encode"], t["prefill"], t["decode"], first, total))
+        return Done(
+            end.reason if end else "cancelled", usage, Timings(t["encode"], t["prefill"], t["decode"], first, total)
+        )

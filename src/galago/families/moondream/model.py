@@ -241,7 +241,7 @@ class Moondream:
         if asked:
             rows = logits_of(torch.stack([last[i] for i in asked]), self.weights.text).float()
             logits = dict(zip(asked, rows, strict=True))
-        return [Output(state, logits.get(i), cache.room) for i, (state, cache) in enumerate(zip(last, caches, strict=True))]
+        return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]
 
     def _groups(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[list[int]]:
         """Which feeds go through the decoder together.
