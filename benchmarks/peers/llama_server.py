@@ -2,9 +2,13 @@
 
     python benchmarks/peers/llama_server.py --checkpoint runs/moondream2-random --server build/bin/llama-server
     python benchmarks/peers/llama_server.py --checkpoint runs/moondream2-random --precision q8_0 --image 1024x768
+    python benchmarks/peers/llama_server.py --checkpoint runs/moondream2-random --at-once 4
 
 Wants the GGUF pair of `gguf_checkpoint.py` in the checkpoint's folder `gguf`. llama.cpp has no crops: it sees an
 image of any size as one view of 378x378. The encoding time is what lies between two lines of the server's log.
+
+With `--at-once` it is so many questions about one image instead, each in a slot of its own: `requests_per_minute`, and
+`total_s` from the first question to the last answer's end. Every run has another image.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -118,11 +123,40 @@ def measure(args: argparse.Namespace, url: str, log: TextIO) -> list[dict[str, f
     return runs
 
 
+def questions_at_once(args: argparse.Namespace, url: str) -> list[dict[str, float]]:
+    marker = get(f"{url}/props")["media_marker"]
+    runs = []
+    for number in range(args.runs):
+        png = io.BytesIO()
+        noise_image(args.image, number).save(png, "PNG")
+        data = base64.b64encode(png.getvalue()).decode()
+        bodies = [
+            {
+                "prompt": {
+                    "prompt_string": "a" * PROMPT_BEFORE + marker + chr(ord("b") + i) * PROMPT_AFTER,
+                    "multimodal_data": [data],
+                },
+                "n_predict": args.tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+            }
+            for i in range(args.at_once)
+        ]
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(args.at_once) as clients:
+            list(clients.map(lambda body: request(url, json.dumps(body).encode()), bodies))
+        total = time.perf_counter() - begin
+        runs.append({"requests_per_minute": 60 * args.at_once / total, "total_s": total})
+    return runs
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--precision", default="q4_0", help="of the text model: text-PRECISION.gguf")
     made.add_argument("--projector", default="f16", help="of the vision part: mmproj-PROJECTOR.gguf")
     made.add_argument("--server", default="llama-server", help="the binary")
+    made.add_argument("--at-once", type=int, metavar="N", help="ask N questions about one image at once instead")
     args = made.parse_args()
 
     binary = shutil.which(args.server)
@@ -139,7 +173,9 @@ def main() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [binary, "--model", text, "--mmproj", projector, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--threads", str(args.threads), "--ctx-size", str(CONTEXT), "--parallel", "1", "--cache-ram", "0"]
+    slots = args.at_once or 1
+    command += ["--threads", str(args.threads), "--parallel", str(slots), "--ctx-size", str(slots * CONTEXT)]
+    command += ["--cache-ram", "0"]
     command += ["--verbosity", "4"]  # the lines about encoding
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "log"
@@ -150,7 +186,7 @@ def main() -> None:
             wait_until_loaded(url, server, log)
             load_s = time.perf_counter() - begin
             with log.open(errors="replace") as reader:
-                runs = measure(args, url, reader)
+                runs = questions_at_once(args, url) if args.at_once else measure(args, url, reader)
             peak = peak_rss(server.pid)
         finally:
             server.terminate()
