@@ -278,8 +278,9 @@ static void check_between(const Kernels& kernels) {
             std::vector<int32_t> words(m * k);
             int64_t total = 0;
             for (int32_t& w : words) total += w = whole(-999, 999);
-            std::vector<float> read{float(kernels.read(words.data(), words.size(), 2))};
-            compare("read", read, {float(total)}, 0);
+            int64_t sum = 0;
+            kernels.read(words.data(), words.size(), 2, &sum);
+            compare("read", {float(sum)}, {float(total)}, 0);
         }
     int rows = 5, heads = 3, dim = 16, half = 4;
     std::vector<float> x = normal(rows * heads * dim), cos = normal(rows * half), sin = normal(rows * half), wanted = x;
@@ -288,6 +289,15 @@ static void check_between(const Kernels& kernels) {
     Rotate asked{x.data(), cos.data(), sin.data(), rows, heads, half, heads * dim, dim, 2};
     kernels.rotate(&asked);
     compare("rotate", x, wanted, 1e-6f);
+}
+
+// So many keys that no machine has room for their scores: each thread finds that out for itself.
+static void check_out_of_memory(const Kernels& kernels) {
+    std::vector<float> q = normal(4 * 16), found(q);
+    Segment segment{nullptr, nullptr, int64_t(1) << 50, 0};
+    Decode asked{q.data(), found.data(), &segment, 1, 1, 4, 1, 16, 16, 16, 16, 16, segment.length, 2};
+    compare("memory runs out", {float(kernels.decode(&asked))}, {1}, 0);
+    check_decode(kernels);
 }
 
 // One block over a few positions of two sequences, the second of which goes on where it was.
@@ -338,7 +348,7 @@ static void check_stack(const Kernels& kernels) {
 
         Layer layer{g1.data(), b1.data(), two_norms ? g2.data() : nullptr, two_norms ? b2.data() : nullptr,
                     &qkv.weight, &proj.weight, &fc1.weight, &fc2.weight};
-        Stack asked{&layer, x.data(), cos.data(), sin.data(), sequences, 1, 2, dim, heads, kv_heads, ff, half,
+        Stack asked{&layer, x.data(), cos.data(), sin.data(), sequences, 0, 1, 2, dim, heads, kv_heads, ff, half,
                     1e-5f, 0, 2};
         kernels.stack(&asked);
         // Sums in another order may turn a level of a quantised row.
@@ -358,6 +368,7 @@ int main(int count, char** args) {
     check_largest_level(*kernels);
     check_dense(*kernels);
     check_decode(*kernels);
+    check_out_of_memory(*kernels);
     check_between(*kernels);
     check_stack(*kernels);
     std::printf("%s: %d of %d checks failed\n", kernels->name, failures, checks);

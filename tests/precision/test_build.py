@@ -81,6 +81,23 @@ def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path, monkeypatc
 
 
 @no_compiler
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
+@pytest.mark.parametrize("source", ["avx512.cpp", "neon.cpp"])
+def test_the_linker_shares_no_code_between_instruction_sets(source: str, tmp_path: Path) -> None:
+    """It keeps one copy of a weak symbol, which may be made of instructions that the processor does not have."""
+    assert COMPILER is not None
+    sources = building.SOURCES.get(platform.machine().lower(), {})
+    if source not in sources:
+        pytest.skip("for another processor")
+    made = tmp_path / "made.o"
+    options = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-w", *sources[source]]
+    subprocess.run([COMPILER, *options, "-c", str(building.HERE / source), "-o", str(made)], check=True)
+    listed = subprocess.run(["nm", "-C", str(made)], capture_output=True, text=True, check=True)
+    assert "_kernels" in listed.stdout
+    assert [line for line in listed.stdout.splitlines() if " W " in line] == []
+
+
+@no_compiler
 def test_cxx_chooses_the_compiler_and_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", f"{COMPILER} -include no-such-header.h")
     with pytest.raises(CannotBuild, match=r"no-such-header\.h"):

@@ -1,6 +1,7 @@
 """Every instruction set that this processor has gives what torch gives, and rows never touch each other."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -153,6 +154,39 @@ def test_several_threads_may_compute_at_once(k: Kernels) -> None:
             for found, right in zip(pool.map(lambda x: k.gemm(x, w), xs), wanted, strict=True):
                 assert torch.equal(found, right)
     assert kept.bits == 8
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_memory_runs_out_and_the_next_call_is_right(k: Kernels, threads: int) -> None:
+    """Rows and keys that lie on top of each other cost nothing; room to work on so many no machine has."""
+    w = handle(k, kept := made(1, 1 << 20, 8))
+    row = torch.randn(1, kept.k)
+    q, keys, values = torch.randn(4, 1, 64), *torch.randn(2, 4, 1, 64).bfloat16()
+    wide = torch.randn(1, 4, 1, 64)
+
+    def right() -> list[Tensor]:
+        few = [k.gemm(row, w), k.decode(q, [(keys, values)] * 40, 39)]
+        return [*few, k.attention(wide, wide, wide)] if k.has_attention else few
+
+    wanted = right()
+    for _ in range(3):
+        with pytest.raises(MemoryError):  # in the thread that asks, before others help
+            k.gemm(row.expand(1 << 28, -1), w)
+        many = [x.expand(-1, 1 << 50, -1) for x in (keys, values)]
+        with pytest.raises(MemoryError):  # in each thread
+            k.decode(q, [(many[0], many[1])], 0)
+        if k.has_attention:
+            with pytest.raises(MemoryError):
+                k.attention(wide, *[wide.expand(-1, -1, 1 << 44, -1)] * 2)
+        for found, value in zip(right(), wanted, strict=True):
+            assert torch.equal(found, value)
 
 
 def test_a_forked_child_computes(k: Kernels) -> None:

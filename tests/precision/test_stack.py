@@ -1,6 +1,6 @@
 """All blocks in one call give what they give one by one, and sequences that step together never touch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from galago.families.moondream.text import embedded
 from galago.families.moondream.vision import crop_features
 from galago.kernels import load
 from galago.nn.rotary import rotary_table
+from galago.nn.stack import Stack
 from galago.precision import pick_precision
 
 CPU = torch.device("cpu")
@@ -67,8 +68,10 @@ def sequences(m: Moondream, image: Image.Image) -> list[KVCache]:
     return caches
 
 
-def step(m: Moondream, caches: list[KVCache], x: Tensor, rows: list[int]) -> tuple[Tensor, list[Tensor]]:
-    """The residual stream after one call over all, and copies of what each cache holds then.
+def step(
+    m: Moondream, caches: list[KVCache], x: Tensor, rows: list[int], pieces: Sequence[range | None] = (None,)
+) -> tuple[Tensor, list[Tensor]]:
+    """The residual stream after one call over all, or one for each piece, and copies of what each cache holds then.
 
     No cache advances, so the call can be repeated.
     """
@@ -79,8 +82,9 @@ def step(m: Moondream, caches: list[KVCache], x: Tensor, rows: list[int]) -> tup
         positions.append(torch.arange(cache.length, cache.length + n))
     table = rotary_table(torch.cat(positions), m.config.text.head_dim // 2)
     places = [(cache.places(), n) for cache, n in zip(caches, rows, strict=True)]
-    out = m.weights.text.stack.forward(x, places, table)
-    return out, [kept(cache, n) for cache, n in zip(caches, rows, strict=True)]
+    for piece in pieces:
+        x = m.weights.text.stack.forward(x, places, table, blocks=piece)
+    return x, [kept(cache, n) for cache, n in zip(caches, rows, strict=True)]
 
 
 def kept(cache: KVCache, new: int) -> Tensor:
@@ -112,6 +116,71 @@ def test_prompts_and_steps_may_share_a_call(model: Moondream, picture: Image.Ima
     for cache, part, given, found in zip(caches, x.split(rows), together.split(rows), held, strict=True):
         out, [wanted] = step(model, [cache], part, [len(part)])
         assert torch.equal(given, out) and torch.equal(found, wanted)
+
+
+@torch.inference_mode()
+def test_pieces_of_a_prefill_give_exactly_what_the_whole_gives(model: Moondream, picture: Image.Image) -> None:
+    n, rows = model.config.text.n_layers, [1, 200, 40]
+    x = embedded(torch.arange(sum(rows)) * 2 + 9, model.weights.text, torch.float32)
+    given, copies = (sequences(model, picture)[5:8] for _ in range(2))
+    wanted, held = step(model, copies, x, rows)
+    found, pieces_held = step(model, given, x, rows, [range(1), range(1, 1), range(1, n - 1), range(n - 1, n)])
+    assert torch.equal(found, wanted) and not torch.equal(found, x)
+    assert all(map(torch.equal, pieces_held, held))
+
+
+@torch.inference_mode()
+def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream) -> None:
+    c, stack = model.config.text, model.weights.text.stack
+    if not stack or not stack.by.has_attention:
+        pytest.skip("this instruction set leaves attention over all to torch")
+    rows, n = 200, c.n_layers
+    x = embedded(torch.arange(rows) * 3 + 9, model.weights.text, torch.float32)
+    table = rotary_table(torch.arange(rows), c.head_dim // 2)
+
+    def run(*pieces: range | None) -> tuple[Tensor, Tensor]:
+        held = torch.zeros(2, n, c.n_kv_heads, rows, c.head_dim, dtype=torch.bfloat16)
+        place, out = (held[0].data_ptr(), held[1].data_ptr(), 0, rows), x
+        for piece in pieces:
+            out = stack.forward(out, [([place], rows)], table, together=True, blocks=piece)
+        return out, held
+
+    whole, held = run(None)
+    for pieces in ([range(n)], [range(i, i + 1) for i in range(n)], [range(n - 1), range(n - 1, n)]):
+        found, kept_by_pieces = run(*pieces)
+        assert torch.equal(found, whole) and torch.equal(kept_by_pieces, held)
+
+
+@torch.inference_mode()
+def test_pieces_over_a_crop_give_exactly_what_the_whole_gives(model: Moondream) -> None:
+    if not (stack := model.weights.vision.tower.stack):
+        pytest.skip("this instruction set leaves attention over all to torch")
+    x = torch.randn(200, model.config.vision.enc_dim)
+    whole, found, half = stack.forward(x, [((), 200)], together=True), x, len(stack.blocks) // 2
+    for blocks in (range(half), range(half, len(stack.blocks))):
+        found = stack.forward(found, [((), 200)], together=True, blocks=blocks)
+    assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("blocks", [range(-1, 2), range(99), range(3, 5), range(0, 4, 2)])
+def test_blocks_that_are_not_there_are_refused(model: Moondream, blocks: range) -> None:
+    assert model.weights.text.stack
+    with pytest.raises(ValueError, match="no piece of 4 blocks"):
+        model.weights.text.stack.forward(torch.zeros(1, model.config.text.dim), [((), 1)], blocks=blocks)
+
+
+@torch.inference_mode()
+def test_a_step_that_memory_does_not_suffice_for_can_be_made_again(model: Moondream, picture: Image.Image) -> None:
+    cache, stack = sequences(model, picture)[3], model.weights.text.stack
+    assert isinstance(stack, Stack)
+    x = embedded(torch.arange(20), model.weights.text, torch.float32)
+    wanted, [held] = step(model, [cache], x, [20])
+    table = rotary_table(torch.arange(cache.length, cache.length + 20), model.config.text.head_dim // 2)
+    for many in (1 << 50, 1 << 46):  # positions that are there already: for their scores no machine has room
+        with pytest.raises(MemoryError, match="ran out of memory"):
+            stack.forward(x, [([(0, 0, many, many), *cache.places()], 20)], table)
+        found, [now] = step(model, [cache], x, [20])
+        assert torch.equal(found, wanted) and torch.equal(now, held)
 
 
 @torch.inference_mode()

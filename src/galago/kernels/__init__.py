@@ -92,7 +92,7 @@ class _Stack(ctypes.Structure):
         ("layers", POINTER(_Layer)),
         *((n, c_void_p) for n in ("x", "cos", "sin")),
         ("sequences", POINTER(_Sequence)),
-        *((n, c_int64) for n in ("n_layers", "n_sequences", "dim", "heads", "kv_heads", "ff", "half")),
+        *((n, c_int64) for n in ("first", "end", "n_sequences", "dim", "heads", "kv_heads", "ff", "half")),
         ("eps", c_float),
         *((n, c_int32) for n in ("together", "threads")),
     ]
@@ -128,21 +128,29 @@ class _LayerNorm(ctypes.Structure):
 class _Table(ctypes.Structure):
     _fields_ = [
         ("name", c_char_p),
-        ("gemm", ctypes.CFUNCTYPE(None, POINTER(_Weight), POINTER(_Gemm))),
-        ("dense", ctypes.CFUNCTYPE(None, POINTER(_Dense))),
-        ("decode", ctypes.CFUNCTYPE(None, POINTER(_Decode))),
-        ("store", ctypes.CFUNCTYPE(None, POINTER(_Store))),
-        ("stack", ctypes.CFUNCTYPE(None, POINTER(_Stack))),
-        ("attention", ctypes.CFUNCTYPE(None, POINTER(_Attention))),
-        ("rotate", ctypes.CFUNCTYPE(None, POINTER(_Rotate))),
-        ("layer_norm", ctypes.CFUNCTYPE(None, POINTER(_LayerNorm))),
-        ("add", ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32)),
-        ("read", ctypes.CFUNCTYPE(c_int64, c_void_p, c_int64, c_int32)),
+        ("gemm", ctypes.CFUNCTYPE(c_int32, POINTER(_Weight), POINTER(_Gemm))),
+        ("dense", ctypes.CFUNCTYPE(c_int32, POINTER(_Dense))),
+        ("decode", ctypes.CFUNCTYPE(c_int32, POINTER(_Decode))),
+        ("store", ctypes.CFUNCTYPE(c_int32, POINTER(_Store))),
+        ("stack", ctypes.CFUNCTYPE(c_int32, POINTER(_Stack))),
+        ("attention", ctypes.CFUNCTYPE(c_int32, POINTER(_Attention))),
+        ("rotate", ctypes.CFUNCTYPE(c_int32, POINTER(_Rotate))),
+        ("layer_norm", ctypes.CFUNCTYPE(c_int32, POINTER(_LayerNorm))),
+        ("add", ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32)),
+        ("read", ctypes.CFUNCTYPE(c_int32, c_void_p, c_int64, c_int32, POINTER(c_int64))),
     ]
 
 
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("the kernels ran out of memory")
+
+
 class Kernels:
-    """The kernels for one instruction set. Tensors are on the CPU, and float32 unless said otherwise."""
+    """The kernels for one instruction set. Tensors are on the CPU, and float32 unless said otherwise.
+
+    All that compute raise MemoryError when memory runs out; what they were to write is worth nothing then.
+    """
 
     def __init__(self, table: _Table) -> None:
         self._table = table
@@ -164,7 +172,7 @@ class Kernels:
         y = torch.empty(*x.shape[:-1], w.n)
         if m := rows.shape[0]:
             asked = _Gemm(rows.data_ptr(), y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
-            self._table.gemm(byref(w), byref(asked))
+            _check(self._table.gemm(byref(w), byref(asked)))
         return y
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -177,7 +185,7 @@ class Kernels:
             *(x.shape[0], *weight.shape, x.stride(0)),
             *(weight.dtype == torch.bfloat16, torch.get_num_threads()),
         )
-        self._table.dense(byref(asked))
+        _check(self._table.dense(byref(asked)))
         return y
 
     def decode(self, q: Tensor, segments: Sequence[tuple[Tensor, Tensor]], free: int) -> Tensor:
@@ -196,7 +204,7 @@ class Kernels:
             *(q.data_ptr(), out.data_ptr(), parts, len(segments), t, heads, segments[0][0].shape[0], dim),
             *(q.stride(0), q.stride(1), dim, heads * dim, free, torch.get_num_threads()),
         )
-        self._table.decode(byref(asked))
+        _check(self._table.decode(byref(asked)))
         return out.transpose(0, 1)
 
     def store(self, x: Tensor, y: Tensor) -> None:
@@ -207,7 +215,7 @@ class Kernels:
             *(x.data_ptr(), y.data_ptr(), *x.shape, x.stride(0), x.stride(1), y.stride(0), y.stride(1)),
             torch.get_num_threads(),
         )
-        self._table.store(byref(asked))
+        _check(self._table.store(byref(asked)))
 
     def layers(self, parts: Sequence[tuple[Sequence[Tensor], Sequence[_Weight]]]) -> "ctypes.Array[_Layer]":
         """What `stack` reads: of each block its norms' gain and bias (two or four tensors), and qkv, proj, fc1, fc2.
@@ -229,22 +237,27 @@ class Kernels:
         sizes: tuple[int, int, int],
         eps: float,
         together: bool,
+        blocks: range,
     ) -> None:
-        """Replace x [rows, dim] by what all blocks make of it, and keep the keys and values.
+        """Replace x [rows, dim] by what these blocks make of it, and keep the keys and values.
 
         `table` is of cosines and sines [rows, half]; each sequence has its places and how many of the
         rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
-        one sequence, which begins here, and its rows see each other in both directions.
+        one sequence, which begins here, and its rows see each other in both directions. Raises ValueError
+        unless `blocks` is a piece of the layers.
         """
+        if blocks != range(len(layers))[blocks.start : blocks.stop]:
+            raise ValueError(f"{blocks} is no piece of {len(layers)} blocks")
         kept = [(_Place * len(places))(*(_Place(*place) for place in places)) for places, _ in sequences]
         parts = (_Sequence(at, len(at), rows) for at, (_, rows) in zip(kept, sequences, strict=True))
         cos, sin, half = (None, None, 0) if table is None else (*(t.data_ptr() for t in table), table[0].shape[-1])
         heads, kv_heads, ff = sizes
         asked = _Stack(
             *(layers, x.data_ptr(), cos, sin, (_Sequence * len(kept))(*parts)),
-            *(len(layers), len(kept), x.shape[1], heads, kv_heads, ff, half, eps, together, torch.get_num_threads()),
+            *(blocks.start, blocks.stop, len(kept), x.shape[1], heads, kv_heads, ff, half),
+            *(eps, together, torch.get_num_threads()),
         )
-        self._table.stack(byref(asked))
+        _check(self._table.stack(byref(asked)))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, *, int8: bool = False) -> Tensor:
         """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products.
@@ -259,7 +272,7 @@ class Kernels:
             *(x.data_ptr() for x in (q, k, v, out)),
             *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, int8, torch.get_num_threads()),
         )
-        self._table.attention(byref(asked))
+        _check(self._table.attention(byref(asked)))
         return out
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -269,7 +282,7 @@ class Kernels:
             *(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), t, heads, cos.shape[-1]),
             *(x.stride(1), x.stride(0), torch.get_num_threads() if t > 16 else 1),
         )
-        self._table.rotate(byref(asked))
+        _check(self._table.rotate(byref(asked)))
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """LayerNorm over the last dimension of x [..., k]."""
@@ -279,7 +292,8 @@ class Kernels:
         m, k = rows.shape
         y = torch.empty(x.shape)
         parts = (t.data_ptr() for t in (rows, weight, bias, y))
-        self._table.layer_norm(byref(_LayerNorm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())))
+        asked = _LayerNorm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())
+        _check(self._table.layer_norm(byref(asked)))
         return y
 
     def add(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -287,12 +301,14 @@ class Kernels:
         y = torch.empty(x.shape)
         threads = torch.get_num_threads() if x.numel() > 1 << 16 else 1
         last = b.data_ptr() if b is not None else None
-        self._table.add(x.data_ptr(), a.data_ptr(), last, y.data_ptr(), x.numel(), threads)
+        _check(self._table.add(x.data_ptr(), a.data_ptr(), last, y.data_ptr(), x.numel(), threads))
         return y
 
     def read(self, x: Tensor) -> int:
         """Read every byte of a contiguous tensor, as fast as the machine can; the sum of its 32-bit words."""
-        return int(self._table.read(x.data_ptr(), x.nbytes // 4, torch.get_num_threads()))
+        total = c_int64()
+        _check(self._table.read(x.data_ptr(), x.nbytes // 4, torch.get_num_threads(), byref(total)))
+        return total.value
 
 
 @cache

@@ -3,7 +3,8 @@
 #include "dense.h"
 #include "stack.h"
 
-static void stack(const Stack* given) { run_blocks(given, nullptr); }
+static int32_t stack(const Stack* given) { return run_blocks(given, nullptr); }
 
 const Kernels avx512_kernels = {
-    "avx512-vnni", gemm, dense, decode, store, stack, nullptr, rotate, layer_norm, add, read};
+    "avx512-vnni", entry<gemm>, entry<dense>, entry<decode>, entry<store>, stack, nullptr,
+    entry<rotate>, entry<layer_norm>, entry<add>, entry<read_all>};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "kernels.h"
 #include "pool.h"
@@ -21,6 +22,7 @@ struct Scratch {
         data = nullptr;
         size = 0;
     }
+    // Throws std::bad_alloc, and is empty then.
     template <class T>
     T* of(size_t n) {
         size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
@@ -29,12 +31,29 @@ struct Scratch {
             data = std::aligned_alloc(64, bytes);
             size = data ? bytes : 0;
         }
-        if (!data) std::abort();
+        if (!data) throw std::bad_alloc();
         return static_cast<T*>(data);
     }
 };
 
-// Run task(i) for i in 0..n-1 over the threads.
+// 0, or 1 when memory ran out: who calls from C cannot catch what is thrown.
+template <class Work>
+inline int32_t attempt(const Work& work) {
+    try {
+        work();
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+// A kernel as the table offers it.
+template <auto kernel, class... Given>
+int32_t entry(Given... given) {
+    return attempt([&] { kernel(given...); });
+}
+
+// Run task(i) for i in 0..n-1 over the threads. What a task throws for want of memory is thrown again here.
 template <class Task>
 void in_parallel(int64_t n, int threads, const Task& task) {
     if (threads > 1 && n > 1)

@@ -76,11 +76,11 @@ struct Sequence {
 };
 
 struct Stack {
-    const Layer* layers;
+    const Layer* layers;     // all of the transformer, of which [first, end) run
     float* x;                // [rows of all sequences, dim], in and out
     const float *cos, *sin;  // [rows, half]; half 0: not rotated
     Sequence* sequences;
-    int64_t n_layers, n_sequences, dim, heads, kv_heads, ff, half;
+    int64_t first, end, n_sequences, dim, heads, kv_heads, ff, half;
     float eps;
     int32_t together;        // the rows of the only sequence, which begins here, see each other in both directions
     int32_t threads;
@@ -112,20 +112,21 @@ struct LayerNorm {
     int32_t threads;
 };
 
+// Each gives 0, or 1 when memory ran out: what it was to write is worth nothing then, and the next call may succeed.
 struct Kernels {
     const char* name;
-    void (*gemm)(const Weight*, const Gemm*);
-    void (*dense)(const Dense*);
-    void (*decode)(const Decode*);
-    void (*store)(const Store*);
-    void (*stack)(const Stack*);  // all blocks over the next positions of each sequence
-    void (*attention)(const Attention*);  // null where there are no products in bfloat16
-    void (*rotate)(const Rotate*);
-    void (*layer_norm)(const LayerNorm*);
+    int32_t (*gemm)(const Weight*, const Gemm*);
+    int32_t (*dense)(const Dense*);
+    int32_t (*decode)(const Decode*);
+    int32_t (*store)(const Store*);
+    int32_t (*stack)(const Stack*);  // blocks over the next positions of each sequence
+    int32_t (*attention)(const Attention*);  // null where there are no products in bfloat16
+    int32_t (*rotate)(const Rotate*);
+    int32_t (*layer_norm)(const LayerNorm*);
     // y = x + a, and + b unless that is null, over n numbers
-    void (*add)(const float* x, const float* a, const float* b, float* y, int64_t n, int32_t threads);
+    int32_t (*add)(const float* x, const float* a, const float* b, float* y, int64_t n, int32_t threads);
     // The sum of n 32-bit words: as fast as memory can be read.
-    int64_t (*read)(const int32_t* from, int64_t n, int32_t threads);
+    int32_t (*read)(const int32_t* from, int64_t n, int32_t threads, int64_t* sum);
 };
 
 extern const Kernels avx512bf16_kernels, avx512_kernels, avx2_kernels, neon_kernels;

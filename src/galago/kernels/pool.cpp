@@ -7,7 +7,9 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace {
@@ -37,6 +39,7 @@ struct Pool {
     std::atomic<int64_t> next{0};
     std::atomic<uint32_t> jobs{0};
     std::atomic<int> seats{0};
+    std::atomic<bool> failed{false};  // memory ran out in a task
     int64_t n = 0;
     void (*call)(const void*, int64_t) = nullptr;
     const void* task = nullptr;
@@ -46,7 +49,12 @@ struct Pool {
     std::atomic<int> sleeping{0};
 
     void take() {
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) call(task, i);
+        try {
+            for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) call(task, i);
+        } catch (const std::bad_alloc&) {
+            failed.store(true, std::memory_order_relaxed);
+            next.store(n, std::memory_order_relaxed);  // nobody need begin another
+        }
     }
 
     void work(uint32_t seen) {
@@ -68,11 +76,15 @@ struct Pool {
     }
 
     void run(int64_t count, int threads, void (*f)(const void*, int64_t), const void* what) {
-        for (; workers < threads - 1; workers++) std::thread(&Pool::work, this, jobs.load()).detach();
+        try {
+            for (; workers < threads - 1; workers++) std::thread(&Pool::work, this, jobs.load()).detach();
+        } catch (const std::exception&) {  // the system gives no more: those that are there do the work
+        }
         n = count;
         call = f;
         task = what;
         next = 0;
+        failed = false;
         seats = threads - 1;
         inside.fetch_sub(kClosed, std::memory_order_release);
         jobs.fetch_add(1);
@@ -88,6 +100,7 @@ struct Pool {
             else
                 std::this_thread::yield();
         }
+        if (failed) throw std::bad_alloc();
     }
 };
 

@@ -1,4 +1,4 @@
-// All blocks of a transformer in one call. For a few rows the kernels are so short that calling them one by one
+// The blocks of a transformer in one call. For a few rows the kernels are so short that calling them one by one
 // would take as long as some of them; for many, one workspace takes less memory than a tensor for each result.
 #pragma once
 #include <vector>
@@ -17,6 +17,10 @@ struct Spot {
     int64_t at, sequence, sees;
 };
 
+// A type of this file alone. The linker keeps one copy of what std::vector needs for a type that all files know,
+// and it may be one whose instructions this processor does not have.
+struct Piece : Segment {};
+
 // Many rows are worked on in parts of so many, whose results stay in the processor's caches from step to step.
 constexpr int64_t kPart = 192;
 
@@ -27,7 +31,7 @@ struct Blocks {
     float *u, *attended, *out, *inner;  // for one part of the rows
     float *mixed, *qkv;                 // for all
     std::vector<Spot> spots;
-    std::vector<std::vector<Segment>> segments;
+    std::vector<std::vector<Piece>> segments;
 
     Blocks(const Stack& given, AttentionKernel kernel, Scratch& scratch) : g(given), together(kernel) {
         head_dim = g.dim / g.heads;
@@ -53,7 +57,7 @@ struct Blocks {
             Place& place = sequence.places[p];
             for (; left && place.length < place.capacity; left--, before++)
                 spots.push_back({&place, place.length++, s, before + 1});
-            segments[s].push_back({place.k, place.v, place.length, place.capacity * head_dim});
+            segments[s].push_back({{place.k, place.v, place.length, place.capacity * head_dim}});
         }
         rows += sequence.rows;
         most = std::max(most, before);
@@ -98,7 +102,7 @@ struct Blocks {
     void attention_over_kept(int64_t layer) const {
         in_parallel(g.heads, g.threads, [&](int64_t head) {
             thread_local Scratch scratch;
-            thread_local std::vector<Segment> here;
+            thread_local std::vector<Piece> here;
             float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
             int64_t kv_head = head / (g.heads / g.kv_heads), last = -1;
             for (int64_t r = 0; r < rows; r++) {
@@ -134,7 +138,7 @@ struct Blocks {
     }
 
     void run() const {
-        for (int64_t l = 0; l < g.n_layers; l++) {
+        for (int64_t l = g.first; l < g.end; l++) {
             const Layer& layer = g.layers[l];
             for (int64_t r = 0; r < rows; r += part) {
                 int64_t n = std::min(part, rows - r);
@@ -155,10 +159,11 @@ struct Blocks {
     }
 };
 
-void run_blocks(const Stack* given, AttentionKernel kernel) {
+int32_t run_blocks(const Stack* given, AttentionKernel kernel) {
     thread_local Scratch scratch;
-    Blocks(*given, kernel, scratch).run();
+    int32_t failed = attempt([&] { Blocks(*given, kernel, scratch).run(); });
     scratch.keep(8 << 20);
+    return failed;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""All blocks of a transformer in one native call, where their kinds of weight allow it.
+"""The blocks of a transformer in one native call, where their kinds of weight allow it.
 
 One by one, the kernels for a few rows are shorter than what it takes to call them.
 """
@@ -43,6 +43,7 @@ class Stack:
         *,
         together: bool = False,
         eps: float = 1e-5,
+        blocks: range | None = None,
     ) -> Tensor:
         """Embeddings [rows, dim] to the residual stream [rows, dim], not normalised.
 
@@ -50,9 +51,15 @@ class Stack:
         own; rows of different sequences do not meet, and those of one see what came before them. With
         `together` there is one sequence, of these rows alone, and all see each other; it may have no place.
         `table` has cosines and sines [rows, half] of the rows' positions.
+
+        `blocks` are those to run, by default all. Calls for one piece after another, each with what the one
+        before gave and otherwise the same, give exactly what a single call gives: so a long one need not
+        keep others waiting. Raises ValueError for blocks that are not there, and MemoryError, after which the
+        same call may be made again.
         """
         out = x.clone(memory_format=torch.contiguous_format)
-        self.by.stack(self.layers, out, table, sequences, self.sizes, eps, together)
+        run = range(len(self.blocks)) if blocks is None else blocks
+        self.by.stack(self.layers, out, table, sequences, self.sizes, eps, together, run)
         return out
 
 
