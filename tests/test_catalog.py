@@ -22,7 +22,7 @@ def test_every_entry_can_be_served_by_what_there_is(entry):
     assert entry.family == "moondream" and entry.revision in REVISIONS
     assert entry.precisions and set(entry.precisions) <= set(NAMES)
     assert set(entry.memory) <= set(entry.precisions)
-    assert entry.description and entry.license
+    assert entry.description and entry.license and entry.parameters
     assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"
 
 

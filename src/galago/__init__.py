@@ -21,7 +21,10 @@ from galago.errors import (
     GenerationFailed,
     InvalidImage,
     InvalidRequest,
+    LoadFailed,
+    ModelInUse,
     ModelNotFound,
+    OutOfMemory,
     UnsupportedTask,
 )
 
@@ -40,8 +43,11 @@ __all__ = [
     "GenerationFailed",
     "InvalidImage",
     "InvalidRequest",
+    "LoadFailed",
     "Model",
+    "ModelInUse",
     "ModelNotFound",
+    "OutOfMemory",
     "UnsupportedTask",
     "load",
 ]

@@ -3,7 +3,7 @@
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,22 @@ def metadata(file: Path) -> Mapping[str, str]:
     try:
         with safe_open(file, framework="pt") as tensors:
             return tensors.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{file.name} is damaged or not safetensors: {error}") from error
+
+
+def count_weights(file: Path) -> int:
+    """Numbers that a checkpoint file holds: exact for a .safetensors, else as many as two bytes each allow.
+
+    Raises CheckpointError.
+    """
+    if file.suffix != ".safetensors":
+        return file.stat().st_size // 2
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return sum(_product(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{file.name} is damaged or not safetensors: {error}") from error
 
@@ -139,7 +155,7 @@ def write_tensors(
         partial.unlink(missing_ok=True)
 
 
-def _product(shape: tuple[int, ...]) -> int:
+def _product(shape: Sequence[int]) -> int:
     total = 1
     for side in shape:
         total *= side

@@ -75,3 +75,21 @@ class GenerationFailed(GalagoError):
     """Something broke while the model was running; the log has the traceback."""
 
     code = "generation_failed"
+
+
+class OutOfMemory(GalagoError):
+    """A model does not fit beside those in use; the message says what would."""
+
+    code = "out_of_memory"
+
+
+class LoadFailed(GalagoError):
+    """Something broke while a model was loading; the log has the traceback."""
+
+    code = "load_failed"
+
+
+class ModelInUse(GalagoError):
+    """The model cannot leave memory while requests run on it."""
+
+    code = "model_in_use"

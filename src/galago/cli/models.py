@@ -7,6 +7,7 @@ import typer
 
 from galago.catalog import Entry, entries, find, with_precision
 from galago.errors import ModelNotFound
+from galago.needs import size_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -93,8 +94,3 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
 def _memory(entry: Entry) -> str:
     """What each precision was measured to need: float32 12.5, bfloat16 4.1 GB."""
     return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in entry.memory.items()) + " GB" if entry.memory else "?"
-
-
-def size_of(count: int) -> str:
-    """Bytes in words: 3.9 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from galago.catalog import find, with_precision
-from galago.cli.models import size_of
 from galago.errors import InvalidRequest, ModelNotFound
+from galago.needs import size_of
 
 EXAMPLES = """\b
 Examples:

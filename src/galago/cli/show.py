@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from galago.catalog import Entry, find, with_precision
-from galago.cli.models import size_of
 from galago.errors import ModelNotFound
+from galago.needs import size_of
 
 if TYPE_CHECKING:
     from galago.hub import Files

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import sys
@@ -11,6 +12,12 @@ from pathlib import Path
 import torch
 
 from galago.errors import InvalidRequest
+
+CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+"""Files of a control group with its limit and its usage, and the line of memory.stat with unused pages."""
+NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
+"""What a RuntimeError of torch says when memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,55 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, round(limit))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken: on a CPU what the system has, or what is left of a container's limit."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except OSError:  # not on macOS, which has no simple answer
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    left = container_memory()
+    return free if left is None else max(0, min(free, left))
+
+
+def container_memory(root: Path = Path("/")) -> int | None:
+    """Bytes left of the smallest memory limit of the control groups that this process is in; None without any.
+
+    Pages of files that were not used lately do not count: the kernel drops them first.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    left = []
+    for kinds, path in (line.split(":", 2)[1:] for line in groups if line.count(":") > 1):
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / ("memory" if kinds else "")
+        limit, usage, unused = CGROUP_V1 if kinds else CGROUP_V2
+        # A limit further up holds too. Inside a container the path may be the host's; its own is then at the base.
+        inside = base / path.strip("/")
+        for group in (inside, *(p for p in inside.parents if p.is_relative_to(base))):
+            with contextlib.suppress(OSError, ValueError):
+                most = int((group / limit).read_text())  # "max" is none
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                left.append(most - int((group / usage).read_text()) + int(stat.get(unused, 0)))
+    return min(left, default=None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no memory left, in any of the ways that this is told."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in said for text in NO_MEMORY)
 
 
 def return_memory(device: torch.device) -> None:

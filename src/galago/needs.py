@@ -1,0 +1,84 @@
+"""What a model will take in memory, told before it is loaded."""
+
+from pathlib import Path
+
+from galago.catalog import Entry, find, with_precision
+from galago.checkpoint import count_weights
+from galago.errors import ModelNotFound
+
+OVERHEAD = 512 << 20
+"""Bytes that are reckoned beside the weights where nothing was measured: PyTorch, activations and KV caches."""
+SLACK = 1.1
+"""Weights are reckoned so much larger there: some are kept in a larger type than the precision says."""
+
+
+def memory_needed(
+    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
+) -> int:
+    """Bytes at the peak, as the catalogue has them, or else an estimate on the safe side.
+
+    The arguments are those of galago.load, and choose the precision as they do there. PyTorch itself is in
+    each model's figure, so several models in one process need a little less than the sum of theirs. Nothing is
+    downloaded. Raises ModelNotFound, CheckpointError or InvalidRequest.
+    """
+    from galago.hub import locate
+    from galago.nn.device import pick_device
+    from galago.precision import pick_precision
+    from galago.precision.packed import bits_of
+
+    entry, where = _entry(name), pick_device(device)
+    if entry is not None and entry.parameters is not None:
+        chosen = pick_precision(precision or with_precision(name)[1], where, profile)
+        measured = entry.memory.get(chosen.name)
+        return measured or int(entry.parameters * chosen.weight_bytes * SLACK) + OVERHEAD
+    files = locate(name, offline=True).weights
+    if bits_of(files):
+        weights = float(sum(f.stat().st_size for f in files))
+    else:
+        weights = sum(map(count_weights, files)) * pick_precision(precision, where, profile).weight_bytes
+    return int(weights * SLACK) + OVERHEAD
+
+
+def precisions_of(name: str) -> tuple[str, ...]:
+    """The precisions that a model can be loaded in; none where there is no such model."""
+    from galago.hub import locate
+    from galago.precision import NAMES
+    from galago.precision.packed import bits_of
+
+    if entry := _entry(name):
+        return entry.precisions
+    try:
+        bits = bits_of(locate(name, offline=True).weights)
+    except ModelNotFound:
+        return ()
+    return (f"int{bits}",) if bits else NAMES
+
+
+def one_name(name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None) -> str:
+    """The same name for whatever means the same model: its id, with a precision unless it would be that anyway.
+
+    A path becomes the real one; a name that is neither in the catalogue nor a path stays as it is.
+    """
+    from galago.nn.device import pick_device
+    from galago.precision import pick_precision
+
+    entry = _entry(name)
+    if entry is None:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if path.exists() else name
+    named = with_precision(name)[1]
+    if precision or named in (None, pick_precision(None, pick_device(device), profile).name):
+        return entry.id
+    return f"{entry.id}-{named}"
+
+
+def size_of(count: int) -> str:
+    """Bytes in words: 3.9 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _entry(name: str) -> Entry | None:
+    try:
+        return find(name)
+    except ModelNotFound:
+        return None

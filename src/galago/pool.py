@@ -1,0 +1,370 @@
+"""Several models in memory under one budget."""
+
+import copy
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory
+from galago.needs import memory_needed, one_name, precisions_of, size_of
+from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
+
+if TYPE_CHECKING:
+    from galago.model import Model
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+
+SHARE = 0.9
+"""Of the memory that is available, what a pool without a budget takes."""
+CHOICE = ("precision", "profile", "device")
+"""Options of a load that decide what it needs."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model of a pool. `bytes` is what is set aside for it; `in_use` counts its users."""
+
+    name: str
+    bytes: int
+    in_use: int
+    idle_s: float | None
+    """since its last use; None while it is in use"""
+    expires_in_s: float | None
+    """until it is unloaded; None while it is in use, and where it stays for ever"""
+    loading: bool = False
+
+
+class _Slot:
+    """A model of the pool, from before its load until its memory is free again. Guarded by the pool's lock."""
+
+    def __init__(self, name: str, need: int) -> None:
+        self.name = name
+        self.need = need
+        self.users = 1
+        """the thread that loads it is the first; those that wait for the load count too"""
+        self.model: Model | None = None
+        self.failed: GalagoError | None = None
+        self.since = 0.0
+        """when its last use ended"""
+        self.leaving = False
+        """being closed, by one thread; nobody takes it any more"""
+
+    @property
+    def idle(self) -> bool:
+        return not self.users and not self.leaving
+
+
+class ModelPool:
+    """Loads models when they are first used, and unloads those least recently used when another needs their place.
+
+    `budget` is in bytes; by default nine tenths of what the device has available now. It bounds the sum of what
+    the models need at their peaks. `keep_alive` is how many seconds a model stays after its last use: 0 unloads
+    it at once, None keeps it until its place is needed. A model in use never leaves.
+
+    `options` are further arguments of galago.load, for every model. `load` is called with a name and `progress`;
+    `need` with a name, or with a name and a `precision`, and gives bytes. Methods may be called from any thread.
+    They wait for loads, so an event loop calls them, the end of `use` included, in a thread.
+    """
+
+    def __init__(
+        self,
+        budget: int | None = None,
+        *,
+        keep_alive: float | None = 300.0,
+        options: Mapping[str, Any] | None = None,
+        load: "Callable[..., Model] | None" = None,
+        need: Callable[..., int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if keep_alive is not None and not keep_alive >= 0:
+            raise InvalidRequest("keep_alive must be seconds, 0, or None for ever", "keep_alive")
+        self._choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
+        self._device = pick_device(self._choice.get("device"))
+        self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
+        self._keep_alive = keep_alive
+        self._load = load or partial(_load, **(options or {}))
+        self._need = need or partial(memory_needed, **self._choice)
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._slots: dict[str, _Slot] = {}
+        self._loading = False
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    @contextmanager
+    def use(self, name: str, progress: Progress | None = None) -> Iterator["Model"]:
+        """The model of this name, which stays loaded meanwhile; loaded first if it is not there.
+
+        Who wants a model that is being loaded waits for that load; others are loaded one after another. Do not
+        keep the model for later: it is closed when it leaves, but its memory is free only once you let go of it.
+
+        Raises OutOfMemory, before the load, if it does not fit even when all models that are not in use leave;
+        what galago.load raises; LoadFailed; and EngineClosed after close().
+        """
+        slot, model = self._taken(one_name(name, **self._choice), progress)
+        try:
+            yield model
+        finally:
+            # This frame may live on in a traceback; the memory need not.
+            del model
+            self._release(slot)
+
+    def load(self, name: str, progress: Progress | None = None) -> None:
+        """Load a model ahead of its use; counts as a use, and raises as `use` does."""
+        with self.use(name, progress):
+            pass
+
+    def unload(self, name: str) -> bool:
+        """Take a model out of memory; whether it was there. Raises ModelInUse, and does not wait, if it is in use."""
+        name = one_name(name, **self._choice)
+        with self._changed:
+            while (slot := self._slots.get(name)) and slot.leaving:
+                self._changed.wait()
+            if slot is None:
+                return False
+            if slot.users:
+                doing = "in use" if slot.model else "being loaded"
+                raise ModelInUse(f"{name} is {doing} and cannot be unloaded now; try again later")
+            slot.leaving = True
+        self._dispose([slot])
+        return True
+
+    def loaded(self) -> list[Loaded]:
+        """The models in memory, and the one that is being loaded, oldest first."""
+        with self._changed:
+            return [self._row(slot) for slot in self._slots.values() if not slot.leaving]
+
+    def expire(self) -> None:
+        """Unload what was idle for `keep_alive`. A timer does this too."""
+        with self._changed:
+            past = self._clock() - (float("inf") if self._keep_alive is None else self._keep_alive)
+            over = [slot for slot in self._slots.values() if slot.idle and slot.since <= past]
+            for slot in over:
+                slot.leaving = True
+        self._dispose(over)
+
+    def close(self) -> None:
+        """Close every model, those in use too: their requests, and whoever waits for a load, get EngineClosed.
+
+        A load that is under way is given up when it comes to its end, which this does not wait for.
+        """
+        with self._changed:
+            self._closed = True
+            if self._timer:
+                self._timer.cancel()
+            leaving = [slot for slot in self._slots.values() if slot.model and not slot.leaving]
+            for slot in leaving:
+                slot.leaving = True
+            self._changed.notify_all()
+        self._dispose(leaving)
+
+    def __enter__(self) -> "ModelPool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _row(self, slot: _Slot) -> Loaded:
+        idle = None if slot.users else self._clock() - slot.since
+        left = None if idle is None or self._keep_alive is None else max(0.0, self._keep_alive - idle)
+        return Loaded(slot.name, slot.need, slot.users, idle, left, slot.model is None)
+
+    # --- taking and giving back ------------------------------------------------------------------
+
+    def _taken(self, name: str, progress: Progress | None) -> "tuple[_Slot, Model]":
+        """The slot with one more user, and its model."""
+        need: int | None = None
+        while True:
+            with self._changed:
+                slot = self._slots.get(name)
+                while not self._closed and (slot.leaving if slot else need is not None and self._loading):
+                    self._changed.wait()
+                    slot = self._slots.get(name)
+                if self._closed:
+                    raise EngineClosed("the models are shut down")
+                if slot:
+                    slot.users += 1
+                elif need is not None:
+                    mine = self._slots[name] = _Slot(name, need)
+                    self._loading = True
+            if slot:
+                return slot, self._joined(slot)
+            if need is not None:
+                return mine, self._loaded_into(mine, progress)
+            need = self._need(name)
+
+    def _joined(self, slot: _Slot) -> "Model":
+        """The model of a slot that this thread is a user of, once it is loaded."""
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or slot.model or slot.failed)
+                if self._closed:
+                    raise EngineClosed("the models are shut down")
+                if slot.failed:
+                    # Each thread raises one of its own, as a traceback grows with every raise.
+                    raise copy.copy(slot.failed)
+                assert slot.model
+                return slot.model
+        except BaseException:
+            self._release(slot)
+            raise
+
+    def _release(self, slot: _Slot) -> None:
+        with self._changed:
+            slot.users -= 1
+            slot.since = self._clock()
+            at_once = self._keep_alive == 0 and slot.model is not None and slot.idle
+            if at_once:
+                slot.leaving = True
+            else:
+                self._set_timer()
+        if at_once:
+            self._dispose([slot])
+
+    # --- loading ---------------------------------------------------------------------------------
+
+    def _loaded_into(self, slot: _Slot, progress: Progress | None) -> "Model":
+        """Load a slot's model; in whatever way that ends, all who wait for it are told."""
+        model: Model | None = None
+        try:
+            self._make_room(slot)
+            model = self._load(slot.name, progress=progress)
+        except BaseException as error:
+            slot.failed = self._told(slot, error)
+            _let_go(error)
+            return_memory(self._device)
+            if slot.failed is error or not isinstance(error, Exception):
+                raise
+            raise slot.failed from error
+        finally:
+            with self._changed:
+                self._loading = False
+                if model is None or self._closed:
+                    slot.failed = slot.failed or LoadFailed(f"loading {slot.name} failed")
+                    del self._slots[slot.name]
+                else:
+                    slot.model = model
+                self._changed.notify_all()
+        if slot.failed:
+            model.close()
+            raise EngineClosed("the models are shut down")
+        return model
+
+    def _make_room(self, slot: _Slot) -> None:
+        """Unload those least recently used until the budget has room, or raise OutOfMemory and unload none."""
+        while True:
+            leaving: list[_Slot] = []
+            with self._changed:
+                if self._closed:
+                    raise EngineClosed("the models are shut down")
+                if sum(other.need for other in self._slots.values()) <= self.budget:
+                    return
+                others = [other for other in self._slots.values() if other is not slot and not other.leaving]
+                busy = {other.name: other.need for other in others if other.users}
+                fits = slot.need + sum(busy.values()) <= self.budget
+                excess = slot.need + sum(other.need for other in others) - self.budget
+                for other in sorted((o for o in others if fits and o.idle), key=lambda o: o.since):
+                    if excess > 0:
+                        excess -= other.need
+                        other.leaving = True
+                        leaving.append(other)
+                if fits and not leaving:
+                    # Another thread is unloading what is in the way.
+                    self._changed.wait()
+            if not fits:
+                raise OutOfMemory(self._refusal(slot, busy))
+            self._dispose(leaving)
+
+    def _refusal(self, slot: _Slot, busy: Mapping[str, int]) -> str:
+        users = ", ".join(f"{name} {size_of(need)}" for name, need in busy.items())
+        used = f", of which {size_of(sum(busy.values()))} are in use ({users})" if busy else ""
+        fitting = self._precisions(slot, self.budget - sum(busy.values()))
+        hint = f"it would fit in {fitting}" if fitting else "it would fit in no precision"
+        return f"{slot.name} needs {size_of(slot.need)}, and the budget is {size_of(self.budget)}{used}; {hint}"
+
+    def _precisions(self, slot: _Slot, most: int) -> str:
+        """Those in which a model needs no more than so many bytes."""
+        needs = {name: self._need(slot.name, precision=name) for name in precisions_of(slot.name)}
+        return " or ".join(f"{name} ({size_of(need)})" for name, need in needs.items() if need <= most)
+
+    def _told(self, slot: _Slot, error: BaseException) -> GalagoError:
+        """What those who wait are told of a load that failed."""
+        if isinstance(error, GalagoError):
+            return error
+        if is_out_of_memory(error):
+            log.warning("loading %s: memory ran out", slot.name, exc_info=error)
+            less = self._precisions(slot, slot.need - 1)
+            hint = f"; it needs less in {less}" if less else ""
+            return OutOfMemory(f"memory ran out while {slot.name} was loading ({size_of(slot.need)} expected){hint}")
+        if not isinstance(error, Exception):
+            return LoadFailed(f"loading {slot.name} was interrupted ({type(error).__name__})")
+        log.error("loading %s failed", slot.name, exc_info=error)
+        return LoadFailed(f"loading {slot.name} failed ({type(error).__name__}); the log tells more")
+
+    # --- leaving ---------------------------------------------------------------------------------
+
+    def _dispose(self, slots: list[_Slot]) -> None:
+        """Close models whose slots were marked as leaving, and free what they took."""
+        left = list(slots)
+        try:
+            while left:
+                self._close_model(left[0])
+                left.pop(0)
+        finally:
+            with self._changed:
+                for slot in left:
+                    # Interrupted: whoever comes next may have them, or unload them.
+                    slot.leaving = slot.model is None
+                self._changed.notify_all()
+
+    def _close_model(self, slot: _Slot) -> None:
+        model, slot.model = slot.model, None
+        try:
+            assert model
+            model.close()
+        except Exception:
+            log.exception("closing %s failed", slot.name)
+        finally:
+            del model
+            return_memory(self._device)
+            with self._changed:
+                del self._slots[slot.name]
+                self._changed.notify_all()
+
+    def _set_timer(self) -> None:
+        """See that what is idle leaves in time. One timer is enough: no model goes sooner than an earlier one."""
+        idle = [slot.since for slot in self._slots.values() if slot.model and slot.idle]
+        if self._timer or self._closed or self._keep_alive is None or not idle:
+            return
+        wait = min(idle) + self._keep_alive - self._clock()
+        self._timer = threading.Timer(min(max(wait, 0.0), threading.TIMEOUT_MAX), self._ring)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _ring(self) -> None:
+        try:
+            self.expire()
+        finally:
+            with self._changed:
+                self._timer = None
+                self._set_timer()
+
+
+def _load(name: str, **options: Any) -> "Model":
+    from galago.model import load
+
+    return load(name, **options)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of an error's traceback: what was half loaded is in their variables."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
