@@ -145,7 +145,8 @@ class Encoder:
                 self._prefixes[whole].waiting.append(s)
                 continue
             prefix = self._prefixes[whole] = _Prefix(whole, start, image.size, [s])
-            prefix.embedding = self._images.embedding(key)
+            if (embedding := self._images.embedding(key)) is not None:
+                prefix.embedding = embedding.to(self._model.device)
             self._count("warm" if prefix.embedding is not None else "miss")
             if prefix.embedding is None:
                 if key not in self._sights:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.encoder import Encoder
 from galago.engine.image_cache import ImageCache
@@ -23,7 +21,7 @@ from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Start, Step, StepModel
 from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest
-from galago.nn.device import return_memory
+from galago.nn.device import is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
 
@@ -316,7 +314,7 @@ class Scheduler:
 
     def _relieve(self, error: Exception) -> bool:
         """Free what can be made again, if it was memory that ran out; whether that was so."""
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             return False
         log.warning("memory ran out; the image cache is given up for it")
         self._images.trim(0)
@@ -324,15 +322,9 @@ class Scheduler:
         return True
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether this is how torch, or Python, says that memory ran out."""
-    told = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
-    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
 def _failed(error: Exception) -> GenerationFailed:
     log.error("generation failed", exc_info=error)
-    why = "memory ran out" if out_of_memory(error) else type(error).__name__
+    why = "memory ran out" if is_out_of_memory(error) else type(error).__name__
     failed = GenerationFailed(f"generation failed ({why}); the log tells more")
     failed.__cause__ = error
     return failed

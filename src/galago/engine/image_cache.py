@@ -1,0 +1,109 @@
+"""Images that were seen before, by what is in them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from galago.engine.disk_cache import DiskCache, DiskStats
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.tier import Tier, TierStats
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+ROWS = 64
+"""Rows of an image that are hashed at a time: its pixels are never all copied."""
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    hot: TierStats
+    """prefixes' keys and values"""
+    warm: TierStats
+    """embeddings in memory"""
+    disk: DiskStats | None
+    """embeddings in files, if there is a folder for them"""
+
+
+def address(image: "Image.Image", *context: str) -> str:
+    """SHA-256 of an image's decoded RGB pixels and size and of what its encoding depends on, in hexadecimal.
+
+    Alpha and metadata do not count. `context` tells the rest: model, variant, detail.
+    """
+    image.load()
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256()
+    width, height = rgb.size
+    # Width and height tell the length of the pixels, as each text is led by its own: nothing runs together.
+    for number in (width, height):
+        digest.update(number.to_bytes(8, "little"))
+    for top in range(0, height, ROWS):
+        digest.update(rgb.crop((0, top, width, min(top + ROWS, height))).tobytes())
+    for part in context:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+class ImageCache:
+    """Prefixes (hot) and embeddings (warm) in memory, each within its budget of bytes; embeddings on disk too.
+
+    Belongs to one thread; only `stats` may be called from others. What it gives out is shared: read it only.
+    """
+
+    def __init__(self, hot_bytes: int, warm_bytes: int, disk: Path | None = None, disk_bytes: int = 0) -> None:
+        clock: Iterator[int] = count()
+        self._hot: Tier[EncodedImage] = Tier(hot_bytes, clock)
+        self._warm: Tier[Tensor] = Tier(warm_bytes, clock)
+        self._disk = DiskCache(disk, disk_bytes) if disk and disk_bytes else None
+
+    def prefix(self, key: str) -> EncodedImage | None:
+        return self._hot.get(key)
+
+    def embedding(self, key: str) -> "Tensor | None":
+        """[T, D]; one that is only on disk comes into memory again, on the CPU."""
+        found = self._warm.get(key)
+        if found is None and self._disk and (found := self._disk.get(key)) is not None:
+            self._warm.keep(key, found, found.nbytes)
+        return found
+
+    def keep_prefix(self, key: str, encoded: EncodedImage) -> None:
+        """Keep a prefix if it fits beside those that are pinned."""
+        self._hot.keep(key, encoded, encoded.nbytes)
+
+    def keep_embedding(self, key: str, embedding: "Tensor") -> None:
+        """Keep an embedding, in memory and on disk, where it fits."""
+        if embedding.untyped_storage().nbytes() > embedding.nbytes:
+            embedding = embedding.clone()  # a view would hold more memory than is counted
+        self._warm.keep(key, embedding, embedding.nbytes)
+        if self._disk:
+            self._disk.keep(key, embedding)
+
+    def pin(self, key: str) -> None:
+        """Let a prefix stay while a request reads it, however much room others need; counted, see `unpin`."""
+        self._hot.pin(key)
+
+    def unpin(self, key: str) -> None:
+        """Take back one `pin`. Raises ValueError if there is none."""
+        self._hot.unpin(key)
+
+    def trim(self, to_bytes: int = 0) -> None:
+        """Evict what was used least recently until at most so many bytes are in memory, or only pinned ones."""
+        while self._hot.bytes + self._warm.bytes > to_bytes:
+            ages = {used: tier for tier in (self._hot, self._warm) if (used := tier.oldest()) is not None}
+            if not ages:
+                return
+            ages[min(ages)].evict()
+
+    def clear(self) -> None:
+        """Evict all that is not pinned, from the disk too."""
+        self.trim()
+        if self._disk:
+            self._disk.clear()
+
+    def stats(self) -> CacheStats:
+        return CacheStats(self._hot.stats(), self._warm.stats(), self._disk.stats() if self._disk else None)
