@@ -10,6 +10,7 @@ from engine_stress import alone, differences, off_alone, together
 from stress_requests import FAILS, draw_requests
 
 from galago import Model, hub
+from galago.engine.scheduler import Limits
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.precision import pick_precision
 from galago.request import Query, Request
@@ -43,7 +44,7 @@ def test_at_once_as_alone(loaded: Moondream) -> None:
     wanted = alone(lambda: Model(loaded), asked)
     assert [off for one, ending in zip(asked, wanted, strict=True) if (off := off_alone(one, ending))] == []
     # A short queue, so that clients are refused and come again.
-    with Model(loaded, max_queue=6) as model:
+    with Model(loaded, Limits(waiting=6, running=12)) as model:
         for _ in range(2):  # the second time on images that the model has seen
             found = together(model, asked, clients=4, at_once=10)
             assert differences(asked, wanted, found) == []
