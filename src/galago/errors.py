@@ -68,7 +68,7 @@ class EngineClosed(GalagoError):
 class DeadlineExceeded(GalagoError):
     """The request's own time limit passed before it was done."""
 
-    code = "deadline_exceeded"
+    code = "timeout"
 
 
 class GenerationFailed(GalagoError):

@@ -22,13 +22,17 @@ _STATUS = {
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "model_in_use": 409,
     "request_too_large": 413,
     "queue_full": 429,
     "generation_failed": 500,
+    "load_failed": 500,
     "unsupported_task": 501,
     "shutting_down": 503,
+    "out_of_memory": 503,
+    "timeout": 504,
 }
-_TYPE = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+_TYPE = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "server_error"}
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
     429: {"Retry-After": "1"},
