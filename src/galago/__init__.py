@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from galago.errors import (
     CheckpointError,
     ContextLengthExceeded,
+    DeadlineExceeded,
     DownloadError,
     EngineBusy,
     EngineClosed,
@@ -30,11 +31,14 @@ from galago.errors import (
 
 if TYPE_CHECKING:
     from galago.engine.encoded_image import EncodedImage
+    from galago.engine.scheduler import Limits
     from galago.model import Model, load
+    from galago.pool import ModelPool
 
 __all__ = [
     "CheckpointError",
     "ContextLengthExceeded",
+    "DeadlineExceeded",
     "DownloadError",
     "EncodedImage",
     "EngineBusy",
@@ -43,16 +47,24 @@ __all__ = [
     "GenerationFailed",
     "InvalidImage",
     "InvalidRequest",
+    "Limits",
     "LoadFailed",
     "Model",
     "ModelInUse",
     "ModelNotFound",
+    "ModelPool",
     "OutOfMemory",
     "UnsupportedTask",
     "load",
 ]
 
-_LAZY = {"Model": "galago.model", "load": "galago.model", "EncodedImage": "galago.engine.encoded_image"}
+_LAZY = {
+    "EncodedImage": "galago.engine.encoded_image",
+    "Limits": "galago.engine.scheduler",
+    "Model": "galago.model",
+    "ModelPool": "galago.pool",
+    "load": "galago.model",
+}
 
 
 def __getattr__(name: str) -> Any:
