@@ -38,9 +38,12 @@ def test_version(galago):
 
 
 def serve(*args: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, "serve", *map(str, args), "--port", "0"], stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+    def heed_interrupts() -> None:
+        # What a shell runs in the background inherits that they are ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [*COMMAND, "serve", *map(str, args), "--port", "0"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed_interrupts)
 
 
 def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
