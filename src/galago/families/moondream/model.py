@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from galago.hub import Files
 
 WORK = {"cpu": 25 * 10**9, "cuda": 10**13, "mps": 10**12}
-"""Floating-point operations in one piece of work: a tenth or two of a second, which a running answer may have to wait."""
+"""Floating-point operations in one piece of work: a tenth or two of a second, for which a running answer may wait."""
 FASTER = 4
 """How many times as many operations on whole numbers a CPU does."""
 MAX_CROPS = 32
