@@ -121,7 +121,6 @@ def gaps(model: galago.Model, images: Images, points: int, every: int = 8) -> Fi
     after each `every` points.
     """
     alone = list(_gaps(model, images, points, lambda number: None))
-    before = steps_of(model)
     arrived = []
 
     def arrive(number: int) -> None:
@@ -132,12 +131,10 @@ def gaps(model: galago.Model, images: Images, points: int, every: int = 8) -> Fi
     for run in arrived:
         for _ in run:
             pass
-    prefill = difference(steps_of(model), before).get("prefill", {})
     return {
         "alone": _histogram(alone),
         "while images arrive": {**_histogram(disturbed), "images": len(arrived)},
-        "mean_prefill_step_s": prefill["seconds"] / prefill["count"] if prefill.get("count") else None,
-        "longest_prefill_step_s": steps_of(model).get("prefill", {}).get("longest_s"),
+        "longest_piece_s": model.stats()["scheduler"]["longest_piece_s"],
     }
 
 
@@ -168,34 +165,19 @@ def _histogram(found: Sequence[float]) -> Figures:
 
 
 def overhead(model: galago.Model, images: Images, tokens: int, n: int = 16) -> Figures:
-    """What a step of n running requests costs, and how much of that is not the model's, if the engine tells."""
+    """What a step of n running requests costs, and how much of that is the scheduler's and the skills'."""
     encoded = [model.encode_image(images.new()) for _ in range(n)]
     ask(model, [_caption(image, 2) for image in encoded])
-    before = steps_of(model)
+    before = model.stats()["scheduler"]
     seconds, ends = ask(model, [_caption(image, tokens) for image in encoded])
-    made = {"requests": n, "seconds": seconds, "tokens": sum(end.usage.completion_tokens for end in ends)}
-    steps = difference(steps_of(model), before)
-    count_of_decode = steps.get("decode", {}).get("count")
-    if not count_of_decode:
-        return made
-    inside = sum(kind["seconds"] for kind in steps.values())
+    after = model.stats()["scheduler"]
+    steps = after["turns"] - before["turns"]
     return {
-        **made,
-        "steps": count_of_decode,
-        "rows_per_step": steps["decode"]["rows"] / count_of_decode,
-        "step_s": seconds / count_of_decode,
-        "overhead_per_step_s": (seconds - inside) / count_of_decode,
-    }
-
-
-def steps_of(model: galago.Model) -> dict[str, dict[str, float]]:
-    """What the engine tells of its steps by kind (count, rows, seconds); nothing where it tells nothing."""
-    stats = getattr(model, "stats", None)
-    return stats().get("steps", {}) if stats else {}
-
-
-def difference(after: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        kind: {key: value - before.get(kind, {}).get(key, 0) for key, value in told.items()}
-        for kind, told in after.items()
+        "requests": n,
+        "seconds": seconds,
+        "tokens": sum(end.usage.completion_tokens for end in ends),
+        "steps": steps,
+        "step_s": seconds / steps,
+        "scheduler_per_step_s": (after["overhead_s"] - before["overhead_s"]) / steps,
+        "skills_per_step_s": (after["skills_s"] - before["skills_s"]) / steps,
     }

@@ -169,20 +169,16 @@ def gap_lines(found: Figures) -> list[str]:
     alone, busy = cases.values()
     lines.append(f"{busy['images']} images arrived.")
     lines.append(f"The largest gap is {times(busy['largest_s'], alone['median_s'])} times the median alone.")
-    for key, name in (("longest", "longest_prefill_step_s"), ("mean", "mean_prefill_step_s")):
-        if found[name] is not None:
-            lines.append(f"The {key} step of a prefill took {1e3 * found[name]:.3g} ms.")
+    lines.append(f"The longest piece of work on an image or a prompt took {number(1e3 * found['longest_piece_s'])} ms.")
     return [*lines, ""]
 
 
 def overhead_lines(found: Figures) -> list[str]:
     lines = [f"## {found['requests']} requests at once on a model of the bundled one's size", ""]
     lines.append(f"{found['tokens']} tokens in {found['seconds']:.3g} s.")
-    if "steps" not in found:
-        return [*lines, "The engine tells nothing of its steps.", ""]
     lines.append(
-        f"{found['steps']} steps of {found['rows_per_step']:.1f} rows, {1e3 * found['step_s']:.3g} ms each,"
-        f" of which {1e3 * found['overhead_per_step_s']:.3g} ms outside of the engine's own measure of a step."
+        f"{found['steps']} steps, {1e3 * found['step_s']:.3g} ms each, of which the scheduler takes"
+        f" {1e3 * found['scheduler_per_step_s']:.3g} ms, and the skills {1e3 * found['skills_per_step_s']:.3g} ms."
     )
     return [*lines, ""]
 
