@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ class _Prefix:
     waiting: list[Sequence] = field(default_factory=list)
     embedding: Tensor | None = None
     encode_s: float = 0.0
-    prefill_s: float = 0.0
+    tried: bool = False
+    """whether memory ran out for it"""
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -53,6 +55,8 @@ class _Sight:
     features: list[Tensor] = field(default_factory=list)
     """of the crops seen so far"""
     seconds: float = 0.0
+    tried: bool = False
+    """whether memory ran out for it"""
 
     @property
     def live(self) -> list[_Prefix]:
@@ -85,6 +89,8 @@ class Encoder:
         self._addressed: SimpleQueue[tuple[Sequence, Start, str | Exception]] = SimpleQueue()
         self._sights: dict[str, _Sight] = {}
         self._prefixes: dict[str, _Prefix] = {}
+        self._made: WeakValueDictionary[str, EncodedImage] = WeakValueDictionary()
+        """prefixes that a request uses, also those that the cache had no room for"""
         self._active: Iterator[None] | None = None
         """the piece of work that is under way"""
         self._active_for: list[_Prefix] = []
@@ -118,7 +124,7 @@ class Encoder:
         for key in [key for key, sight in self._sights.items() if not sight.live]:
             self._sights.pop(key).views.cancel()
         if self._active and not any(p.waiting for p in self._active_for):
-            self._active = None
+            self._active, self._active_for = None, []
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -134,9 +140,8 @@ class Encoder:
                 continue
             image: Image.Image = start.image  # type: ignore[assignment]
             whole = key if start.variant is None else f"{key}-{start.variant}"
-            s.image = whole
-            if encoded := self._images.prefix(whole):
-                s.shared = 0  # the cache's budget has it
+            s.image, s.shared = whole, self._model.prefix_positions * self._model.kv_bytes
+            if encoded := self._images.prefix(whole) or self._made.get(whole):
                 self._count("hot")
                 self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
                 continue
@@ -169,7 +174,7 @@ class Encoder:
                 self._active = self._look(sights)
                 self._active_for = [p for sight in sights for p in sight.prefixes]
         if self._active and next(self._active, self) is self:
-            self._active = None
+            self._active, self._active_for = None, []
 
     def _next_prefix(self) -> _Prefix | None:
         ready = [p for p in self._prefixes.values() if p.embedding is not None]
@@ -184,7 +189,7 @@ class Encoder:
         """See the next crops of these images."""
         chosen: list[tuple[_Sight, np.ndarray]] = []
         left = self._model.crops_at_once
-        for sight in sights:
+        for sight in filter(self._current, sights):
             try:
                 pixels = sight.views.result().pixels[len(sight.features) :][:left]
             except Exception as error:
@@ -204,7 +209,7 @@ class Encoder:
             if len(chosen) > 1:
                 for sight, _ in chosen:
                     yield from self._look([sight])
-            elif not self._relieve(error):
+            elif self._current(chosen[0][0]) and not self._again(chosen[0][0], error):
                 self._fail_sight(chosen[0][0], error)
             return
         share = took / len(features)
@@ -212,8 +217,18 @@ class Encoder:
         for (sight, _), part in zip(chosen, parts, strict=True):
             sight.features.extend(part.unsqueeze(1).unbind(0))
             sight.seconds += share * len(part)
-            if len(sight.features) == len(sight.views.result().pixels):
+            if self._current(sight) and len(sight.features) == len(sight.views.result().pixels):
                 self._seen(sight)
+
+    def _current(self, sight: _Sight) -> bool:
+        """Whether it is still wanted: another of the same image may have come after it."""
+        return self._sights.get(sight.key) is sight
+
+    def _again(self, work: _Prefix | _Sight, error: Exception) -> bool:
+        """Whether to try once more: only when memory ran out, and for the first time."""
+        again = self._relieve(error) and not work.tried
+        work.tried = True
+        return again
 
     def _seen(self, sight: _Sight) -> None:
         """All crops of an image have been seen."""
@@ -236,25 +251,29 @@ class Encoder:
             passes = self._model.prefix(prefix.embedding, prefix.size, start.variant, start.detail)
             encoded, took = yield from _timed(passes, self._model.device)
         except Exception as error:
-            if not self._relieve(error):
+            if not self._again(prefix, error):
                 self._fail(prefix, error)
             return
         encoded = replace(encoded, encode_s=prefix.encode_s, prefill_s=took)
         self._prefixes.pop(prefix.key, None)
         self._images.keep_prefix(prefix.key, encoded)
+        self._made[prefix.key] = encoded
         for i, s in enumerate(prefix.waiting):
             # Who asked first pays.
             self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
 
     def _give(self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]) -> None:
         self._images.pin(key)
+        if s.release:
+            s.release()
         s.release = lambda: self._images.unpin(key)
+        s.shared = 0 if self._images.has_prefix(key) else encoded.nbytes  # the cache's budget has it, or not
         s.over(encoded, reused, seconds)
         self._tell(s, encoded)
 
     def _fail_sight(self, sight: _Sight, error: Exception) -> None:
         self._sights.pop(sight.key, None)
-        for prefix in sight.prefixes:
+        for prefix in sight.live:
             self._fail(prefix, error)
 
     def _fail(self, prefix: _Prefix, error: Exception) -> None:

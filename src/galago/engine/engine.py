@@ -61,7 +61,7 @@ class Engine:
         self.model = model
         limits = limits or Limits()
         self._metrics = metrics = Metrics(model.name)
-        self._inbox = Inbox(limits.waiting, lambda job: metrics.finished(job.skill, "cancelled", None, None))
+        self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
         worker = threading.Thread(target=_work, args=(self._scheduler,), name="galago-engine", daemon=True)

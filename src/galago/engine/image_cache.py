@@ -64,6 +64,10 @@ class ImageCache:
     def prefix(self, key: str) -> EncodedImage | None:
         return self._hot.get(key)
 
+    def has_prefix(self, key: str) -> bool:
+        """Whether it is kept; does not count as a use."""
+        return key in self._hot
+
     def embedding(self, key: str) -> "Tensor | None":
         """[T, D]; one that is only on disk comes into memory again, on the CPU."""
         found = self._warm.get(key)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from galago.engine.metrics import Outcome
 from galago.engine.step import End, Step, Steps
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, GalagoError
 from galago.request import Done, Event, Priority, Timings, Usage
@@ -40,7 +41,7 @@ class Job:
 class Inbox:
     """Waiting jobs by rank. Every method may be called from any thread; only one thread takes."""
 
-    def __init__(self, limit: int, given_up: Callable[[Job], None] = lambda job: None) -> None:
+    def __init__(self, limit: int, given_up: Callable[[Job, Outcome], None] = lambda job, how: None) -> None:
         """`given_up` is told of jobs that end while they wait."""
         self._limit, self._given_up = limit, given_up
         self._waiting: dict[Priority, deque[Job]] = {"interactive": deque(), "batch": deque()}
@@ -66,6 +67,10 @@ class Inbox:
         with self._changed:
             return next((queue[0] for queue in self._waiting.values() if queue), None)
 
+    def jobs(self) -> list[Job]:
+        with self._changed:
+            return [job for queue in self._waiting.values() for job in queue]
+
     def take(self, job: Job) -> bool:
         """Remove a job; False if it is gone."""
         with self._changed:
@@ -74,8 +79,7 @@ class Inbox:
     def late(self) -> list[Job]:
         """Remove the jobs whose deadline is over."""
         with self._changed:
-            found = [job for queue in self._waiting.values() for job in queue if job.late()]
-            return [job for job in found if self._remove(job)]
+            return [job for job in self.jobs() if job.late() and self._remove(job)]
 
     def cancel(self, job: Job) -> None:
         """Give up a waiting job at once, a running one at its next step."""
@@ -83,8 +87,8 @@ class Inbox:
             job.cancelled = True
             if self._remove(job):
                 waited = time.perf_counter() - job.since
+                self._given_up(job, "cancelled")
                 job.events.put(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
-                self._given_up(job)
             self._tell()
 
     def wake(self) -> None:
@@ -104,7 +108,9 @@ class Inbox:
             self.closed = True
             for queue in self._waiting.values():
                 while queue:
-                    queue.popleft().events.put(EngineClosed("the engine was shut down"))
+                    job = queue.popleft()
+                    self._given_up(job, "failed")
+                    job.events.put(EngineClosed("the engine was shut down"))
             self._tell()
 
     def _remove(self, job: Job) -> bool:

@@ -62,19 +62,19 @@ class Scheduler:
 
     def snapshot(self) -> Snapshot:
         """Sizes now; may be asked from any thread."""
-        images = self._images.stats()
+        images, running = self._images.stats(), list(self._running)
         sizes = {
-            "kv": sum(s.cache.bytes for s in list(self._running) if s.cache),
-            "prefixes": images.hot.bytes,
+            "kv": sum(cache.bytes for s in running if (cache := s.cache)),
+            "prefixes": images.hot.bytes + sum({s.image: s.shared for s in running if s.release}.values()),
             "embeddings": images.warm.bytes,
         }
-        return Snapshot(len(self._inbox), len(self._running), len(self._encoder), sizes)
+        return Snapshot(len(self._inbox), len(running), len(self._encoder), sizes)
 
     def stats(self) -> dict[str, Any]:
         """The scheduler's own time, the longest that an image or a prompt held up the others, and the caches."""
         mean = self._overhead_s / max(self._turns, 1)
         own = {"turns": self._turns, "overhead_s_per_turn": mean, "longest_piece_s": self._longest_s}
-        return {"scheduler": own, "images": asdict(self._images.stats())}
+        return {"scheduler": own, "cache": asdict(self._images.stats())}
 
     def trim(self) -> None:
         """Empty the image cache before the next turn."""
@@ -108,8 +108,8 @@ class Scheduler:
             self._images.trim(0)
             return_memory(self._model.device)
         self._drop()
-        self._admit()
         self._encoder.sort()
+        self._admit()  # last, because those before may end requests, and nobody wakes those that wait
         ready = [s for s in self._running if s.feed]
         prompts = [s for s in ready if s.left > 1]
         image = self._encoder.ready and (self._image_next or not prompts)
@@ -131,7 +131,7 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Wait for news; memory goes back to the system when none come for a while."""
-        late = [s.job.deadline for s in self._running if s.job.deadline]
+        late = [job.deadline for job in (*self._inbox.jobs(), *(s.job for s in self._running)) if job.deadline]
         until = max(0.0, min(late) - time.perf_counter()) if late else None
         if self._running or until is not None:
             self._inbox.rest(until)
@@ -197,26 +197,24 @@ class Scheduler:
         """Carry a sequence from this step to the next that has to wait."""
         while True:
             if isinstance(step, Start):
-                if s.release:
-                    s.release()
-                s.start, s.cache, s.release = step, None, None
+                s.start, s.cache = step, None
                 if step.image is not None and not isinstance(step.image, EncodedImage):
                     return self._encoder.want(s, step)
                 s.over(step.image, True, (0.0, 0.0))
-                answer = self._begun(s, step.image)
-            elif isinstance(step, Feed):
+                return self._encoded(s, step.image)
+            if isinstance(step, Feed):
+                if not len(step.input):
+                    return self._end(s, ValueError("a skill feeds one position at least"))
                 return s.ask(step)
-            elif isinstance(step, End):
+            if isinstance(step, End):
                 return self._end(s, step)
-            else:
-                first = s.first_s is None
-                gap = s.tell(step)
-                if first and s.first_s is not None:
-                    self._metrics.first(s.job.skill, s.first_s)
-                self._metrics.event(s.job.skill, gap)
-                answer = None
+            first = s.first_s is None
+            gap = s.tell(step)
+            if first and s.first_s is not None:
+                self._metrics.first(s.job.skill, s.first_s)
+            self._metrics.event(s.job.skill, gap)
             try:
-                step = self._sent(s, answer)
+                step = self._sent(s, None)
             except Exception as error:
                 return self._end(s, error)
 
@@ -235,8 +233,8 @@ class Scheduler:
         s.cache, s.start = self._model.new_cache(encoded, s.start.variant), None
         return encoded
 
-    def _encoded(self, s: Sequence, found: EncodedImage | Exception) -> None:
-        """A sequence's image is there, or failed."""
+    def _encoded(self, s: Sequence, found: EncodedImage | Exception | None) -> None:
+        """A sequence's image is there, or failed, or it has none."""
         if isinstance(found, Exception):
             return self._end(s, found)
         try:
@@ -257,7 +255,9 @@ class Scheduler:
             s.job.steps.close()
         if isinstance(how, Exception):
             self._metrics.finished(s.job.skill, "failed", None, None)
-            s.job.events.put(how if isinstance(how, GalagoError) else _failed(how))
+            told = how if isinstance(how, GalagoError) else _failed(how)
+            how.__traceback__ = None  # its frames hold caches and images, for as long as somebody has the error
+            s.job.events.put(told)
         else:
             done = s.done(how)
             self._metrics.finished(s.job.skill, "done" if how else "cancelled", done.usage, done.timings)

@@ -53,6 +53,9 @@ class Tier(Generic[V]):
         self._use(key, entry)
         return entry.value
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
     def keep(self, key: str, value: V, nbytes: int) -> None:
         """Hold a value, in the place of the key's former one, if the pinned entries leave it room.
 
