@@ -61,6 +61,11 @@ class ImageCache:
         self._warm: Tier[Tensor] = Tier(warm_bytes, clock)
         self._disk = DiskCache(disk, disk_bytes) if disk and disk_bytes else None
 
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self._hot.bytes + self._warm.bytes
+
     def prefix(self, key: str) -> EncodedImage | None:
         return self._hot.get(key)
 
@@ -97,7 +102,7 @@ class ImageCache:
 
     def trim(self, to_bytes: int = 0) -> None:
         """Evict what was used least recently until at most so many bytes are in memory, or only pinned ones."""
-        while self._hot.bytes + self._warm.bytes > to_bytes:
+        while self.bytes > to_bytes:
             ages = {used: tier for tier in (self._hot, self._warm) if (used := tier.oldest()) is not None}
             if not ages:
                 return

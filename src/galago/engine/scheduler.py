@@ -21,12 +21,16 @@ from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Start, Step, StepModel
 from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest
-from galago.nn.device import is_out_of_memory, return_memory
+from galago.nn.device import available_memory, is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 """After so long without work, memory kept for more of it goes back to the system."""
+EASE_S = 1.0
+"""How often a working engine looks at what memory the machine has left."""
+LOW_BYTES = 256 << 20
+"""With less than this left the image cache is given up."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._encoder = Encoder(model, images, inbox.wake, self._encoded, self._relieve, metrics.image)
         self._image_next = True
-        self._turns, self._overhead_s, self._longest_s = 0, 0.0, 0.0
+        self._turns, self._overhead_s, self._skills_s, self._longest_s = 0, 0.0, 0.0, 0.0
         self._elsewhere = 0.0
         """seconds of this turn that the model and the skills took"""
         self._trim = False
+        self._eased = time.perf_counter()
         metrics.watch(self.snapshot)
 
     def snapshot(self) -> Snapshot:
@@ -71,9 +76,13 @@ class Scheduler:
         return Snapshot(len(self._inbox), len(running), len(self._encoder), sizes)
 
     def stats(self) -> dict[str, Any]:
-        """The scheduler's own time, the longest that an image or a prompt held up the others, and the caches."""
-        mean = self._overhead_s / max(self._turns, 1)
-        own = {"turns": self._turns, "overhead_s_per_turn": mean, "longest_piece_s": self._longest_s}
+        """Seconds of the scheduler itself and of skills, the longest that an image or a prompt took, and the caches."""
+        own = {
+            "turns": self._turns,
+            "overhead_s": self._overhead_s,
+            "skills_s": self._skills_s,
+            "longest_piece_s": self._longest_s,
+        }
         return {"scheduler": own, "cache": asdict(self._images.stats())}
 
     def trim(self) -> None:
@@ -107,6 +116,7 @@ class Scheduler:
             self._trim = False
             self._images.trim(0)
             return_memory(self._model.device)
+        self._ease()
         self._drop()
         self._encoder.sort()
         self._admit()  # last, because those before may end requests, and nobody wakes those that wait
@@ -128,6 +138,16 @@ class Scheduler:
             self._turns += 1
             self._overhead_s += time.perf_counter() - begin - self._elsewhere
         return worked
+
+    def _ease(self) -> None:
+        """Give up the image cache when the machine runs short of memory."""
+        if time.perf_counter() - self._eased < EASE_S:
+            return
+        if self._images.bytes and (left := available_memory(self._model.device)) < LOW_BYTES:
+            log.warning("only %d MB of memory are left; the image cache is given up", left >> 20)
+            self._images.trim(0)
+            return_memory(self._model.device)
+        self._eased = time.perf_counter()
 
     def _rest(self) -> None:
         """Wait for news; memory goes back to the system when none come for a while."""
@@ -226,7 +246,9 @@ class Scheduler:
             end: End = stop.value
             return end
         finally:
-            self._elsewhere += time.perf_counter() - begin
+            took = time.perf_counter() - begin
+            self._elsewhere += took
+            self._skills_s += took
 
     def _begun(self, s: Sequence, encoded: EncodedImage | None) -> EncodedImage | None:
         assert s.start is not None
