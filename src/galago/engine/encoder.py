@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -89,8 +88,8 @@ class Encoder:
         self._addressed: SimpleQueue[tuple[Sequence, Start, str | Exception]] = SimpleQueue()
         self._sights: dict[str, _Sight] = {}
         self._prefixes: dict[str, _Prefix] = {}
-        self._made: WeakValueDictionary[str, EncodedImage] = WeakValueDictionary()
-        """prefixes that a request uses, also those that the cache had no room for"""
+        self._used: dict[str, tuple[EncodedImage, int]] = {}
+        """prefixes that running requests use, the cache may have had no room for them; and how many do"""
         self._active: Iterator[None] | None = None
         """the piece of work that is under way"""
         self._active_for: list[_Prefix] = []
@@ -141,7 +140,7 @@ class Encoder:
             image: Image.Image = start.image  # type: ignore[assignment]
             whole = key if start.variant is None else f"{key}-{start.variant}"
             s.image, s.shared = whole, self._model.prefix_positions * self._model.kv_bytes
-            if encoded := self._images.prefix(whole) or self._made.get(whole):
+            if encoded := self._images.prefix(whole) or self._used.get(whole, (None, 0))[0]:
                 self._count("hot")
                 self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
                 continue
@@ -257,19 +256,25 @@ class Encoder:
         encoded = replace(encoded, encode_s=prefix.encode_s, prefill_s=took)
         self._prefixes.pop(prefix.key, None)
         self._images.keep_prefix(prefix.key, encoded)
-        self._made[prefix.key] = encoded
         for i, s in enumerate(prefix.waiting):
             # Who asked first pays.
             self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
 
     def _give(self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]) -> None:
         self._images.pin(key)
+        self._used[key] = encoded, self._used.get(key, (encoded, 0))[1] + 1
         if s.release:
             s.release()
-        s.release = lambda: self._images.unpin(key)
+        s.release = lambda: self._let_go(key)
         s.shared = 0 if self._images.has_prefix(key) else encoded.nbytes  # the cache's budget has it, or not
         s.over(encoded, reused, seconds)
         self._tell(s, encoded)
+
+    def _let_go(self, key: str) -> None:
+        self._images.unpin(key)
+        encoded, users = self._used.pop(key)
+        if users > 1:
+            self._used[key] = encoded, users - 1
 
     def _fail_sight(self, sight: _Sight, error: Exception) -> None:
         self._sights.pop(sight.key, None)
