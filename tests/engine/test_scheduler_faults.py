@@ -10,6 +10,7 @@ import torch
 from standin import Plan, Rows, Standin, alone, ask, picture
 from turning import Asked, Turned
 
+from galago.engine import scheduler
 from galago.engine.engine import Engine, Run
 from galago.engine.scheduler import Limits
 from galago.engine.step import End, Feed, Start, Steps
@@ -52,6 +53,18 @@ def bad(prompt: int = 3) -> Plan:
     plan = Plan(prompt, seed=(MARK - 7) * pow(31, -1, 1_000_003) % 1_000_003)
     assert plan.tokens[0] == MARK
     return plan
+
+
+def test_the_cache_goes_when_the_machine_runs_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = Turned(Standin())
+    first = turned.put(ask(Plan(), picture(1)))
+    turned.run()
+    assert turned.images.stats().hot.entries == 1
+    monkeypatch.setattr(scheduler, "EASE_S", 0)
+    monkeypatch.setattr(scheduler, "available_memory", lambda device: scheduler.LOW_BYTES - 1)
+    other = turned.put(ask(Plan(steps=4)))
+    turned.run()
+    assert whole(first, other) and turned.images.bytes == 0
 
 
 def whole(*asked: Asked) -> bool:
@@ -294,7 +307,7 @@ def test_what_happened_adds_up() -> None:
     runs[3].cancel()
     gate.opened.set()
     assert [ending(run)[1] for run in runs] == [
-        "stop", "generation_failed", "stop", "cancelled", "deadline_exceeded",
+        "stop", "generation_failed", "stop", "cancelled", "timeout",
     ]  # fmt: skip
     found = engine.stats()
     query = found["skills"]["query"]

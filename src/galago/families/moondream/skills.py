@@ -327,7 +327,8 @@ def _sampled_gaze(
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
-            started = yield Start(seen, len(prompt) + GAZE_STEPS, detail=detail)
+            # Room for the mirrored image too.
+            started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS, detail=detail)
             assert isinstance(started, EncodedImage)
             seen = started
             spot, n = yield from _look(m, prompt, force)
