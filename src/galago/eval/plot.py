@@ -48,7 +48,7 @@ def _bar(task: Task, name: str, score: Score, top: float, scale: float, colour: 
     right = LEFT + width
     lines = [f'<rect class="score" x="{LEFT}" y="{top}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>']
     if math.isfinite(score.high):
-        low, right, middle = LEFT + score.low * scale, LEFT + score.high * scale, top + BAR / 2 - 1
+        low, right, middle = LEFT + max(score.low, 0.0) * scale, LEFT + score.high * scale, top + BAR / 2 - 1
         lines.append(
             f'<line x1="{low:.1f}" y1="{middle}" x2="{right:.1f}" y2="{middle}" stroke="#222" stroke-width="1.5"/>'
         )

@@ -87,7 +87,7 @@ def comparison(task: Task, a: Run, b: Run, differences: Mapping[str, Difference]
     """Both runs side by side."""
     shown = Table(
         title=f"{a.settings['task']}: A {a.name}, B {b.name}, {len(a.records)} answers each",
-        caption="lost, won: answers that were better in A, in B. p: of so uneven a split by chance (exact McNemar)",
+        caption="lost, won: answers that were better in A, in B. p: of so uneven a split by chance (McNemar, exact)",
     )
     shown.add_column("measure", no_wrap=True)
     for name in ("n", "A", "B", "B - A", "lost", "won", "p"):
