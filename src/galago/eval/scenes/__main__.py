@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from galago.eval.scenes.ranges import BUNDLED, RANGES, Range
 from galago.eval.scenes.score import (
     MEASURES,
     Answer,
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model = galago.load(options.model, precision=options.precision)
     started = time.perf_counter()
-    marks, wrong = evaluate(model, options.count, options.seed, blank=options.blank)
+    marks, wrong = evaluate(model, options.count, options.seed, blank=options.blank, of=RANGES[options.range])
     seconds = time.perf_counter() - started
     scores = summarize(marks)
 
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "count": options.count,
             "seed": options.seed,
             "blank": options.blank,
+            "range": options.range,
             "seconds": round(seconds, 1),
             "measures": {
                 name: {"tasks": s.tasks, "share": s.share, "low": s.low, "high": s.high} for name, s in scores.items()
@@ -65,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if short else 0
 
 
-def evaluate(model: Any, count: int, seed: int, *, blank: bool = False) -> tuple[list[Mark], dict[str, list[str]]]:
+def evaluate(
+    model: Any, count: int, seed: int, *, blank: bool = False, of: Range = BUNDLED
+) -> tuple[list[Mark], dict[str, list[str]]]:
     """Marks of all tasks of `count` scenes, and the wrong answers in words by kind.
 
     With `blank` the model sees grey images of the same size: what is guessed without looking.
@@ -75,7 +79,7 @@ def evaluate(model: Any, count: int, seed: int, *, blank: bool = False) -> tuple
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("scenes", total=count)
-        for index, (scene, tasks) in enumerate(cases(seed, count)):
+        for index, (scene, tasks) in enumerate(cases(seed, count, of)):
             image = Image.new("RGB", scene.image.size, (128, 128, 128)) if blank else scene.image
             encoded = model.encode_image(image)
             for task in tasks:
@@ -112,6 +116,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--count", type=_positive, default=500, help="number of scenes")
     parser.add_argument("--seed", type=int, default=20261, help="of the series of scenes")
+    parser.add_argument("--range", type=int, choices=RANGES, default=BUNDLED.version, help="what the scenes may hold")
     parser.add_argument("--blank", action="store_true", help="show grey images (blind baseline)")
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print of each kind")
     parser.add_argument("--json", type=Path, help="file for the scores")
