@@ -38,10 +38,10 @@ def _inside(scene: Scene, rng: np.random.Generator) -> Task | None:
         )  # fmt: skip
         if sum(t.host == outer.box for t in scene.things) == 1:
             return query(rng, "relation", templates, phrase_of(inner), x=phrase)
-    templates = ("Is the {a} inside the {b}?", "Is the {a} in the {b}?", "Does the {b} contain the {a}?")
+    asked = ("Is the {a} inside the {b}?", "Is the {a} in the {b}?", "Does the {b} contain the {a}?")
     if held and rng.random() < 0.5:
         (a, _), (b, _) = one_of(rng, held)
-        return query(rng, "relation", templates, "yes", a=a, b=b)
+        return query(rng, "relation", asked, "yes", a=a, b=b)
     # What holds nothing would be asked about only to be denied, so both ways come from scenes that nest.
     if not any(t.host for t in scene.things) or len(unique) < 2:
         return None
@@ -49,7 +49,7 @@ def _inside(scene: Scene, rng: np.random.Generator) -> Task | None:
     if not apart:
         return None
     (a, _), (b, _) = one_of(rng, apart)
-    return query(rng, "relation", templates, "no", a=a, b=b)
+    return query(rng, "relation", asked, "no", a=a, b=b)
 
 
 def _apart(a: Thing, b: Thing) -> bool:
@@ -102,6 +102,12 @@ def _letter(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "letter", templates, text[at], spelt=True, n=place, x=noun)
 
 
+def _face(scene: Scene, rng: np.random.Generator) -> Task | None:
+    task = q.ask_face(scene, rng)
+    # Looks between the axes have no answer, those at the viewer always do.
+    return None if task and task.text == "forward" and rng.random() < 0.75 else task
+
+
 def _look(scene: Scene, rng: np.random.Generator) -> Task | None:
     faces = [t for t in scene.things if t.kind == "face"]
     if len(faces) != 1 or len(scene.things) < 3:
@@ -119,7 +125,7 @@ def _look(scene: Scene, rng: np.random.Generator) -> Task | None:
 
 WIDE_WEIGHTED: tuple[tuple[q.Maker, float], ...] = (
     (q.ask_color, 1.8), (q.ask_shape, 1.6), (q.ask_presence, 2.4), (q.ask_count, 3.4), (q.ask_relation, 2.2),
-    (_inside, 2.2), (q.ask_size, 0.8), (q.ask_read, 3.5), (_letter, 3.5), (q.ask_face, 3.0), (_look, 3.0),
-    (_shade, 1.2), (_texture, 1.6), (q.ask_background, 0.6), (q.ask_describe, 0.6), (q.ask_refer, 2.2),
+    (_inside, 6.0), (q.ask_size, 0.8), (q.ask_read, 3.5), (_letter, 3.5), (_face, 3.0), (_look, 3.0),
+    (_shade, 3.0), (_texture, 1.6), (q.ask_background, 0.6), (q.ask_describe, 0.6), (q.ask_refer, 2.2),
     (q.ask_reason, 0.8),
 )  # fmt: skip

@@ -76,8 +76,8 @@ def _outline(name: str, turn: float, most: float | None = None) -> np.ndarray:
         outer = np.linspace(0.28 * np.pi, 1.72 * np.pi, 32)
         tip = np.array([np.cos(outer[0]), np.sin(outer[0])])
         inner = np.linspace(-1, 1, 24) * (np.pi - math.atan2(tip[1], tip[0] - 0.5))
-        radius = math.hypot(tip[0] - 0.5, tip[1])
-        bite = np.stack([0.5 - radius * np.cos(inner), radius * np.sin(inner)], axis=1)
+        reach = math.hypot(tip[0] - 0.5, tip[1])
+        bite = np.stack([0.5 - reach * np.cos(inner), reach * np.sin(inner)], axis=1)
         points = np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), bite])
     else:  # heart
         t = np.linspace(0, 2 * np.pi, 40, endpoint=False)

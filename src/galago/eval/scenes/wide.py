@@ -59,7 +59,7 @@ def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base
         words = 1 + int(rng.random() < 0.12)
         out = [_word(rng, short, base, extra + words < 3) for _ in range(words)]
         out += _shapes(rng, _free(rng, colors, extra), short, ratio, extra + 2, base)
-    elif mode < 0.51:
+    elif mode < 0.49:
         faces = 1 + int(rng.random() < 0.12)
         extra = 1 + int(rng.integers(4))
         low, high = (0.36, 0.56) if extra + faces < 4 else (0.3, 0.42)
@@ -122,17 +122,19 @@ def _shapes(
     for color, name in names:
         size = tuple(SIZES)[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
         extent = max(float(rng.uniform(*SIZES[size])), 11.2 / short)  # 11 px: still recognisable
-        out.append(Plan("shape", name, color, size, extent, **_finery(rng, color, size, base)))
+        shade, texture = _finery(rng, color, size, base)
+        out.append(Plan("shape", name, color, size, extent, shade=shade, texture=texture))
     return out
 
 
-def _finery(rng: np.random.Generator, color: str, size: str, base: RGB) -> dict[str, str]:
+def _finery(rng: np.random.Generator, color: str, size: str, base: RGB) -> tuple[str, str]:
+    """Shade and texture, at most one of them."""
     chance = rng.random()
     if chance < 0.4 and color in SHADED and luma(base) > 60:
-        return {"shade": _one(rng, SHADES)}
+        return _one(rng, SHADES), ""
     if chance > 0.72 and size != "small" and color not in ("white", "gray", "black"):
-        return {"texture": _one(rng, TEXTURES)}
-    return {}
+        return "", _one(rng, TEXTURES)
+    return "", ""
 
 
 def _nested(rng: np.random.Generator, colors: Sequence[str]) -> list[Plan]:
