@@ -116,7 +116,7 @@ def step(state: State, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Te
     device = batch.pixels.device.type
     with torch.autocast(device, torch.bfloat16):
         parts, by_kind = losses(batch, state.weights, state.config, state.heads)
-    total(parts).backward()  # type: ignore[no-untyped-call]
+    total(parts).backward()
     norm = nn.utils.clip_grad_norm_(state.trained, 1.0)
     for optimiser in state.optimisers:
         for group in optimiser.param_groups:

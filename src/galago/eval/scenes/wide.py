@@ -16,7 +16,7 @@ HOSTS = ("circle", "square", "hexagon", "ring")
 
 _DRAWN = 300  # longest short side that is drawn; larger pictures are enlarged
 _CLEAR = math.radians(24)  # nothing else is as near as this to the direction of a look
-_CROWDS = np.array((1, 1, 1, 1.2, 1.5, 1.8, 2.2, 2.6)) / 12.3  # of two to nine; the largest find room least often
+_CROWDS = np.array((1, 1, 1, 1.5, 2, 2.2, 2.1, 2.2)) / 13  # of two to nine; the largest find room least often
 _SPELT = "abcdefghjkmnpqrstuvwxyz"  # i, l and o look like digits and like each other
 
 
