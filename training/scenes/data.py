@@ -134,7 +134,8 @@ def _looks(scene: Scene) -> np.ndarray:
     out = np.full((len(scene.things), 3), np.nan, np.float32)
     for i, t in enumerate(scene.things):
         if t.eye is None:
-            out[i, 2] = t.center in targets
+            # Only where somebody looks: elsewhere it is trivial, and would drown the rest.
+            out[i, 2] = t.center in targets if targets else np.nan
         elif t.gaze is None:
             out[i, :2] = 0
         else:
@@ -172,7 +173,7 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
                 small = i < self.single or i % 2 == 0
-                scene = draw_scene(rng, sides=(64, SINGLE_VIEW) if small else None, of=RANGE)
+                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, i % 3 == 0)
                 tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
                 # A second caption, of another length: captions are the longest answers and learn last.
                 length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
@@ -182,6 +183,16 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
                 drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
             yield _collate(drawn)
             number += step
+
+
+def _draw(rng: np.random.Generator, sides: tuple[int, int], hard: bool) -> Scene:
+    """A scene; a `hard` one nearly always has a word or a face, which are learnt last."""
+    scene = draw_scene(rng, sides=sides, of=RANGE)
+    for _ in range(3):
+        if not hard or any(t.kind != "shape" for t in scene.things):
+            break
+        scene = draw_scene(rng, sides=sides, of=RANGE)
+    return scene
 
 
 def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
