@@ -70,6 +70,19 @@ def test_two_precisions_side_by_side(galago, tmp_path):
     assert told["differences"]["detect"]["tasks"] == told["a"]["measures"]["detect"]["tasks"]
 
 
+def test_scenes_of_the_second_range(galago, float32, tmp_path):
+    out = tmp_path / "wide.jsonl"
+    wide = ("eval", "scenes", "--count", 4, "--seed", 5, "--range", 2, "--out", out)
+    ran = galago(*wide)
+    assert ran.code == 0 and "range 2" in ran.out
+    first, second = (json.loads(file.read_text().splitlines()[0]) for file in (float32, out))
+    assert (first["range"], second["range"]) == (1, 2)
+    assert json.loads(out.with_suffix(".summary.json").read_text())["range"] == 2
+    assert "range 2 there, 1 now" in galago(*wide[:6], "--out", out).error
+    assert "range 1 there, 2 now" in galago(*wide[:-1], float32).error
+    assert "same cases" in galago("eval", "--compare", float32, out).error
+
+
 def test_files_of_other_cases_do_not_compare(galago, float32, tmp_path):
     other = tmp_path / "other.jsonl"
     assert galago("eval", "scenes", *FEW, "--out", other).code == 0
@@ -141,6 +154,8 @@ def test_the_list(galago):
         (("pope",), "pope needs --data FOLDER with coco_pope_"),
         (("pope", "--data", "."), "coco_pope_random.json"),
         (("scenes", "--count", "0"), "--count"),
+        (("scenes", "--range", "3"), "no range 3; of this task there are 1, 2"),
+        (("pope", "--range", "2"), "no range 2; of this task there are none"),
         (("scenes", "--min", "colour=3"), "no measure 'colour'"),
         (("scenes", "--min", "color"), "MEASURE=PERCENT"),
         (("scenes", "--min", "color=high"), "MEASURE=PERCENT"),

@@ -103,6 +103,8 @@ def test_a_file_of_another_run_is_left_alone(tmp_path):
     before = file.read_bytes()
     with pytest.raises(InvalidRequest, match=r"precision int8 there, int4 now; seed 1 there, 2 now"):
         kept(file, Told(number), SETTINGS | {"precision": "int4", "seed": 2})
+    with pytest.raises(InvalidRequest, match=r"range None there, 2 now"):
+        kept(file, Told(number), SETTINGS | {"range": 2})
     assert file.read_bytes() == before
     for text in (b"hello\n", b"[1]\n", b"{}\n", b"\xff\n"):
         file.write_bytes(text)

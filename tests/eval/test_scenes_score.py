@@ -10,6 +10,7 @@ from PIL import Image
 
 from galago.eval.places import clamp, gaze_right, iou, matched_boxes, matched_points
 from galago.eval.scenes.draw import Scene
+from galago.eval.scenes.ranges import BUNDLED, RANGES
 from galago.eval.scenes.score import cases as series
 from galago.eval.scenes.score import judge, plain
 from galago.eval.scenes.tasks import Task
@@ -76,6 +77,7 @@ def test_scores_by_hand():
     marks += judge(scene, Task("point", "point", object="x", boxes=(a, b)), [(0.1, 0.1)])
     marks += judge(scene, Task("query", "count", text="5"), "5.")
     marks += judge(scene, Task("query", "count", text="3"), "2")
+    marks += judge(scene, Task("query", "count", text="6"), "7")
     true = "A red circle and a blue star on a white background."
     marks += judge(scene, Task("caption", "caption", text=true), "A red circle and a blue heart.")
     scores = summarize(marks)
@@ -84,21 +86,24 @@ def test_scores_by_hand():
     assert scores["detect-absent"].share == 0
     assert scores["point"].share == 1 and scores["point-recall"].share == 0.5
     assert scores["point-f1"].share == pytest.approx(2 / 3)
-    assert scores["count"].share == 0.5 and scores["count4"].share == 0
+    assert scores["count"].share == pytest.approx(1 / 3)
+    assert scores["count5"].share == 0.5 and scores["count4"].share == 0
     assert scores["caption-precision"].share == 0.5
     assert scores["caption-recall"].share == pytest.approx(1 / 3)
-    assert missed(scores, {"count": 50, "point-f1": 70, "gaze": 1}) == [
+    assert missed(scores, {"count5": 50, "point-f1": 70, "gaze": 1}) == [
         "point-f1: 66.7 % is below 70 %",
         "gaze: not measured",
     ]
     assert summarize([Mark("point", 0, 0)])["point"].share == 0
 
 
+@pytest.mark.parametrize(("range", "measures"), [(1, 22), (2, 27)])
 @pytest.mark.parametrize(("lying", "share"), [(False, 1.0), (True, 0.0)])
-def test_true_answers_score_full_and_false_ones_nothing(lying, share):
-    task = load("scenes")
+def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, measures):
+    task = load("scenes").within(range)
     cases = task.cases(Path(), 40, 3)
-    known = {f"{place}/{n}": t for place, (_, tasks) in enumerate(series(3, 40)) for n, t in enumerate(tasks)}
+    drawn = series(3, 40, RANGES[range])
+    known = {f"{place}/{n}": t for place, (_, tasks) in enumerate(drawn) for n, t in enumerate(tasks)}
 
     def truth(task: Task):
         if task.skill in ("caption", "query"):
@@ -112,7 +117,16 @@ def test_true_answers_score_full_and_false_ones_nothing(lying, share):
     marks = [mark for case in cases for mark in case.judge(truth(known[case.id]))]
     scores = summarize(marks, task.measures)
     assert {name: s.share for name, s in scores.items()} == dict.fromkeys(scores, share)
-    assert len(scores) >= 22 and set(scores) <= set(task.measures)
+    assert len(scores) >= measures and set(scores) <= set(task.measures)
+
+
+def test_scenes_are_those_of_the_bundled_model_where_no_range_is_given():
+    def told(task):
+        return [(c.id, c.skill, c.truth, c.image.tobytes()) for c in task.cases(Path(), 4, 9)]
+
+    task = load("scenes")
+    assert task.range == BUNDLED.version and task.within(None) is task
+    assert told(task) == told(task.within(BUNDLED.version)) != told(task.within(2))
 
 
 def test_scenes_are_asked_as_their_tasks_say():

@@ -22,6 +22,7 @@ Examples:
   galago eval list
   galago eval scenes --count 300 --min color=90 --min detect=85
   galago eval scenes -m moondream2-int8 --blank
+  galago eval scenes -m ./my-finetune --range 2
   galago eval vqav2 -m moondream2-int8 --data ~/vqav2 --count 1000 --out vqav2.jsonl
   galago eval scenes --compare scenes scenes-int8 --plot precision.svg
   galago eval --compare monday.jsonl tuesday.jsonl"""
@@ -39,6 +40,10 @@ def eval(
         int | None, typer.Option(min=1, help="So many scenes, images or questions, drawn by the seed; else all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the series of scenes, or of what is drawn from a data set.")] = 20261,
+    range: Annotated[
+        int | None,
+        typer.Option(metavar="1|2", help="Of what the scenes may hold; 2 is wider. Default: the bundled model's."),
+    ] = None,
     blank: Annotated[
         bool, typer.Option("--blank", help="Ask the same about grey images too: what is guessed without looking.")
     ] = False,
@@ -80,7 +85,7 @@ def eval(
         raise InvalidRequest("which task? `galago eval list` names them", "task")
     if compare is not None and blank:
         raise InvalidRequest("--compare and --blank exclude each other", "blank")
-    what = _What(task, tasks.load(task), data, count, seed)
+    what = _What(task, tasks.load(task).within(range), data, count, seed)
     wanted = _least(what.task, least or [])
     for path in (out, plot):
         if path is not None and not path.absolute().parent.is_dir():
@@ -146,7 +151,7 @@ def _asked(what: _What, loading: Loading, blank: bool, out: Path | None) -> "Run
         settings = {
             "task": what.name, "model": model.name, "weights": model.identity, "revision": model.revision,
             "precision": model.precision, "device": model.device, "kernels": model.kernels,
-            "count": what.count, "seed": what.seed, "blank": blank,
+            "count": what.count, "seed": what.seed, "range": what.task.range, "blank": blank,
         }  # fmt: skip
         with opened(out, settings) as (done, keep), _progress(f"{model.name} {model.precision}") as tell:
             if done:

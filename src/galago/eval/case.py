@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galago.errors import InvalidRequest
 from galago.eval.score import Mark, Score
 from galago.request import Skill
 
@@ -45,6 +46,10 @@ class Cases:
         return iter(self.each)
 
 
+Maker = Callable[[Path, int | None, int], Cases]
+"""Of a folder of data, a number of scenes, images or questions (None for all) and a seed."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One answer, as it stands in the file of a run."""
@@ -65,11 +70,23 @@ class Task:
     about: str
     measures: tuple[str, ...]
     """in the order of a table"""
-    cases: Callable[[Path, int | None, int], Cases]
-    """of a folder of data, a number of scenes, images or questions (None for all) and a seed"""
+    cases: Maker
     files: str = ""
     """what is to be in the folder of data; empty where none is needed"""
     whole: Callable[[Sequence[Record]], dict[str, Score]] | None = None
     """measures that are not sums over answers"""
     distances: frozenset[str] = frozenset()
     """measures that are means of distances, the lower the better; all others are shares"""
+    ranges: Mapping[int, Maker] = field(default_factory=dict)
+    """cases by how wide a range they are drawn from, where there are several"""
+    range: int | None = None
+    """which of these `cases` is"""
+
+    def within(self, range: int | None) -> Task:
+        """The task over another of its ranges; None leaves it at its own. Raises InvalidRequest."""
+        if range is None:
+            return self
+        if range not in self.ranges:
+            known = ", ".join(map(str, self.ranges)) or "none"
+            raise InvalidRequest(f"no range {range}; of this task there are {known}", "range")
+        return replace(self, cases=self.ranges[range], range=range)

@@ -52,7 +52,8 @@ def table(task: Task, run: Run, blank: Run | None = None) -> Table:
     """The scores; beside them those of the same model that saw grey images."""
     s = run.settings
     count = "all" if s["count"] is None else s["count"]
-    shown = Table(title=f"{s['task']}: {run.name}, {count} of seed {s['seed']}, {len(run.records)} answers")
+    title = f"{s['task']}: {run.name}, {count} of seed {s['seed']}, {len(run.records)} answers"
+    shown = Table(title=title, caption=f"range {s['range']}" if s.get("range") else None)
     shown.add_column("measure", no_wrap=True)
     for name in ("n", "score", "95 % interval", *(["blank"] if blank else [])):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -78,7 +79,9 @@ def paired(task: Task, a: Run, b: Run) -> dict[str, Difference]:
     if a.settings["task"] != b.settings["task"]:
         raise InvalidRequest(f"{a.settings['task']} and {b.settings['task']} cannot be compared: they are two tasks")
     if [(r.id, r.truth) for r in a.records] != [(r.id, r.truth) for r in b.records]:
-        raise InvalidRequest(f"{a.name} and {b.name} did not answer the same cases; give both one --count and --seed")
+        raise InvalidRequest(
+            f"{a.name} and {b.name} did not answer the same cases; give both one --count, --seed and --range"
+        )
     before, after = ([mark for record in run.records for mark in record.marks] for run in (a, b))
     return compare(before, after, task.measures, task.distances)
 

@@ -11,22 +11,23 @@ from galago.eval.case import Answer
 from galago.eval.places import clamp, gaze_right, matched_boxes, matched_points
 from galago.eval.scenes.captions import common_facts, parse_caption
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, scene_at
+from galago.eval.scenes.ranges import BUNDLED, Range
 from galago.eval.scenes.tasks import Task, tasks_for
 from galago.eval.score import Mark
 from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Skill
 
 MEASURES = (
-    "color", "shape", "presence", "count4", "count", "relation", "size", "read", "face",
-    "background", "refer", "reason", "describe-precision", "describe-recall",
+    "color", "shape", "shade", "texture", "presence", "count4", "count5", "count", "relation", "size", "read", "letter",
+    "face", "look", "background", "refer", "reason", "describe-precision", "describe-recall",
     "caption-precision", "caption-recall", "detect", "detect-crops", "detect-absent",
     "point", "point-recall", "point-f1", "gaze",
 )  # fmt: skip
 
 
-def cases(seed: int, count: int) -> Iterator[tuple[Scene, list[Task]]]:
+def cases(seed: int, count: int, of: Range = BUNDLED) -> Iterator[tuple[Scene, list[Task]]]:
     """The first `count` scenes of a series with their tasks, always the same."""
     for index in range(count):
-        scene = scene_at(seed, index)
+        scene = scene_at(seed, index, of)
         yield scene, tasks_for(scene, np.random.default_rng([seed, index, 1]))
 
 
@@ -79,8 +80,8 @@ def _judge_text(task: Task, answer: str) -> list[Mark]:
         ]
     hit = float(plain(answer) == plain(task.text))
     marks = [Mark(task.kind, hit, 1.0)]
-    if task.kind == "count" and int(task.text) <= 4:
-        marks.append(Mark("count4", hit, 1.0))
+    if task.kind == "count":
+        marks += [Mark(f"count{most}", hit, 1.0) for most in (4, 5) if int(task.text) <= most]
     return marks
 
 
