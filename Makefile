@@ -4,9 +4,9 @@
 MODEL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
-# What the training writes, and how many scenes it is to have seen at its end.
+# What the training writes, and how long it goes on.
 OUT ?= runs/scenes
-IMAGES ?= 97000
+MINUTES ?= 60
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -36,8 +36,8 @@ kernels: $(READY)  ## compile the kernels anew, whatever has changed
 	@rm -f $(KERNELS)
 	@$(MAKE) --no-print-directory $(KERNELS)
 
-train-scenes: $(READY) $(KERNELS)  ## train the bundled model anew into OUT; goes on where it ended
-	$(BIN)/python -m training.scenes.train --out "$(OUT)" --images "$(IMAGES)"
+train-scenes: $(READY) $(KERNELS)  ## train the next bundled model in OUT for MINUTES; goes on where it ended
+	$(BIN)/python -m training.scenes.train --run "$(OUT)" --start src/galago/assets/scenes --minutes "$(MINUTES)"
 
 clean:  ## remove the environment, caches and builds (not OUT)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

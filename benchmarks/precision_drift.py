@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from galago import hub
-from galago.eval.drift import Divergence, answered, divergence, logits, skill_of
+from galago.eval.drift import Divergence, answered, divergence, logits
 from galago.eval.outliers import write_with_outliers
-from galago.eval.scenes.score import cases
+from galago.eval.scenes.score import cases, skill_of
 from galago.families.moondream.image import make_crops
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.text import logits_of

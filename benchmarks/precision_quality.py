@@ -18,9 +18,10 @@ from pathlib import Path
 import galago
 from galago import hub
 from galago.eval.outliers import write_with_outliers
-from galago.eval.scenes.__main__ import evaluate
-from galago.eval.scenes.paired import Difference, compare
-from galago.eval.scenes.score import Mark, summarize
+from galago.eval.paired import Difference, compare
+from galago.eval.run import answers
+from galago.eval.score import Mark, summarize
+from galago.eval.tasks.scenes import TASK
 
 REFERENCE = "float32"
 BOUND = {"int8": 1.0, "int4": 3.0}
@@ -45,7 +46,7 @@ def main() -> None:
     for precision, factor in runs:
         marks[label(precision, factor)] = kept_or_measured(args, precision, factor)
     reference = marks.pop(REFERENCE)
-    differences = {name: compare(reference, found) for name, found in marks.items()}
+    differences = {name: compare(reference, found, TASK.measures) for name, found in marks.items()}
     table = markdown(reference, differences, args.count, args.seed)
     print(table)
     if args.out:
@@ -53,7 +54,7 @@ def main() -> None:
             "model": args.model,
             "count": args.count,
             "seed": args.seed,
-            REFERENCE: {name: asdict(score) for name, score in summarize(reference).items()},
+            REFERENCE: {name: asdict(score) for name, score in summarize(reference, TASK.measures).items()},
             **{run: {name: asdict(d) for name, d in found.items()} for run, found in differences.items()},
         }
         args.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
@@ -84,9 +85,9 @@ def measured(model: str, precision: str, factor: int, count: int, seed: int) -> 
             source = write_with_outliers(hub.locate(model), Path(folder), factor)
         begin = time.perf_counter()
         with galago.load(source, precision=precision) as loaded:
-            marks, _ = evaluate(loaded, count, seed)
+            records = answers(loaded, TASK.cases(Path(), count, seed))
         print(f"{label(precision, factor)}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return marks
+    return [mark for record in records for mark in record.marks]
 
 
 def markdown(reference: Sequence[Mark], found: Mapping[str, Mapping[str, Difference]], count: int, seed: int) -> str:
@@ -101,7 +102,7 @@ def markdown(reference: Sequence[Mark], found: Mapping[str, Mapping[str, Differe
         f"| measure | n | {REFERENCE} % | " + " | ".join(found) + " |",
         "|---|--:|--:|" + "--:|" * len(found),
     ]
-    for name, score in summarize(reference).items():
+    for name, score in summarize(reference, TASK.measures).items():
         cells = [cell(run, differences[name]) for run, differences in found.items()]
         lines.append(f"| {name} | {score.tasks} | {100 * score.share:.1f} | " + " | ".join(cells) + " |")
     worst = [f"{100 * min(d.change for d in differences.values()):+.1f}" for differences in found.values()]

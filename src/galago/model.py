@@ -120,6 +120,11 @@ class Model:
         return self._loaded.name
 
     @property
+    def identity(self) -> str:
+        """The name, and a digest of what decides its answers."""
+        return self._loaded.identity
+
+    @property
     def revision(self) -> str:
         return self._loaded.config.revision.name
 

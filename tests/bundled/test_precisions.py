@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from galago import hub
-from galago.eval.drift import Answered, Divergence, answered, divergence, logits, skill_of
+from galago.eval.drift import Answered, Divergence, answered, divergence, logits
 from galago.eval.outliers import write_with_outliers
 from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.score import cases
+from galago.eval.scenes.score import cases, skill_of
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.kernels import load
 from galago.precision import pick_precision

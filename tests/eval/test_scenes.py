@@ -83,9 +83,9 @@ def test_enough_of_everything_is_visible(monkeypatch):
     painted = []
     paint = draw.paint_thing
 
-    def keep(rng, canvas, one, thing, base, outlined):
+    def keep(rng, canvas, one, thing, base, outlined, **how):
         painted.append((thing, np.count_nonzero(one.solid)))  # on the double-size canvas
-        paint(rng, canvas, one, thing, base, outlined)
+        paint(rng, canvas, one, thing, base, outlined, **how)
 
     monkeypatch.setattr(draw, "paint_thing", keep)
     shares = []

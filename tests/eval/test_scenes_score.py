@@ -1,6 +1,6 @@
 """Scores of answers about drawn scenes, against values worked out by hand."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,24 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from galago.eval.scenes import __main__ as cli
+from galago.eval.places import clamp, gaze_right, iou, matched_boxes, matched_points
 from galago.eval.scenes.draw import Scene
-from galago.eval.scenes.score import (
-    Mark,
-    ask,
-    cases,
-    clamp,
-    gaze_right,
-    iou,
-    judge,
-    matched_boxes,
-    matched_points,
-    missed,
-    plain,
-    summarize,
-    wilson,
-)
+from galago.eval.scenes.ranges import BUNDLED, RANGES
+from galago.eval.scenes.score import cases as series
+from galago.eval.scenes.score import judge, plain
 from galago.eval.scenes.tasks import Task
+from galago.eval.score import Mark, mean_interval, missed, summarize, wilson
+from galago.eval.tasks import load
+from galago.request import Caption, Detect, DetectGaze, Point, Query
 
 unit = st.floats(0, 1, allow_nan=False)
 boxes = st.tuples(unit, unit, unit, unit).map(
@@ -37,6 +28,13 @@ def test_wilson_against_known_values():
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_mean():
+    # mean 0.2, sample variance 0.01, standard error sqrt(0.01 / 3) = 0.057735
+    assert mean_interval([0.1, 0.2, 0.3]) == pytest.approx((0.2 - 1.96 * 0.057735, 0.2 + 1.96 * 0.057735), abs=1e-5)
+    scores = summarize([Mark("far", v, 1.0) for v in (0.1, 0.2, 0.3)], distances={"far"})
+    assert scores["far"].share == pytest.approx(0.2) and scores["far"].low == pytest.approx(0.08684, abs=1e-4)
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
@@ -79,6 +77,7 @@ def test_scores_by_hand():
     marks += judge(scene, Task("point", "point", object="x", boxes=(a, b)), [(0.1, 0.1)])
     marks += judge(scene, Task("query", "count", text="5"), "5.")
     marks += judge(scene, Task("query", "count", text="3"), "2")
+    marks += judge(scene, Task("query", "count", text="6"), "7")
     true = "A red circle and a blue star on a white background."
     marks += judge(scene, Task("caption", "caption", text=true), "A red circle and a blue heart.")
     scores = summarize(marks)
@@ -87,89 +86,53 @@ def test_scores_by_hand():
     assert scores["detect-absent"].share == 0
     assert scores["point"].share == 1 and scores["point-recall"].share == 0.5
     assert scores["point-f1"].share == pytest.approx(2 / 3)
-    assert scores["count"].share == 0.5 and scores["count4"].share == 0
+    assert scores["count"].share == pytest.approx(1 / 3)
+    assert scores["count5"].share == 0.5 and scores["count4"].share == 0
     assert scores["caption-precision"].share == 0.5
     assert scores["caption-recall"].share == pytest.approx(1 / 3)
-    assert missed(scores, {"count": 50, "point-f1": 70, "gaze": 1}) == [
+    assert missed(scores, {"count5": 50, "point-f1": 70, "gaze": 1}) == [
         "point-f1: 66.7 % is below 70 %",
         "gaze: not measured",
     ]
     assert summarize([Mark("point", 0, 0)])["point"].share == 0
 
 
-class Oracle:
-    """Stands in for a model: knows the tasks of the scene it is shown, true or not."""
-
-    def __init__(self, seed: int, count: int, lying: bool):
-        self.scenes = iter(list(cases(seed, count)))
-        self.lying = lying
-
-    def encode_image(self, image: Image.Image) -> list[Task]:
-        scene, tasks = next(self.scenes)
-        assert image.size == scene.image.size
-        return tasks
-
-    def _task(self, tasks, **fields):
-        return next(t for t in tasks if all(getattr(t, k) == v for k, v in fields.items()))
-
-    def query(self, tasks, question, *, reasoning, spatial_refs, settings):
-        refs = tuple(spatial_refs or ())
-        task = self._task(tasks, skill="query", question=question, refs=refs)
-        assert reasoning == bool(task.reasoning) and settings["temperature"] == 0
-        return {"answer": "nonsense" if self.lying else task.text}
-
-    def caption(self, tasks, *, length, settings):
-        text = self._task(tasks, skill="caption", length=length).text
-        return {"caption": "Two things." if self.lying else text}
-
-    def detect(self, tasks, name):
-        found = [(0.0, 0.0, 0.01, 0.01)] if self.lying else self._find(tasks, "detect", name)
-        return {"objects": [dict(zip(("x_min", "y_min", "x_max", "y_max"), b, strict=True)) for b in found]}
-
-    def _find(self, tasks, skill, name):
-        return self._task(tasks, skill=skill, object=name).boxes
-
-    def point(self, tasks, name):
-        centers = self._task(tasks, skill="point", object=name).points
-        return {"points": [{"x": 0, "y": 0}] if self.lying else [{"x": x, "y": y} for x, y in centers]}
-
-    def detect_gaze(self, tasks, *, eye):
-        points = self._task(tasks, skill="gaze", eye=eye).points
-        if self.lying:
-            points = () if points else (eye,)
-        return {"gaze": {"x": points[0][0], "y": points[0][1]} if points else None}
-
-
+@pytest.mark.parametrize(("range", "measures"), [(1, 22), (2, 27)])
 @pytest.mark.parametrize(("lying", "share"), [(False, 1.0), (True, 0.0)])
-def test_true_answers_score_full_and_false_ones_nothing(lying, share):
-    marks, wrong = cli.evaluate(Oracle(3, 40, lying), 40, 3)
-    scores = summarize(marks)
+def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, measures):
+    task = load("scenes").within(range)
+    cases = task.cases(Path(), 40, 3)
+    drawn = series(3, 40, RANGES[range])
+    known = {f"{place}/{n}": t for place, (_, tasks) in enumerate(drawn) for n, t in enumerate(tasks)}
+
+    def truth(task: Task):
+        if task.skill in ("caption", "query"):
+            return "Two things." if lying else task.text
+        if task.skill == "gaze":
+            return task.points if not lying else () if task.points else (task.eye,)
+        if task.skill == "point":
+            return [(0.0, 0.0)] if lying else task.points
+        return [(0.0, 0.0, 0.01, 0.01)] if lying else task.boxes
+
+    marks = [mark for case in cases for mark in case.judge(truth(known[case.id]))]
+    scores = summarize(marks, task.measures)
     assert {name: s.share for name, s in scores.items()} == dict.fromkeys(scores, share)
-    assert len(scores) >= 22
-    assert bool(wrong) == lying
+    assert len(scores) >= measures and set(scores) <= set(task.measures)
 
 
-def test_the_command_reports_and_fails_below_the_minimum(monkeypatch, capsys, tmp_path):
-    import galago
+def test_scenes_are_those_of_the_bundled_model_where_no_range_is_given():
+    def told(task):
+        return [(c.id, c.skill, c.truth, c.image.tobytes()) for c in task.cases(Path(), 4, 9)]
 
-    def load(name, precision):
-        return Oracle(5, 12, lying=False)
-
-    monkeypatch.setattr(galago, "load", load, raising=False)
-    file = tmp_path / "scores.json"
-    common = ["--count", "12", "--seed", "5"]
-    assert cli.main([*common, "--min", "count=99", "detect=99", "--json", str(file)]) == 0
-    assert '"share": 1.0' in file.read_text()
-    assert "detect-absent" in capsys.readouterr().out
-    assert cli.main([*common, "--blank", "--min", "count=101"]) == 1
-    assert "is below 101 %" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main(["--min", "colour=3"])
+    task = load("scenes")
+    assert task.range == BUNDLED.version and task.within(None) is task
+    assert told(task) == told(task.within(BUNDLED.version)) != told(task.within(2))
 
 
-def test_ask_gives_references_only_when_there_are_some():
-    seen = []
-    model = SimpleNamespace(query=lambda *a, **k: seen.append(k["spatial_refs"]) or {"answer": ""})
-    ask(model, None, Task("query", "refer", refs=((0.1, 0.2),)))
-    ask(model, None, Task("query", "color"))
-    assert seen == [[(0.1, 0.2)], None]
+def test_scenes_are_asked_as_their_tasks_say():
+    asked = {}
+    for case in load("scenes").cases(Path(), 30, 4):
+        asked.setdefault(type(case.skill), []).append(case.skill)
+    assert set(asked) == {Caption, Query, Detect, Point, DetectGaze}
+    assert any(q.reasoning for q in asked[Query]) and any(q.spatial_refs for q in asked[Query])
+    assert {c.length for c in asked[Caption]} == {"short", "normal", "long"}

@@ -1,7 +1,9 @@
 """Endless batches of drawn scenes, ready for one training step."""
 
+import math
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +14,23 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from galago.eval.scenes.captions import LENGTHS
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
 from galago.eval.scenes.tasks import Task, caption_of, tasks_for
-from galago.eval.scenes.things import COLORS, SHAPES
+from galago.eval.scenes.things import Thing
 from galago.families.moondream.config import VisionConfig
 from galago.families.moondream.image import Crops, make_crops
-from training.scenes.pack import pack, write_block
-from training.scenes.recipe import prepare
+from training.scenes.pack import Packed, pack, write_block
+from training.scenes.recipe import RANGE, prepare
 
 SEED = 1
 """Scenes of this seed are for training: evaluate on any other."""
 
-SIDES = (64, 420)
-TASKS = 10
+TASKS = 11
 """Tasks of one scene; more scenes teach more than more questions about one."""
 
-COLOR_CLASSES = ("", *COLORS)
-NAME_CLASSES = ("", *SHAPES, "face", "word")
+COLOR_CLASSES = ("", *RANGE.colors)
+NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
+GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
+NO_GLYPH = -100
+"""Ignored by the cross-entropy."""
 
 
 @dataclass
@@ -38,19 +42,29 @@ class Batch:
     starts: list[int]  # B: where each image's crops begin
     patch_class: Tensor  # int64 [N, T, 2]: colour, name under each patch (0: nothing)
     patch_shape: Tensor  # float32 [N, T, 6]: offset to centre (2), log size (2), offset of gaze (2); NaN: none
+    patch_glyph: Tensor  # int64 [N, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
+    patch_look: Tensor  # float32 [N, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
     block: Tensor  # int64 [B, R, ROW]
     position: Tensor  # int64 [B, R, ROW]
     tokens: Tensor  # int64 [B, R, ROW]
     fed: Tensor  # float32 [B, R, ROW, 2]
     next_token: Tensor  # int64 [B, R, ROW]
     next_value: Tensor  # float32 [B, R, ROW, 2]
+    kind: Tensor  # int64 [B, R, ROW]
 
 
-def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """What lies under each patch of each crop, in that crop's own measure (1 = one patch).
+@dataclass
+class Truth:
+    """What lies under each patch of each crop of one image, as in Batch."""
 
-    Returns int64 [n, T, 2] and float32 [n, T, 6]; see Batch.
-    """
+    patch_class: np.ndarray
+    patch_shape: np.ndarray
+    patch_glyph: np.ndarray
+    patch_look: np.ndarray
+
+
+def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
+    """What lies under each patch of each crop, in that crop's own measure (1 = one patch)."""
     grid, margins = c.grid, 2 * c.overlap_margin * c.enc_patch_size
     window = c.crop_size - margins
     rows, cols = crops.tiling
@@ -66,9 +80,12 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> tuple[np.ndarray
         ]
     classes = np.zeros((len(boxes), grid * grid, 2), np.int64)
     shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
+    glyph = np.full((len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
+    look = np.full((len(boxes), grid * grid, 3), np.nan, np.float32)
     n = len(scene.things)
     if n == 0:
-        return classes, shape
+        return Truth(classes, shape, glyph, look)
+    looks = _looks(scene)
     kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
     things = np.array([(*t.center, t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in scene.things])
     gazes = np.array([t.gaze or (np.nan, np.nan) for t in scene.things])
@@ -102,13 +119,45 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> tuple[np.ndarray
         if k > 0:
             around[:, 4:] = np.nan  # the target is rarely in the same tile
         shape[k, on] = around
-    return classes, shape
+        look[k, on] = looks[thing]
+        if k > 0:
+            look[k, :, 2] = np.nan
+        for patch, number, x in zip(np.flatnonzero(on), thing, x0 + px * w, strict=True):
+            glyph[k, patch] = _glyph(scene.things[number], float(x))
+    return Truth(classes, shape, glyph, look)
+
+
+def _looks(scene: Scene) -> np.ndarray:
+    """[things, 3], see Batch.patch_look. A face that looks at the viewer looks nowhere, (0, 0)."""
+    width, height = scene.image.size
+    targets = [t.gaze for t in scene.things if t.gaze]
+    out = np.full((len(scene.things), 3), np.nan, np.float32)
+    for i, t in enumerate(scene.things):
+        if t.eye is None:
+            # Only where somebody looks: elsewhere it is trivial, and would drown the rest.
+            out[i, 2] = t.center in targets if targets else np.nan
+        elif t.gaze is None:
+            out[i, :2] = 0
+        else:
+            dx, dy = (t.gaze[0] - t.eye[0]) * width, (t.gaze[1] - t.eye[1]) * height
+            out[i, :2] = np.array((dx, dy)) / math.hypot(dx, dy)
+    return out
+
+
+def _glyph(thing: Thing, x: float) -> tuple[int, int]:
+    """The letter of a word at the image's x, and its place."""
+    if not thing.ends:
+        return NO_GLYPH, NO_GLYPH
+    share = (x - thing.box[0]) / (thing.box[2] - thing.box[0])
+    place = min(int(np.searchsorted(thing.ends, share)), len(thing.text) - 1)
+    return GLYPHS.index(thing.text[place].lower()), place
 
 
 class Scenes(IterableDataset):  # type: ignore[type-arg]
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
-    The first `single` scenes are small enough for one view: cheap steps while little is known.
+    The first `single` scenes are small enough for one view: cheap steps while little is known. After them
+    every other scene still is, since tiles cost much and teach mostly the same.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
@@ -123,7 +172,8 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
             drawn = []
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
-                scene = draw_scene(rng, sides=(64, SINGLE_VIEW) if i < self.single else SIDES)
+                small = i < self.single or i % 2 == 0
+                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, i % 3 == 0)
                 tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
                 # A second caption, of another length: captions are the longest answers and learn last.
                 length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
@@ -133,6 +183,16 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
                 drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
             yield _collate(drawn)
             number += step
+
+
+def _draw(rng: np.random.Generator, sides: tuple[int, int], hard: bool) -> Scene:
+    """A scene; a `hard` one nearly always has a word or a face, which are learnt last."""
+    scene = draw_scene(rng, sides=sides, of=RANGE)
+    for _ in range(3):
+        if not hard or any(t.kind != "shape" for t in scene.things):
+            break
+        scene = draw_scene(rng, sides=sides, of=RANGE)
+    return scene
 
 
 def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
@@ -151,13 +211,24 @@ def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
         pixels=row([crops.pixels for crops, _, _ in drawn]),
         tilings=[crops.tiling for crops, _, _ in drawn],
         starts=[int(v) for v in np.cumsum([0, *counts])[:-1]],
-        patch_class=row([truth[0] for _, truth, _ in drawn]),
-        patch_shape=row([truth[1] for _, truth, _ in drawn]),
-        **{n: stack(n) for n in ("block", "position", "tokens", "fed", "next_token", "next_value")},
+        **{f.name: row([getattr(truth, f.name) for _, truth, _ in drawn]) for f in fields(Truth)},
+        **{f.name: stack(f.name) for f in fields(Packed)},
     )
 
 
 def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers: int) -> DataLoader:  # type: ignore[type-arg]
     """A loader whose workers draw ahead; batches come in order."""
     scenes = Scenes(folder, batch, rows, first, single)
-    return DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+    return DataLoader(
+        scenes,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_undisturbed,
+    )
+
+
+def _undisturbed(_: int) -> None:
+    """Ctrl-C reaches workers too; the trainer ends them once its state is kept."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -11,8 +11,8 @@ from galago.families.moondream.text import Attend, decoder, logits_of
 from galago.families.moondream.vision import crop_features, local_features, project
 from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
-from training.scenes.data import COLOR_CLASSES, NAME_CLASSES, Batch
-from training.scenes.pack import NONE
+from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch
+from training.scenes.pack import KINDS, NONE, WEIGHT
 
 SIGMA = 4.0
 """Bins are trained towards a bell of this many bins: a near miss is nearly right."""
@@ -26,16 +26,32 @@ class PatchHeads(nn.Module):
         self.color = nn.Linear(dim, len(COLOR_CLASSES))
         self.name = nn.Linear(dim, len(NAME_CLASSES))
         self.shape = nn.Linear(dim, 6)
+        self.letter = nn.Linear(dim, len(GLYPHS))
+        self.place = nn.Linear(dim, 4)
+        self.look = nn.Linear(dim, 3)
 
-    def forward(self, features: Tensor, classes: Tensor, shape: Tensor) -> Tensor:
-        """Loss of features [..., dim] against classes [..., 2] and shape [..., 6]."""
-        known = ~shape.isnan()
-        far = F.smooth_l1_loss(self.shape(features).float(), shape.nan_to_num(), reduction="none")
-        return (
-            F.cross_entropy(self.color(features).flatten(0, -2).float(), classes[..., 0].flatten())
-            + F.cross_entropy(self.name(features).flatten(0, -2).float(), classes[..., 1].flatten())
-            + 0.3 * (far * known).sum() / known.sum().clamp(min=1)
-        )
+    def forward(self, x: Tensor, classes: Tensor, shape: Tensor, glyph: Tensor, look: Tensor) -> dict[str, Tensor]:
+        """Losses of features x [..., dim]; for the rest see Batch. Rare things are averaged by themselves."""
+        far = F.smooth_l1_loss(self.shape(x).float(), shape.nan_to_num(), reduction="none")
+        seen = self.look(x).float()
+        turn = F.mse_loss(seen[..., :2], look[..., :2].nan_to_num(), reduction="none")
+        target = F.binary_cross_entropy_with_logits(seen[..., 2], look[..., 2].nan_to_num(), reduction="none")
+        return {
+            "patch": F.cross_entropy(self.color(x).flatten(0, -2).float(), classes[..., 0].flatten())
+            + F.cross_entropy(self.name(x).flatten(0, -2).float(), classes[..., 1].flatten())
+            + 0.3 * mean_of(far[..., :4], ~shape[..., :4].isnan()),
+            "glyph": known_mean(self.letter(x), glyph[..., 0]) + 0.5 * known_mean(self.place(x), glyph[..., 1]),
+            "look": mean_of(turn, ~look[..., :2].isnan())
+            + mean_of(target, ~look[..., 2].isnan())
+            + 0.1 * mean_of(far[..., 4:], ~shape[..., 4:].isnan()),
+        }
+
+
+def known_mean(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy over what has a class; 0 where nothing has."""
+    classes = classes.flatten()
+    loss = F.cross_entropy(logits.flatten(0, -2).float(), classes, reduction="sum", ignore_index=NO_GLYPH)
+    return loss / (classes != NO_GLYPH).sum().clamp(min=1)
 
 
 def soft_bins(logits: Tensor, bins: Tensor) -> Tensor:
@@ -97,11 +113,18 @@ def chosen(mask: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 def mean_of(loss: Tensor, counts: Tensor) -> Tensor:
+    """The mean of a loss, each value counted by its weight; 0 where none counts."""
     return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
-def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.ModuleDict) -> dict[str, Tensor]:
-    """Every loss of a batch, each a mean: token, coordinate, size, patch (tower) and token_patch (projected)."""
+def losses(
+    batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.ModuleDict
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
+
+    Losses: token, coordinate, size; patch, glyph and look of the tower's features, the same with `token_` of
+    the projected ones.
+    """
     with sdpa_kernel(SDPBackend.MATH):
         features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
@@ -119,30 +142,42 @@ def losses(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, heads: nn.Modu
     hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))[:, prefix:]
     hidden = hidden.flatten(0, 1)
 
-    out = {
-        "patch": heads["tower"](features, batch.patch_class, batch.patch_shape),
-        "token_patch": heads["projected"](image, batch.patch_class[starts], batch.patch_shape[starts]),
-    }
+    truth = (batch.patch_class, batch.patch_shape, batch.patch_glyph, batch.patch_look)
+    out = heads["tower"](features, *truth)
+    projected = heads["projected"](image, *(part[starts] for part in truth))
+    out |= {f"token_{name}": loss for name, loss in projected.items()}
+
+    kind = batch.kind.flatten()
+    weight = torch.tensor([WEIGHT.get(name, 1.0) for name in KINDS], device=kind.device)
+    by_kind = torch.zeros(len(KINDS), 2, device=kind.device)
+
+    def mean(loss: Tensor, at: Tensor, counts: Tensor) -> Tensor:
+        by_kind.index_add_(0, kind[at], torch.stack((loss.detach() * counts, counts.float()), 1))
+        return mean_of(loss, counts * weight[kind[at]])
+
     at, counts = chosen(batch.next_token != NONE, 256)
     said = batch.next_token.flatten()[at].clamp(min=0)
     token = F.cross_entropy(logits_of(hidden[at], w.text).float(), said, reduction="none")
-    out["token"] = mean_of(token, counts)
+    out["token"] = mean(token, at, counts)
 
     value = batch.next_value.flatten(0, 2)
     is_size = ~value[:, 1].isnan()
     at, counts = chosen(~value[:, 0].isnan() & ~is_size, 256)
     places = value[at, 0].nan_to_num() * c.region.coord_out_dim
-    out["coordinate"] = mean_of(soft_bins(coordinate_logits(hidden[at], w.region), places), counts)
+    out["coordinate"] = mean(soft_bins(coordinate_logits(hidden[at], w.region), places), at, counts)
 
     at, counts = chosen(is_size, 256)
     bins = c.region.size_out_dim // 2
     sizes = (value[at].nan_to_num().clamp(min=1 / bins).log2() + 10) / 10 * (bins - 1)
     spread = soft_bins(size_logits(hidden[at], w.region).flatten(0, 1), sizes.flatten())
     out["size"] = mean_of(spread.unflatten(0, (-1, 2)).mean(1), counts)
-    return out
+    return out, by_kind
 
 
-WEIGHTS = {"token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7}
+WEIGHTS = {
+    "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.4, "token_glyph": 0.4,
+    "look": 0.5, "token_look": 0.5,
+}  # fmt: skip
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ All tasks of an image share its prefix. Each is a block that attends to the pref
 past, so one pass over the image teaches a dozen answers.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,16 @@ class Block:
     """Token that must follow, or NONE."""
     next_value: list[tuple[float, float]]
     """Coordinate (x, NaN) or size (width, height) that must be read from this position."""
+    kind: str = ""
+    """What the task measures, see KINDS."""
 
+
+KINDS = (
+    "caption", "describe", "color", "shape", "shade", "texture", "presence", "count", "reason", "relation", "size",
+    "read", "letter", "face", "look", "background", "refer", "detect", "point", "gaze",
+)  # fmt: skip
+WEIGHT = {"caption": 0.6, "describe": 0.6, "read": 2.0, "letter": 2.0, "face": 2.0, "look": 2.0, "gaze": 3.0}
+"""How much a position of a task counts, 1 elsewhere: long answers are many positions, hard ones are few."""
 
 NAN = float("nan")
 NOTHING = (NAN, NAN)
@@ -78,6 +88,24 @@ class _Writer:
         self.block.next_value.append(NOTHING)
 
 
+_QUOTED = re.compile(r'(?<=")[^"]*(?=")')
+
+
+def spell(tokenizer: Tokenizer, text: str, *, all: bool = False) -> list[int]:
+    """Token ids of an answer in which what stands in the picture (in quotes, or all) is spelt letter by letter.
+
+    Reading goes from one letter to the next; a tokenizer would make 'bo' 'ok' of one word and 'm' 'o' 'on' of
+    another. Both spellings decode to the same text.
+    """
+    spans = [(0, len(text))] if all else [match.span() for match in _QUOTED.finditer(text) if " " not in match[0]]
+    ids, at = [], 0
+    for start, end in spans:
+        ids += tokenizer.encode(text[at:start]) if start > at else []
+        ids += [i for letter in text[start:end] for i in tokenizer.encode(letter)]
+        at = end
+    return ids + (tokenizer.encode(text[at:]) if at < len(text) else [])
+
+
 def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     """The sequence of one task, as the skills feed it."""
     t, out = c.tokens, _Writer()
@@ -85,7 +113,7 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     match task.skill:
         case "caption":
             out.prompt(prompts.caption(c, task.length))
-            out.say(tokenizer.encode(task.text), t.eos_id)
+            out.say(spell(tokenizer, task.text), t.eos_id)
         case "query":
             out.prompt(prompts.query(c, tokenizer, task.question, bool(task.reasoning), task.refs))
             if task.reasoning:
@@ -96,7 +124,7 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
                     out.place(t.coord_id, y)
                     out.say([t.end_ground_id])
                 out.say([t.answer_id])
-            out.say(tokenizer.encode(task.text), t.eos_id)
+            out.say(spell(tokenizer, task.text, all=task.spelt), t.eos_id)
         case "detect":
             out.prompt(prompts.detect(c, tokenizer, task.object))
             for x0, y0, x1, y1 in task.boxes:
@@ -112,6 +140,7 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
             out.expect(t.eos_id)
         case other:
             raise ValueError(f"unknown skill {other}")
+    out.block.kind = task.kind
     return out.block
 
 
@@ -131,6 +160,8 @@ class Packed:
     """float32 [R, ROW, 2]"""
     next_token: np.ndarray
     next_value: np.ndarray
+    kind: np.ndarray
+    """int64, index in KINDS"""
 
 
 def pack(blocks: list[Block], rows: int) -> Packed:
@@ -142,6 +173,7 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         fed=np.full((rows, ROW, 2), np.nan, np.float32),
         next_token=np.full((rows, ROW), NONE, np.int64),
         next_value=np.full((rows, ROW, 2), np.nan, np.float32),
+        kind=np.zeros((rows, ROW), np.int64),
     )
     filled = [0] * rows
     for number, block in enumerate(sorted(blocks, key=lambda b: -len(b.tokens))):
@@ -157,4 +189,5 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         out.fed[row, span] = block.fed
         out.next_token[row, span] = block.next_token
         out.next_value[row, span] = block.next_value
+        out.kind[row, span] = KINDS.index(block.kind)
     return out

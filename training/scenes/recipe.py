@@ -1,6 +1,7 @@
 """What the bundled model is: sizes, tokenizer and prompts."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from galago.eval.scenes.draw import WORDS, scene_at
+from galago.eval.scenes.draw import SINGLE_VIEW, draw_scene
+from galago.eval.scenes.ranges import V2
 from galago.eval.scenes.tasks import tasks_for
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
 from galago.families.moondream.tokenizer import Tokenizer, load_tokenizer
 
+RANGE = V2
+"""What the scenes that it learns hold."""
+
 REVISION = "2025-06-21"
-VOCAB = 720
+VOCAB = 800
 SPECIALS = ["<|endoftext|>", *(f"<|md_reserved_{i}|>" for i in range(20))]
 
 SIZES: dict[str, Any] = {
@@ -26,7 +31,7 @@ SIZES: dict[str, Any] = {
         "enc_n_heads": 3,
         "enc_ff_dim": 768,
         "crop_size": 112,
-        "max_crops": 6,
+        "max_crops": 12,
         "overlap_margin": 1,
         "proj_inner_dim": 512,
     },
@@ -37,12 +42,12 @@ SIZES: dict[str, Any] = {
 def corpus(scenes: int = 3000) -> Iterator[str]:
     """Every kind of text that the model meets, for the tokenizer."""
     yield from ("caption short normal long", "query", "detect", "point", " gaze", "\n\nPoint:")
-    for word in WORDS:  # spelled out: reading works by letters
-        yield from (word[0], *word[1:])
     for i in range(scenes):
-        for task in tasks_for(scene_at(0, i), np.random.default_rng([0, i, 1])):
+        scene = draw_scene(np.random.default_rng([0, i]), sides=(64, SINGLE_VIEW), of=RANGE)
+        for task in tasks_for(scene, np.random.default_rng([0, i, 1])):
             # What is written in a picture is read letter by letter, so it must not become a token.
-            yield from (task.question, task.object, task.text if task.kind != "read" else "")
+            answer = "" if task.spelt else re.sub(r'(?<=the word ")[^"]*', "", task.text)
+            yield from (task.question, task.object, answer)
 
 
 def make_tokenizer() -> tokenizers.Tokenizer:

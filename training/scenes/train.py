@@ -1,194 +1,164 @@
-"""Train the bundled `scenes` model; resumes from its last checkpoint.
+"""Train the `scenes` model; goes on where its folder ended, as often as wanted.
 
-python -m training.scenes.train --out runs/scenes --images 97000
-python -m training.scenes.train --out runs/scenes --images 200000  # goes on where that ended
+python -m training.scenes.train --run runs/scenes --start src/galago/assets/scenes --minutes 60
+python -m training.scenes.train --run runs/scenes --minutes 600
+python -m training.scenes.train --run runs/final --branch runs/scenes --decay 30000  # to be bundled
+
+The learning rate stays up for as long as the run goes. What is to be used comes from a branch in which it
+falls to zero; the run itself can go on.
 """
 
 import argparse
 import json
-import math
 import shutil
+import signal
 import time
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from galago.checkpoint import read_tensors
-from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.weights import assemble, shapes, table
 from galago.nn.device import pick_device
-from galago.nn.linear import Dense
 from training.scenes.data import Batch, loader
-from training.scenes.objective import PatchHeads, losses, total
-from training.scenes.recipe import prepare
+from training.scenes.heldout import score
+from training.scenes.objective import losses, total
+from training.scenes.pack import KINDS
+from training.scenes.state import STATE, State, follow, fresh, keep, rate_at, resume
 
-FROZEN = {"region.coord_features", "region.size_features"}
-
-
-def initial(c: MoondreamConfig) -> dict[str, Tensor]:
-    """Random tensors for every name of a checkpoint."""
-    depth = {"text": c.text.n_layers, "vision": c.vision.enc_n_layers}
-    out: dict[str, Tensor] = {}
-    for name, shape in shapes(c).items():
-        if name in FROZEN:
-            # Wavelengths from the whole image down to a 64th of it.
-            out[name] = torch.randn(shape) * torch.logspace(-1, 4.5, shape[-1], base=2)
-        elif name.endswith("bias"):
-            out[name] = torch.zeros(shape)
-        elif len(shape) == 1:
-            out[name] = torch.ones(shape)
-        elif name == "vision.pos_emb":
-            out[name] = grid_positions(c.vision.grid, c.vision.enc_dim)
-        else:
-            std = shape[-1] ** -0.5 if len(shape) == 2 and name != "text.wte" else 0.5
-            if name.endswith(("attn.proj.weight", "mlp.fc2.weight")) and "blocks" in name:
-                std /= (2 * depth[name.split(".")[0]]) ** 0.5
-            if name == "text.lm_head.weight":
-                std *= 0.2
-            out[name] = torch.randn(shape) * std
-    return out
+WARM = 100
+"""Steps until the full learning rate."""
 
 
-def grid_positions(grid: int, dim: int) -> Tensor:
-    """Sines and cosines of row and column, [1, grid * grid, dim]: a start that already knows the plane."""
-    steps = torch.arange(grid) / grid * 2 * math.pi
-    waves = torch.outer(steps, torch.logspace(-1, math.log2(grid / 2), dim // 4, base=2))
-    axis = torch.cat((waves.sin(), waves.cos()), dim=1)
-    rows, cols = axis[:, None].expand(-1, grid, -1), axis[None].expand(grid, -1, -1)
-    return 0.3 * torch.cat((rows, cols), dim=-1).reshape(1, grid * grid, -1)
+@dataclass(frozen=True)
+class Options:
+    """How to train; the help of the command says what each is."""
+
+    run: Path
+    start: Path | None = None
+    branch: Path | None = None
+    minutes: float = float("inf")
+    scenes: float = float("inf")
+    decay: int = 0
+    batch: int = 32
+    rows: int = 2
+    rate: float = 3e-3
+    single: int = 10_000
+    workers: int = 1
+    device: str = "auto"
+    log_steps: int = 50
+    keep_minutes: float = 5.0
+    score_minutes: float = 30.0
+    score_scenes: int = 60
 
 
-def uses_muon(name: str, tensor: Tensor) -> bool:
-    """Inner matrices are orthogonalised; embeddings, outputs, norms and biases are not."""
-    return tensor.ndim == 2 and ("blocks" in name or "proj_mlp" in name or name.endswith("decoder.fc1.weight"))
+def train(options: Options) -> State:
+    """Train until the minutes or the scenes are reached, the decay ends or a signal comes; the state is kept."""
+    began = time.monotonic()
+    run, device = options.run, pick_device(options.device)
+    run.mkdir(parents=True, exist_ok=True)
+    if options.branch and not (run / STATE).exists():
+        for name in ("config.json", "tokenizer.json", STATE):
+            shutil.copy(options.branch / name, run / name)
+    resumes = (run / STATE).exists()
+    state = fresh(run, None if resumes else options.start, device, options.rate)
+    if resumes:
+        resume(state, run, device)
+    if options.decay and state.decay is None:
+        state.decay = (state.step, state.step + max(1, options.decay // options.batch))
+    last = min(options.scenes / options.batch, state.decay[1] if state.decay else float("inf"))
+
+    stopped: list[int] = []
+    before = {s: signal.signal(s, lambda number, _: stopped.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _steps(state, options, device, began, last, stopped)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    keep(state, run)
+    return state
 
 
-def optimisers(params: dict[str, nn.Parameter], heads: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    inner = [p for n, p in params.items() if n not in FROZEN and uses_muon(n, p)]
-    outer = [p for n, p in params.items() if n not in FROZEN and not uses_muon(n, p)]
-    return [
-        torch.optim.Muon(inner, lr=rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([*outer, *heads.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
+def _steps(state: State, options: Options, device: torch.device, began: float, last: float, stopped: list[int]) -> None:
+    if state.step >= last:
+        return
+    batches = iter(loader(options.run, options.batch, options.rows, state.step, options.single, options.workers))
+    sums, kinds, since = dict[str, float](), torch.zeros(len(KINDS), 2), time.monotonic()
+    kept = scored = began
+    first = state.step
+    while state.step < last and not stopped and time.monotonic() - began < 60 * options.minutes:
+        rate = options.rate * rate_at(state.step, WARM, state.decay)
+        parts, by_kind, norm = step(state, _moved(next(batches), device), rate)
+        kinds += by_kind.cpu()
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        if state.step % options.log_steps == 0:
+            count, seconds = min(options.log_steps, state.step - first), time.monotonic() - since
+            line = {name: round(value / count, 4) for name, value in sums.items()}
+            each = {k: round(float(a / n), 3) for k, (a, n) in zip(KINDS, kinds, strict=True) if n}
+            _log(options, "log", state, line | {"rate": rate, "norm": norm, "kinds": each,
+                 "per_s": round(count * options.batch / seconds, 1)})  # fmt: skip
+            sums, kinds, since = {}, torch.zeros(len(KINDS), 2), time.monotonic()
+        now = time.monotonic()
+        if now - kept > 60 * options.keep_minutes:
+            keep(state, options.run)
+            kept = now
+        if now - scored > 60 * options.score_minutes:
+            keep(state, options.run)
+            _log(options, "scores", state, dict(score(options.run, options.score_scenes)))
+            scored = kept = since = time.monotonic()
 
 
-def rate_at(done: float, warm: float) -> float:
-    """Share of the full learning rate at a share of the run: warm-up, plateau, then down to zero."""
-    decay = 0.45
-    return min(1.0, done / warm) * (1.0 if done < 1 - decay else max(0.0, (1 - done) / decay))
+def step(state: State, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor, float]:
+    """One step of the optimisers; the losses, those of each kind of task, and the gradient's norm."""
+    device = batch.pixels.device.type
+    with torch.autocast(device, torch.bfloat16):
+        parts, by_kind = losses(batch, state.weights, state.config, state.heads)
+    total(parts).backward()
+    norm = nn.utils.clip_grad_norm_(state.trained, 1.0)
+    for optimiser in state.optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    follow(state)
+    return {name: part.detach() for name, part in parts.items()}, by_kind, round(float(norm), 3)
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def _moved(batch: Batch, device: torch.device) -> Batch:
     tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return replace(batch, **{k: v.to(device, non_blocking=True) for k, v in tensors.items() if isinstance(v, Tensor)})
 
 
-def export(params: dict[str, nn.Parameter], folder: Path) -> Path:
-    """Write the checkpoint as it is bundled: Hub names, float16, frequencies in float32."""
-    file = folder / "model.safetensors"
-    tensors = {
-        f"model.{n}": p.detach().cpu().to(torch.float32 if n in FROZEN else torch.float16).contiguous()
-        for n, p in params.items()
-    }
-    save_file(tensors, file, metadata={"format": "pt"})
-    return file
+def _log(options: Options, name: str, state: State, line: dict[str, Any]) -> None:
+    whole = {"step": state.step, "scenes": state.step * options.batch, **line}
+    with (options.run / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(whole) + "\n")
+    print(json.dumps(whole), flush=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/scenes"), help="folder of checkpoints and log")
-    parser.add_argument("--images", type=int, default=97_000, help="scenes to have seen at the end")
-    parser.add_argument("--batch", type=int, default=32, help="scenes in one step")
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate on the plateau")
-    parser.add_argument("--rows", type=int, default=2, help="rows of positions for one scene's tasks")
-    parser.add_argument("--single", type=int, default=30_000, help="scenes at the start that fit in one view")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
-    parser.add_argument("--start", type=Path, help="folder of a checkpoint to begin from when there is none to resume")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--keep-every", type=int, default=200, help="steps between checkpoints")
-    args = parser.parse_args()
-
-    device = pick_device(args.device)
-    state_file, step = args.out / "state.pt", 0
-    starts = args.start is not None and not state_file.exists()
-    if starts:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "tokenizer.json"):
-            shutil.copy(args.start / name, args.out / name)
-    config, _ = prepare(args.out)
-    torch.manual_seed(0)
-    tensors = initial(config)
-    if starts:
-        saved_weights = read_tensors([args.start / "model.safetensors"])
-        tensors |= {name.removeprefix("model."): tensor.float() for name, tensor in saved_weights}
-    params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in tensors.items()}
-    linears = {n: Dense(params[f"{n}.weight"], params[f"{n}.bias"]) for n in table(config).linears}
-    weights = assemble(params, linears, config)
-    heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}).to(
-        device
-    )
-    tuned = optimisers(params, heads, args.rate)
-    trained = [p for group in tuned for g in group.param_groups for p in g["params"]]
-
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        step = state["step"]
-        for name, tensor in state["params"].items():
-            params[name].data.copy_(tensor)
-        heads.load_state_dict(state["heads"])
-        for optimiser, saved in zip(tuned, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-
-    def keep() -> None:
-        state = {
-            "step": step,
-            "params": {n: p.data for n, p in params.items()},
-            "heads": heads.state_dict(),
-            "optimisers": [o.state_dict() for o in tuned],
-        }
-        fresh = state_file.with_suffix(".new")
-        torch.save(state, fresh)
-        fresh.replace(state_file)  # never half a checkpoint
-        export(params, args.out)
-
-    steps = args.images // args.batch
-    batches = iter(loader(args.out, args.batch, args.rows, step, args.single, args.workers))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    began, sums = time.monotonic(), dict.fromkeys(("token", "coordinate", "size", "patch", "token_patch"), 0.0)
-    with Progress(*columns) as bar, (args.out / "log.jsonl").open("a") as log:
-        task = bar.add_task("scenes", total=steps, completed=step)
-        while step < steps:
-            share = rate_at((step + 1) / steps, min(0.5, 300 / steps))
-            for optimiser in tuned:
-                for group in optimiser.param_groups:
-                    group["lr"] = args.rate * share
-            batch = moved(next(batches), device)
-            with torch.autocast(device.type, torch.bfloat16):
-                parts = losses(batch, weights, config, heads)
-            total(parts).backward()
-            norm = nn.utils.clip_grad_norm_(trained, 1.0)
-            for optimiser in tuned:
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            step += 1
-            bar.advance(task)
-            for name, value in parts.items():
-                sums[name] += value.item()
-            if step % 50 == 0:
-                means = {name: round(value / 50, 4) for name, value in sums.items()}
-                sums = dict.fromkeys(sums, 0.0)
-                line = {"step": step, "images": step * args.batch, "s": round(time.monotonic() - began), **means}
-                line |= {"rate": round(args.rate * share, 6), "norm": round(float(norm), 3)}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                bar.update(task, description=f"token {means['token']:.3f} place {means['coordinate']:.3f}")
-            if step % args.keep_every == 0:
-                keep()
-        keep()
+    default = Options(Path("runs/scenes"))
+    parser.add_argument("--run", type=Path, default=default.run, help="folder of state, log and checkpoint")
+    parser.add_argument("--start", type=Path, help="finished checkpoint whose weights a new run begins with")
+    parser.add_argument("--branch", type=Path, help="folder of the run that a new one goes on from")
+    parser.add_argument("--minutes", type=float, default=default.minutes, help="stop after so long")
+    parser.add_argument("--scenes", type=float, default=default.scenes, help="stop when so many scenes were seen")
+    parser.add_argument("--decay", type=int, default=0, help="scenes over which the learning rate falls to zero")
+    parser.add_argument("--batch", type=int, default=default.batch, help="scenes in one step")
+    parser.add_argument("--rows", type=int, default=default.rows, help="rows of positions for one scene's tasks")
+    parser.add_argument("--rate", type=float, default=default.rate, help="learning rate on the plateau")
+    parser.add_argument("--single", type=int, default=default.single, help="scenes at the start that fit in one view")
+    parser.add_argument("--workers", type=int, default=default.workers, help="processes that draw")
+    parser.add_argument("--device", default=default.device)
+    parser.add_argument("--keep-minutes", type=float, default=default.keep_minutes, help="between checkpoints")
+    parser.add_argument("--score-minutes", type=float, default=default.score_minutes, help="between held-out scores")
+    parser.add_argument("--score-scenes", type=int, default=default.score_scenes, help="scenes of a held-out score")
+    train(Options(**vars(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

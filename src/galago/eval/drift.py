@@ -6,7 +6,6 @@ position of both has the same past, and what differs is the numbers alone.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from PIL import Image
@@ -14,10 +13,9 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Feed, Output, Start
-from galago.eval.scenes.tasks import Task
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.region import coordinate_logits, size_logits
-from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill
+from galago.request import Detect, DetectGaze, Point, Request, Sampling, Skill
 
 PLACES = {Detect: ("coordinate", "coordinate", "size"), Point: ("coordinate",) * 2, DetectGaze: ("coordinate",) * 2}
 """What the positions of one object choose, over and over."""
@@ -93,18 +91,3 @@ def divergence(reference: Sequence[Tensor], other: Sequence[Tensor]) -> Divergen
     each = (lp.exp() * (lp - lq)).sum(-1)
     agreed = (p.argmax(-1) == q.argmax(-1)).double().mean()
     return Divergence(float(each.mean()), float(each.max()), float(agreed), len(each))
-
-
-def skill_of(task: Task) -> Skill:
-    """What a task about a drawn scene asks the engine for."""
-    match task.skill:
-        case "caption":
-            return Caption(cast(Length, task.length))
-        case "detect":
-            return Detect(task.object)
-        case "point":
-            return Point(task.object)
-        case "gaze":
-            return DetectGaze(eye=task.eye)
-    refs = cast("tuple[Box, ...]", task.refs)
-    return Query(task.question, reasoning=task.kind == "reason", spatial_refs=refs)

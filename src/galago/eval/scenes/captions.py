@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from galago.eval.scenes.things import BACKGROUNDS, COLORS, SHAPES, Scene, Thing
+from galago.eval.scenes.ranges import BACKGROUNDS, MORE_COLORS, MORE_SHAPES
+from galago.eval.scenes.things import Scene, Thing
 
 Fact = tuple[str, ...]
 
@@ -111,9 +112,9 @@ def facts_of(scene: Scene, length: str = "normal") -> list[Fact]:
 
 
 _COUNTS = {word: str(n) for n, word in enumerate(NUMBERS)} | {"a": "1", "an": "1"}
-_NAMES = {name: name for name in (*SHAPES, "face")}
-_NAMES |= {plural(name): name for name in (*SHAPES, "face")}
-_ANY_NAME, _ANY_COLOR = "|".join(_NAMES), "|".join(COLORS)
+_NAMES = {name: name for name in (*MORE_SHAPES, "face")}
+_NAMES |= {plural(name): name for name in (*MORE_SHAPES, "face")}
+_ANY_NAME, _ANY_COLOR = "|".join(_NAMES), "|".join(MORE_COLORS)
 _ANY_GROUND = "|".join(BACKGROUNDS)
 _ANY_PLACE = "|".join(place for row in _PLACES for place in row)
 _EMPTY = re.compile(rf"an empty ({_ANY_GROUND}) background$", re.I)

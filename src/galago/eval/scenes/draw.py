@@ -6,30 +6,19 @@ a scene (boxes, colours, gaze targets) is known exactly, because it is chosen be
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
-from galago.eval.scenes.paint import finish, paint_background, paint_thing
+from galago.eval.scenes import wide
+from galago.eval.scenes.paint import clutter, compress, finish, paint_background, paint_thing
+from galago.eval.scenes.ranges import BACKGROUNDS, BUNDLED, COLORS, RGB, SHAPES, SINGLE_VIEW, SIZES, WORDS, Range
 from galago.eval.scenes.silhouettes import silhouette
-from galago.eval.scenes.things import (
-    BACKGROUNDS,
-    COLORS,
-    RGB,
-    SHAPES,
-    SINGLE_VIEW,
-    SIZES,
-    WORDS,
-    Box,
-    Placed,
-    Plan,
-    Point,
-    Scene,
-    Thing,
-    jitter,
-    luma,
-)
+from galago.eval.scenes.things import Box, Placed, Plan, Point, Scene, Thing, jitter, luma
 
 __all__ = [
     "BACKGROUNDS",
@@ -50,41 +39,56 @@ _MIN_VISIBLE = 0.65
 _TRIES = 30
 
 
-def scene_at(seed: int, index: int) -> Scene:
+def scene_at(seed: int, index: int, of: Range = BUNDLED) -> Scene:
     """The scene `index` of the endless series `seed`."""
-    return draw_scene(np.random.default_rng([seed, index]))
+    return draw_scene(np.random.default_rng([seed, index]), of=of)
 
 
-def draw_scene(rng: np.random.Generator, *, sides: tuple[int, int] = (64, 420)) -> Scene:
-    """Draw one scene; `sides` are the least and greatest side in pixels."""
-    width, height = _image_size(rng, sides)
+def draw_scene(rng: np.random.Generator, *, sides: tuple[int, int] | None = None, of: Range = BUNDLED) -> Scene:
+    """Draw one scene; `sides` are the least and greatest side in pixels, by default those of the range."""
+    sides = sides or of.sides
+    narrow = of.version == 1
+    size = _image_size(rng, sides) if narrow else wide.image_size(rng, sides)
+    width, height = size if narrow else wide.drawn_size(size)
     short = min(width, height)
     background = _pick(rng, tuple(BACKGROUNDS), (0.36, 0.16, 0.16, 0.16, 0.16))
     base = jitter(rng, BACKGROUNDS[background], 7)
     canvas = paint_background(rng, base, (width, height))
+    if not narrow:
+        clutter(rng, canvas, base)
 
     overlap = rng.random() < 0.4
     ids = np.zeros((2 * height, 2 * width), np.uint8)
     placed: list[Placed] = []
-    for plan in _plans(rng, short, base):
-        found = _place(rng, plan, placed, ids, 2 * short, overlap)
+    plans = _plans(rng, short, base) if narrow else wide.plans(rng, (width, height), background, base)
+    for plan in plans:
+        found = _place(rng, plan, placed, ids, 2 * short, overlap, turned=not narrow)
         if found is not None:
             placed.append(found)
 
-    things = _things(rng, placed, width, height)
+    things = [_thing(p, width, height) for p in placed]
+    look = _gaze if narrow else functools.partial(wide.gaze, size=size)
+    things = [replace(t, gaze=look(rng, t.eye, things)) if t.eye else t for t in things]
     outlined = rng.random() < 0.3
     for one, thing in zip(placed, things, strict=True):
-        paint_thing(rng, canvas, one, thing, base, outlined)
+        paint_thing(rng, canvas, one, thing, base, outlined, turned=not narrow)
     order = sorted(range(len(things)), key=lambda i: (things[i].center, things[i].box))
     new_ids = np.zeros(len(things) + 1, np.uint8)
     for place, i in enumerate(order):
         new_ids[i + 1] = place + 1
-    return Scene(
-        image=finish(rng, canvas.reduce(2), short),
-        things=tuple(things[i] for i in order),
-        background=background,
-        ids=new_ids[ids[::2, ::2]],
-    )
+    image, seen = finish(rng, canvas.reduce(2), short), new_ids[ids[::2, ::2]]
+    if not narrow:
+        image, seen = _enlarged(compress(rng, image), seen, size)
+    return Scene(image, tuple(things[i] for i in order), background, seen, of)
+
+
+def _enlarged(image: Image.Image, ids: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+    """Both at their final size; large pictures are drawn smaller, since a model sees them so."""
+    if image.size == size:
+        return image, ids
+    rows = np.arange(size[1]) * ids.shape[0] // size[1]
+    columns = np.arange(size[0]) * ids.shape[1] // size[0]
+    return image.resize(size, Image.Resampling.BICUBIC), ids[np.ix_(rows, columns)]
 
 
 # --- choosing -------------------------------------------------------------------------------
@@ -192,16 +196,19 @@ def _place(
     ids: np.ndarray,
     short: int,
     overlap: bool,
+    turned: bool,
 ) -> Placed | None:
     """Find room for a plan on the canvas and mark it in `ids`; None when there is none."""
-    high, wide = ids.shape
-    mask, local = silhouette(rng, plan, short, wide - 8)
+    high, across = ids.shape
+    mask, local = silhouette(rng, plan, short, across - 8, turned=turned)
     w, h = mask.size
-    if w > wide - 6 or h > high - 6:
+    if w > across - 6 or h > high - 6:
         return None
     solid = np.asarray(mask) > 127
+    if plan.inside:
+        return _nest(plan, placed, ids, mask, solid, local)
     for _ in range(_TRIES):
-        x, y = int(rng.integers(3, wide - w - 2)), int(rng.integers(3, high - h - 2))
+        x, y = int(rng.integers(3, across - w - 2)), int(rng.integers(3, high - h - 2))
         near = [i for i, p in enumerate(placed) if _touch(p, x, y, w, h, short // 40 + 2)]
         if any(not overlap or not _may_cover(plan, placed[i].plan) for i in near):
             continue
@@ -211,6 +218,21 @@ def _place(
         window[solid] = len(placed) + 1
         return Placed(plan, x, y, mask, solid, [(x + px, y + py) for px, py in local])
     return None
+
+
+def _nest(
+    plan: Plan, placed: list[Placed], ids: np.ndarray, mask: Image.Image, solid: np.ndarray, local: list[Point]
+) -> Placed | None:
+    """In the middle of the thing before it, with some of that showing on every side; None when it is too small."""
+    host = placed[-1] if placed else None
+    if host is None or host.plan.name not in wide.HOSTS or host.plan.color == plan.color:
+        return None
+    (w, h), (host_w, host_h) = mask.size, host.mask.size
+    if max(w, h) > 0.55 * min(host_w, host_h):
+        return None
+    x, y = host.x + (host_w - w) // 2, host.y + (host_h - h) // 2
+    ids[y : y + h, x : x + w][solid] = len(placed) + 1
+    return Placed(plan, x, y, mask, solid, [(x + px, y + py) for px, py in local], host)
 
 
 def _touch(p: Placed, x: int, y: int, w: int, h: int, gap: int) -> bool:
@@ -231,28 +253,31 @@ def _stays_visible(number: int, old: Placed, ids: np.ndarray, window: np.ndarray
     return bool(seen - lost >= (_MIN_VISIBLE + 0.03) * np.count_nonzero(old.solid))
 
 
-def _things(rng: np.random.Generator, placed: list[Placed], width: int, height: int) -> list[Thing]:
-    things = []
-    for p in placed:
-        x0, y0 = p.x / (2 * width), p.y / (2 * height)
-        w, h = p.mask.width / (2 * width), p.mask.height / (2 * height)
-        eye = (x0 + w / 2, y0 + 0.44 * h) if p.plan.kind == "face" else None
-        things.append(
-            Thing(
-                kind=p.plan.kind,
-                name=p.plan.name,
-                color=p.plan.color,
-                box=(x0, y0, x0 + w, y0 + h),
-                center=(x0 + w / 2, y0 + h / 2),
-                size=p.plan.size,
-                text=p.plan.text,
-                eye=eye,
-            )
-        )
-    return [replace(t, gaze=_gaze(rng, t.eye, things)) if t.eye else t for t in things]
+def _thing(p: Placed, width: int, height: int) -> Thing:
+    x0, y0, w, h = _spread(p, width, height)
+    host = _spread(p.host, width, height) if p.host else None
+    return Thing(
+        kind=p.plan.kind,
+        name=p.plan.name,
+        color=p.plan.color,
+        box=(x0, y0, x0 + w, y0 + h),
+        center=(x0 + w / 2, y0 + h / 2),
+        size=p.plan.size,
+        text=p.plan.text,
+        eye=(x0 + w / 2, y0 + 0.44 * h) if p.plan.kind == "face" else None,
+        shade=p.plan.shade,
+        texture=p.plan.texture,
+        host=(host[0], host[1], host[0] + host[2], host[1] + host[3]) if host else None,
+        ends=tuple((x - p.x) / p.mask.width for x, _ in p.outline) if p.plan.kind == "word" else (),
+    )
 
 
-def _gaze(rng: np.random.Generator, eye: Point, things: list[Thing]) -> Point | None:
+def _spread(p: Placed, width: int, height: int) -> Box:
+    """Left, top, width and height, relative to the image."""
+    return p.x / (2 * width), p.y / (2 * height), p.mask.width / (2 * width), p.mask.height / (2 * height)
+
+
+def _gaze(rng: np.random.Generator, eye: Point, things: Sequence[Thing]) -> Point | None:
     chance = rng.random()
     if chance < 0.1:
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from galago.eval.scenes.things import COLORS, RGB, Placed, Thing, jitter, luma
+from galago.eval.scenes.ranges import MORE_COLORS, RGB
+from galago.eval.scenes.things import Placed, Thing, jitter, luma
 
 _SKINS: tuple[RGB, ...] = ((250, 216, 188), (228, 184, 146), (172, 118, 80), (108, 72, 48))
 _HAIR: tuple[RGB, ...] = ((34, 28, 26), (84, 52, 30), (150, 150, 152))
@@ -49,12 +51,18 @@ def paint_thing(
     thing: Thing,
     base: RGB,
     outlined: bool,
+    *,
+    turned: bool = False,
 ) -> None:
+    """Paint one thing at its place; with `turned`, heads turn towards what they look at."""
     if thing.kind == "face":
-        _paint_face(rng, canvas, one, thing)
+        _paint_face(rng, canvas, one, thing, 0.09 if turned else 0.0)
         return
-    color = jitter(rng, COLORS[thing.color], 12)
-    if thing.kind == "word" or not outlined:
+    color = _shaded(jitter(rng, MORE_COLORS[thing.color], 12), thing.shade)
+    if thing.texture:
+        canvas.paste(_textured(color, thing.texture, one.mask.size), (one.x, one.y), one.mask)
+        return
+    if thing.kind == "word" or not outlined or thing.name in ("ring", "crescent"):
         canvas.paste(color, (one.x, one.y), one.mask)
         return
     edge = (25, 25, 25) if luma(base) > 90 else (235, 235, 235)
@@ -65,7 +73,30 @@ def paint_thing(
     ImageDraw.Draw(canvas).polygon(inner, fill=color)
 
 
-def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thing: Thing) -> None:
+def _shaded(color: RGB, shade: str) -> RGB:
+    if not shade:
+        return color
+    r, g, b = (round(v * 0.55) if shade == "dark" else round(0.5 * v + 128) for v in color)
+    return r, g, min(b, 255)
+
+
+def _textured(color: RGB, texture: str, size: tuple[int, int]) -> Image.Image:
+    """The colour with a pattern of a lighter or a darker one, which covers less than half."""
+    mixed = _shaded(color, "dark" if luma(color) > 120 else "light")
+    w, h = size
+    period = max(w, h) / 4.5
+    down, across = np.mgrid[:h, :w] / period
+    if texture == "striped":
+        marked = (down % 1) < 0.42
+    elif texture == "checkered":
+        marked = (np.floor(2 * down) + np.floor(2 * across)) % 2 == 1
+    else:
+        marked = (down % 1 - 0.5) ** 2 + (across % 1 - 0.5) ** 2 < 0.1
+    return Image.fromarray(np.where(marked[..., None], np.array(mixed), np.array(color)).astype(np.uint8))
+
+
+def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thing: Thing, turn: float) -> None:
+    """`turn`: how far the features move towards what is looked at, in widths of the head."""
     w, h = one.mask.size
     x, y = one.x, one.y
     skin = jitter(rng, _SKINS[int(rng.integers(len(_SKINS)))], 6)
@@ -89,6 +120,10 @@ def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thin
         px, py = dx * canvas.width, dy * canvas.height  # the direction as seen in the picture
         length = math.hypot(px, py)
         shift = (full * px / length, full * py / length)
+    if turn:
+        norm = math.hypot(*shift) or 1.0  # a look is told by its direction; near things are no less looked at
+        shift = (shift[0] / norm, shift[1] / norm)
+        x, y = round(x + shift[0] * turn * w), round(y + shift[1] * turn * w)
     rx, ry, pupil = 0.205 * w, 0.185 * w, 0.095 * w
     cy = y + 0.44 * h
     for side in (-1, 1):
@@ -108,6 +143,33 @@ def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thin
     else:
         level = mouth[3] - 0.06 * h
         draw.line((mouth[0], level, mouth[2], level), fill=(150, 30, 40), width=line)
+
+
+def clutter(rng: np.random.Generator, canvas: Image.Image, base: RGB) -> None:
+    """In some scenes, lines and blobs of nearly the background's colour."""
+    if rng.random() < 0.7:
+        return
+    draw = ImageDraw.Draw(canvas)
+    scale = min(canvas.size)
+    for _ in range(int(rng.integers(5, 26))):
+        step = int(rng.integers(7, 19)) * (1 if luma(base) < 128 else -1)
+        tone = (base[0] + step, base[1] + step, base[2] + step)
+        x, y = float(rng.uniform(0, canvas.width)), float(rng.uniform(0, canvas.height))
+        w, h = (float(v) * scale for v in rng.uniform(0.02, 0.3, 2))
+        if rng.random() < 0.5:
+            draw.line((x, y, x + w, y + h - 0.15 * scale), fill=tone, width=max(2, scale // 60))
+        else:
+            draw.ellipse((x, y, x + w, y + h), fill=tone)
+
+
+def compress(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """In some scenes, what JPEG does to a picture."""
+    if rng.random() < 0.65:
+        return image
+    stored = io.BytesIO()
+    image.save(stored, "JPEG", quality=int(rng.integers(25, 91)))
+    with Image.open(stored) as read:
+        return read.convert("RGB")
 
 
 def finish(rng: np.random.Generator, image: Image.Image, short: int) -> Image.Image:

@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from galago.eval.scenes.captions import phrase_of
-from galago.eval.scenes.things import COLORS, SHAPES, Scene, Thing
+from galago.eval.scenes.ranges import MORE_COLORS, SHADED, SHADES, TEXTURES
+from galago.eval.scenes.things import Scene, Thing
 
 T = TypeVar("T")
 
@@ -23,10 +24,14 @@ def meant_by(phrase: str, things: Sequence[Thing]) -> list[Thing]:
     """The things a singular phrase means.
 
     'red circle', 'circle', 'face', 'word' or 'text' are plain; 'shape' is any shape, 'red' or
-    'red shape' a shape of that colour, 'object' whatever is drawn.
+    'red shape' a shape of that colour, 'object' whatever is drawn. 'light', 'dark' or a texture may
+    come first.
     """
     words = phrase.split()
-    color = words[0] if words[0] in COLORS else ""
+    if words[0] in SHADES or words[0] in TEXTURES:
+        own = [t for t in things if words[0] in (t.shade, t.texture)]
+        return meant_by(" ".join(words[1:]), own)
+    color = words[0] if words[0] in MORE_COLORS else ""
     noun = " ".join(words[1:] if color else words) or "shape"
     if noun == "object" and not color:
         return list(things)
@@ -42,6 +47,8 @@ def vague_colors(scene: Scene) -> set[str]:
     vague = {t.color for t in scene.things if t.kind == "word"}
     if any(t.kind == "face" for t in scene.things):
         vague |= {"brown", "pink", "orange"}  # skin, hair and lips
+        vague |= {"white", "black", "gray"}  # eyes, and hair again
+    vague.add(scene.background)
     if scene.background == "navy":
         vague.add("blue")
     if scene.background == "tan":
@@ -56,6 +63,10 @@ def phrases_for(scene: Scene) -> list[str]:
     for t in scene.things:
         if t.kind == "shape":
             found |= dict.fromkeys([t.name, phrase_of(t), "shape"])
+            if t.shade:
+                found[f"{t.shade} {phrase_of(t)}"] = None
+            if t.texture:
+                found |= dict.fromkeys([f"{t.texture} {t.name}", f"{t.texture} shape"])
             if t.color not in vague:
                 found |= dict.fromkeys([t.color, f"{t.color} shape", f"{t.color} object"])
         else:
@@ -70,12 +81,14 @@ def absent_phrase(scene: Scene, rng: np.random.Generator, *, plain: bool = False
     shapes = [t for t in scene.things if t.kind == "shape"]
     names, colors = sorted({t.name for t in shapes}), sorted({t.color for t in shapes})
     have = {(t.color, t.name) for t in shapes}
+    if scene.range.version > 1 and shapes and rng.random() < 0.15:
+        return _plain_miss(shapes, rng)
     misses = [f"{c} {n}" for c in colors for n in names if (c, n) not in have]
     if misses and rng.random() < 0.65:
         return one_of(rng, misses)
     vague = vague_colors(scene)
-    other_colors = [c for c in COLORS if c not in colors and c not in vague]
-    other_names = [n for n in SHAPES if n not in names]
+    other_colors = [c for c in scene.range.colors if c not in colors and c not in vague]
+    other_names = [n for n in scene.range.shapes if n not in names]
     kinds = {t.kind for t in scene.things}
     choice = rng.random()
     if choice < 0.3 and names and other_colors:
@@ -90,6 +103,16 @@ def absent_phrase(scene: Scene, rng: np.random.Generator, *, plain: bool = False
         return color if bare else f"{color} {one_of(rng, ('shape', 'object'))}"
     missing = [k for k in ("face", "word", "text") if k.replace("text", "word") not in kinds]
     return one_of(rng, missing or other_names)
+
+
+def _plain_miss(shapes: list[Thing], rng: np.random.Generator) -> str:
+    """A shape of the scene in a texture or shade that none like it has."""
+    thing = one_of(rng, shapes)
+    if thing.color in SHADED and rng.random() < 0.5:
+        phrases = [f"{shade} {phrase_of(thing)}" for shade in SHADES]
+    else:
+        phrases = [f"{texture} {thing.name}" for texture in TEXTURES]
+    return one_of(rng, [p for p in phrases if not meant_by(p, shapes)] or [f"{TEXTURES[0]} word"])
 
 
 def unique_phrases(scene: Scene) -> list[tuple[str, Thing]]:

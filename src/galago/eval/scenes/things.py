@@ -7,42 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-RGB = tuple[int, int, int]
+from galago.eval.scenes.ranges import RGB, V1, Range
+
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
-
-SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "heart")
-COLORS: dict[str, RGB] = {
-    "red": (215, 28, 34),
-    "orange": (248, 128, 16),
-    "yellow": (246, 222, 38),
-    "green": (30, 155, 58),
-    "cyan": (20, 208, 216),
-    "blue": (36, 82, 230),
-    "purple": (128, 44, 172),
-    "pink": (250, 142, 192),
-    "brown": (126, 74, 36),
-}
-BACKGROUNDS: dict[str, RGB] = {
-    "white": (243, 243, 243),
-    "gray": (140, 140, 140),
-    "black": (18, 18, 18),
-    "tan": (216, 190, 148),
-    "navy": (18, 26, 78),
-}
-WORDS = (
-    "cat", "dog", "sun", "stop", "open", "exit", "go", "up", "down", "left", "hot", "cold", "yes", "no", "in",
-    "out", "on", "off", "red", "blue", "tea", "milk", "bus", "car", "taxi", "map", "key", "book", "door", "room",
-    "bed", "cup", "box", "bag", "hat", "shoe", "tree", "leaf", "fish", "bird", "cow", "bee", "star", "moon",
-    "sky", "sea", "rain", "snow", "wind", "fire", "ice", "one", "two", "six", "ten", "sale", "free", "new", "old",
-    "hi", "bye", "shop", "bank", "park", "zoo", "gym", "bar",
-)  # fmt: skip
-SIZES: dict[str, tuple[float, float]] = {  # longest box side / shorter image side; gaps between
-    "small": (0.14, 0.18),
-    "medium": (0.22, 0.31),
-    "large": (0.35, 0.5),
-}
-SINGLE_VIEW = 112  # images with both sides above this are cut into several crops by the model
 
 
 @dataclass(frozen=True)
@@ -50,7 +18,7 @@ class Thing:
     """One drawn thing; all coordinates are relative to the image, 0..1, origin top left."""
 
     kind: str  # 'shape', 'face' or 'word'
-    name: str  # one of SHAPES, 'face' or 'word'
+    name: str  # one of the range's shapes, 'face' or 'word'
     color: str  # of shapes: fill; of words: ink; of faces: ''
     box: Box  # x_min, y_min, x_max, y_max around the drawn pixels, hidden ones included
     center: Point  # of the box
@@ -58,6 +26,10 @@ class Thing:
     text: str = ""  # of words: as written
     eye: Point | None = None  # of faces: the point between the eyes
     gaze: Point | None = None  # of faces: the point looked at; None looks at the viewer
+    shade: str = ""  # one of SHADES; '' is neither
+    texture: str = ""  # one of TEXTURES; '' is plain
+    host: Box | None = None  # of the shape that this one is drawn inside of
+    ends: tuple[float, ...] = ()  # of words: where each letter ends, 0..1 of the box's width
 
 
 @dataclass(frozen=True)
@@ -68,6 +40,7 @@ class Scene:
     things: tuple[Thing, ...]  # left to right by centre x, then y
     background: str  # one of BACKGROUNDS
     ids: np.ndarray  # [H, W] uint8: 0 background, i + 1 where things[i] is on top
+    range: Range = V1
 
 
 @dataclass(frozen=True)
@@ -80,6 +53,9 @@ class Plan:
     size: str
     extent: float  # longest side / shorter image side
     text: str = ""
+    shade: str = ""
+    texture: str = ""
+    inside: bool = False  # drawn inside of the plan before it
 
 
 @dataclass
@@ -91,8 +67,8 @@ class Placed:
     y: int
     mask: Image.Image
     solid: np.ndarray  # [h, w] bool
-    outline: list[Point]  # shapes: polygon on the canvas
-    gaze: Point | None = None
+    outline: list[Point]  # on the canvas; shapes: polygon; words: where each letter ends
+    host: Placed | None = None
 
 
 def jitter(rng: np.random.Generator, color: RGB, amount: int) -> RGB:

@@ -1,4 +1,4 @@
-"""Two runs over the same scenes, compared answer by answer: what is a difference, and what is chance.
+"""Two runs over the same cases, compared answer by answer: what is a difference, and what is chance.
 
 The marks of a run come in the same order whatever was answered, so those of two runs pair up.
 """
@@ -6,10 +6,10 @@ The marks of a run come in the same order whatever was answered, so those of two
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from galago.eval.scenes.score import MEASURES, Mark
+from galago.eval.score import Mark
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,30 @@ class Difference:
     """how likely so uneven a split of lost and won is by chance (exact sign test; McNemar's of right and wrong)"""
 
 
-def compare(reference: Sequence[Mark], run: Sequence[Mark]) -> dict[str, Difference]:
-    """The differences in all measures, in the order of MEASURES. Raises ValueError for runs over other tasks."""
+def compare(
+    reference: Sequence[Mark], run: Sequence[Mark], order: Sequence[str] = (), distances: Collection[str] = ()
+) -> dict[str, Difference]:
+    """The differences in all measures: those of `order` first, others in the order of their names.
+
+    Of `distances` the lower one is the better. Raises ValueError for runs over other cases.
+    """
     if [m.measure for m in reference] != [m.measure for m in run]:
-        raise ValueError("the runs were not over the same tasks")
-    found = {}
-    for name in MEASURES:
-        pairs = [(a, b) for a, b in zip(reference, run, strict=True) if a.measure == name]
-        if pairs:
-            found[name] = _difference(pairs)
-    return found
+        raise ValueError("the runs were not over the same cases")
+    pairs: dict[str, list[tuple[Mark, Mark]]] = {}
+    for a, b in zip(reference, run, strict=True):
+        pairs.setdefault(a.measure, []).append((a, b))
+    names = (*order, *sorted(set(pairs) - set(order)))
+    return {name: _difference(pairs[name], name in distances) for name in names if name in pairs}
 
 
-def _difference(pairs: Sequence[tuple[Mark, Mark]]) -> Difference:
+def _difference(pairs: Sequence[tuple[Mark, Mark]], lower_is_better: bool) -> Difference:
     before, after = (_ratio(marks) for marks in zip(*pairs, strict=True))
-    # How much each task moves the difference of the two ratios, to first order.
+    # How much each answer moves the difference of the two ratios, to first order.
     moves = [_move(b, after) - _move(a, before) for a, b in pairs]
     lost = sum(_missing(b) > _missing(a) for a, b in pairs)
     won = sum(_missing(b) < _missing(a) for a, b in pairs)
+    if lower_is_better:
+        lost, won = won, lost
     spread = 1.96 * math.sqrt(sum(move * move for move in moves))
     return Difference(len(pairs), after[0], after[0] - before[0], spread, lost, won, sign_test(lost, won))
 

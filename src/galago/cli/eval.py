@@ -1,0 +1,221 @@
+"""galago eval"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galago.cli.options import Loading, takes_groups
+from galago.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from galago.eval.case import Task
+    from galago.eval.report import Run
+
+EXAMPLES = """\b
+Examples:
+  galago eval list
+  galago eval scenes --count 300 --min color=90 --min detect=85
+  galago eval scenes -m moondream2-int8 --blank
+  galago eval scenes -m ./my-finetune --range 2
+  galago eval vqav2 -m moondream2-int8 --data ~/vqav2 --count 1000 --out vqav2.jsonl
+  galago eval scenes --compare scenes scenes-int8 --plot precision.svg
+  galago eval --compare monday.jsonl tuesday.jsonl"""
+
+
+@takes_groups
+def eval(
+    task: Annotated[
+        str | None, typer.Argument(metavar="TASK", help="One of `galago eval list`, or a Python file with a TASK.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data set lies; `galago eval list` tells its files.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="So many scenes, images or questions, drawn by the seed; else all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the series of scenes, or of what is drawn from a data set.")] = 20261,
+    range: Annotated[
+        int | None,
+        typer.Option(metavar="1|2", help="Of what the scenes may hold; 2 is wider. Default: the bundled model's."),
+    ] = None,
+    blank: Annotated[
+        bool, typer.Option("--blank", help="Ask the same about grey images too: what is guessed without looking.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Keep every answer; the same command goes on where one was ended."),
+    ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min",
+            metavar="MEASURE=PERCENT",
+            help="End with exit code 1 below (of B, if compared); may be given again.",
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Two models, or files of answers, side by side with a paired test."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the scores.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    loading: Loading,
+) -> None:
+    """Measure how well a model answers, on drawn scenes and on data sets that you have."""
+    from galago.eval import tasks
+
+    if task == "list":
+        for name in tasks.names():
+            known = tasks.load(name)
+            typer.echo(f"{name:12}{known.about}" + (f"\n{'':12}needs {known.files}" if known.files else ""))
+        return
+    files = [Path(c) for c in compare or () if c.endswith(".jsonl")]
+    if compare is not None and len(files) == 2 and task is None:
+        from galago.eval.journal import read
+
+        task = str(read(files[0])[0]["task"])
+    if task is None:
+        raise InvalidRequest("which task? `galago eval list` names them", "task")
+    if compare is not None and blank:
+        raise InvalidRequest("--compare and --blank exclude each other", "blank")
+    what = _What(task, tasks.load(task).within(range), data, count, seed)
+    wanted = _least(what.task, least or [])
+    for path in (out, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidRequest(f"cannot write {path}: no folder {path.absolute().parent}")
+    if compare is not None:
+        runs = [_either(what, side, out, loading, place) for place, side in enumerate(compare)]
+    else:
+        runs = [_asked(what, loading, grey, out) for grey in ([False, True] if blank else [False])]
+    _give(what.task, runs, compare is not None, json, plot)
+    _judge(runs[-1] if compare is not None else runs[0], wanted)
+
+
+@dataclass(frozen=True)
+class _What:
+    """A task, and which part of its data."""
+
+    name: str
+    task: "Task"
+    data: Path | None
+    count: int | None
+    seed: int
+
+
+def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
+    wanted = {}
+    for text in given:
+        name, _, percent = text.partition("=")
+        shares = [m for m in task.measures if m not in task.distances]
+        if name not in shares:
+            raise InvalidRequest(f"--min {text}: no measure {name!r} in percent; there are {', '.join(shares)}", "min")
+        try:
+            wanted[name] = float(percent)
+        except ValueError:
+            raise InvalidRequest(f"--min {text} is not MEASURE=PERCENT", "min") from None
+    return wanted
+
+
+def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "Run":
+    """One side of a comparison: the answers in a file, or those of a model of this name."""
+    from galago.eval.journal import read
+    from galago.eval.report import run_of
+
+    if side.endswith(".jsonl"):
+        return run_of(what.task, *read(Path(side)))
+    return _asked(what, replace(loading, model=side), False, out and _beside(out, "AB"[place]))
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.stem}-{what}{path.suffix}")
+
+
+def _asked(what: _What, loading: Loading, blank: bool, out: Path | None) -> "Run":
+    """Ask a model everything that is not yet answered in the file."""
+    from galago.eval.journal import opened
+    from galago.eval.report import run_of, summary
+    from galago.eval.run import answers
+
+    if what.task.files and what.data is None:
+        raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
+    cases = what.task.cases(what.data or Path(), what.count, what.seed)
+    out = _beside(out, "blank") if out and blank else out
+    with loading.open() as model:
+        settings = {
+            "task": what.name, "model": model.name, "weights": model.identity, "revision": model.revision,
+            "precision": model.precision, "device": model.device, "kernels": model.kernels,
+            "count": what.count, "seed": what.seed, "range": what.task.range, "blank": blank,
+        }  # fmt: skip
+        with opened(out, settings) as (done, keep), _progress(f"{model.name} {model.precision}") as tell:
+            if done:
+                typer.echo(f"goes on after {len(done)} answers in {out}", err=True)
+            try:
+                records = answers(model, cases, blank=blank, done=done, keep=keep, tell=tell)
+            except KeyboardInterrupt:
+                if out:
+                    typer.echo(f"the answers so far are in {out}; the same command goes on", err=True)
+                raise
+    run = run_of(what.task, settings, records)
+    if out:
+        _write(jsonlib.dumps(summary(run), indent=1) + "\n", out.with_suffix(".summary.json"))
+    return run
+
+
+def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot: Path | None) -> None:
+    from rich.console import Console
+
+    from galago.eval.plot import plot as drawn
+    from galago.eval.report import comparison, paired, summary, table
+
+    differences = paired(task, runs[0], runs[1]) if compared else {}
+    if plot is not None:
+        _write(drawn(task, runs), plot)
+    if json:
+        told = summary(runs[0])
+        if compared:
+            told = {"a": told, "b": summary(runs[1]), "differences": {k: asdict(d) for k, d in differences.items()}}
+        elif len(runs) > 1:
+            told["blank_measures"] = summary(runs[1])["measures"]
+        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+        return
+    # Only a terminal has a width that the table must keep to.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(comparison(task, runs[0], runs[1], differences) if compared else table(task, *runs))
+
+
+def _judge(run: "Run", wanted: dict[str, float]) -> None:
+    from galago.eval.score import missed
+
+    if short := missed(run.scores, wanted):
+        for line in short:
+            typer.echo(line, err=True)
+        raise typer.Exit(1)
+
+
+def _write(text: str, path: Path) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
+    ) as bar:
+        shown = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(shown, completed=done, total=total)

@@ -1,0 +1,42 @@
+"""Drawn scenes with exact answers, from any seed and of each range."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from galago.eval.case import Case, Cases, Task
+from galago.eval.scenes.ranges import BUNDLED, RANGES, Range
+from galago.eval.scenes.score import MEASURES, judge, skill_of
+from galago.eval.scenes.score import cases as scenes
+from galago.eval.scenes.tasks import Task as SceneTask
+
+COUNT = 500
+"""Scenes where no number is given."""
+
+
+def cases(data: Path, count: int | None, seed: int, of: Range = BUNDLED) -> Cases:
+    count = COUNT if count is None else count
+
+    def each() -> Iterator[Case]:
+        for place, (scene, asked) in enumerate(scenes(seed, count, of)):
+            for number, task in enumerate(asked):
+                case_id = f"{place}/{number}"
+                yield Case(case_id, scene.image, skill_of(task), _truth(task), partial(judge, scene, task), place)
+
+    return Cases(count, each())
+
+
+def _truth(task: SceneTask) -> Any:
+    if task.skill == "gaze":
+        return task.points
+    return task.boxes if task.skill in ("detect", "point") else task.text
+
+
+TASK = Task(
+    "drawn scenes of any seed: every skill; needs no data",
+    MEASURES,
+    cases,
+    ranges={version: partial(cases, of=of) for version, of in RANGES.items()},
+    range=BUNDLED.version,
+)

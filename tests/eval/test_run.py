@@ -1,0 +1,177 @@
+"""Runs keep every answer, go on after an interruption, and compare."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from told import Told
+
+from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
+from galago.eval.case import Case, Cases, Task
+from galago.eval.journal import opened, read
+from galago.eval.paired import compare, sign_test
+from galago.eval.plot import plot
+from galago.eval.report import paired, run_of, summary
+from galago.eval.run import IN_FLIGHT, answers
+from galago.eval.score import Mark
+from galago.request import Query
+
+SETTINGS = {
+    "task": "made", "model": "told", "weights": "told@1", "revision": "r", "precision": "int8",
+    "count": 60, "seed": 1, "blank": False,
+}  # fmt: skip
+TASK = Task("made", ("right", "far"), lambda data, count, seed: made(count), distances=frozenset({"far"}))
+
+
+def made(count=60, image=None):
+    def judge(place):
+        return lambda answer: [Mark("right", float(answer == str(place)), 1.0), Mark("far", place / 100, 1.0)]
+
+    picture = image or Image.new("RGB", (30, 20), "red")
+    return Cases(count, (Case(f"c{n}", picture, Query(f"q {n}"), {"n": n}, judge(n), n) for n in range(count)))
+
+
+def number(request):
+    return request.skill.question.split()[1]
+
+
+def kept(file: Path, model: Told, settings=SETTINGS):
+    with opened(file, settings) as (done, keep):
+        return answers(model, made(), done=done, keep=keep)
+
+
+def test_many_at_a_time_in_the_order_of_the_cases():
+    model = Told(number)
+    told = []
+    records = answers(model, made(100), tell=lambda place, total: told.append((place, total)))
+    assert [r.id for r in records] == [f"c{n}" for n in range(100)]
+    assert [r.answer for r in records] == [str(n) for n in range(100)]
+    assert model.most == IN_FLIGHT
+    assert told == [(n, 100) for n in range(1, 101)]
+    assert {r.priority for r in model.requests} == {"batch"}
+
+
+def test_blank_images_are_grey_and_as_large():
+    model = Told(number)
+    answers(model, made(3), blank=True)
+    assert {i.size for i in model.images} == {(30, 20)}
+    assert {i.getpixel((5, 5)) for i in model.images} == {(128, 128, 128)}
+    answers(model, made(1))
+    assert model.images[-1].getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, GenerationFailed])
+def test_goes_on_after_an_interruption(tmp_path, how):
+    file = tmp_path / "run.jsonl"
+
+    def until_twenty(request):
+        if number(request) == "20":
+            raise how
+        return number(request)
+
+    stopped = Told(until_twenty)
+    with pytest.raises(how):
+        kept(file, stopped)
+    assert stopped.cancelled == IN_FLIGHT - 1
+    settings, there = read(file)
+    assert settings == SETTINGS and [r.id for r in there] == [f"c{n}" for n in range(20)]
+
+    rest = Told(number)
+    records = kept(file, rest)
+    assert [number(r) for r in rest.requests] == [str(n) for n in range(20, 60)]
+    assert records == kept(tmp_path / "at-once.jsonl", Told(number))
+    assert read(file)[1] == records
+    assert file.read_bytes() == (tmp_path / "at-once.jsonl").read_bytes()
+
+
+def test_a_line_that_was_cut_off_is_asked_again(tmp_path):
+    file = tmp_path / "run.jsonl"
+    kept(file, Told(number))
+    whole = file.read_bytes()
+    for cut in (1, 30, len(whole.splitlines()[-1])):
+        file.write_bytes(whole[:-cut])
+        again = Told(number)
+        kept(file, again)
+        assert [number(r) for r in again.requests] == ["59"]
+        assert file.read_bytes() == whole
+
+
+def test_a_file_of_another_run_is_left_alone(tmp_path):
+    file = tmp_path / "run.jsonl"
+    kept(file, Told(number))
+    before = file.read_bytes()
+    with pytest.raises(InvalidRequest, match=r"precision int8 there, int4 now; seed 1 there, 2 now"):
+        kept(file, Told(number), SETTINGS | {"precision": "int4", "seed": 2})
+    with pytest.raises(InvalidRequest, match=r"range None there, 2 now"):
+        kept(file, Told(number), SETTINGS | {"range": 2})
+    assert file.read_bytes() == before
+    for text in (b"hello\n", b"[1]\n", b"{}\n", b"\xff\n"):
+        file.write_bytes(text)
+        with pytest.raises(InvalidRequest, match=r"run\.jsonl"):
+            kept(file, Told(number))
+        assert file.read_bytes() == text
+
+
+def test_an_image_that_is_missing_ends_the_run(tmp_path):
+    with pytest.raises(InvalidImage, match=r"none\.png"):
+        answers(Told(number), made(5, tmp_path / "none.png"))
+
+
+def test_what_a_line_holds(tmp_path):
+    kept(tmp_path / "run.jsonl", Told(number))
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert lines[0] == SETTINGS
+    assert lines[3] == {
+        "id": "c2", "asked": "q 2", "truth": {"n": 2}, "answer": "2",
+        "marks": [["right", 1.0, 1.0], ["far", 0.02, 1.0]],
+        "tokens": 1, "seconds": {"encode_s": 0.0, "prefill_s": 0.0, "decode_s": 0.0, "ttft_s": 0.0, "total_s": 0.5},
+    }  # fmt: skip
+
+
+def run(right, settings=SETTINGS, count=20):
+    """Answers to `count` cases, those in `right` right."""
+    model = Told(lambda request: number(request) if int(number(request)) in right else "no")
+    return run_of(TASK, settings, answers(model, made(count)))
+
+
+def test_a_paired_test_by_hand():
+    a, b = run(range(0, 10)), run(range(8, 15))
+    difference = paired(TASK, a, b)["right"]
+    # Right in A: 0..9, in B: 8..14. Lost are 0..7, won 10..14: of 13 at most five on one side.
+    assert (difference.lost, difference.won, difference.tasks) == (8, 5, 20)
+    assert difference.change == pytest.approx(7 / 20 - 10 / 20)
+    assert difference.p == pytest.approx(2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192)
+    # The change per case is -1, 0 or 1: mean -0.15, sum of squares 13 - 20 * 0.0225 = 12.55.
+    assert difference.spread == pytest.approx(1.96 * 12.55**0.5 / 20)
+    assert sign_test(0, 0) == 1 and sign_test(0, 6) == pytest.approx(2 / 64)
+
+
+def test_nearer_is_better():
+    near, far = [Mark("d", 0.1, 1.0)] * 3, [Mark("d", 0.3, 1.0)] * 3
+    found = compare(near, far, distances={"d"})["d"]
+    assert found.change == pytest.approx(0.2) and (found.lost, found.won) == (3, 0)
+
+
+def test_runs_over_other_cases_do_not_compare():
+    with pytest.raises(InvalidRequest, match="same cases"):
+        paired(TASK, run([1]), run([1], count=21))
+    with pytest.raises(InvalidRequest, match="two tasks"):
+        paired(TASK, run([1]), run([1], SETTINGS | {"task": "other"}))
+    with pytest.raises(ValueError, match="same cases"):
+        compare([Mark("a", 1, 1)], [Mark("b", 1, 1)])
+
+
+def test_summary_and_plot():
+    one, other = run(range(10)), run(range(5), SETTINGS | {"precision": "int4 <b>"})
+    told = summary(one)
+    assert told["answers"] == 20 and told["precision"] == "int8"
+    assert told["measures"]["right"]["share"] == 0.5 and told["measures"]["right"]["low"] == pytest.approx(
+        0.299, abs=1e-3
+    )
+    drawn = plot(TASK, [one, other])
+    assert drawn.count('class="score"') == 4 and "50.0 %" in drawn and "25.0 %" in drawn and "0.095" in drawn
+    assert "&lt;b&gt;" in drawn
+    alone = summary(run([0], count=1))
+    assert alone["measures"]["far"]["low"] is None
+    json.dumps(alone, allow_nan=False)

@@ -1,0 +1,186 @@
+"""The trainer of drawn scenes: a run goes on exactly where it ended, and what it is taught is true."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galago import hub
+from galago.checkpoint import read_tensors
+from galago.eval.scenes.draw import draw_scene
+from galago.eval.scenes.ranges import SINGLE_VIEW, V2
+from galago.families.moondream.image import make_crops
+from galago.families.moondream.tokenizer import load_tokenizer
+from training.scenes import recipe, train
+from training.scenes.data import GLYPHS, NO_GLYPH, patch_truth
+from training.scenes.pack import spell
+from training.scenes.state import rate_at
+from training.scenes.train import Options
+from training.scenes.transplant import transplant
+
+BUNDLED = Path(hub.locate("scenes").weights[0]).parent
+TINY = {
+    "text": {"dim": 32, "ff_dim": 64, "n_layers": 1, "n_heads": 2, "vocab_size": 720, "max_context": 512},
+    "vision": {
+        "enc_dim": 32, "enc_n_layers": 1, "enc_n_heads": 2, "enc_ff_dim": 64, "crop_size": 112, "max_crops": 12,
+        "overlap_margin": 1, "proj_inner_dim": 32,
+    },
+    "region": {"inner_dim": 32, "coord_feat_dim": 32, "size_feat_dim": 32},
+}  # fmt: skip
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """A run of a tiny model, with the bundled model's vocabulary, so that none is made."""
+    monkeypatch.setattr(recipe, "SIZES", TINY)
+    return Options(_folder(tmp_path / "run"), batch=2, workers=0, rows=1, single=4, log_steps=1, device="cpu")
+
+
+def _folder(run: Path) -> Path:
+    run.mkdir()
+    shutil.copy(BUNDLED / "tokenizer.json", run)
+    vocabulary = tokenizers.Tokenizer.from_file(str(run / "tokenizer.json"))
+    (run / "config.json").write_text(json.dumps(recipe.make_config_json(vocabulary)))
+    return run
+
+
+def _with(options: Options, **fields: object) -> Options:
+    return Options(**{**vars(options), **fields})
+
+
+def _kept(run: Path) -> dict:
+    return torch.load(run / "state.pt", weights_only=True)
+
+
+def test_a_run_goes_on_exactly_where_it_ended(options: Options, tmp_path: Path) -> None:
+    whole = train.train(_with(options, scenes=8))
+    parted = _with(options, run=_folder(tmp_path / "parted"))
+    for scenes in (4, 6, 8):
+        train.train(_with(parted, scenes=scenes))
+    one, other = _kept(options.run), _kept(parted.run)
+    assert one["step"] == other["step"] == whole.step == 4
+    for part in ("params", "average", "heads"):
+        assert one[part].keys() == other[part].keys()
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
+    steps = [json.loads(line)["step"] for line in (parted.run / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_run_is_scored_on_the_way(options: Options) -> None:
+    train.train(_with(options, scenes=4, score_minutes=0, score_scenes=2))
+    lines = [json.loads(line) for line in (options.run / "scores.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all({"caption-recall", "detect", "point"} < line.keys() for line in lines)
+    assert all(0 <= line["detect"] <= 100 for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_that_can_go_on(options: Options, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    once = train.step
+
+    def interrupted(*args):
+        result = once(*args)
+        signal.raise_signal(number)
+        return result
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", interrupted)
+        train.train(_with(options, scenes=100))
+    assert _kept(options.run)["step"] == 1
+    assert signal.getsignal(number) == before
+    assert train.train(_with(options, scenes=4)).step == 2
+
+
+def test_a_branch_decays_and_leaves_the_run_alone(options: Options, tmp_path: Path) -> None:
+    train.train(_with(options, scenes=4))
+    before = (options.run / "state.pt").read_bytes()
+    branch = _with(options, run=tmp_path / "branch", branch=options.run, decay=6)
+    train.train(_with(branch, scenes=6))
+    done = train.train(branch)  # resumed: the decay ends where it was to end
+    assert (done.step, done.decay) == (5, (2, 5))
+    assert (options.run / "state.pt").read_bytes() == before
+    rates = [json.loads(line)["rate"] for line in (branch.run / "log.jsonl").read_text().splitlines()]
+    assert len(rates) == 3 and _kept(branch.run)["step"] == 5
+    assert train.train(branch).step == 5
+
+
+@given(st.integers(0, 5000), st.integers(1, 300), st.integers(0, 4000), st.integers(1, 1000))
+def test_the_rate_rises_stays_and_falls(step: int, warm: int, begin: int, length: int) -> None:
+    decay = (begin, begin + length)
+    share = rate_at(step, warm, decay)
+    assert 0 <= share <= rate_at(step, warm, None) <= 1
+    assert rate_at(step + 1, warm, None) >= rate_at(step, warm, None)
+    if step >= warm:
+        assert rate_at(step, warm, None) == 1
+        assert rate_at(step + 1, warm, decay) <= share
+    if step >= decay[1]:
+        assert share == 0
+
+
+def test_a_new_vocabulary_keeps_what_tokens_meant(tmp_path: Path) -> None:
+    vocabulary = tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
+    known = vocabulary.get_vocab()
+    spelt = json.loads((BUNDLED / "tokenizer.json").read_text())
+    spelt["model"]["merges"].append(["c", "z"])
+    spelt["model"]["vocab"]["cz"] = len(known)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spelt))
+    rows = len(known) + 1
+    tensors = {"text.wte": torch.zeros(rows, 256), "text.lm_head.weight": torch.zeros(rows, 256)}
+    tensors["text.lm_head.bias"] = torch.zeros(rows)
+    with pytest.raises(ValueError, match="another"):
+        transplant(BUNDLED, tmp_path / "tokenizer.json", tensors)  # no other tensor to take the rest
+    old = {n.removeprefix("model."): t.float() for n, t in read_tensors([BUNDLED / "model.safetensors"])}
+    fresh = {n: torch.zeros_like(t) for n, t in old.items()} | tensors
+    new = transplant(BUNDLED, tmp_path / "tokenizer.json", fresh)
+    assert torch.equal(new["text.wte"][: len(known)], old["text.wte"][: len(known)])
+    assert torch.allclose(new["text.wte"][-1], old["text.wte"][[known["c"], known["z"]]].mean(0))
+    assert all(torch.equal(new[n], t) for n, t in old.items() if n not in tensors)
+
+
+@given(
+    st.from_regex(r'[A-Za-z ]{0,20}(the word "[A-Za-z0-9]{1,4}" in red)?[a-z .]{0,9}', fullmatch=True), st.booleans()
+)
+def test_what_is_written_is_spelt_letter_by_letter(text: str, whole: bool) -> None:
+    tokenizer = load_tokenizer(BUNDLED / "tokenizer.json")
+    ids = spell(tokenizer, text, all=whole)
+    assert tokenizer.decode(ids) == text
+    if whole:
+        assert len(ids) == len(text)
+    elif '"' in text:
+        pieces = [tokenizer.decode([i]) for i in ids]
+        word = text.split('"')[1]
+        at = next(i for i, piece in enumerate(pieces) if piece.endswith('"'))
+        assert pieces[at + 1 : at + 1 + len(word)] == list(word)
+
+
+def test_patches_are_told_the_letters_and_looks_that_lie_there(tmp_path: Path) -> None:
+    c, _ = recipe.prepare(_folder(tmp_path / "run"))
+    letters = faces = 0
+    for seed in range(60):
+        scene = draw_scene(np.random.default_rng(seed), sides=(64, SINGLE_VIEW), of=V2)
+        truth = patch_truth(scene, make_crops(scene.image, c.vision), c.vision)
+        words = [t for t in scene.things if t.kind == "word"]
+        found = truth.patch_glyph[0][truth.patch_glyph[0, :, 0] != NO_GLYPH]
+        assert bool(len(found)) <= bool(words)
+        if len(words) == 1:
+            assert all(GLYPHS[glyph] == words[0].text[place].lower() for glyph, place in found)
+            # From left to right the places only grow.
+            grid = truth.patch_glyph[0, :, 1].reshape(c.vision.grid, -1)
+            for row in grid:
+                assert list(row[row >= 0]) == sorted(row[row >= 0])
+            letters += len(found)
+        for face in (t for t in scene.things if t.eye and t.gaze):
+            x, y = (min(int(v * c.vision.grid), c.vision.grid - 1) for v in face.eye)
+            cos, sin, _ = truth.patch_look[0, y * c.vision.grid + x]
+            assert cos**2 + sin**2 == pytest.approx(1, abs=1e-5)
+            assert cos * (face.gaze[0] - face.eye[0]) > -0.02 and sin * (face.gaze[1] - face.eye[1]) > -0.02
+            faces += 1
+    assert letters > 30 and faces > 5

@@ -1,0 +1,19 @@
+"""A quick score of a checkpoint on scenes that it was not trained on."""
+
+from pathlib import Path
+
+import galago
+from galago.eval.report import run_of
+from galago.eval.run import answers
+from galago.eval.tasks.scenes import TASK
+from training.scenes.recipe import RANGE
+
+SEED = 20262
+
+
+def score(folder: Path, scenes: int) -> dict[str, float]:
+    """Percent of each measure, through the engine, as users get it."""
+    task = TASK.within(RANGE.version)
+    with galago.load(str(folder)) as model:
+        records = answers(model, task.cases(Path(), scenes, SEED))
+    return {name: round(100 * s.share, 1) for name, s in run_of(task, {}, records).scores.items()}
