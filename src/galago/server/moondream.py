@@ -11,7 +11,7 @@ from typing import Any, cast
 from PIL import Image
 
 from galago.errors import InvalidRequest, UnsupportedTask
-from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Skill, Spot
+from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill, Spot
 from galago.server.errors import Refused
 from galago.server.fields import Json, load_json, read, read_image, read_sampling, required
 
@@ -41,26 +41,30 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
     timeout = read(given, "timeout", float)
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise InvalidRequest(f"timeout must be a number of seconds above 0, at most {MAX_TIMEOUT}", "timeout")
-    settings, path = _settings(given)
-    sampling = read_sampling(settings, path)
-    most = read(settings, "max_objects", int, path)
-    if most is not None and most < 1:
-        raise InvalidRequest(f"{path}max_objects must be >= 1", f"{path}max_objects")
+    sampling, most = _settings(given)
     wanted = skill(given, most)
     request = Request(wanted, _image(given, wanted), sampling, timeout=timeout)
     return Asked(request, model, stream)
 
 
-def _settings(given: Json) -> tuple[Json, str]:
-    """The settings, and where they stand."""
+def _settings(given: Json) -> tuple[Sampling, int | None]:
+    """How text is drawn, and how many objects are looked for."""
     beside = {name: given[name] for name in _SETTINGS if given.get(name) is not None}
+    read_so_far = _limits(beside, "")  # first alone, so that a mistake is told by its own path
     nested = read(given, "settings", dict)
     if nested is None:
-        return beside, ""
+        return read_so_far
     # A variant is a file of the server's, and which of them may be opened is not for strangers to say.
     if nested.get("variant") is not None:
         raise Refused("unsupported_parameter", "settings.variant is not supported by this server", "settings.variant")
-    return beside | {name: value for name, value in nested.items() if value is not None}, "settings."
+    return _limits(beside | {name: value for name, value in nested.items() if value is not None}, "settings.")
+
+
+def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
+    most = read(settings, "max_objects", int, path)
+    if most is not None and most < 1:
+        raise InvalidRequest(f"{path}max_objects must be >= 1", f"{path}max_objects")
+    return read_sampling(settings, path), most
 
 
 def _image(given: Json, skill: Skill) -> Image.Image | None:
