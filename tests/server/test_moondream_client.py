@@ -20,6 +20,7 @@ md = pytest.importorskip("moondream", reason="the moondream client is not instal
 THINGS = {thing.name: thing for thing in scene_at(7, 1396).things}
 CIRCLE = THINGS["circle"]
 QUESTION = "What color is the circle?"
+COUNT = "How many yellow shapes are there?"  # the model was taught to think about counts alone
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,15 @@ def test_settings(client: Any, image: Image.Image) -> None:
 
 
 def test_reasoning(client: Any, image: Image.Image) -> None:
-    reply = client.query(image, QUESTION, reasoning=True)
-    assert reply["answer"].strip() == CIRCLE.color
-    assert set(reply["reasoning"]) == {"text", "grounding"}
-    streamed = "".join(client.query(image, QUESTION, reasoning=True, stream=True)["answer"])
+    reply = client.query(image, COUNT, reasoning=True)
+    text, grounding = reply["reasoning"]["text"], reply["reasoning"]["grounding"]
+    assert reply["answer"].strip() == "2"
+    first = grounding[0]
+    assert text[first["start_idx"] : first["end_idx"]].strip() == "yellow square"
+    ((x, y),) = first["points"]
+    square = THINGS["square"].box
+    assert square[0] < x < square[2] and square[1] < y < square[3]
+    streamed = "".join(client.query(image, COUNT, reasoning=True, stream=True)["answer"])
     assert streamed == reply["answer"]
 
 
@@ -118,9 +124,10 @@ def test_chat(client: Any, image: Image.Image) -> None:
     assert reply["message"]["content"].strip() == CIRCLE.color
     assert reply["finish_reason"] == "stop"
     assert "".join(client.chat(messages, stream=True)["message"]).strip() == CIRCLE.color
-    thought = client.chat(messages, reasoning=True)["message"]
-    assert thought["content"].strip() == CIRCLE.color
-    assert isinstance(thought["reasoning"], str)
+    counting = [{"role": "user", "content": [{"type": "text", "text": COUNT}, shown]}]
+    thought = client.chat(counting, reasoning=True)["message"]
+    assert thought["content"].strip() == "2"
+    assert "yellow square" in thought["reasoning"]
 
 
 def test_errors_are_raised(client: Any, image: Image.Image) -> None:
