@@ -44,6 +44,7 @@ clean:  ## remove the environment, caches and builds (not OUT)
 	rm -f src/galago/kernels/_kernels.*
 	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The moondream client comes without the GPU engine that it would bring along; where it is missing its tests are skipped.
 # Written last, so a set-up that was interrupted starts again.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3"; exit 1; }
@@ -51,6 +52,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "error: $(PYTHON) is older than Python 3.11 or cannot run"; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	GALAGO_NO_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps moondream
 	@touch $@
 
 # Apart from the environment, so that a change of theirs needs no network, and a warning is seen: pip would hide it.

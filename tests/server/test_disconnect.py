@@ -1,6 +1,7 @@
 """Requests that end before their answer does: the client goes, the queue is full, the server stops."""
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -134,3 +135,14 @@ def test_failure_in_mid_stream_is_told(endless: galago.Model) -> None:
         endless.close()
         with pytest.raises(openai.APIError, match="shut down"):
             list(stream)
+
+
+def test_failure_in_mid_stream_is_told_to_moondream_clients(endless: galago.Model) -> None:
+    asked = {"question": "hello", "stream": True, "settings": {"max_tokens": LONG}}
+    with serving(create_app(endless)) as url, httpx.stream("POST", f"{url}/v1/query", json=asked, timeout=60) as reply:
+        lines = reply.iter_lines()
+        assert "chunk" in next(lines)
+        endless.close()
+        *_, told, end = (line for line in lines if line)
+    assert json.loads(told.removeprefix("data: "))["code"] == "shutting_down"
+    assert end == "data: [ERROR]"  # their client takes everything that is JSON for the end of the answer

@@ -27,7 +27,7 @@ def serve(
     *,
     loading: Loading,
 ) -> None:
-    """Answer over HTTP, as OpenAI's chat completions."""
+    """Answer over HTTP, to clients of OpenAI's chat completions and of Moondream's API."""
     # Before the model: a port that is taken should not be found out a minute later.
     listener = _bound(host, port)
     with listener:

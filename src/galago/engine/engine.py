@@ -61,6 +61,7 @@ class Engine:
         self.model = model
         limits = limits or Limits()
         self._metrics = metrics = Metrics(model.name)
+        self._bounds = {"waiting": limits.waiting, "running": limits.running}
         self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
@@ -75,7 +76,7 @@ class Engine:
 
     def stats(self) -> dict[str, Any]:
         """What has been done, and what is held, for programs to read; see metrics.Metrics.stats."""
-        return self._metrics.stats() | self._scheduler.stats()
+        return self._metrics.stats() | self._scheduler.stats() | {"limits": self._bounds}
 
     def trim(self) -> None:
         """Let go of all cached images that no running request uses, before the next step."""

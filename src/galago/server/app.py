@@ -1,25 +1,22 @@
 """The server's routes."""
 
-import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import anyio.to_thread
 import torch
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory
-from galago.request import Done, Event
-from galago.server import errors, openai_reply
+from galago.server import errors, moondream, moondream_reply, openai_reply
 from galago.server.openai import read_chat
-from galago.server.running import events_of, read_body, waited
+from galago.server.running import Host, streamed, waited
 
 if TYPE_CHECKING:
     from galago.model import Model
@@ -31,68 +28,25 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     VERSION = "0+source"
 
 
-@dataclass
-class Served:
-    """What has been answered since the start."""
-
-    requests: int = 0
-    seconds: float = 0.0
-    cache_hits: int = 0
-
-    async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, with the run added up when it is done."""
-        async for event in events:
-            if isinstance(event, Done):
-                self.requests += 1
-                self.seconds += event.timings.total_s
-                self.cache_hits += event.usage.cached_tokens > 0
-            yield event
-
-    def report(self) -> dict[str, Any]:
-        average = self.seconds / max(self.requests, 1)
-        return {"requests": self.requests, "avg_time": f"{average:.2f}s", "cache_hits": self.cache_hits}
-
-
 def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool = False) -> FastAPI:
     """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes.
 
     Clients ask for models that they know from elsewhere, so any name means the one that is served,
     and the reply tells which it was; with `strict_names` another name is refused.
     """
-    served = Served()
-    # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
-    decoding = anyio.CapacityLimiter(os.cpu_count() or 1)
+    host = Host(model, body_limit, strict_names)
     entry = {"id": model.name, "object": "model", "created": int(time.time()), "owned_by": "galago"}
-    fingerprint = f"{model.revision}-{model.precision}-galago{VERSION}"
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await waited(model.close)
 
-    def known(name: str | None) -> None:
-        if name not in (None, model.name):
-            raise errors.Refused("model_not_found", f"no model {name!r} here; there is {model.name!r}", "model")
-
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
-    errors.install(app)
-
-    @app.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        head = openai_reply.Head(model.name, fingerprint, time.perf_counter())
-        body = await read_body(http, body_limit)
-        asked = await anyio.to_thread.run_sync(read_chat, body, limiter=decoding)
-        if strict_names:
-            known(asked.model)
-        run = await waited(partial(model.submit, asked.request))
-        events = served.counted(events_of(http, run))
-        if not asked.stream:
-            return JSONResponse(openai_reply.completion(head, [event async for event in events]))
-        lines = openai_reply.chunks(head, events, asked.include_usage)
-        # The status line is sent after this: until the first event the request can still fail properly.
-        first = await anext(lines)
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-        return StreamingResponse(_chain(first, lines), headers=headers)
+    app.add_middleware(_single_slashes)
+    errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
+    _openai_routes(app, host, f"{model.revision}-{model.precision}-galago{VERSION}")
+    _moondream_routes(app, host)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -101,7 +55,7 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
-        known(name)
+        host.known(name)
         return JSONResponse(entry)
 
     @app.get("/health")
@@ -119,7 +73,7 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
                 "kernels": model.kernels,
                 "fallbacks": model.fallbacks,
                 "memory": {"used_bytes": used.used, "peak_bytes": used.peak},
-                "performance": served.report(),
+                "performance": host.served.report(),
             }
         )
 
@@ -129,13 +83,50 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
 
     @app.get("/")
     async def root() -> Response:
-        message = "Galago is running; clients of OpenAI's API use /v1 as their base URL."
+        message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
         return JSONResponse({"message": message, "version": VERSION, "status": "running", "model": model.name})
 
     return app
 
 
-async def _chain(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for line in rest:
-        yield line
+def _openai_routes(app: FastAPI, host: Host, fingerprint: str) -> None:
+    # The newest of Moondream's clients use it too, with an endpoint that may lack the /v1.
+    @app.post("/chat/completions")
+    @app.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        head = openai_reply.Head(host.model.name, fingerprint, time.perf_counter())
+        asked = await host.read(http, read_chat)
+        events = await host.run(http, asked.request, asked.model)
+        if asked.stream:
+            return await streamed(openai_reply.chunks(head, events, asked.include_usage))
+        return JSONResponse(openai_reply.completion(head, [event async for event in events]))
+
+
+def _moondream_routes(app: FastAPI, host: Host) -> None:
+    def add(path: str, reader: moondream.Reader) -> None:
+        @app.post(path)
+        async def skill(http: Request) -> Response:
+            asked = await host.read(http, reader)
+            events = await host.run(http, asked.request, asked.model)
+            if asked.stream:
+                return await streamed(moondream_reply.chunks(events))
+            return JSONResponse(moondream_reply.reply(asked.request.skill, [event async for event in events]))
+
+    for path, reader in moondream.PATHS.items():
+        add(path, reader)
+
+    @app.get("/v1/stats")
+    async def stats() -> Response:
+        found = await waited(host.model.stats)
+        return JSONResponse(moondream_reply.stats(found, host.served))
+
+
+def _single_slashes(app: ASGIApp) -> ASGIApp:
+    """Moondream's client puts a slash behind an address that may end in one."""
+
+    async def collapsed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = re.sub("/{2,}", "/", scope["path"])
+        await app(scope, receive, send)
+
+    return collapsed

@@ -1,6 +1,8 @@
-"""Failures as OpenAI's error object, so that its clients raise the right exception with code and param."""
+"""Failures as the status and the body that a dialect's clients understand."""
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,7 +34,6 @@ _STATUS = {
     "out_of_memory": 503,
     "timeout": 504,
 }
-_TYPE = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "server_error"}
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
     429: {"Retry-After": "1"},
@@ -40,8 +41,6 @@ _HEADERS = {
     501: {"x-should-retry": "false"},
     503: {"Retry-After": "5"},
 }
-# Arguments of skills and the JSON fields that they come from, where the names differ.
-_FIELD = {"question": "messages", "image": "messages"}
 
 
 class Refused(InvalidRequest):
@@ -52,50 +51,56 @@ class Refused(InvalidRequest):
         self.code = code
 
 
-def failure(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for any exception; what was not raised on purpose is logged and not shown."""
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong: `param` is the field at fault, or the argument of the skill that it became."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    whole: bool = False
+    """whether the request as such is too long, which the engine sees in tokens and not in fields"""
+
+
+Shape = Callable[[Failure], dict[str, Any]]
+"""Makes the body that the clients of one dialect expect."""
+
+
+def failure(error: Exception) -> Failure:
+    """Any exception for a client; what was not raised on purpose is logged and not shown."""
     message, code = "the server failed to carry out the request", "generation_failed"
     if isinstance(error, GalagoError):
         message, code = str(error), error.code if error.code in _STATUS else code
     else:
         log.error("request failed", exc_info=error)
-    status = _STATUS[code]
     param = error.param if isinstance(error, InvalidRequest) else None
-    if isinstance(error, ContextLengthExceeded):
-        param = "messages"  # the engine sees tokens, and cannot tell whose they are
-    body = {
-        "message": message,
-        "type": _TYPE.get(status, "invalid_request_error"),
-        "param": _FIELD.get(param, param) if param else None,
-        "code": code,
-    }
-    return status, {"error": body}
+    return Failure(_STATUS[code], code, message, param, isinstance(error, ContextLengthExceeded))
 
 
-def _reply(error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
-    status, body = failure(error)
-    return JSONResponse(body, status, {**_HEADERS.get(status, {}), **(headers or {})})
+def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> None:
+    """Make every failure of the app leave it in the shape of its path, the framework's own included."""
 
+    def reply(http: Request, error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+        failed = failure(error)
+        body = shapes.get(http.url.path, usual)(failed)
+        return JSONResponse(body, failed.status, {**_HEADERS.get(failed.status, {}), **(headers or {})})
 
-async def _ours(http: Request, error: Exception) -> JSONResponse:
-    return _reply(error)
+    async def ours(http: Request, error: Exception) -> JSONResponse:
+        return reply(http, error)
 
+    async def routing(http: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_value")
+        refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}")
+        return reply(http, refused, dict(error.headers or {}))
 
-async def _routing(http: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_value")
-    return _reply(Refused(code, f"{http.method} {http.url.path}: {error.detail}"), dict(error.headers or {}))
+    async def validation(http: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return reply(http, Refused("invalid_value", first["msg"], ".".join(str(at) for at in first["loc"][1:])))
 
-
-async def _validation(http: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return _reply(Refused("invalid_value", first["msg"], ".".join(str(at) for at in first["loc"][1:])))
-
-
-def install(app: FastAPI) -> None:
-    """Make every failure of the app leave it as an error object, the framework's own included."""
-    app.add_exception_handler(GalagoError, _ours)
-    app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(Exception, _ours)
+    app.add_exception_handler(GalagoError, ours)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(Exception, ours)

@@ -1,6 +1,5 @@
 """OpenAI's chat completions: from Events to JSON, in one piece or as server-sent events."""
 
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -8,9 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from galago.request import Done, Event, Reasoning, TextDelta
-from galago.server.errors import failure
+from galago.server.errors import Failure, failure
+from galago.server.fields import Json
+from galago.server.running import line
 
-Json = dict[str, Any]
+_TYPE = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "server_error"}
+# Arguments of skills and the JSON fields that they come from, where the names differ.
+_FIELD = {"question": "messages", "image": "messages"}
+
+
+def error_body(failed: Failure) -> Json:
+    """OpenAI's error object, from which its clients raise the right exception with code and param."""
+    param = "messages" if failed.whole else _FIELD.get(failed.param, failed.param) if failed.param else None
+    kind = _TYPE.get(failed.status, "invalid_request_error")
+    return {"error": {"message": failed.message, "type": kind, "param": param, "code": failed.code}}
 
 
 @dataclass(frozen=True)
@@ -66,11 +76,6 @@ def completion(head: Head, events: Iterable[Event]) -> Json:
     return reply
 
 
-def _line(value: Json) -> str:
-    # ASCII only: some clients also split lines at U+2028 and its like.
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
-
-
 async def chunks(head: Head, events: AsyncIterator[Event], include_usage: bool) -> AsyncIterator[str]:
     """The reply as server-sent events.
 
@@ -80,7 +85,7 @@ async def chunks(head: Head, events: AsyncIterator[Event], include_usage: bool) 
 
     def chunk(choices: list[Json], **more: Any) -> str:
         usage = {"usage": None} if include_usage else {}
-        return _line(head.part("chat.completion.chunk", choices) | usage | more)
+        return line(head.part("chat.completion.chunk", choices) | usage | more)
 
     def choice(delta: Json, reason: str | None = None) -> list[Json]:
         return [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
@@ -104,4 +109,4 @@ async def chunks(head: Head, events: AsyncIterator[Event], include_usage: bool) 
     except Exception as error:
         if not begun:
             raise
-        yield _line(failure(error)[1])
+        yield line(error_body(failure(error)))

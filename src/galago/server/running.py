@@ -1,20 +1,82 @@
 """Between the event loop and a blocking run: bodies in, events out, and the client's going away."""
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 from fastapi import Request
+from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from galago.errors import DeadlineExceeded
 from galago.request import Done, Event
+from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
 
 if TYPE_CHECKING:
-    from galago.model import Run
+    from galago.model import Model, Run
 
 T = TypeVar("T")
+
+
+@dataclass
+class Served:
+    """What has been answered since the start."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    cache_hits: int = 0
+    timeouts: int = 0
+
+    async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The same events, with the run added up when it is done."""
+        try:
+            async for event in events:
+                if isinstance(event, Done):
+                    self.requests += 1
+                    self.seconds += event.timings.total_s
+                    self.cache_hits += event.usage.cached_tokens > 0
+                yield event
+        except DeadlineExceeded:
+            self.timeouts += 1
+            raise
+
+    def report(self) -> dict[str, Any]:
+        average = self.seconds / max(self.requests, 1)
+        return {"requests": self.requests, "avg_time": f"{average:.2f}s", "cache_hits": self.cache_hits}
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the routes of every dialect share: one model, and the bounds on what clients send."""
+
+    model: "Model"
+    body_limit: int
+    strict_names: bool
+    served: Served = field(default_factory=Served)
+    # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
+    decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
+
+    async def read(self, http: Request, reader: Callable[[bytes], T]) -> T:
+        """What a dialect's reader makes of the body."""
+        body = await read_body(http, self.body_limit)
+        return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
+
+    async def run(self, http: Request, request: ModelRequest, name: str | None) -> AsyncIterator[Event]:
+        """The events of a request to the model that the client calls by this name."""
+        if self.strict_names:
+            self.known(name)
+        run = await waited(partial(self.model.submit, request))
+        return self.served.counted(events_of(http, run))
+
+    def known(self, name: str | None) -> None:
+        if name not in (None, self.model.name):
+            raise Refused("model_not_found", f"no model {name!r} here; there is {self.model.name!r}", "model")
 
 
 async def waited(call: Callable[[], T]) -> T:
@@ -60,3 +122,22 @@ async def _cancel_when_gone(http: Request, run: "Run") -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
     run.cancel()
+
+
+def line(value: dict[str, Any]) -> str:
+    """A server-sent event."""
+    # ASCII only: some clients also split lines at U+2028 and its like.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+
+
+async def streamed(lines: AsyncIterator[str]) -> StreamingResponse:
+    """A reply of server-sent events."""
+    # The status line is sent after this: until the first event the request can still fail properly.
+    first = await anext(lines)
+
+    async def all_lines() -> AsyncIterator[str]:
+        yield first
+        async for line in lines:
+            yield line
+
+    return StreamingResponse(all_lines(), headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})

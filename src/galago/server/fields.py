@@ -1,0 +1,115 @@
+"""Reading the JSON of requests, for every dialect.
+
+Every function here raises InvalidRequest with the path of the field at fault, such as
+`messages.0.content.1.image_url.url`. JSON null counts as absent; fields that nobody reads are ignored.
+"""
+
+import json
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from galago.errors import InvalidImage, InvalidRequest
+from galago.media.image import decode_data_url, load_image
+from galago.request import Sampling
+from galago.server.errors import Refused
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+_WORDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def load_json(body: bytes) -> Json:
+    """The JSON object in the body, in UTF-8 and without Python's extensions (NaN, Infinity)."""
+    try:
+        given = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refused("invalid_json", f"the body is not valid JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return given
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def read(owner: Json, name: str, kind: type[T], path: str = "") -> T | None:
+    """owner[name] checked to be of this kind, or None; `path` is where the owner stands, with its dot."""
+    value = owner.get(name)
+    if value is None:
+        return None
+    fits = isinstance(value, int | float if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise InvalidRequest(f"{path}{name} must be {_WORDS[kind]}", path + name)
+    if isinstance(value, str):
+        check_text(value, path + name)
+    return value
+
+
+def check_text(text: str, path: str) -> None:
+    # JSON can spell half of a surrogate pair, which is no character and which no tokenizer takes.
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise InvalidRequest(f"{path} holds half of a surrogate pair", path)
+
+
+def required(value: T | None, path: str) -> T:
+    if value is None:
+        raise InvalidRequest(f"{path} is required", path)
+    return value
+
+
+def read_sampling(given: Json, path: str = "") -> Sampling:
+    """How text is to be drawn; `path` is where the settings stand, with its dot."""
+    limit = "max_tokens" if given.get("max_completion_tokens") is None else "max_completion_tokens"
+    temperature = read(given, "temperature", float, path) or 0.0
+    if not 0 <= temperature <= 2:
+        raise InvalidRequest(f"{path}temperature must be a number in 0..2", f"{path}temperature")
+    seed = read(given, "seed", int, path)
+    if seed is not None and not -(2**63) <= seed < 2**63:
+        raise InvalidRequest(f"{path}seed must fit in 64 bits", f"{path}seed")
+    stop = given.get("stop")
+    stop = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or len(stop) > 4 or not all(isinstance(s, str) for s in stop):
+        raise InvalidRequest(f"{path}stop must be a string or an array of up to 4 strings", f"{path}stop")
+    for text in stop:
+        check_text(text, f"{path}stop")
+    top_p = read(given, "top_p", float, path)
+    tokens = read(given, limit, int, path)
+    if tokens is not None and tokens < 1:
+        raise InvalidRequest(f"{path}{limit} must be >= 1", path + limit)
+    min_p = read(given, "min_p", float, path) or 0.0
+    try:
+        return Sampling(
+            temperature=temperature,
+            top_p=1.0 if top_p is None else top_p,
+            min_p=min_p,
+            seed=seed,
+            max_tokens=tokens,
+            stop=tuple(stop),
+        )
+    except InvalidRequest as error:
+        # A Sampling knows its own names alone.
+        raise InvalidRequest(f"{path}{error}", f"{path}{error.param}") from None
+
+
+def read_image(url: str, path: str) -> Image.Image:
+    """The decoded image. Nothing outside the request is ever opened: no file, and so far no remote URL."""
+    scheme = url[:8].lower()
+    try:
+        if scheme.startswith(("http:", "https:")):
+            raise InvalidImage("remote images are not fetched yet; send the image itself as a data: URL")
+        if scheme.startswith("file:"):
+            raise InvalidImage("files are never read for a client; send the image itself as a data: URL")
+        return load_image(decode_data_url(url))
+    except InvalidRequest as error:
+        error.param = path
+        raise
