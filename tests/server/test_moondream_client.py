@@ -11,8 +11,8 @@ from urllib.error import HTTPError
 import pytest
 from PIL import Image
 
+from galago.eval.places import iou
 from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.score import iou
 
 md = pytest.importorskip("moondream", reason="the moondream client is not installed (pip install --no-deps moondream)")
 
