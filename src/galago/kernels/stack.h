@@ -159,10 +159,17 @@ struct Blocks {
     }
 };
 
+inline int64_t rows_of(const Stack& g) {
+    int64_t rows = 0;
+    for (int64_t s = 0; s < g.n_sequences; s++) rows += g.sequences[s].rows;
+    return rows;
+}
+
 int32_t run_blocks(const Stack* given, AttentionKernel kernel) {
     thread_local Scratch scratch;
     int32_t failed = attempt([&] { Blocks(*given, kernel, scratch).run(); });
-    scratch.keep(8 << 20);
+    // What many rows took stays until few come: a long prefill comes in pieces, each of which would fault it in anew.
+    if (failed || rows_of(*given) <= kPart) scratch.keep(8 << 20);
     return failed;
 }
 
