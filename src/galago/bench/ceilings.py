@@ -25,7 +25,7 @@ def ceilings(
     shape: tuple[int, int, int] = SHAPE,
     budget_s: float = BUDGET_S,
 ) -> dict[str, Any]:
-    """{"read_gb_per_s": GB/s, "matmul_tflop_per_s": {type: Tera-operations a second}} of a device.
+    """{"read_gb_per_s": GB/s, "matmul_tflop_per_s": {type: Tera-operations a second}} of a device, as it sustains them.
 
     Types that the device cannot multiply are left out. A multiplication and its addition are two operations.
     """
@@ -43,26 +43,28 @@ def ceilings(
     return {"read_gb_per_s": read, "matmul_tflop_per_s": products}
 
 
-def fastest_s(call: Callable[[], object], where: torch.device, budget_s: float, least: int = 3) -> float:
-    """Seconds of the fastest call, after one to warm up, of as many as fit into the budget, and `least` at least."""
+def mean_s(call: Callable[[], object], where: torch.device, budget_s: float, least: int = 3) -> float:
+    """Seconds of a call on average, after one to warm up, over as many as fit into the budget, and `least` at least.
+
+    Not of the fastest: what it is compared with takes seconds too, and meets the machine's slower moments.
+    """
     call()
     synchronize(where)
-    best, spent, count = float("inf"), 0.0, 0
-    while count < least or spent < budget_s:
-        begin = time.perf_counter()
+    begin, count = time.perf_counter(), 0
+    while True:
         call()
         synchronize(where)
-        took = time.perf_counter() - begin
-        best, spent, count = min(best, took), spent + took, count + 1
-    return best
+        count, spent = count + 1, time.perf_counter() - begin
+        if count >= least and spent >= budget_s:
+            return spent / count
 
 
 def _read_s(count: int, where: torch.device, budget_s: float) -> float:
     # Ones, not zeros: the system may have a single page stand for all that was never written.
     data = torch.ones(count // 8, dtype=torch.int64, device=where)
     if where.type == "cpu" and (best := native.kernels()):
-        return fastest_s(lambda: best.read(data), where, budget_s)
-    return fastest_s(lambda: torch.sum(data), where, budget_s)
+        return mean_s(lambda: best.read(data), where, budget_s)
+    return mean_s(lambda: torch.sum(data), where, budget_s)
 
 
 def _products(shape: tuple[int, int, int], where: torch.device) -> dict[str, list[Callable[[], Callable[[], object]]]]:
@@ -103,6 +105,6 @@ def _product_s(prepare: Callable[[], Callable[[], object]], where: torch.device,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # quantised tensors are said to go away some day
         try:
-            return fastest_s(prepare(), where, budget_s)
+            return mean_s(prepare(), where, budget_s)
         except (RuntimeError, NotImplementedError, AttributeError):
             return None

@@ -1,7 +1,7 @@
 """A plan of cases and rounds, and the results of a run."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,8 +23,8 @@ SAME_TYPE = {"int4": "int8"}
 class Plan:
     """Cases that are measured in turn, each in a process of its own, `rounds` times.
 
-    In turn, so that whatever else the machine does hits all alike. `ceilings` measures in every round what the
-    machine reaches; `random` notes that the models' weights are random.
+    In turn, so that whatever else the machine does hits all alike. `ceilings` measures before every process what
+    the machine reaches then; `random` notes that the models' weights are random.
     """
 
     cases: tuple[Case, ...]
@@ -46,9 +46,8 @@ def bench(plan: Plan, tell: Told = lambda done, total, what: None) -> Outcome:
     under_way = _UnderWay(plan, tell)
     for turn in range(plan.rounds):
         under_way.round(f"round {turn + 1} of {plan.rounds}: " if plan.rounds > 1 else "")
-    ceilings = _highest(m for [m] in under_way.ceilings)
     found = under_way.processes.items()
-    results = [_result(plan, case, processes, ceilings) for case, processes in found if processes]
+    results = [_result(plan, case, told, under_way.ceilings[case]) for case, told in found if told]
     return Outcome(results, under_way.failures)
 
 
@@ -59,17 +58,17 @@ class _UnderWay:
         self.plan = plan
         self.tell = tell
         self.processes: dict[Case, list[list[Message]]] = {case: [] for case in plan.cases}
-        self.ceilings: list[list[Message]] = []
+        self.ceilings: dict[Case, list[Message]] = {case: [] for case in plan.cases}
         self.failures: list[str] = []
         self._left = list(plan.cases)
         self._done = 0
         # A message is a step.
-        self._steps = plan.rounds * (plan.ceilings + sum(case.runs + 2 for case in plan.cases))
+        self._steps = plan.rounds * sum(case.runs + 2 + plan.ceilings for case in plan.cases)
 
     def round(self, place: str) -> None:
-        if self.plan.ceilings:
-            self._measure_ceilings(place)
         for case in list(self._left):
+            if self.plan.ceilings:
+                self._measure_ceilings(case, place)
             try:
                 self.processes[case].append(self._measured(case, place))
             except ChildFailed as failure:
@@ -82,11 +81,10 @@ class _UnderWay:
             if messages[-1]["event"] != "again":
                 return messages
 
-    def _measure_ceilings(self, place: str) -> None:
-        one = self.plan.cases[0]
-        task = {"threads": one.threads, "device": one.device}
+    def _measure_ceilings(self, case: Case, place: str) -> None:
+        task = {"threads": case.threads, "device": case.device}
         try:
-            self.ceilings.append(self._child(f"{place}what the machine reaches", task))
+            self.ceilings[case] += self._child(f"{place}what the machine reaches", task)
         except ChildFailed as failure:
             self.failures.append(f"what the machine reaches: {failure}")
 
@@ -103,25 +101,21 @@ class _UnderWay:
         return messages
 
 
-def _highest(measured: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The ceilings of all rounds as one: what the machine reached in its quietest moment."""
-    reads, products = [0.0], dict[str, float]()
-    for one in measured:
-        reads.append(one["read_gb_per_s"])
-        for name, value in one["matmul_tflop_per_s"].items():
-            products[name] = max(value, products.get(name, 0.0))
-    if max(reads) == 0:
+def _reached(measured: Sequence[Message]) -> dict[str, Any]:
+    """What the machine reached over all rounds, each {"best", "median"}; nothing if that was not measured."""
+    if not measured:
         return {}
+    products = [m["matmul_tflop_per_s"] for m in measured]
     return {
-        "read_gb_per_s": float(f"{max(reads):.4g}"),
-        "matmul_tflop_per_s": {n: float(f"{v:.4g}") for n, v in products.items()},
+        "read_gb_per_s": spread([m["read_gb_per_s"] for m in measured], higher=True),
+        "matmul_tflop_per_s": {n: spread([p.get(n) for p in products], higher=True) for n in products[0]},
     }
 
 
-def _result(plan: Plan, case: Case, processes: list[list[Message]], ceilings: Mapping[str, Any]) -> Result:
+def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: list[Message]) -> Result:
     told = [message for messages in processes for message in messages]
     loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
-    facts = loaded[0]
+    facts, ceilings = loaded[0], _reached(measured)
     figures = {
         "load_s": spread([m["load_s"] for m in loaded]),
         "ready_s": spread([messages[1]["ready_s"] for messages in processes]),
@@ -145,7 +139,7 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], ceilings: Ma
         "processes": len(processes),
         "runs": len(runs),
         **figures,
-        "ceilings": dict(ceilings),
+        "ceilings": ceilings,
         "share_of_ceiling": _shares(figures, ceilings, facts["precision"]),
     }
 
@@ -162,17 +156,18 @@ def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[s
     return {key: spread(values, higher=True) for key, values in named.items()}
 
 
-def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, float]:
-    """Of the best figures, 0..1; of what has a ceiling."""
+def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The best figures of the best ceilings and the median of the median, 0..1; of what has a ceiling."""
     if not ceilings or "decode_gb_per_s" not in figures:
         return {}
     product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
     pairs = {
-        "decode": (figures["decode_gb_per_s"]["best"], ceilings["read_gb_per_s"]),
-        "prefill": (figures["prefill_tflop_per_s"]["best"], product),
-        "encode": (figures["encode_tflop_per_s"]["best"], product),
+        "decode": (figures["decode_gb_per_s"], ceilings["read_gb_per_s"]),
+        "prefill": (figures["prefill_tflop_per_s"], product),
+        "encode": (figures["encode_tflop_per_s"], product),
     }
-    return {name: round(reached / most, 3) for name, (reached, most) in pairs.items() if reached and most}
+    known = {name: (done, most) for name, (done, most) in pairs.items() if done["best"] and most and most["best"]}
+    return {n: {which: round(done[which] / most[which], 3) for which in most} for n, (done, most) in known.items()}
 
 
 def _version() -> str | None:

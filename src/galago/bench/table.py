@@ -28,7 +28,7 @@ def report(results: Sequence[Result], saved: Sequence[Result] | None = None) -> 
         if any(r[key] is not None for r in results):
             shown = (("-" if r[key] is None else str(r[key]), *([""] if before else [])) for r, before in pairs)
             table.add_row(title, "", *(c for cells in shown for c in cells))
-    notes = [*_ceilings(results[0]), *_early(results), *(_compared(pairs) if saved else [])]
+    notes = [*_ceilings(results), *_early(results), *(_compared(pairs) if saved else [])]
     return Group(Text(_head(results[0])), Text(), table, *(Text(n) for n in ["", *notes] if notes))
 
 
@@ -42,7 +42,7 @@ def _cells(figure: Figure, result: Result, before: Result | None) -> list[str]:
     text = " / ".join(number(v / figure.scale) for v in shown) or "-"
     share = result.get("share_of_ceiling", {}).get(figure.ceiling)
     if share is not None:
-        text += f" ({share:.0%})"
+        text += f" ({share['best']:.0%} / {share['median']:.0%})"
     if before is None:
         return [text]
     times = ratio(figure, result, before)
@@ -65,15 +65,20 @@ def _count(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
 
 
-def _ceilings(result: Mapping[str, Any]) -> list[str]:
-    reached = result["ceilings"]
-    if not reached:
+def _ceilings(results: Sequence[Result]) -> list[str]:
+    """What the machine reached before each result, at its best and at the median."""
+    told = [(r["ceilings"], label(r)) for r in results if r["ceilings"]]
+    if not told:
         return []
-    products = ", ".join(f"{name} {number(v)}" for name, v in reached["matmul_tflop_per_s"].items())
-    return [
-        f"This machine: {number(reached['read_gb_per_s'])} GB/s on a plain read; Top/s on plain products: {products}.",
-        "In brackets the share of that. Counted is the work with weights: attention and the KV cache come on top.",
-    ]
+    lines = ["In brackets the share of what the machine sustains, measured before each process:"]
+    for reached, name in told:
+        products = ", ".join(f"{kind} {_both(v)}" for kind, v in reached["matmul_tflop_per_s"].items())
+        lines.append(f"  {name}: {_both(reached['read_gb_per_s'])} GB/s on a plain read, Top/s: {products}.")
+    return [*lines, "Counted is the work with weights: attention and the KV cache come on top."]
+
+
+def _both(value: Mapping[str, float]) -> str:
+    return f"{number(value['best'])} / {number(value['median'])}"
 
 
 def _early(results: Sequence[Result]) -> list[str]:

@@ -165,10 +165,10 @@ void add(const float* x, const float* a, const float* b, float* y, int64_t n, in
 void read_all(const int32_t* from, int64_t n, int32_t threads, int64_t* sum_of_all) {
     constexpr int64_t kPiece = 1 << 18;
     std::atomic<int64_t> total{0};
-    in_parallel((n + kPiece - 1) / kPiece, threads, [&](int64_t task) {
+    in_stretches((n + kPiece - 1) / kPiece, threads, [&](int64_t begin, int64_t pieces_end) {
         I sums[4] = {i_zero(), i_zero(), i_zero(), i_zero()};
-        const int32_t* end = from + std::min(n, (task + 1) * kPiece);
-        const int32_t* at = from + task * kPiece;
+        const int32_t* end = from + std::min(n, pieces_end * kPiece);
+        const int32_t* at = from + begin * kPiece;
         for (; at + 4 * kLanes <= end; at += 4 * kLanes)
             for (int j = 0; j < 4; j++) sums[j] = i_add(sums[j], i_load(at + j * kLanes));
         int32_t last[kLanes], sum = 0;

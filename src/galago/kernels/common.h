@@ -62,6 +62,20 @@ void in_parallel(int64_t n, int threads, const Task& task) {
     for (int64_t i = 0; i < n; i++) task(i);
 }
 
+// Run task(from, to) over stretches of 0..n-1, long ones first: memory is read fastest in one go, and the short
+// ones at the end leave no thread without work.
+template <class Task>
+void in_stretches(int64_t n, int threads, const Task& task) {
+    constexpr int kMost = 64;
+    int64_t begins[kMost + 1], count = 0;
+    for (int64_t at = 0; at < n; count++) {
+        begins[count] = at;
+        at += count < kMost - 1 ? std::max<int64_t>(1, (n - at) / (2 * threads)) : n - at;
+    }
+    begins[count] = n;
+    in_parallel(count, threads, [&](int64_t i) { task(begins[i], begins[i + 1]); });
+}
+
 // e^x with a relative error under 2e-7; 0 below -87.
 inline F f_exp(F x) {
     x = f_max(f_min(x, f_set(88.0f)), f_set(-104.0f));

@@ -15,7 +15,7 @@ struct Row {
 inline Row quantise(const float* x, const float* multiply, int64_t k, int64_t padded, float* tmp, uint8_t* q) {
     F least = f_zero(), most = f_zero();
     int64_t i = 0;
-        for (; i + kLanes <= k; i += kLanes) {
+    for (; i + kLanes <= k; i += kLanes) {
         F v = f_mul(f_load(x + i), f_load(multiply + i));
         f_store(tmp + i, v);
         least = f_min(least, v);
@@ -224,23 +224,32 @@ void gemm(const Weight* weight, const Gemm* given) {
     });
 
     Job job{w, g, a, sums, rows, padded};
-    int64_t panels = (w.n + kPanel - 1) / kPanel, chunks = 1;
-    if (g.m > kFewRows) chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (g.m + 63) / 64);
+    int64_t panels = (w.n + kPanel - 1) / kPanel;
+    auto panel = [&](int64_t p) { return w.w + p * panel_bytes(padded, w.bits); };
+    if (g.m <= kFewRows) {
+        in_stretches(panels, g.threads, [&](int64_t p, int64_t end) {
+            for (; p < end; p++) {
+                if (four)
+                    panel_rows<true>(job, panel(p), p, 0, g.m);
+                else
+                    panel_rows<false>(job, panel(p), p, 0, g.m);
+            }
+        });
+        return;
+    }
+    int64_t chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (g.m + 63) / 64);
     int64_t chunk = ((g.m + chunks - 1) / chunks + kRows - 1) / kRows * kRows;
     in_parallel(panels * chunks, g.threads, [&](int64_t task) {
         int64_t p = task / chunks, from = task % chunks * chunk, to = std::min(g.m, from + chunk);
         if (from >= to) return;
-        const uint8_t* panel = w.w + p * panel_bytes(padded, w.bits);
-        if (w.bits == 4 && !four) {
+        const uint8_t* whole = panel(p);
+        if (w.bits == 4) {
             thread_local Scratch scratch;
             int8_t* unpacked = scratch.of<int8_t>(padded * kPanel);
-            unpack_panel(panel, n_groups, unpacked);
-            panel = reinterpret_cast<const uint8_t*>(unpacked);
+            unpack_panel(whole, n_groups, unpacked);
+            whole = reinterpret_cast<const uint8_t*>(unpacked);
         }
-        if (four)
-            panel_rows<true>(job, panel, p, from, to);
-        else
-            panel_rows<false>(job, panel, p, from, to);
+        panel_rows<false>(job, whole, p, from, to);
     });
 }
 

@@ -100,25 +100,29 @@ struct Blocks {
 
     // Row by row within a head, so that keys that several rows see are near when they are needed again.
     void attention_over_kept(int64_t layer) const {
-        in_parallel(g.heads, g.threads, [&](int64_t head) {
-            thread_local Scratch scratch;
-            thread_local std::vector<Piece> here;
-            float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
-            int64_t kv_head = head / (g.heads / g.kv_heads), last = -1;
-            for (int64_t r = 0; r < rows; r++) {
-                const Spot& spot = spots[r];
-                if (spot.sequence != last) {
-                    last = spot.sequence;
-                    here = segments[last];
-                    for (Segment& segment : here) {
-                        segment.k += layer * g.kv_heads * segment.stride;
-                        segment.v += layer * g.kv_heads * segment.stride;
-                    }
-                }
-                attend(qkv + r * qkv_dim + head * head_dim, here.data(), here.size(), kv_head, head_dim, spot.sees,
-                       scores, mixed + r * g.dim + head * head_dim);
-            }
+        in_stretches(g.heads, g.threads, [&](int64_t head, int64_t end) {
+            for (; head < end; head++) one_head_over_kept(layer, head);
         });
+    }
+
+    void one_head_over_kept(int64_t layer, int64_t head) const {
+        thread_local Scratch scratch;
+        thread_local std::vector<Piece> here;
+        float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
+        int64_t kv_head = head / (g.heads / g.kv_heads), last = -1;
+        for (int64_t r = 0; r < rows; r++) {
+            const Spot& spot = spots[r];
+            if (spot.sequence != last) {
+                last = spot.sequence;
+                here = segments[last];
+                for (Segment& segment : here) {
+                    segment.k += layer * g.kv_heads * segment.stride;
+                    segment.v += layer * g.kv_heads * segment.stride;
+                }
+            }
+            attend(qkv + r * qkv_dim + head * head_dim, here.data(), here.size(), kv_head, head_dim, spot.sees,
+                   scores, mixed + r * g.dim + head * head_dim);
+        }
     }
 
     // What follows attention, for the rows from `first` on.
