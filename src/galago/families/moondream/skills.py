@@ -6,12 +6,13 @@ from collections.abc import Generator, Sequence
 from math import dist
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import make_generator, sample
+from galago.engine.sampling import Row, make_generator, sample
 from galago.engine.step import End, Feed, Output, Start, Steps
 from galago.engine.text_stream import TextStream
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
@@ -169,11 +170,12 @@ def _size(m: "Moondream", out: Output) -> Size:
     return Size(*sizes.tolist())
 
 
-def _without(out: Output, ids: Sequence[int | None]) -> Tensor:
+def _without(out: Output, ids: Sequence[int | None]) -> Row:
     """The logits [vocab], where these ids (None: no such) cannot be chosen."""
     assert out.logits is not None
-    suppressed = torch.tensor([i for i in ids if i is not None], dtype=torch.int64, device=out.logits.device)
-    return out.logits.index_fill(0, suppressed, float("-inf"))
+    logits = out.logits.float().cpu().numpy().copy()
+    logits[[i for i in ids if i is not None]] = -np.inf
+    return logits
 
 
 # --- text --------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def _only(token: int | None) -> Prompt:
 
 
 def _reason(
-    m: "Moondream", out: Output, sampling: Sampling, generator: torch.Generator, limit: int
+    m: "Moondream", out: Output, sampling: Sampling, generator: np.random.Generator, limit: int
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Output, Reasoning, int]]:
     """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
