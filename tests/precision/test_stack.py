@@ -82,8 +82,9 @@ def step(
         positions.append(torch.arange(cache.length, cache.length + n))
     table = rotary_table(torch.cat(positions), m.config.text.head_dim // 2)
     places = [(cache.places(), n) for cache, n in zip(caches, rows, strict=True)]
+    x = x.clone()
     for piece in pieces:
-        x = m.weights.text.stack.forward(x, places, table, blocks=piece)
+        m.weights.text.stack.forward(x, places, table, blocks=piece)
     return x, [kept(cache, n) for cache, n in zip(caches, rows, strict=True)]
 
 
@@ -140,9 +141,9 @@ def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream
 
     def run(*pieces: range | None) -> tuple[Tensor, Tensor]:
         held = torch.zeros(2, n, c.n_kv_heads, rows, c.head_dim, dtype=torch.bfloat16)
-        place, out = (held[0].data_ptr(), held[1].data_ptr(), 0, rows), x
+        place, out = (held[0].data_ptr(), held[1].data_ptr(), 0, rows), x.clone()
         for piece in pieces:
-            out = stack.forward(out, [([place], rows)], table, together=True, blocks=piece)
+            stack.forward(out, [([place], rows)], table, together=True, blocks=piece)
         return out, held
 
     whole, held = run(None)
@@ -156,9 +157,10 @@ def test_pieces_over_a_crop_give_exactly_what_the_whole_gives(model: Moondream) 
     if not (stack := model.weights.vision.tower.stack):
         pytest.skip("this instruction set leaves attention over all to torch")
     x = torch.randn(200, model.config.vision.enc_dim)
-    whole, found, half = stack.forward(x, [((), 200)], together=True), x, len(stack.blocks) // 2
+    whole, found, half = x.clone(), x.clone(), len(stack.blocks) // 2
+    stack.forward(whole, [((), 200)], together=True)
     for blocks in (range(half), range(half, len(stack.blocks))):
-        found = stack.forward(found, [((), 200)], together=True, blocks=blocks)
+        stack.forward(found, [((), 200)], together=True, blocks=blocks)
     assert torch.equal(found, whole)
 
 
@@ -167,6 +169,13 @@ def test_blocks_that_are_not_there_are_refused(model: Moondream, blocks: range) 
     assert model.weights.text.stack
     with pytest.raises(ValueError, match="no piece of 4 blocks"):
         model.weights.text.stack.forward(torch.zeros(1, model.config.text.dim), [((), 1)], blocks=blocks)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 128).T, torch.zeros(128, 2, dtype=torch.float64).T.contiguous()])
+def test_embeddings_of_another_kind_are_refused(model: Moondream, x: Tensor) -> None:
+    assert model.weights.text.stack
+    with pytest.raises(ValueError, match="contiguous float32"):
+        model.weights.text.stack.forward(x, [((), len(x))])
 
 
 @torch.inference_mode()

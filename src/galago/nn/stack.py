@@ -44,8 +44,8 @@ class Stack:
         together: bool = False,
         eps: float = 1e-5,
         blocks: range | None = None,
-    ) -> Tensor:
-        """Embeddings [rows, dim] to the residual stream [rows, dim], not normalised.
+    ) -> None:
+        """Replace x, embeddings float32 [rows, dim], by the residual stream [rows, dim], not normalised.
 
         Each sequence gives its places, with room for its new positions, and how many of the rows are its
         own; rows of different sequences do not meet, and those of one see what came before them. With
@@ -54,13 +54,13 @@ class Stack:
 
         `blocks` are those to run, by default all. Calls for one piece after another, each with what the one
         before gave and otherwise the same, give exactly what a single call gives: so a long one need not
-        keep others waiting. Raises ValueError for blocks that are not there, and MemoryError, after which the
-        same call may be made again.
+        keep others waiting. Raises ValueError for blocks that are not there or an x of another kind, and
+        MemoryError, after which x is worth nothing, and a call with what was in it may be made again.
         """
-        out = x.clone(memory_format=torch.contiguous_format)
+        if x.dtype != torch.float32 or not x.is_contiguous():
+            raise ValueError(f"x must be contiguous float32, not {x.dtype} with strides {x.stride()}")
         run = range(len(self.blocks)) if blocks is None else blocks
-        self.by.stack(self.layers, out, table, sequences, self.sizes, eps, together, run)
-        return out
+        self.by.stack(self.layers, x, table, sequences, self.sizes, eps, together, run)
 
 
 def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype) -> Stack | None:

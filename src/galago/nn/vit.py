@@ -74,8 +74,8 @@ def vit_passes(
         if blocks.start:
             yield
         if stack := w.stack:
-            whole = [stack.forward(image, [((), len(image))], together=True, eps=eps, blocks=blocks) for image in x]
-            x = torch.stack(whole)
+            for image in x:
+                stack.forward(image, [((), len(image))], together=True, eps=eps, blocks=blocks)
         else:
             for i in blocks:
                 x = vit_block(x, w.blocks[i], n_heads, eps, kv)

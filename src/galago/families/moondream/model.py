@@ -165,7 +165,7 @@ class Moondream:
             if blocks.start:
                 yield
             if stack:
-                x = stack.forward(x, [([place], c.prefix_len)], table, together=True, blocks=blocks)
+                stack.forward(x, [([place], c.prefix_len)], table, together=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, lora, blocks)[0]
         rows, columns = tiling_of(size[1], size[0], c.vision) if detail == "high" else (1, 1)
@@ -228,12 +228,12 @@ class Moondream:
         lora = self.lora(caches[0].variant)
         if w.stack and lora is None:
             rows = [(cache.places(), n) for cache, n in zip(caches, counts, strict=True)]
-            out = w.stack.forward(x, rows, rotary_table(positions, t.head_dim // 2))
+            w.stack.forward(x, rows, rotary_table(positions, t.head_dim // 2))
         else:
-            out = decoder(x.unsqueeze(0), w, t, positions, attend, lora)[0]
+            x = decoder(x.unsqueeze(0), w, t, positions, attend, lora)[0]
         for cache, n in zip(caches, counts, strict=True):
             cache.advance(n)
-        return out.split(counts)
+        return x.split(counts)
 
     @torch.inference_mode()
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
