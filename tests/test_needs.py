@@ -10,26 +10,36 @@ from safetensors.torch import load_file
 
 from galago import hub, needs, packing
 from galago.catalog import entries, find
+from galago.engine.scheduler import Limits
 from galago.errors import CheckpointError, ModelNotFound
 from galago.needs import OVERHEAD, memory_needed, one_name, precisions_of
 from galago.nn.device import available_memory, container_memory, is_out_of_memory
 
 CPU = torch.device("cpu")
+NO_CACHE = Limits(prefix_bytes=0, embedding_bytes=0)
 MEASURED = [(e.id, p) for e in entries() for p in e.memory]
 
 
 @pytest.mark.parametrize(("name", "precision"), MEASURED)
 def test_the_catalogues_figure_however_the_precision_is_asked_for(name: str, precision: str) -> None:
     figure = find(name).memory[precision]
-    assert memory_needed(f"{name}-{precision}", device="cpu") == figure
-    assert memory_needed(name, precision=precision, device="cpu") == figure
-    assert memory_needed(f"{name}-int8", precision=precision, device="cpu") == figure, "the argument goes first"
+    assert memory_needed(f"{name}-{precision}", device="cpu", limits=NO_CACHE) == figure
+    assert memory_needed(name, precision=precision, device="cpu", limits=NO_CACHE) == figure
+    assert memory_needed(f"{name}-int8", precision=precision, device="cpu", limits=NO_CACHE) == figure, (
+        "the argument goes first"
+    )
+
+
+def test_what_the_image_cache_may_hold_is_counted() -> None:
+    figure, limits = find("moondream2").memory["int8"], Limits(prefix_bytes=5, embedding_bytes=7)
+    assert memory_needed("moondream2-int8", device="cpu", limits=limits) == figure + 12
+    assert memory_needed("moondream2-int8", device="cpu") == figure + Limits().prefix_bytes + Limits().embedding_bytes
 
 
 def test_the_profile_decides_as_it_does_for_a_load() -> None:
     memory = find("moondream2").memory
-    assert memory_needed("moondream2", device="cpu") == memory["float32"]
-    assert memory_needed("moondream2", device="cpu", profile="optimized") == memory["int8"]
+    assert memory_needed("moondream2", device="cpu", limits=NO_CACHE) == memory["float32"]
+    assert memory_needed("moondream2", device="cpu", profile="optimized", limits=NO_CACHE) == memory["int8"]
 
 
 @pytest.mark.parametrize(("name", "precision"), MEASURED)
@@ -39,7 +49,7 @@ def test_what_was_not_measured_is_not_reckoned_too_small(
     entry = find(name)
     figure = entry.memory[precision]
     monkeypatch.setattr(needs, "find", lambda name: replace(entry, memory={}))
-    assert figure <= memory_needed(f"{name}-{precision}", device="cpu") < 1.3 * figure + OVERHEAD
+    assert figure <= memory_needed(f"{name}-{precision}", device="cpu", limits=NO_CACHE) < 1.3 * figure + OVERHEAD
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +60,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_is_reckoned_from_its_weights(folder: Path, tmp_path: Path) -> None:
     count = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
     for precision, size in {"float32": 4, "bfloat16": 2, "int8": 1}.items():
-        needed = memory_needed(str(folder), precision=precision, device="cpu")
+        needed = memory_needed(str(folder), precision=precision, device="cpu", limits=NO_CACHE)
         assert needed >= count * size + OVERHEAD
         assert needed == pytest.approx(1.1 * count * size + OVERHEAD, abs=1)
     packing.quantise_model(hub.locate(folder), "int4", tmp_path / "packed")
     packed = tmp_path / "packed"
-    assert memory_needed(str(packed)) >= (packed / "model.safetensors").stat().st_size + OVERHEAD
+    assert memory_needed(str(packed), limits=NO_CACHE) >= (packed / "model.safetensors").stat().st_size + OVERHEAD
     assert precisions_of(str(packed)) == ("int4",)
     assert "int8" in precisions_of(str(folder))
 
 
 def test_what_cannot_be_reckoned_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="did you mean scenes"):
-        memory_needed("scnes")
+        memory_needed("scnes", limits=NO_CACHE)
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="damaged"):
-        memory_needed(str(tmp_path))
+        memory_needed(str(tmp_path), limits=NO_CACHE)
 
 
 def test_one_model_has_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def combined(reports: list[Result]) -> Result:
                 "best": choose(best for best, _ in found),
                 "median": statistics.median(median for _, median in found),
             }
-    peaks = [pair for report in reports if (pair := both(report.get("peak_rss_bytes")))]
+    peaks = [
+        pair for report in reports if (pair := both(report.get("peak_of_all_bytes", report.get("peak_rss_bytes"))))
+    ]
     if peaks:
         out["peak_rss_bytes"] = max(max(pair) for pair in peaks)
     return out

@@ -1,10 +1,14 @@
 """What a model will take in memory, told before it is loaded."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galago.catalog import Entry, find, with_precision
 from galago.checkpoint import count_weights
 from galago.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from galago.engine.scheduler import Limits
 
 OVERHEAD = 512 << 20
 """Bytes that are reckoned beside the weights where nothing was measured: PyTorch, activations and KV caches."""
@@ -13,14 +17,28 @@ SLACK = 1.1
 
 
 def memory_needed(
-    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
+    name: str,
+    *,
+    precision: str | None = None,
+    profile: str | None = None,
+    device: str | None = None,
+    limits: "Limits | None" = None,
 ) -> int:
-    """Bytes at the peak, as the catalogue has them, or else an estimate on the safe side.
+    """Bytes at the peak of one request, and what the image cache may come to hold.
 
-    The arguments are those of galago.load, and choose the precision as they do there. PyTorch itself is in
-    each model's figure, so several models in one process need a little less than the sum of theirs. Nothing is
-    downloaded. Raises ModelNotFound, CheckpointError or InvalidRequest.
+    The first is the catalogue's figure, or else an estimate on the safe side; the cache's is of the `limits`. The
+    arguments are those of galago.load, and choose the precision as they do there. PyTorch itself is in each
+    model's figure, so several models in one process need a little less than the sum of theirs; keys and values of
+    further requests at the same time come on top. Nothing is downloaded. Raises ModelNotFound, CheckpointError or
+    InvalidRequest.
     """
+    from galago.engine.scheduler import Limits
+
+    cache = limits or Limits()
+    return _peak(name, precision, profile, device) + cache.prefix_bytes + cache.embedding_bytes
+
+
+def _peak(name: str, precision: str | None, profile: str | None, device: str | None) -> int:
     from galago.hub import locate
     from galago.nn.device import pick_device
     from galago.precision import pick_precision

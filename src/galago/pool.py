@@ -90,7 +90,7 @@ class ModelPool:
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
         self._keep_alive = keep_alive
         self._load = load or partial(_load, **(options or {}))
-        self._need = need or partial(memory_needed, **self._choice)
+        self._need = need or partial(memory_needed, **self._choice, limits=(options or {}).get("limits"))
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}

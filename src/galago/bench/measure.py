@@ -23,8 +23,8 @@ Message = dict[str, Any]
 def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None:
     """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
 
-    The first run has `ready_s` too, when the first image was encoded. `started` is when the process was
-    started, on the monotonic clock, which all processes share.
+    The first run has `ready_s` too, when the first image was encoded, and the peaks of memory. `started` is when
+    the process was started, on the monotonic clock, which all processes share.
 
     If the weights are not packed yet as the precision wants them, that is done, and `again` is told instead:
     it happens once, and would make this process unlike those that come later.
@@ -51,13 +51,17 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
         for number in range(case.runs):
             before = time.monotonic() - started
             run = _caption(model, case, number)
-            ready = {"ready_s": before + run["encode_s"]} if number == 0 else {}
-            tell({"event": "run", **run, **ready})
-        device = torch.device(model.device)
-        end = {"event": "end", "peak_rss_bytes": memory(torch.device("cpu")).peak}
-        if device.type != "cpu":
-            end["peak_device_bytes"] = memory(device).peak
-        tell(end)
+            first = {}
+            if number == 0:
+                # Of one image: the cache keeps those of further ones.
+                first = {"ready_s": before + run["encode_s"], **_peaks(model)}
+            tell({"event": "run", **run, **first})
+        tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
+
+
+def _peaks(model: "galago.Model") -> dict[str, int]:
+    device, peak = torch.device(model.device), memory(torch.device("cpu")).peak
+    return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
 
 
 def _packs(case: Case) -> bool:

@@ -39,6 +39,7 @@ FIGURES = (
     Figure("decode_tokens_per_s", "decode speed", "tokens/s", higher=True),
     Figure("total_s", "whole request", "s"),
     Figure("peak_rss_bytes", "peak resident memory", "GB", scale=1e9),
+    Figure("peak_of_all_bytes", "the same, all images cached", "GB", scale=1e9),
     Figure("peak_device_bytes", "peak device memory", "GB", scale=1e9),
     Figure("decode_gb_per_s", "decode reads weights", "GB/s", higher=True, ceiling="decode"),
     Figure("prefill_tflop_per_s", "prefill computes", "Top/s", higher=True, ceiling="prefill"),

@@ -116,12 +116,14 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
     told = [message for messages in processes for message in messages]
     loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
     facts, ceilings = loaded[0], _reached(measured)
+    firsts = [messages[1] for messages in processes]
     figures = {
         "load_s": spread([m["load_s"] for m in loaded]),
-        "ready_s": spread([messages[1]["ready_s"] for messages in processes]),
+        "ready_s": spread([m["ready_s"] for m in firsts]),
         **{key: spread([m[key] for m in runs]) for key in ("encode_s", "prefill_s", "ttft_s", "decode_s", "total_s")},
         "decode_tokens_per_s": spread([m["decode_tokens_per_s"] for m in runs], higher=True),
-        **{key: spread([m[key] for m in ends]) for key in ("peak_rss_bytes", "peak_device_bytes") if key in ends[0]},
+        **{k: spread([m[k] for m in firsts]) for k in ("peak_rss_bytes", "peak_device_bytes") if k in firsts[0]},
+        "peak_of_all_bytes": spread([m["peak_of_all_bytes"] for m in ends]),
         **_achieved(facts, runs),
     }
     return {
