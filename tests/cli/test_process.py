@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 COMMAND = [sys.executable, "-m", "galago.cli.app"]
-COMMANDS = ("caption", "query", "detect", "point", "gaze", "serve", "bench", "models", "show", "quantize")
+COMMANDS = ("caption", "query", "detect", "point", "gaze", "serve", "config", "bench", "models", "show", "quantize")
 
 
 def cpu_seconds() -> float:

@@ -12,6 +12,7 @@ from serving import ask, data_url, load, sdk, serving
 
 import galago
 from galago.server.app import create_app
+from galago.server.settings import Settings
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -174,7 +175,7 @@ def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
 
 
 def test_strict_names(model: galago.Model) -> None:
-    with serving(create_app(load("small"), strict_names=True)) as url:
+    with serving(create_app(load("small"), Settings(strict_model_names=True))) as url:
         client = sdk(url)
         with pytest.raises(openai.NotFoundError) as raised:
             client.chat.completions.create(model="gpt-4o-mini", messages=ask("What?"))
@@ -184,7 +185,7 @@ def test_strict_names(model: galago.Model) -> None:
 
 
 def test_body_limit() -> None:
-    with serving(create_app(load("small"), body_limit=1000)) as url:
+    with serving(create_app(load("small"), Settings(body_limit_mb=1000 / (1 << 20)))) as url:
         body = b"[" + b" " * 1000 + b"]"
         assert error_of(httpx.post(url + CHAT, content=body), 413) == ("request_too_large", None)
         # Sent in pieces there is no Content-Length to judge by.

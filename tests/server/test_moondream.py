@@ -15,6 +15,7 @@ from galago import hub
 from galago.engine.scheduler import Limits
 from galago.families.moondream.model import load_moondream
 from galago.server.app import create_app
+from galago.server.settings import Settings
 
 QUESTION = "How many people are in the image?"
 SKILLS = ("caption", "query", "detect", "point", "detect_gaze", "segment")
@@ -249,7 +250,8 @@ def test_too_long_a_question(http: httpx.Client) -> None:
 
 
 def test_body_limit_and_strict_names(body: dict[str, Any]) -> None:
-    with serving(create_app(load("small"), body_limit=1000, strict_names=True)) as url:
+    bounds = Settings(body_limit_mb=1000 / (1 << 20), strict_model_names=True)
+    with serving(create_app(load("small"), bounds)) as url:
         assert error_of(httpx.post(f"{url}/v1/caption", content=b" " * 1001), 413) == ("request_too_large", None)
         asked = {"question": QUESTION, "model": "moondream3-preview"}
         assert error_of(httpx.post(f"{url}/v1/query", json=asked), 404) == ("model_not_found", "model")
@@ -261,6 +263,16 @@ def test_time_limit(http: httpx.Client, body: dict[str, Any]) -> None:
     assert error_of(reply, 504)[0] == "timeout"
     assert reply.json()["status"] == "timeout"
     assert http.get("/v1/stats").json()["timeouts"] == before + 1
+
+
+def test_time_limit_of_the_server(body: dict[str, Any]) -> None:
+    with serving(create_app(load("small"), Settings(timeout=1e-6))) as url:
+        assert error_of(httpx.post(f"{url}/v1/caption", json=body), 504)[0] == "timeout"
+        chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+        assert httpx.post(f"{url}/v1/chat/completions", json=chat).json()["error"]["code"] == "timeout"
+        own = httpx.post(f"{url}/v1/caption", json=body | {"timeout": 3600, "settings": {"max_tokens": 1}})
+        assert own.status_code == 200
+        assert httpx.get(f"{url}/v1/stats").json()["default_timeout"] == 1e-6
 
 
 def test_full_queue(body: dict[str, Any]) -> None:

@@ -2,41 +2,46 @@
 
 import errno
 import socket
-from dataclasses import replace
-from typing import Annotated
 
 import typer
 
-from galago.cli.options import Loading, takes_groups
+from galago.cli.options import takes_groups
+from galago.cli.server_flags import Config, Name, ServerFlags, in_force
 from galago.errors import InvalidRequest
 
 EXAMPLES = """\b
 Examples:
   galago serve
-  galago serve moondream2 --port 2020 --precision bfloat16"""
+  galago serve moondream2 --port 2020 --precision bfloat16
+  galago serve --config galago.toml"""
 
 
 @takes_groups
-def serve(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free, and tells it.")] = 8080,
-    strict_model_names: Annotated[
-        bool, typer.Option("--strict-model-names", help="Refuse requests that name another model (404).")
-    ] = False,
-    *,
-    loading: Loading,
-) -> None:
+def serve(name: Name = None, config: Config = None, *, flags: ServerFlags) -> None:
     """Answer over HTTP, to clients of OpenAI's chat completions and of Moondream's API."""
+    found = in_force(name, flags, config)
+    settings = found.settings
+    if len(settings.model) > 1:
+        names = ", ".join(settings.model)
+        raise InvalidRequest(f"this version serves one model, not {names} ({found.origins['model']})", "model")
     # Before the model: a port that is taken should not be found out a minute later.
-    listener = _bound(host, port)
+    listener = _bound(settings.host, settings.port)
     with listener:
         import uvicorn
 
+        import galago
         from galago.server.app import create_app
 
-        model = (replace(loading, model=name) if name else loading).open()
-        shown = f"[{host}]" if ":" in host else host
+        model = galago.load(
+            settings.model[0],
+            precision=settings.precision,
+            profile=settings.profile,
+            device=settings.device,
+            revision=settings.revision,
+            threads=settings.threads,
+            limits=galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size),
+        )
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
         class Server(uvicorn.Server):
@@ -45,8 +50,9 @@ def serve(
                 typer.echo(f"listening on {address} with {model.name}", err=True)
 
         with model:
-            served = create_app(model, strict_names=strict_model_names)
-            Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=10)).run(sockets=[listener])
+            served = create_app(model, settings)
+            options = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=settings.grace_s)
+            Server(options).run(sockets=[listener])
 
 
 def _bound(host: str, port: int) -> socket.socket:

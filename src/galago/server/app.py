@@ -17,24 +17,24 @@ from galago.nn.device import memory
 from galago.server import errors, moondream, moondream_reply, openai_reply
 from galago.server.openai import read_chat
 from galago.server.running import Host, streamed, waited
+from galago.server.settings import Settings
 
 if TYPE_CHECKING:
     from galago.model import Model
 
-BODY_LIMIT = 32 << 20
 try:
     VERSION = version("galago")
 except PackageNotFoundError:  # run from a source tree that is not installed
     VERSION = "0+source"
 
 
-def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool = False) -> FastAPI:
-    """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes.
+def create_app(model: "Model", settings: Settings = Settings()) -> FastAPI:
+    """An app that serves one model and closes it when it shuts down.
 
     Clients ask for models that they know from elsewhere, so any name means the one that is served,
-    and the reply tells which it was; with `strict_names` another name is refused.
+    and the reply tells which it was; with `strict_model_names` another name is refused.
     """
-    host = Host(model, body_limit, strict_names)
+    host = Host(model, settings.body_limit, settings.strict_model_names, settings.timeout)
     entry = {"id": model.name, "object": "model", "created": int(time.time()), "owned_by": "galago"}
 
     @asynccontextmanager
@@ -118,7 +118,7 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
     @app.get("/v1/stats")
     async def stats() -> Response:
         found = await waited(host.model.stats)
-        return JSONResponse(moondream_reply.stats(found, host.served))
+        return JSONResponse(moondream_reply.stats(found, host.served, host.timeout))
 
 
 def _single_slashes(app: ASGIApp) -> ASGIApp:

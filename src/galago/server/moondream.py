@@ -14,8 +14,8 @@ from galago.errors import InvalidRequest, UnsupportedTask
 from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill, Spot
 from galago.server.errors import Refused
 from galago.server.fields import Json, load_json, read, read_image, read_sampling, required
+from galago.server.settings import MAX_TIMEOUT
 
-MAX_TIMEOUT = 24 * 60 * 60
 # Clients nest their settings; one of Station's back ends also takes them beside the other fields.
 _SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")

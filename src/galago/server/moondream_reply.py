@@ -96,7 +96,7 @@ async def chunks(events: AsyncIterator[Event]) -> AsyncIterator[str]:
         yield "data: [ERROR]\n\n"
 
 
-def stats(found: Json, served: Served) -> Json:
+def stats(found: Json, served: Served, timeout: float | None) -> Json:
     """How the server stands, with the members that Moondream Station has; `found` is Model.stats()."""
     return {
         "workers": 1,
@@ -104,7 +104,7 @@ def stats(found: Json, served: Served) -> Json:
         "max_queue_size": found["limits"]["waiting"],
         "processing": found["queue"]["running"],
         "timeouts": served.timeouts,
-        "default_timeout": None,
+        "default_timeout": timeout,
         "model": found["model"],
         "status": "running",
         "requests_processed": served.requests,

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,6 +58,8 @@ class Host:
     model: "Model"
     body_limit: int
     strict_names: bool
+    timeout: float | None = None
+    """seconds for a request that names no limit of its own"""
     served: Served = field(default_factory=Served)
     # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
@@ -71,6 +73,8 @@ class Host:
         """The events of a request to the model that the client calls by this name."""
         if self.strict_names:
             self.known(name)
+        if request.timeout is None:
+            request = replace(request, timeout=self.timeout)
         run = await waited(partial(self.model.submit, request))
         return self.served.counted(events_of(http, run))
 

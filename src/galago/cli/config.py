@@ -1,0 +1,54 @@
+"""galago config"""
+
+import json as jsonlib
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from galago.cli.options import takes_groups
+from galago.cli.server_flags import Config, Name, ServerFlags, in_force
+
+EXAMPLES = """\b
+Examples:
+  galago config
+  galago config --config galago.toml --port 9000 --json"""
+
+
+@takes_groups
+def config(
+    name: Name = None,
+    config: Config = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    flags: ServerFlags,
+) -> None:
+    """Tell what `galago serve` would do with the same flags, and where each setting comes from."""
+    found = in_force(name, flags, config)
+    told = {setting: _shown(setting, value) for setting, value in asdict(found.settings).items()}
+    if json:
+        both = {setting: {"value": value, "from": found.origins[setting]} for setting, value in told.items()}
+        typer.echo(jsonlib.dumps(both, ensure_ascii=False))
+        return
+    rows = [(setting, _text(value), found.origins[setting]) for setting, value in told.items()]
+    first, second = (max(len(row[column]) for row in rows) for column in range(2))
+    for setting, value, origin in rows:
+        typer.echo(f"{setting:{first}}  {value:{second}}  {origin}")
+
+
+def _shown(setting: str, value: Any) -> Any:
+    from galago.server.settings import SECRET
+
+    # Four letters tell which key it is, and of a short one too much.
+    return [f"…{key[-4:]}" if len(key) > 8 else "…" for key in value] if setting in SECRET else value
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | () | []:
+            return "-"
+        case bool():
+            return "true" if value else "false"
+        case tuple() | list():
+            return ", ".join(value)
+    return str(value)

@@ -1,0 +1,103 @@
+"""The flags of `galago serve`, and what is in force with them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from galago.server.sources import InForce
+
+Name = Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.")]
+Texts = list[str] | None
+
+
+@dataclass(frozen=True)
+class ServerFlags:
+    """A flag for each field of Settings; None where it was not given."""
+
+    model: Annotated[
+        Texts, typer.Option("--model", "-m", help="A name of `galago models`, or a folder or weights file.")
+    ] = None
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen at (127.0.0.1); 0.0.0.0 lets other machines in.")
+    ] = None
+    port: Annotated[int | None, typer.Option(help="0 takes one that is free, and tells it. (8080)")] = None
+    profile: Annotated[
+        str | None,
+        typer.Option(help="standard: float32, the most compatible. optimized: the fastest for the device."),
+    ] = None
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16, int8 or int4; by default the profile's.")
+    ] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = None
+    revision: Annotated[
+        str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
+    max_memory_gb: Annotated[float | None, typer.Option(help="GB that models may take in memory.")] = None
+    max_batch_size: Annotated[int | None, typer.Option(help="Requests that are carried out together. (16)")] = None
+    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait; more are refused (429). (64)")] = None
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for a request that names no limit of its own (504); by default none.")
+    ] = None
+    body_limit_mb: Annotated[float | None, typer.Option(help="MiB that the body of a request may have. (32)")] = None
+    grace_s: Annotated[
+        int | None, typer.Option(help="Seconds that requests have to finish when the server is stopped. (10)")
+    ] = None
+    api_keys: Annotated[
+        Texts,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            help="Let in only who has a key; may be given again. Other users of the machine can see it: "
+            "GALAGO_API_KEYS and --api-key-file hide it.",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file of keys, one a line; # begins a comment.")
+    ] = None
+    cors_origins: Annotated[
+        Texts,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="A site whose pages may call the server, or * for all; pages of this machine may. May be given again.",
+        ),
+    ] = None
+    remote_images: Annotated[bool | None, typer.Option(help="Fetch images that are given by URL. (on)")] = None
+    allow_image_hosts: Annotated[
+        Texts,
+        typer.Option(
+            "--allow-image-host", metavar="HOST", help="A private host that such URLs may name; may be given again."
+        ),
+    ] = None
+    strict_model_names: Annotated[
+        bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")
+    ] = None
+    assistant_compat: Annotated[
+        bool | None, typer.Option(help="Add what the AI Manual Assistant's own servers add to replies. (off)")
+    ] = None
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (info)")] = None
+    log_format: Annotated[str | None, typer.Option(help="text or json. (text)")] = None
+    log_content: Annotated[bool | None, typer.Option(help="Let prompts and answers into the log. (off)")] = None
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Settings in TOML, or a JSON file of the AI Manual Assistant."),
+]
+
+
+def in_force(name: str | None, flags: ServerFlags, config: Path | None) -> "InForce":
+    """The settings from everywhere, with warnings told. Raises InvalidRequest."""
+    from galago.server.sources import read_settings
+
+    given = {flag: value or None if isinstance(value, list) else value for flag, value in asdict(flags).items()}
+    if name is not None:
+        given["model"] = [name, *(given["model"] or [])]
+    found = read_settings(given, config)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return found

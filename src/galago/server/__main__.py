@@ -1,0 +1,7 @@
+"""python -m galago.server: the same as `galago serve`."""
+
+import sys
+
+from galago.cli.app import main
+
+sys.exit(main(["serve", *sys.argv[1:]]))
