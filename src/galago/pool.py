@@ -85,12 +85,12 @@ class ModelPool:
     ) -> None:
         if keep_alive is not None and not keep_alive >= 0:
             raise InvalidRequest("keep_alive must be seconds, 0, or None for ever", "keep_alive")
-        self._choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
-        self._device = pick_device(self._choice.get("device"))
+        self.choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
+        self._device = pick_device(self.choice.get("device"))
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
         self._keep_alive = keep_alive
         self._load = load or partial(_load, **(options or {}))
-        self._need = need or partial(memory_needed, **self._choice, limits=(options or {}).get("limits"))
+        self.need = need or partial(memory_needed, **self.choice, limits=(options or {}).get("limits"))
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
@@ -108,7 +108,7 @@ class ModelPool:
         Raises OutOfMemory, before the load, if it does not fit even when all models that are not in use leave;
         what galago.load raises; LoadFailed; and EngineClosed after close().
         """
-        slot, model = self._taken(one_name(name, **self._choice), progress)
+        slot, model = self._taken(one_name(name, **self.choice), progress)
         try:
             yield model
         finally:
@@ -123,7 +123,7 @@ class ModelPool:
 
     def unload(self, name: str) -> bool:
         """Take a model out of memory; whether it was there. Raises ModelInUse, and does not wait, if it is in use."""
-        name = one_name(name, **self._choice)
+        name = one_name(name, **self.choice)
         with self._changed:
             while (slot := self._slots.get(name)) and slot.leaving:
                 self._changed.wait()
@@ -198,7 +198,7 @@ class ModelPool:
                 return slot, self._joined(slot)
             if need is not None:
                 return mine, self._loaded_into(mine, progress)
-            need = self._need(name)
+            need = self.need(name)
 
     def _joined(self, slot: _Slot) -> "Model":
         """The model of a slot that this thread is a user of, once it is loaded."""
@@ -291,7 +291,7 @@ class ModelPool:
 
     def _precisions(self, slot: _Slot, most: int) -> str:
         """Those in which a model needs no more than so many bytes."""
-        needs = {name: self._need(slot.name, precision=name) for name in precisions_of(slot.name)}
+        needs = {name: self.need(slot.name, precision=name) for name in precisions_of(slot.name)}
         return " or ".join(f"{name} ({size_of(need)})" for name, need in needs.items() if need <= most)
 
     def _told(self, slot: _Slot, error: BaseException) -> GalagoError:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from serving import ask, sdk, serving
+from serving import ask, hosting, sdk, serving
 from typer.testing import CliRunner
 
 import galago
 from galago.cli.app import app, main
 from galago.eval.places import iou
 from galago.eval.scenes.draw import scene_at
-from galago.server.app import create_app
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 # The picture is scene 1396 of seed 7, so the truth about it is known.
@@ -76,7 +75,7 @@ def test_command_line(tmp_path: Path) -> None:
 def test_openai_client() -> None:
     url = "data:image/png;base64," + base64.b64encode(EXAMPLE.read_bytes()).decode()
     messages: list[Any] = ask("What color is the circle?", url)
-    with galago.load() as served, serving(create_app(served)) as address:
+    with galago.load() as served, serving(hosting(served)) as address:
         client = sdk(address)
         whole = client.chat.completions.create(model="scenes", messages=messages)
         pieces = client.chat.completions.create(model="scenes", messages=messages, stream=True)

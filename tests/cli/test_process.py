@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,8 +60,11 @@ def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
         assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize("args", [("scenes-int8",), ("scenes", "--profile", "optimized", "--device", "cpu")])
-def test_serve_in_int8_by_name_and_by_profile(args):
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [(("scenes-int8",), "scenes-int8"), (("scenes", "--profile", "optimized", "--device", "cpu"), "scenes")],
+)
+def test_serve_in_int8_by_name_and_by_profile(args, name):
     with serve(*args) as process:
         assert process.stderr is not None
         # Where there are no kernels, warnings come first.
@@ -70,7 +74,31 @@ def test_serve_in_int8_by_name_and_by_profile(args):
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
-    assert (health["model"], health["precision"]) == ("scenes", "int8"), line
+    assert (health["model"], health["precision"]) == (name, "int8"), line
+
+
+def test_serve_several_models():
+    with serve("scenes", "scenes-int8", "--device", "cpu") as process:
+        assert process.stderr is not None
+        line = next((said for said in process.stderr if said.startswith("listening")), "")
+        try:
+            health = httpx.get(f"{line.split()[2]}/health").json()
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert line.endswith(" with scenes, scenes-int8\n")
+    assert health["model"] == "scenes" and len(health["models"]) == 2
+
+
+def test_a_model_that_breaks_in_its_load_ends_the_server_with_its_error(checkpoint, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint, folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with serve(folder) as process:
+        assert process.stderr is not None
+        *_, last = process.stderr.read().splitlines()
+        assert process.wait() == 2
+    assert last.startswith("error: ") and "tokenizer.json" in last
 
 
 def test_a_port_that_is_taken_is_named_before_the_model_is_looked_for(galago):

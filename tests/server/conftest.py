@@ -7,10 +7,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serving import GOLDEN, data_url, load, sdk, serving
+from serving import GOLDEN, data_url, hosting, load, sdk, serving
 
 import galago
-from galago.server.app import create_app
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +19,7 @@ def model() -> galago.Model:
 
 @pytest.fixture(scope="session")
 def url(model: galago.Model) -> Iterator[str]:
-    with serving(create_app(model)) as address:
+    with serving(hosting(model)) as address:
         yield address
 
 

@@ -14,14 +14,13 @@ import pytest
 import tiny_moondream as tiny
 from fastapi import Request as HttpRequest
 from safetensors.torch import load_file, save_file
-from serving import GOLDEN, ask, load, sdk, serving
+from serving import GOLDEN, ask, hosting, load, sdk, serving
 
 import galago
 from galago import hub
 from galago.engine.scheduler import Limits
 from galago.families.moondream.model import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
-from galago.server.app import create_app
 from galago.server.running import events_of
 
 LONG = 2000
@@ -98,7 +97,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
     *_, whole = endless.submit(long_request())
     assert isinstance(whole, Done)
     assert whole.usage.completion_tokens > LONG / 2
-    with serving(create_app(endless)) as url, httpx.Client(base_url=url) as http:
+    with serving(hosting(endless)) as url, httpx.Client(base_url=url) as http:
         http.get("/health")  # the server is up
         begin = time.perf_counter()
         if stream:
@@ -116,7 +115,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
 def test_full_queue(endless_folder: Path, stream: bool) -> None:
     loaded = load_moondream(hub.locate(endless_folder), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
     model = galago.Model(loaded, Limits(waiting=1, running=1))
-    with serving(create_app(model)) as url:
+    with serving(hosting(model)) as url:
         running = model.submit(long_request())
         next(running)
         waiting = model.submit(long_request())
@@ -129,7 +128,7 @@ def test_full_queue(endless_folder: Path, stream: bool) -> None:
 
 
 def test_failure_in_mid_stream_is_told(endless: galago.Model) -> None:
-    with serving(create_app(endless)) as url:
+    with serving(hosting(endless)) as url:
         stream = sdk(url).chat.completions.create(model="any", stream=True, messages=ask("hello"), max_tokens=LONG)
         next(iter(stream))
         endless.close()
@@ -139,7 +138,7 @@ def test_failure_in_mid_stream_is_told(endless: galago.Model) -> None:
 
 def test_failure_in_mid_stream_is_told_to_moondream_clients(endless: galago.Model) -> None:
     asked = {"question": "hello", "stream": True, "settings": {"max_tokens": LONG}}
-    with serving(create_app(endless)) as url, httpx.stream("POST", f"{url}/v1/query", json=asked, timeout=60) as reply:
+    with serving(hosting(endless)) as url, httpx.stream("POST", f"{url}/v1/query", json=asked, timeout=60) as reply:
         lines = reply.iter_lines()
         assert "chunk" in next(lines)
         endless.close()

@@ -8,11 +8,9 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import ask, data_url, load, sdk, serving
+from serving import ask, data_url, hosting, load, sdk, serving
 
 import galago
-from galago.server.app import create_app
-from galago.server.settings import Settings
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -148,7 +146,7 @@ def test_context_length(client: openai.OpenAI, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_skill_that_the_model_lacks(stream: bool) -> None:
-    with serving(create_app(load("legacy"))) as url, pytest.raises(openai.InternalServerError) as raised:
+    with serving(hosting(load("legacy"))) as url, pytest.raises(openai.InternalServerError) as raised:
         sdk(url).chat.completions.create(model="any", messages=ask("What?"), stream=stream)
     assert (raised.value.status_code, raised.value.code) == (501, "unsupported_task")
     assert raised.value.response.headers["x-should-retry"] == "false"
@@ -156,7 +154,7 @@ def test_skill_that_the_model_lacks(stream: bool) -> None:
 
 def test_closed_model() -> None:
     model = load("small")
-    with serving(create_app(model)) as url:
+    with serving(hosting(model)) as url:
         model.close()
         reply = httpx.post(url + CHAT, json={"messages": HELLO})
     assert error_of(reply, 503) == ("shutting_down", None)
@@ -175,7 +173,7 @@ def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
 
 
 def test_strict_names(model: galago.Model) -> None:
-    with serving(create_app(load("small"), Settings(strict_model_names=True))) as url:
+    with serving(hosting(load("small"), strict_model_names=True)) as url:
         client = sdk(url)
         with pytest.raises(openai.NotFoundError) as raised:
             client.chat.completions.create(model="gpt-4o-mini", messages=ask("What?"))
@@ -185,7 +183,7 @@ def test_strict_names(model: galago.Model) -> None:
 
 
 def test_body_limit() -> None:
-    with serving(create_app(load("small"), Settings(body_limit_mb=1000 / (1 << 20)))) as url:
+    with serving(hosting(load("small"), body_limit_mb=1000 / (1 << 20))) as url:
         body = b"[" + b" " * 1000 + b"]"
         assert error_of(httpx.post(url + CHAT, content=body), 413) == ("request_too_large", None)
         # Sent in pieces there is no Content-Length to judge by.
@@ -195,7 +193,7 @@ def test_body_limit() -> None:
 
 def test_failures_that_are_not_ours() -> None:
     """A bug in a route, and the framework's own validation, still answer with an error object."""
-    app = create_app(load("small"))
+    app = hosting(load("small"))
 
     @app.get("/typed")
     async def typed(number: int) -> int:

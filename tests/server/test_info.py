@@ -4,19 +4,20 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import ask, serving
+from serving import ask, hosting, serving
 
 import galago
 from galago.kernels import kernels
-from galago.server.app import create_app
 
 
 def test_models(client: Any, http: Any, model: Any) -> None:
-    (entry,) = client.models.list().data
+    entry, *others = client.models.list().data
     assert (entry.id, entry.object, entry.owned_by) == (model.name, "model", "galago")
+    assert entry.loaded and not any(other.loaded for other in others)
     assert client.models.retrieve(model.name) == entry
-    (other,) = http.get("/v1/models").json()["models"]
-    assert set(other) == {"id", "name", "description", "version"}
+    first, *_ = described = http.get("/v1/models").json()["models"]
+    assert first["id"] == model.name
+    assert all(set(one) == {"id", "name", "description", "version"} for one in described)
 
 
 def test_root(http: Any, model: Any) -> None:
@@ -45,7 +46,7 @@ def test_health_tells_what_computes(precision: str, own: bool, monkeypatch: pyte
         monkeypatch.setenv("GALAGO_KERNELS", "none")
     elif kernels() is None:
         pytest.skip("the kernels were not built (no C++ compiler)")
-    with serving(create_app(galago.load(f"scenes-{precision}", device="cpu"))) as url:
+    with serving(hosting(galago.load(f"scenes-{precision}", device="cpu"))) as url:
         health = httpx.get(f"{url}/health").json()
     assert (health["precision"], health["device"], health["model"]) == (precision, "cpu", "scenes")
     if precision == "float32":

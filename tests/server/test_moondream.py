@@ -8,14 +8,12 @@ import pytest
 import tiny_moondream as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import GOLDEN, load, serving
+from serving import GOLDEN, hosting, load, serving
 
 import galago
 from galago import hub
 from galago.engine.scheduler import Limits
 from galago.families.moondream.model import load_moondream
-from galago.server.app import create_app
-from galago.server.settings import Settings
 
 QUESTION = "How many people are in the image?"
 SKILLS = ("caption", "query", "detect", "point", "detect_gaze", "segment")
@@ -232,7 +230,7 @@ def test_not_json(http: httpx.Client, skill: str, raw: bytes) -> None:
 def test_what_the_model_lacks(http: httpx.Client, body: dict[str, Any]) -> None:
     assert error_of(http.post("/v1/segment", json=body | {"stream": True}), 501)[0] == "unsupported_task"
     assert error_of(http.post("/v1/point", json=body | {"spatial_refs": [[0.5, 0.5]]}), 501)[0] == "unsupported_task"
-    with serving(create_app(load("legacy"))) as url:
+    with serving(hosting(load("legacy"))) as url:
         for asked in ({"reasoning": True}, {"spatial_refs": [[0.5, 0.5]]}, {"image_url": None}):
             reply = httpx.post(f"{url}/v1/query", json=body | asked | {"stream": True})
             assert error_of(reply, 501)[0] == "unsupported_task", asked
@@ -250,8 +248,8 @@ def test_too_long_a_question(http: httpx.Client) -> None:
 
 
 def test_body_limit_and_strict_names(body: dict[str, Any]) -> None:
-    bounds = Settings(body_limit_mb=1000 / (1 << 20), strict_model_names=True)
-    with serving(create_app(load("small"), bounds)) as url:
+    bounds = {"body_limit_mb": 1000 / (1 << 20), "strict_model_names": True}
+    with serving(hosting(load("small"), **bounds)) as url:
         assert error_of(httpx.post(f"{url}/v1/caption", content=b" " * 1001), 413) == ("request_too_large", None)
         asked = {"question": QUESTION, "model": "moondream3-preview"}
         assert error_of(httpx.post(f"{url}/v1/query", json=asked), 404) == ("model_not_found", "model")
@@ -266,7 +264,7 @@ def test_time_limit(http: httpx.Client, body: dict[str, Any]) -> None:
 
 
 def test_time_limit_of_the_server(body: dict[str, Any]) -> None:
-    with serving(create_app(load("small"), Settings(timeout=1e-6))) as url:
+    with serving(hosting(load("small"), timeout=1e-6)) as url:
         assert error_of(httpx.post(f"{url}/v1/caption", json=body), 504)[0] == "timeout"
         chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
         assert httpx.post(f"{url}/v1/chat/completions", json=chat).json()["error"]["code"] == "timeout"
@@ -278,7 +276,7 @@ def test_time_limit_of_the_server(body: dict[str, Any]) -> None:
 def test_full_queue(body: dict[str, Any]) -> None:
     load("small").close()  # skips where there is none
     loaded = load_moondream(hub.locate(GOLDEN / "small"), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
-    with serving(create_app(galago.Model(loaded, Limits(waiting=0)))) as url:
+    with serving(hosting(galago.Model(loaded, Limits(waiting=0)))) as url:
         reply = httpx.post(f"{url}/v1/caption", json=body | {"stream": True})
         assert httpx.get(f"{url}/v1/stats").json()["max_queue_size"] == 0
     assert error_of(reply, 429) == ("queue_full", None)
@@ -291,9 +289,10 @@ def test_stats(http: httpx.Client, model: galago.Model, body: dict[str, Any]) ->
     http.post("/v1/caption", json=body | {"settings": {"max_tokens": 1}})
     after = http.get("/v1/stats").json()
     members = {"workers", "queue_size", "max_queue_size", "processing", "timeouts", "default_timeout"}
-    assert set(after) == members | {"model", "status", "requests_processed"}
+    assert set(after) == members | {"model", "status", "requests_processed", "models"}
     assert (after["model"], after["status"], after["max_queue_size"]) == (model.name, "running", Limits().waiting)
     assert after["requests_processed"] == before["requests_processed"] + 1
+    assert after["models"][model.name]["skills"]["caption"]["done"] >= 1
 
 
 JSON = st.recursive(

@@ -15,6 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 
 import galago
+from galago.pool import ModelPool
+from galago.server.app import create_app
+from galago.server.settings import Settings
 
 GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "moondream2-tiny"
 
@@ -25,15 +28,22 @@ def load(folder: str, **options: Any) -> galago.Model:
     return galago.load(GOLDEN / folder, **options)
 
 
+def hosting(model: galago.Model, **settings: Any) -> FastAPI:
+    """An app that serves this one model, with these settings."""
+    pool = ModelPool(1, keep_alive=None, load=lambda name, progress: model, need=lambda name: 1)
+    return create_app(pool, Settings(model=(model.name,), **settings))
+
+
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """The address of a server for this app. Its model is closed by the server's shutdown."""
+    """The address of a server for this app, whose models are loaded. Its shutdown closes them."""
     # Connections wait in the listening socket's backlog until the server is up, so nobody needs to poll.
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
+        app.state.opened.result()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

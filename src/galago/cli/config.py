@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from galago.cli.options import takes_groups
-from galago.cli.server_flags import Config, Name, ServerFlags, in_force
+from galago.cli.server_flags import Config, Names, ServerFlags, in_force
 
 EXAMPLES = """\b
 Examples:
@@ -17,14 +17,14 @@ Examples:
 
 @takes_groups
 def config(
-    name: Name = None,
+    names: Names = None,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     *,
     flags: ServerFlags,
 ) -> None:
     """Tell what `galago serve` would do with the same flags, and where each setting comes from."""
-    found = in_force(name, flags, config)
+    found = in_force(names, flags, config)
     told = {setting: _shown(setting, value) for setting, value in asdict(found.settings).items()}
     if json:
         both = {setting: {"value": value, "from": found.origins[setting]} for setting, value in told.items()}

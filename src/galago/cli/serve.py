@@ -1,58 +1,72 @@
 """galago serve"""
 
+import asyncio
 import errno
 import socket
+from typing import TYPE_CHECKING
 
 import typer
 
 from galago.cli.options import takes_groups
-from galago.cli.server_flags import Config, Name, ServerFlags, in_force
+from galago.cli.server_flags import Config, Names, ServerFlags, in_force
 from galago.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from galago.pool import ModelPool
+    from galago.server.settings import Settings
 
 EXAMPLES = """\b
 Examples:
   galago serve
   galago serve moondream2 --port 2020 --precision bfloat16
+  galago serve moondream2-int8 moondream2-int4
   galago serve --config galago.toml"""
 
 
 @takes_groups
-def serve(name: Name = None, config: Config = None, *, flags: ServerFlags) -> None:
+def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> None:
     """Answer over HTTP, to clients of OpenAI's chat completions and of Moondream's API."""
-    found = in_force(name, flags, config)
-    settings = found.settings
-    if len(settings.model) > 1:
-        names = ", ".join(settings.model)
-        raise InvalidRequest(f"this version serves one model, not {names} ({found.origins['model']})", "model")
-    # Before the model: a port that is taken should not be found out a minute later.
+    settings = in_force(names, flags, config).settings
+    # Before the models: a port that is taken should not be found out a minute later.
     listener = _bound(settings.host, settings.port)
     with listener:
         import uvicorn
 
-        import galago
         from galago.server.app import create_app
 
-        model = galago.load(
-            settings.model[0],
-            precision=settings.precision,
-            profile=settings.profile,
-            device=settings.device,
-            revision=settings.revision,
-            threads=settings.threads,
-            limits=galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size),
-        )
+        app = create_app(_pool(settings), settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets=sockets)
-                typer.echo(f"listening on {address} with {model.name}", err=True)
+                asyncio.wrap_future(app.state.opened).add_done_callback(self.opened)
 
-        with model:
-            served = create_app(model, settings)
-            options = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=settings.grace_s)
-            Server(options).run(sockets=[listener])
+            def opened(self, done: asyncio.Future[None]) -> None:
+                if done.cancelled() or done.exception():
+                    self.should_exit = True
+                else:
+                    typer.echo(f"listening on {address} with {', '.join(settings.model)}", err=True)
+
+        options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=settings.grace_s)
+        Server(options).run(sockets=[listener])
+        if app.state.opened.done():
+            app.state.opened.result()
+
+
+def _pool(settings: "Settings") -> "ModelPool":
+    """Where the models will be; what is wrong with a name or an option is told before anything is loaded."""
+    import galago
+    from galago.pool import ModelPool
+
+    options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
+    options["limits"] = galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size)
+    budget = None if settings.max_memory_gb is None else int(settings.max_memory_gb * 1e9)
+    pool = ModelPool(budget, keep_alive=None, options=options)
+    for model in settings.model:
+        pool.need(model)
+    return pool
 
 
 def _bound(host: str, port: int) -> socket.socket:

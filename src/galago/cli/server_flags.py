@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from galago.server.sources import InForce
 
-Name = Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.")]
 Texts = list[str] | None
+Names = Annotated[Texts, typer.Argument(metavar="[MODEL]...", help="The same as --model; the first is the default.")]
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ Config = Annotated[
 ]
 
 
-def in_force(name: str | None, flags: ServerFlags, config: Path | None) -> "InForce":
+def in_force(names: Texts, flags: ServerFlags, config: Path | None) -> "InForce":
     """The settings from everywhere, with warnings told. Raises InvalidRequest."""
     from galago.server.sources import read_settings
 
     given = {flag: value or None if isinstance(value, list) else value for flag, value in asdict(flags).items()}
-    if name is not None:
-        given["model"] = [name, *(given["model"] or [])]
+    if names:
+        given["model"] = [*names, *(given["model"] or [])]
     found = read_settings(given, config)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -1,102 +1,62 @@
 """The server's routes."""
 
 import re
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
-import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from galago.engine.metrics import CONTENT_TYPE, exposition
-from galago.nn.device import memory
-from galago.server import errors, moondream, moondream_reply, openai_reply
+from galago.pool import ModelPool
+from galago.server import errors, info, manage, moondream, moondream_reply, openai_reply
+from galago.server.models import Models
 from galago.server.openai import read_chat
 from galago.server.running import Host, streamed, waited
 from galago.server.settings import Settings
 
-if TYPE_CHECKING:
-    from galago.model import Model
 
-try:
-    VERSION = version("galago")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    VERSION = "0+source"
+def create_app(pool: ModelPool, settings: Settings = Settings()) -> FastAPI:
+    """An app that serves the models of a pool, and closes it when it shuts down.
 
-
-def create_app(model: "Model", settings: Settings = Settings()) -> FastAPI:
-    """An app that serves one model and closes it when it shuts down.
-
-    Clients ask for models that they know from elsewhere, so any name means the one that is served,
-    and the reply tells which it was; with `strict_model_names` another name is refused.
+    Those of the settings are loaded when it starts up, and answered for with 503 meanwhile; `app.state.opened`
+    is a Future that is done then. The first is the default: clients ask for models that they know from
+    elsewhere, so any name that is none here means that one, and the reply tells which it was;
+    `strict_model_names` refuses such names.
     """
-    host = Host(model, settings.body_limit, settings.strict_model_names, settings.timeout)
-    entry = {"id": model.name, "object": "model", "created": int(time.time()), "owned_by": "galago"}
+    models = Models(pool, settings.model, settings.strict_model_names)
+    host = Host(models, settings.body_limit, settings.timeout)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Not one of the pool of threads, for whose end the process would wait.
+        threading.Thread(target=models.open, name="galago-open", daemon=True).start()
         yield
-        await waited(model.close)
+        await waited(pool.close)
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
+    app.state.opened = models.opened
     app.add_middleware(_single_slashes)
     errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
-    _openai_routes(app, host, f"{model.revision}-{model.precision}-galago{VERSION}")
+    _openai_routes(app, host)
     _moondream_routes(app, host)
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        described = {"id": model.name, "name": model.name, "description": "", "version": model.revision}
-        return JSONResponse({"object": "list", "data": [entry], "models": [described]})
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> Response:
-        host.known(name)
-        return JSONResponse(entry)
-
-    @app.get("/health")
-    async def health() -> Response:
-        used = memory(torch.device(model.device))
-        return JSONResponse(
-            {
-                "status": "healthy",
-                "server": "galago",
-                "model": model.name,
-                "version": VERSION,
-                "device": model.device,
-                "precision": model.precision,
-                "revision": model.revision,
-                "kernels": model.kernels,
-                "fallbacks": model.fallbacks,
-                "memory": {"used_bytes": used.used, "peak_bytes": used.peak},
-                "performance": host.served.report(),
-            }
-        )
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(await waited(exposition), media_type=CONTENT_TYPE)
-
-    @app.get("/")
-    async def root() -> Response:
-        message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
-        return JSONResponse({"message": message, "version": VERSION, "status": "running", "model": model.name})
-
+    manage.add_routes(app, host)
+    info.add_routes(app, host)
     return app
 
 
-def _openai_routes(app: FastAPI, host: Host, fingerprint: str) -> None:
+def _openai_routes(app: FastAPI, host: Host) -> None:
     # The newest of Moondream's clients use it too, with an endpoint that may lack the /v1.
     @app.post("/chat/completions")
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        head = openai_reply.Head(host.model.name, fingerprint, time.perf_counter())
+        arrived = time.perf_counter()
         asked = await host.read(http, read_chat)
-        events = await host.run(http, asked.request, asked.model)
+        facts, events = await host.run(http, asked.request, asked.model)
+        fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
+        head = openai_reply.Head(facts.id, fingerprint, arrived)
         if asked.stream:
             return await streamed(openai_reply.chunks(head, events, asked.include_usage))
         return JSONResponse(openai_reply.completion(head, [event async for event in events]))
@@ -107,18 +67,13 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
         @app.post(path)
         async def skill(http: Request) -> Response:
             asked = await host.read(http, reader)
-            events = await host.run(http, asked.request, asked.model)
+            _, events = await host.run(http, asked.request, asked.model)
             if asked.stream:
                 return await streamed(moondream_reply.chunks(events))
             return JSONResponse(moondream_reply.reply(asked.request.skill, [event async for event in events]))
 
     for path, reader in moondream.PATHS.items():
         add(path, reader)
-
-    @app.get("/v1/stats")
-    async def stats() -> Response:
-        found = await waited(host.model.stats)
-        return JSONResponse(moondream_reply.stats(found, host.served, host.timeout))
 
 
 def _single_slashes(app: ASGIApp) -> ASGIApp:

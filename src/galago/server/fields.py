@@ -69,7 +69,6 @@ def required(value: T | None, path: str) -> T:
 
 def read_sampling(given: Json, path: str = "") -> Sampling:
     """How text is to be drawn; `path` is where the settings stand, with its dot."""
-    limit = "max_tokens" if given.get("max_completion_tokens") is None else "max_completion_tokens"
     temperature = read(given, "temperature", float, path) or 0.0
     if not 0 <= temperature <= 2:
         raise InvalidRequest(f"{path}temperature must be a number in 0..2", f"{path}temperature")
@@ -83,9 +82,8 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
     for text in stop:
         check_text(text, f"{path}stop")
     top_p = read(given, "top_p", float, path)
-    tokens = read(given, limit, int, path)
-    if tokens is not None and tokens < 1:
-        raise InvalidRequest(f"{path}{limit} must be >= 1", path + limit)
+    limits = [_limit(given, name, path) for name in ("max_completion_tokens", "max_tokens")]
+    tokens = next((limit for limit in limits if limit is not None), None)
     min_p = read(given, "min_p", float, path) or 0.0
     try:
         return Sampling(
@@ -99,6 +97,13 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
     except InvalidRequest as error:
         # A Sampling knows its own names alone.
         raise InvalidRequest(f"{path}{error}", f"{path}{error.param}") from None
+
+
+def _limit(given: Json, name: str, path: str) -> int | None:
+    limit = read(given, name, int, path)
+    if limit is not None and limit < 1:
+        raise InvalidRequest(f"{path}{name} must be >= 1", path + name)
+    return limit
 
 
 def read_image(url: str, path: str) -> Image.Image:

@@ -1,7 +1,7 @@
 """Moondream's REST API: from Events to JSON, in one piece or as server-sent events."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from galago.request import (
@@ -96,18 +96,22 @@ async def chunks(events: AsyncIterator[Event]) -> AsyncIterator[str]:
         yield "data: [ERROR]\n\n"
 
 
-def stats(found: Json, served: Served, timeout: float | None) -> Json:
-    """How the server stands, with the members that Moondream Station has; `found` is Model.stats()."""
+def stats(model: str, found: Mapping[str, Json], served: Served, timeout: float | None) -> Json:
+    """How the server stands, with the members that Moondream Station has; `found` is Model.stats() by model.
+
+    Queues are those of all models in memory together; `models` has each.
+    """
     return {
         "workers": 1,
-        "queue_size": found["queue"]["waiting"],
-        "max_queue_size": found["limits"]["waiting"],
-        "processing": found["queue"]["running"],
+        "queue_size": sum(one["queue"]["waiting"] for one in found.values()),
+        "max_queue_size": sum(one["limits"]["waiting"] for one in found.values()),
+        "processing": sum(one["queue"]["running"] for one in found.values()),
         "timeouts": served.timeouts,
         "default_timeout": timeout,
-        "model": found["model"],
+        "model": model,
         "status": "running",
         "requests_processed": served.requests,
+        "models": found,
     }
 
 

@@ -10,7 +10,7 @@ from galago.server.fields import check_text, load_json, read, read_image, read_s
 
 DESCRIBE = "Describe what you see in this image."
 # What OpenAI's API has and we do not, with the values that ask for nothing more than what happens anyway.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none",),
     "functions": ([],),
@@ -50,7 +50,7 @@ class Asked:
 def read_chat(body: bytes) -> Asked:
     """The request that a body asks for. Slow where it holds an image: not for the event loop."""
     given = load_json(body)
-    for name, neutral in _UNSUPPORTED.items():
+    for name, neutral in UNSUPPORTED.items():
         value = given.get(name)
         # The types are compared too, since True == 1.
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,9 +18,10 @@ from galago.errors import DeadlineExceeded
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
+from galago.server.models import Facts, Models
 
 if TYPE_CHECKING:
-    from galago.model import Model, Run
+    from galago.model import Run
 
 T = TypeVar("T")
 
@@ -53,11 +55,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Host:
-    """What the routes of every dialect share: one model, and the bounds on what clients send."""
+    """What the routes of every dialect share: the models, and the bounds on what clients send."""
 
-    model: "Model"
+    models: Models
     body_limit: int
-    strict_names: bool
     timeout: float | None = None
     """seconds for a request that names no limit of its own"""
     served: Served = field(default_factory=Served)
@@ -65,22 +66,29 @@ class Host:
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
 
     async def read(self, http: Request, reader: Callable[[bytes], T]) -> T:
-        """What a dialect's reader makes of the body."""
+        """What a dialect's reader makes of the body. Raises Refused while the models are being loaded."""
+        self.models.check_ready()
         body = await read_body(http, self.body_limit)
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
-    async def run(self, http: Request, request: ModelRequest, name: str | None) -> AsyncIterator[Event]:
-        """The events of a request to the model that the client calls by this name."""
-        if self.strict_names:
-            self.known(name)
+    async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
+        """What answers a request to the model that the client calls by this name, and the events of its answer."""
         if request.timeout is None:
             request = replace(request, timeout=self.timeout)
-        run = await waited(partial(self.model.submit, request))
-        return self.served.counted(events_of(http, run))
+        use = self.models.use(self.models.meant(name))
+        async with AsyncExitStack() as stack:
+            facts, model = await waited(use.__enter__)
+            stack.push_async_callback(waited, partial(use.__exit__, None, None, None))
+            run = await waited(partial(model.submit, request))
+            stack.callback(run.cancel)
+            return facts, _until_done(self.served.counted(events_of(http, run)), stack.pop_all())
 
-    def known(self, name: str | None) -> None:
-        if name not in (None, self.model.name):
-            raise Refused("model_not_found", f"no model {name!r} here; there is {self.model.name!r}", "model")
+
+async def _until_done(events: AsyncIterator[Event], stack: AsyncExitStack) -> AsyncIterator[Event]:
+    """The same events; the model is in use until their end."""
+    async with stack:
+        async for event in events:
+            yield event
 
 
 async def waited(call: Callable[[], T]) -> T:

@@ -1,0 +1,108 @@
+"""What the server says of itself: health, counts, metrics, and a screen for people."""
+
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from galago.engine.metrics import CONTENT_TYPE, exposition
+from galago.nn.device import memory, pick_device
+from galago.server import moondream_reply
+from galago.server.fields import Json
+from galago.server.models import Models, id_of
+from galago.server.openapi import document
+from galago.server.pages import docs_page, start_page, style
+from galago.server.running import Host, waited
+
+try:
+    VERSION = version("galago")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    VERSION = "0+source"
+
+
+def add_routes(app: FastAPI, host: Host) -> None:
+    models = host.models
+
+    @app.get("/health")
+    async def health() -> Response:
+        said = {"server": "galago", "model": id_of(models.default), "version": VERSION}
+        if not models.opened.done():
+            return JSONResponse({"status": "loading", **said}, 503, {"Retry-After": "5"})
+        if error := models.opened.exception():
+            return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
+        facts = models.facts(models.default)
+        assert facts is not None
+        return JSONResponse(
+            {
+                "status": "healthy",
+                **said,
+                "device": facts.device,
+                "precision": facts.precision,
+                "revision": facts.revision,
+                "kernels": facts.kernels,
+                "fallbacks": facts.fallbacks,
+                "memory": _memory(facts.device),
+                "performance": host.served.report(),
+                "models": loaded_models(models),
+            }
+        )
+
+    @app.get("/v1/stats")
+    async def stats() -> Response:
+        found = await waited(models.stats)
+        return JSONResponse(moondream_reply.stats(id_of(models.default), found, host.served, host.timeout))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(await waited(exposition), media_type=CONTENT_TYPE)
+
+    @app.get("/")
+    async def root(http: Request) -> Response:
+        ready, name = models.opened.done() and not models.opened.exception(), id_of(models.default)
+        status = "running" if ready else "not loaded"
+        headers = {"Vary": "Accept"}
+        if "text/html" not in http.headers.get("accept", ""):
+            message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
+            return JSONResponse({"message": message, "version": VERSION, "status": status, "model": name}, 200, headers)
+        rows = await waited(models.rows)
+        used = _memory(str(pick_device(models.pool.choice.get("device"))))
+        address = str(http.base_url).rstrip("/")
+        page = partial(start_page, address, VERSION, status, rows, models.pool.budget, used, host.served)
+        return HTMLResponse(await waited(page), 200, headers)
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(document(VERSION))
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return HTMLResponse(await waited(lambda: docs_page(document(VERSION))))
+
+    @app.get("/style.css")
+    async def stylesheet() -> Response:
+        return Response(style(), media_type="text/css")
+
+
+def loaded_models(models: Models) -> list[Json]:
+    """The models in memory, each with what computes it and what it takes."""
+    return [
+        {
+            "name": facts.id,
+            "precision": facts.precision,
+            "device": facts.device,
+            "revision": facts.revision,
+            "kernels": facts.kernels,
+            "fallbacks": facts.fallbacks,
+            "memory_bytes": row.bytes,
+            "in_use": row.in_use,
+        }
+        for facts, row in models.loaded()
+    ]
+
+
+def _memory(device: str) -> Json:
+    """Of the process, or on an accelerator of its memory there."""
+    used = memory(torch.device(device))
+    return {"used_bytes": used.used, "peak_bytes": used.peak}

@@ -1,0 +1,155 @@
+"""The OpenAPI document: every route, what it takes and everything that it answers."""
+
+from typing import Any
+
+from galago.server.fields import Json
+from galago.server.schemas import TEXT, ref, schemas
+
+WHY = {
+    400: "The body is no JSON, a field is missing or wrong, or the image cannot be read.",
+    404: "There is no such model here; names are strict.",
+    409: "The model is in use.",
+    413: "The body is too large.",
+    429: "The queue is full.",
+    500: "Something broke; the log of the server tells what.",
+    501: "The model cannot do this.",
+    503: "The model is being loaded or does not fit in memory, or the server is shutting down.",
+    504: "The time limit ran out.",
+}
+RETRY: Json = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": True}}
+EVENTS: Json = {"text/event-stream": {"schema": TEXT}}
+ASKED = (400, 404, 413, 429, 500, 501, 503, 504)
+# What each skill takes, gives, and is.
+SKILLS = {
+    "caption": ("CaptionRequest", "Caption", "Describe an image", True),
+    "query": ("QueryRequest", "Answer", "Answer a question, about an image or without one", True),
+    "detect": ("DetectRequest", "Objects", "Find objects: their bounding boxes", False),
+    "point": ("PointRequest", "Points", "Point at objects: one point in each", False),
+    "detect_gaze": ("DetectGazeRequest", "Gaze", "Tell where a person looks", False),
+    "segment": ("SegmentRequest", None, "Outline an object: not offered by any model yet", False),
+}
+
+
+def document(version: str) -> Json:
+    """The document of the server of this version."""
+    about = "Compact vision-language models behind OpenAI's chat completions and Moondream's API."
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
+        "paths": {**_chat(), **_skills(), **_models(), **_info()},
+        "components": {"schemas": schemas()},
+    }
+
+
+def _reply(description: str, content: Json, headers: Json | None = None) -> Json:
+    return {"description": description, "content": content} | ({"headers": headers} if headers else {})
+
+
+def _json(name: str) -> Json:
+    return {"application/json": {"schema": ref(name)}}
+
+
+def _errors(statuses: tuple[int, ...], shape: str = "Error", **why: str) -> Json:
+    retried = (429, 503)
+    return {
+        str(status): _reply(why.get(f"on_{status}", WHY[status]), _json(shape), RETRY if status in retried else None)
+        for status in statuses
+    }
+
+
+def _operation(name: str, tag: str, summary: str, replies: Json, takes: str | None = None, **more: Any) -> Json:
+    body = {"requestBody": {"required": True, "content": _json(takes)}} if takes else {}
+    return {"operationId": name, "tags": [tag], "summary": summary, **more, **body, "responses": replies}
+
+
+def _chat() -> Json:
+    content = _json("ChatCompletion") | EVENTS
+    told = (
+        "As events (stream): chat.completion.chunk objects, then `data: [DONE]`. An `error` object in their place is a "
+        "failure that came after the first of them."
+    )
+    replies = {"200": _reply("The answer, in one piece or as events.", content), **_errors(ASKED)}
+
+    def chat(name: str) -> Json:
+        summary = "Answer a conversation, about an image or without one"
+        return {"post": _operation(name, "OpenAI", summary, replies, "ChatRequest", description=told)}
+
+    return {"/v1/chat/completions": chat("chat"), "/chat/completions": chat("chat_unprefixed")}
+
+
+def _skills() -> Json:
+    told = (
+        "As events (stream): objects with `chunk`, then one with `completed` true, `finish_reason` and `metrics`. A "
+        "failure that comes later is an event with `error`, then `data: [ERROR]`."
+    )
+    paths: Json = {}
+    for prefix, suffix in (("/v1", ""), ("", "_unprefixed")):
+        for name, (takes, gives, summary, streams) in SKILLS.items():
+            replies = _errors(ASKED if gives else (400, 413, 501, 503), "MoondreamError")
+            if gives:
+                content = _json(gives) | (EVENTS if streams else {})
+                replies = {"200": _reply("The answer.", content)} | replies
+            more = {"description": told} if streams else {}
+            paths[f"{prefix}/{name}"] = {
+                "post": _operation(name + suffix, "Moondream", summary, replies, takes, **more)
+            }
+    return paths
+
+
+def _models() -> Json:
+    listed = {"200": _reply("Those in memory, and those that can be loaded.", _json("ModelList"))}
+    name = {"name": "id", "in": "path", "required": True, "schema": TEXT, "description": "may hold slashes"}
+    gone = "There is no such model."
+    one = {"200": _reply("The model.", _json("ModelEntry")), **_errors((404,), on_404=gone)}
+    content = _json("ModelEntry") | EVENTS
+    loaded = {
+        "200": _reply("The model is in memory.", content),
+        **_errors((400, 404, 413, 429, 500, 503), on_404=gone, on_429="Too many wait for their models."),
+    }
+    unloaded = {
+        "200": _reply("The model is not in memory.", _json("Unloaded")),
+        **_errors((400, 404, 409, 413, 503), on_404=gone),
+    }
+    load = (
+        "Downloads the model where its files are not here. As events (stream): `status` is `loading`, with "
+        "`bytes_done` and `bytes_total` of the download, then `loaded` with `model`, or `failed` with `error`. What "
+        "does not fit in memory is refused with 503 and the figures; models that are not in use make room for it."
+    )
+    unload = "Takes a model out of memory. It is loaded again when a request names it, if the settings do."
+    return {
+        "/v1/models": {"get": _operation("list_models", "Models", "List the models", listed)},
+        "/v1/models/{id}": {"get": _operation("get_model", "Models", "Tell of one model", one, parameters=[name])},
+        "/v1/models/load": {
+            "post": _operation("load_model", "Models", "Load a model", loaded, "LoadRequest", description=load)
+        },
+        "/v1/models/unload": {
+            "post": _operation(
+                "unload_model", "Models", "Unload a model", unloaded, "UnloadRequest", description=unload
+            )
+        },
+    }
+
+
+def _info() -> Json:
+    page: Json = {"text/html": {"schema": TEXT}}
+    health = {
+        "200": _reply("Requests are answered.", _json("Health")),
+        "503": _reply("The model is being loaded, or could not be.", _json("NotReady"), RETRY),
+    }
+    start = _reply("What runs here: for programs, or for people.", _json("Root") | page)
+    stats = _reply("As Moondream Station tells them, and of each model in memory.", _json("Stats"))
+    metrics = _reply("In Prometheus' text format.", {"text/plain": {"schema": TEXT}})
+    described = _reply("This document.", {"application/json": {"schema": {"type": "object"}}})
+
+    def get(name: str, summary: str, replies: Json) -> Json:
+        return {"get": _operation(name, "Server", summary, replies)}
+
+    return {
+        "/": get("start", "Tell what runs here", {"200": start}),
+        "/health": get("health", "Tell whether requests are answered, and what answers them", health),
+        "/v1/stats": get("stats", "Count what was done", {"200": stats}),
+        "/metrics": get("metrics", "Give Prometheus its metrics", {"200": metrics}),
+        "/openapi.json": get("openapi", "Describe every route to programs", {"200": described}),
+        "/docs": get("docs", "Describe every route to people", {"200": _reply("A page.", page)}),
+        "/style.css": get("style", "Style the pages", {"200": _reply("CSS.", {"text/css": {"schema": TEXT}})}),
+    }

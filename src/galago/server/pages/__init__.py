@@ -1,0 +1,108 @@
+"""The pages for people, made on the server: they need no script, and nothing from elsewhere."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from galago.needs import size_of
+from galago.server.fields import Json
+from galago.server.models import Row
+from galago.server.running import Served
+
+
+def start_page(
+    address: str, version: str, status: str, rows: Sequence[Row], budget: int, used: Mapping[str, int], served: Served
+) -> str:
+    """What runs here and how to connect. `address` is the server's as this client sees it, without a slash."""
+    here = [row for row in rows if row.loaded and not row.loaded.loading]
+    return _render(
+        "start.html",
+        address=address,
+        version=version,
+        status=status,
+        loaded=here,
+        others=[row for row in rows if row not in here],
+        budget=budget,
+        used=used,
+        served=served.report(),
+    )
+
+
+def docs_page(document: Json) -> str:
+    """An OpenAPI document as tables."""
+    tags: dict[str, list[Json]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for tag in operation["tags"]:
+                tags.setdefault(tag, []).append({**operation, "method": method.upper(), "path": path})
+    fields = {name: list(_fields(schema)) for name, schema in document["components"]["schemas"].items()}
+    return _render("docs.html", info=document["info"], tags=tags, schemas=fields)
+
+
+def style() -> str:
+    return files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("galago.server", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    made.filters["size"] = size_of
+    made.filters["words"] = _words
+    return made
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+# --- schemas in words ------------------------------------------------------------------------
+
+
+def _fields(schema: Json, path: str = "") -> Iterator[Json]:
+    """A row for each field of an object, those of objects inside it after it."""
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        at = f"{path}{name}"
+        about = field.get("description", "")
+        yield {"name": at, "type": _words(field), "required": name in required, "about": about}
+        # A field of several objects is told once.
+        inside = {row["name"]: row for found in _objects(field) for row in _fields(found, f"{at}.")}
+        yield from inside.values()
+
+
+def _objects(schema: Json) -> Iterator[Json]:
+    """The objects that a field may hold, alone or in an array."""
+    if "properties" in schema:
+        yield schema
+    for other in schema.get("anyOf", ()):
+        yield from _objects(other)
+    if isinstance(schema.get("items"), dict):
+        yield from _objects(schema["items"])
+
+
+def _words(schema: Json) -> str:
+    """What a value may be."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "enum" in schema:
+        return " or ".join(map(json.dumps, schema["enum"]))
+    if "anyOf" in schema and "type" not in schema:
+        return " or ".join(dict.fromkeys(map(_words, schema["anyOf"])))
+    kinds = schema.get("type", "anything")
+    return " or ".join(_kind(kind, schema) for kind in (kinds if isinstance(kinds, list) else [kinds]))
+
+
+def _kind(kind: str, schema: Json) -> str:
+    if kind == "array":
+        return f"array of ({_words(schema['items'])})"
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if kind in ("number", "integer") and (low is not None or high is not None):
+        above = "above " if "exclusiveMinimum" in schema else ""
+        return f"{kind} {above}{'' if low is None else low}..{'' if high is None else high}"
+    return kind

@@ -1,0 +1,281 @@
+"""JSON Schemas of what the server takes and gives. Optional fields may be null; fields that nobody knows are ignored.
+
+What a schema cannot say is in its description; such requests are answered with 400 all the same.
+"""
+
+from typing import Any
+
+from galago.server.fields import Json
+from galago.server.moondream import MAX_TIMEOUT
+from galago.server.openai import UNSUPPORTED
+
+NULL: Json = {"type": "null"}
+TEXT: Json = {"type": "string"}
+FILLED: Json = {"type": "string", "pattern": r"\S"}
+SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1}
+COUNT: Json = {"type": "integer", "minimum": 0}
+SECONDS: Json = {"type": "number", "minimum": 0}
+FLAG: Json = {"type": "boolean"}
+IMAGE: Json = {
+    "type": "string",
+    "format": "image-url",
+    "description": "the image itself: a data: URL in base64, or the bare base64; JPEG, PNG, WebP, GIF, BMP and others",
+}
+_FALSY: list[Any] = [None, False, 0, "", [], {}]
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def record(required: Json, optional: Json | None = None, description: str = "") -> Json:
+    """An object with these fields, and perhaps others."""
+    made: Json = {"type": "object", "properties": {**required, **(optional or {})}}
+    if required:
+        made["required"] = list(required)
+    return made | ({"description": description} if description else {})
+
+
+def array(items: Json, least: int = 0, most: int | None = None) -> Json:
+    made: Json = {"type": "array", "items": items}
+    return made | ({"minItems": least} if least else {}) | ({} if most is None else {"maxItems": most})
+
+
+def may(schema: Json, description: str = "") -> Json:
+    """The same, or null, which counts as absent."""
+    made: Json
+    if "enum" in schema:
+        made = {**schema, "enum": [*schema["enum"], None]}
+        made.pop("type", None)
+    elif isinstance(schema.get("type"), str):
+        made = {**schema, "type": [schema["type"], "null"]}
+    else:
+        made = {"anyOf": [schema, NULL]}
+    return made | ({"description": description} if description else {})
+
+
+def choice(*values: Any) -> Json:
+    return {"enum": list(values)}
+
+
+def _sampling() -> Json:
+    whole = {"type": "integer", "minimum": 1}
+    stops = {**array({"type": "string", "minLength": 1}, most=4)}
+    return {
+        "temperature": may({"type": "number", "minimum": 0, "maximum": 2}, "0, the default, takes the likeliest token"),
+        "top_p": may(SHARE, "draw from the likeliest tokens that make up this probability; 1 by default"),
+        "min_p": may(SHARE, "leave out tokens less likely than this share of the likeliest; 0 by default"),
+        "max_tokens": may(whole, "tokens of text at most; by default the model's own limit"),
+        "max_completion_tokens": may(whole, "the same as max_tokens, and goes before it"),
+        "seed": may({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, "makes what is drawn repeat"),
+        "stop": {
+            "anyOf": [{"type": "string", "minLength": 1}, stops, NULL],
+            "description": "text ends before the first of these, which is not given out",
+        },
+    }
+
+
+def _chat() -> Json:
+    kind = {"type": choice("text", "input_text")}
+    text = record({**kind, "text": TEXT})
+    refusal = record({"type": choice("refusal"), "refusal": TEXT})
+    detail = may(choice("auto", "low", "high", "original"), "low sees a large image as a whole only")
+    shown = {"type": choice("image_url", "input_image")}
+    image = {
+        "anyOf": [
+            record({**shown, "image_url": record({"url": IMAGE}, {"detail": detail})}),
+            record({**shown, "image_url": IMAGE}, {"detail": detail}),
+        ]
+    }
+    none = {name: {"enum": _FALSY} for name in ("tool_calls", "function_call", "audio")}
+
+    def turn(roles: list[str], parts: Json, absent: bool = False) -> Json:
+        content: Json = {"anyOf": [TEXT, array(parts), *([NULL] if absent else [])]}
+        needed = {"role": choice(*roles)} | ({} if absent else {"content": content})
+        return record(needed, none | ({"content": content} if absent else {}))
+
+    turns = [
+        turn(["system", "developer"], text),
+        turn(["user"], {"anyOf": [text, image]}),
+        turn(["assistant"], {"anyOf": [text, refusal]}, absent=True),
+    ]
+    messages = {
+        **array({"anyOf": turns}, 1),
+        "description": "a conversation that ends with a user's turn, which has text or an image; one image in all",
+    }
+    unsupported = {
+        name: {"enum": [None, *neutral], "description": "only what asks for nothing"}
+        for name, neutral in UNSUPPORTED.items()
+    }
+    options = may(record({}, {"include_usage": may(FLAG)}))
+    optional = {
+        "model": may(TEXT, "a model of GET /v1/models; any other name means the default, unless names are strict"),
+        "stream": may(FLAG, "answer with server-sent events"),
+        "stream_options": {"description": "include_usage adds a chunk with the usage; looked at with stream only"},
+        "reasoning": may(FLAG, "think first; for a single turn of a user, maybe after one of the system"),
+        **_sampling(),
+        **unsupported,
+    }
+    streams = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+    return {
+        **record({"messages": messages}, optional),
+        "if": streams,
+        "then": {"properties": {"stream_options": options}},
+    }
+
+
+def _skills() -> Json:
+    """The requests of Moondream's API by the name of their schema."""
+    most = may({"type": "integer", "minimum": 1}, "find so many at most; 50 by default")
+    sampling = _sampling()
+    variant = {"variant": {**NULL, "description": "not supported by the server"}}
+    settings = may(record({}, {**sampling, "max_objects": most, **variant}))
+    beside = {name: sampling[name] for name in ("temperature", "top_p", "max_tokens")} | {"max_objects": most}
+    shared = {
+        "model": may(TEXT, "as for chat completions"),
+        "timeout": may(
+            {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}, "seconds that it may take in all"
+        ),
+        "settings": {**settings, "description": "goes before the same settings beside it"},
+        **beside,
+    }
+    stream = {"stream": may(FLAG, "answer with server-sent events")}
+    image = {"image_url": IMAGE}
+    spot, box = array(SHARE, 2, 2), array(SHARE, 4, 4)
+    refs = may(array({"anyOf": [spot, box]}), "points [x, y] and boxes [x0, y0, x1, y1] that the question is about")
+    named = [
+        {"required": ["object"], "properties": {"object": FILLED}},
+        {"required": ["obj"], "properties": {"object": NULL, "obj": FILLED}},
+    ]
+    found = {"object": {"description": "what to look for"}, "obj": {"description": "the same, where object is absent"}}
+    eye = {"anyOf": [spot, record({"x": SHARE, "y": SHARE}), NULL], "description": "where the eyes of a person are"}
+    corners = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
+    face = {"anyOf": [box, corners, NULL], "description": "needed with prioritize_accuracy, as the eye is without"}
+    flags = may(record({}, {"prioritize_accuracy": may(FLAG), "force_detect": may(FLAG)}))
+    length = may(choice("short", "normal", "long"), "normal by default")
+    question = {"question": FILLED}
+    asked = {
+        "image_url": may(IMAGE),
+        "reasoning": may(FLAG, "think first, and say what was thought"),
+        "spatial_refs": refs,
+    }
+    return {
+        "CaptionRequest": record(image, {"length": length, **stream, **shared}),
+        "QueryRequest": record(question, {**asked, **stream, **shared}),
+        "DetectRequest": {**record(image, found | shared), "anyOf": named},
+        "PointRequest": {**record(image, {**found, "spatial_refs": refs, **shared}), "anyOf": named},
+        "DetectGazeRequest": record(image, {"eye": eye, "face": face, "unstable_settings": flags, **shared}),
+        "SegmentRequest": record({}, shared, "no model that there is can do this"),
+    }
+
+
+def _answers() -> Json:
+    """The replies of Moondream's API by the name of their schema."""
+    times = dict.fromkeys(("prefill_time_ms", "decode_time_ms", "ttft_ms"), SECONDS)
+    end = {
+        "request_id": TEXT,
+        "finish_reason": choice("stop", "length", "cancelled"),
+        "metrics": record({"input_tokens": COUNT, "output_tokens": COUNT, **times}),
+    }
+    speed = {"_stats": record({"tokens": COUNT, "duration": SECONDS, "tokens_per_sec": SECONDS})}
+    spot = record({"x": SHARE, "y": SHARE})
+    box = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
+    ground = record({"start_idx": COUNT, "end_idx": COUNT, "points": array(array({"type": "number"}, 2, 2))})
+    thought = {"reasoning": record({"text": TEXT, "grounding": array(ground)})}
+    return {
+        "Caption": record({**end, "caption": TEXT}, speed),
+        "Answer": record({**end, "answer": TEXT}, speed | thought),
+        "Objects": record({**end, "objects": array(box)}),
+        "Points": record({**end, "points": array(spot), "count": COUNT}),
+        "Gaze": record({**end, "gaze": may(spot, "null where it falls nowhere in the image")}),
+        "MoondreamError": record(
+            {
+                "error": TEXT,
+                "status": choice("rejected", "timeout", "error"),
+                "code": TEXT,
+                "param": may(TEXT, "the field at fault"),
+            }
+        ),
+    }
+
+
+def _completion() -> Json:
+    message = record({"role": choice("assistant"), "content": TEXT, "refusal": NULL}, {"reasoning": TEXT})
+    one = record(
+        {
+            "index": COUNT,
+            "message": message,
+            "logprobs": NULL,
+            "finish_reason": choice("stop", "length", "cancelled"),
+        }
+    )
+    parts = record(dict.fromkeys(("cached_tokens", "image_tokens", "text_tokens"), COUNT))
+    tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT)
+    return record(
+        {
+            "id": TEXT,
+            "object": choice("chat.completion"),
+            "created": COUNT,
+            "model": {**TEXT, "description": "what ran, whatever name was asked for"},
+            "system_fingerprint": TEXT,
+            "choices": array(one, 1),
+            "usage": record({**tokens, "prompt_tokens_details": parts}),
+            "processing_time": {**SECONDS, "description": "seconds from the request's arrival"},
+            "inference_time": {**SECONDS, "description": "seconds of it in the model"},
+        }
+    )
+
+
+def _models() -> Json:
+    entry = {
+        "id": TEXT,
+        "object": choice("model"),
+        "created": COUNT,
+        "owned_by": TEXT,
+        "loaded": {**FLAG, "description": "whether it is in memory"},
+        "installed": {**FLAG, "description": "whether its files are here; else a load downloads them"},
+        "precision": may(TEXT),
+        "memory_bytes": may(COUNT, "what it needs at its peak, caches included"),
+        "in_use": {**COUNT, "description": "requests that run on it"},
+    }
+    described = record(dict.fromkeys(("id", "name", "description", "version"), TEXT))
+    root = {"root": {**TEXT, "description": "the model that this is another name of"}}
+    listed = {"object": choice("list"), "data": array(record(entry, root)), "models": array(described)}
+    return {
+        "ModelEntry": record(entry),
+        "ModelList": record(listed),
+        "Unloaded": record({**entry, "unloaded": {**FLAG, "description": "whether it was in memory"}}),
+        "UnloadRequest": record({"model": {**TEXT, "description": "an id of GET /v1/models, or scenes-int8 and such"}}),
+        "LoadRequest": record({"model": TEXT}, {"stream": may(FLAG, "tell the progress as server-sent events")}),
+    }
+
+
+def _info() -> Json:
+    one = {"precision": TEXT, "device": TEXT, "revision": TEXT, "kernels": TEXT, "fallbacks": array(TEXT)}
+    loaded = record({"name": TEXT, **one, "memory_bytes": COUNT, "in_use": COUNT})
+    served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
+    used = record({"used_bytes": COUNT, "peak_bytes": COUNT})
+    who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
+    healthy = {"status": choice("healthy"), **who, **one, "memory": used, "performance": served}
+    counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
+    more = {"default_timeout": may(SECONDS), "model": TEXT, "status": TEXT, "requests_processed": COUNT}
+    each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}
+    return {
+        "Health": record({**healthy, "models": array(loaded)}),
+        "NotReady": record({"status": choice("loading", "failed"), **who}, {"error": TEXT}),
+        "Stats": record({**counts, **more, "models": each}),
+        "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),
+        "Error": record(
+            {
+                "error": record(
+                    {"message": TEXT, "type": TEXT, "param": may(TEXT, "the field at fault"), "code": may(TEXT)}
+                )
+            }
+        ),
+    }
+
+
+def schemas() -> Json:
+    """Every schema by its name."""
+    chat = {"ChatRequest": _chat(), "ChatCompletion": _completion()}
+    return {**chat, **_skills(), **_answers(), **_models(), **_info()}
