@@ -50,9 +50,6 @@ def test_warnings_and_errors(galago: Any, monkeypatch: pytest.MonkeyPatch) -> No
         assert "none.toml" in galago(command, "--config", "none.toml").error
 
 
-def test_several_models_are_refused_for_now(galago: Any) -> None:
-    assert "one model, not scenes, moondream2" in galago("serve", "scenes", "--model", "moondream2").error
-
 
 @pytest.mark.parametrize("command", [("galago.cli.app", "serve"), ("galago.server",)])
 def test_a_server_that_is_set_by_everything(tmp_path: Path, command: tuple[str, ...]) -> None:
