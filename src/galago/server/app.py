@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory
-from galago.server import errors, moondream, moondream_reply, openai_reply
+from galago.server import errors, guard, moondream, moondream_reply, openai_reply
+from galago.server.guard.stopping import Underway
 from galago.server.openai import read_chat
 from galago.server.running import Host, streamed, waited
 
@@ -28,12 +29,24 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     VERSION = "0+source"
 
 
-def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool = False) -> FastAPI:
+def create_app(
+    model: "Model",
+    body_limit: int = BODY_LIMIT,
+    strict_names: bool = False,
+    *,
+    underway: Underway | None = None,
+    keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    log_content: bool = False,
+) -> FastAPI:
     """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes.
 
     Clients ask for models that they know from elsewhere, so any name means the one that is served,
-    and the reply tells which it was; with `strict_names` another name is refused.
+    and the reply tells which it was; with `strict_names` another name is refused. `underway` is what the server
+    shares with the app to stop it; for the others see guard.install.
     """
+    underway = Underway() if underway is None else underway
     host = Host(model, body_limit, strict_names)
     entry = {"id": model.name, "object": "model", "created": int(time.time()), "owned_by": "galago"}
 
@@ -43,8 +56,9 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
         await waited(model.close)
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
+    reply = errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
+    guard.install(app, reply, underway, keys=keys, origins=origins, hosts=hosts, log_content=log_content)
     app.add_middleware(_single_slashes)
-    errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
     _openai_routes(app, host, f"{model.revision}-{model.precision}-galago{VERSION}")
     _moondream_routes(app, host)
 
@@ -63,7 +77,7 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
         used = memory(torch.device(model.device))
         return JSONResponse(
             {
-                "status": "healthy",
+                "status": "stopping" if underway.stopping else "healthy",
                 "server": "galago",
                 "model": model.name,
                 "version": VERSION,
@@ -74,7 +88,8 @@ def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool 
                 "fallbacks": model.fallbacks,
                 "memory": {"used_bytes": used.used, "peak_bytes": used.peak},
                 "performance": host.served.report(),
-            }
+            },
+            503 if underway.stopping else 200,
         )
 
     @app.get("/metrics")

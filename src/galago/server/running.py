@@ -17,6 +17,7 @@ from galago.errors import DeadlineExceeded
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
+from galago.server.guard.logs import facts_of
 
 if TYPE_CHECKING:
     from galago.model import Model, Run
@@ -33,14 +34,16 @@ class Served:
     cache_hits: int = 0
     timeouts: int = 0
 
-    async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, with the run added up when it is done."""
+    async def counted(self, events: AsyncIterator[Event], facts: dict[str, Any]) -> AsyncIterator[Event]:
+        """The same events, with the run added up when it is done, and its tokens in the facts for the log."""
         try:
             async for event in events:
                 if isinstance(event, Done):
                     self.requests += 1
                     self.seconds += event.timings.total_s
                     self.cache_hits += event.usage.cached_tokens > 0
+                    facts["prompt_tokens"] = facts.get("prompt_tokens", 0) + event.usage.prompt_tokens
+                    facts["tokens"] = facts.get("tokens", 0) + event.usage.completion_tokens
                 yield event
         except DeadlineExceeded:
             self.timeouts += 1
@@ -71,8 +74,10 @@ class Host:
         """The events of a request to the model that the client calls by this name."""
         if self.strict_names:
             self.known(name)
+        facts = facts_of(http.scope)
+        facts |= {"model": self.model.name, "images": int(request.image is not None), "content": request.skill}
         run = await waited(partial(self.model.submit, request))
-        return self.served.counted(events_of(http, run))
+        return self.served.counted(events_of(http, run), facts)
 
     def known(self, name: str | None) -> None:
         if name not in (None, self.model.name):
