@@ -50,7 +50,6 @@ def test_warnings_and_errors(galago: Any, monkeypatch: pytest.MonkeyPatch) -> No
         assert "none.toml" in galago(command, "--config", "none.toml").error
 
 
-
 @pytest.mark.parametrize("command", [("galago.cli.app", "serve"), ("galago.server",)])
 def test_a_server_that_is_set_by_everything(tmp_path: Path, command: tuple[str, ...]) -> None:
     file = tmp_path / "served.toml"

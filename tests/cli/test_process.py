@@ -57,7 +57,12 @@ def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
-        assert process.stderr.read() == ""
+        request, *stopping = process.stderr.read().splitlines()
+    assert "path=/v1/models status=200" in request
+    assert [line.split(maxsplit=2)[1:] for line in stopping] == [
+        ["INFO", "stopping: 0 requests under way have 10 s"],
+        ["INFO", "stopped: 0 requests finished, 0 cancelled"],
+    ]
 
 
 @pytest.mark.parametrize(

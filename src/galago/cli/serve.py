@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import logging
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from galago.errors import InvalidRequest
 if TYPE_CHECKING:
     from galago.pool import ModelPool
     from galago.server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = """\b
 Examples:
@@ -30,29 +34,37 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
     # Before the models: a port that is taken should not be found out a minute later.
     listener = _bound(settings.host, settings.port)
     with listener:
-        import uvicorn
-
         from galago.server.app import create_app
+        from galago.server.guard import logs
+        from galago.server.guard.origins import is_loopback
+        from galago.server.guard.stopping import Server, Underway
 
-        app = create_app(_pool(settings), settings)
+        logs.set_up(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
+        if not is_loopback(listener.getsockname()[0]) and not settings.api_keys:
+            who = "can be reached by other machines, and whoever reaches it may use it"
+            log.warning("%s %s: set --api-key", settings.host, who)
+        underway = Underway()
+        app = create_app(_pool(settings), settings, underway)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        address = f"http://{shown}:{listener.getsockname()[1]}"
+        told = f"listening on http://{shown}:{listener.getsockname()[1]} with {', '.join(settings.model)}"
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets=sockets)
-                asyncio.wrap_future(app.state.opened).add_done_callback(self.opened)
+        def started() -> None:
+            asyncio.wrap_future(app.state.opened).add_done_callback(opened)
 
-            def opened(self, done: asyncio.Future[None]) -> None:
-                if done.cancelled() or done.exception():
-                    self.should_exit = True
-                else:
-                    typer.echo(f"listening on {address} with {', '.join(settings.model)}", err=True)
+        def opened(done: "asyncio.Future[None]") -> None:
+            if done.cancelled() or done.exception():
+                server.should_exit = True
+            elif settings.log_format == "json":
+                log.info(told)  # a program that reads JSON should not meet a line that is none
+            else:
+                typer.echo(told, err=True)
 
-        options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=settings.grace_s)
-        Server(options).run(sockets=[listener])
+        server = Server(app, underway, grace=settings.grace_s, ready=started)
+        server.run(sockets=[listener])
         if app.state.opened.done():
             app.state.opened.result()
+        if server.ended_by == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 def _pool(settings: "Settings") -> "ModelPool":

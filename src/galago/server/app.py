@@ -11,23 +11,25 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.pool import ModelPool
-from galago.server import errors, info, manage, moondream, moondream_reply, openai_reply
+from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
+from galago.server.guard.origins import is_loopback
+from galago.server.guard.stopping import Underway
 from galago.server.models import Models
 from galago.server.openai import read_chat
 from galago.server.running import Host, streamed, waited
 from galago.server.settings import Settings
 
 
-def create_app(pool: ModelPool, settings: Settings = Settings()) -> FastAPI:
+def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Underway | None = None) -> FastAPI:
     """An app that serves the models of a pool, and closes it when it shuts down.
 
     Those of the settings are loaded when it starts up, and answered for with 503 meanwhile; `app.state.opened`
     is a Future that is done then. The first is the default: clients ask for models that they know from
     elsewhere, so any name that is none here means that one, and the reply tells which it was;
-    `strict_model_names` refuses such names.
+    `strict_model_names` refuses such names. `underway` is what a server shares with the app to stop it.
     """
     models = Models(pool, settings.model, settings.strict_model_names)
-    host = Host(models, settings.body_limit, settings.timeout)
+    host = Host(models, Underway() if underway is None else underway, settings.body_limit, settings.timeout)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,8 +40,19 @@ def create_app(pool: ModelPool, settings: Settings = Settings()) -> FastAPI:
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.opened = models.opened
+    reply = errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
+    # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
+    alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
+    guard.install(
+        app,
+        reply,
+        host.underway,
+        keys=settings.api_keys,
+        origins=settings.cors_origins,
+        hosts=(settings.host,) if alone else None,
+        log_content=settings.log_content,
+    )
     app.add_middleware(_single_slashes)
-    errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
     _openai_routes(app, host)
     _moondream_routes(app, host)
     manage.add_routes(app, host)

@@ -21,12 +21,17 @@ _STATUS = {
     "unsupported_parameter": 400,
     "too_many_images": 400,
     "context_length_exceeded": 400,
+    "invalid_api_key": 401,
+    "origin_not_allowed": 403,
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "model_in_use": 409,
     "request_too_large": 413,
+    "host_not_allowed": 421,
     "queue_full": 429,
+    "head_too_large": 431,
     "generation_failed": 500,
     "load_failed": 500,
     "download_failed": 500,
@@ -39,6 +44,7 @@ _STATUS = {
 }
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
     429: {"Retry-After": "1"},
     500: {"x-should-retry": "false"},
     501: {"x-should-retry": "false"},
@@ -68,6 +74,8 @@ class Failure:
 
 Shape = Callable[[Failure], dict[str, Any]]
 """Makes the body that the clients of one dialect expect."""
+Reply = Callable[[str, Exception], JSONResponse]
+"""Tells a failure to whoever asked for this path, in the shape that its clients expect."""
 
 
 def failure(error: Exception) -> Failure:
@@ -81,29 +89,39 @@ def failure(error: Exception) -> Failure:
     return Failure(_STATUS[code], code, message, param, isinstance(error, ContextLengthExceeded))
 
 
-def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> None:
-    """Make every failure of the app leave it in the shape of its path, the framework's own included."""
+def replies(usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
+    """Replies in the shapes of these paths, and elsewhere in the usual one."""
 
-    def reply(http: Request, error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+    def reply(path: str, error: Exception) -> JSONResponse:
         failed = failure(error)
-        body = shapes.get(http.url.path, usual)(failed)
-        return JSONResponse(body, failed.status, {**_HEADERS.get(failed.status, {}), **(headers or {})})
+        return JSONResponse(shapes.get(path, usual)(failed), failed.status, _HEADERS.get(failed.status))
+
+    return reply
+
+
+def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
+    """Make every failure of the app leave it in the shape of its path, the framework's own included."""
+    reply = replies(usual, shapes)
 
     async def ours(http: Request, error: Exception) -> JSONResponse:
-        return reply(http, error)
+        return reply(http.url.path, error)
 
     async def routing(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_value")
         refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}")
-        return reply(http, refused, dict(error.headers or {}))
+        response = reply(http.url.path, refused)
+        response.headers.update(error.headers or {})
+        return response
 
     async def validation(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return reply(http, Refused("invalid_value", first["msg"], ".".join(str(at) for at in first["loc"][1:])))
+        refused = Refused("invalid_value", first["msg"], ".".join(str(at) for at in first["loc"][1:]))
+        return reply(http.url.path, refused)
 
     app.add_exception_handler(GalagoError, ours)
     app.add_exception_handler(HTTPException, routing)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(Exception, ours)
+    return reply

@@ -36,7 +36,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
         assert facts is not None
         return JSONResponse(
             {
-                "status": "healthy",
+                "status": "stopping" if host.underway.stopping else "healthy",
                 **said,
                 "device": facts.device,
                 "precision": facts.precision,
@@ -46,7 +46,8 @@ def add_routes(app: FastAPI, host: Host) -> None:
                 "memory": _memory(facts.device),
                 "performance": host.served.report(),
                 "models": loaded_models(models),
-            }
+            },
+            503 if host.underway.stopping else 200,
         )
 
     @app.get("/v1/stats")

@@ -11,7 +11,13 @@ from galago.server.errors import Failure, failure
 from galago.server.fields import Json
 from galago.server.running import line
 
-_TYPE = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "server_error"}
+_TYPE = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
 # Arguments of skills and the JSON fields that they come from, where the names differ.
 _FIELD = {"question": "messages", "image": "messages"}
 

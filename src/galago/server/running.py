@@ -18,6 +18,8 @@ from galago.errors import DeadlineExceeded
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
+from galago.server.guard.logs import facts_of
+from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
 
 if TYPE_CHECKING:
@@ -35,14 +37,16 @@ class Served:
     cache_hits: int = 0
     timeouts: int = 0
 
-    async def counted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, with the run added up when it is done."""
+    async def counted(self, events: AsyncIterator[Event], facts: dict[str, Any]) -> AsyncIterator[Event]:
+        """The same events, with the run added up when it is done, and its tokens in the facts for the log."""
         try:
             async for event in events:
                 if isinstance(event, Done):
                     self.requests += 1
                     self.seconds += event.timings.total_s
                     self.cache_hits += event.usage.cached_tokens > 0
+                    facts["prompt_tokens"] = facts.get("prompt_tokens", 0) + event.usage.prompt_tokens
+                    facts["tokens"] = facts.get("tokens", 0) + event.usage.completion_tokens
                 yield event
         except DeadlineExceeded:
             self.timeouts += 1
@@ -58,6 +62,7 @@ class Host:
     """What the routes of every dialect share: the models, and the bounds on what clients send."""
 
     models: Models
+    underway: Underway
     body_limit: int
     timeout: float | None = None
     """seconds for a request that names no limit of its own"""
@@ -79,9 +84,11 @@ class Host:
         async with AsyncExitStack() as stack:
             facts, model = await waited(use.__enter__)
             stack.push_async_callback(waited, partial(use.__exit__, None, None, None))
+            told = facts_of(http.scope)
+            told |= {"model": facts.id, "images": int(request.image is not None), "content": request.skill}
             run = await waited(partial(model.submit, request))
             stack.callback(run.cancel)
-            return facts, _until_done(self.served.counted(events_of(http, run)), stack.pop_all())
+            return facts, _until_done(self.served.counted(events_of(http, run), told), stack.pop_all())
 
 
 async def _until_done(events: AsyncIterator[Event], stack: AsyncExitStack) -> AsyncIterator[Event]:

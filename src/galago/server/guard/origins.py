@@ -1,0 +1,100 @@
+"""Which web pages may use the server, and by which names it may be called.
+
+Whatever page a person visits can send requests to their own machine. Browsers tell where the page is from
+(Origin) and which name it believes to speak to (Host), and neither can be forged by the page.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from galago.errors import InvalidRequest
+from galago.server.errors import Refused, Reply
+
+_HERE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|null|\*")
+
+
+def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
+    """The app with CORS for pages of this machine and of these origins; "*" is every page.
+
+    Other pages may not read replies. They also may not cause anything: a POST from a page elsewhere is refused,
+    since browsers would send it and merely keep the answer. Raises InvalidRequest for what is not an origin.
+    """
+    check_origins(origins)
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            own = origin is not None and origin.partition("://")[2] == headers.get("host")
+            if origin is not None and not own and not cors.is_allowed_origin(origin):
+                told = f"pages from {origin} may not use this server; --cors-origin {origin} lets them"
+                await reply(scope["path"], Refused("origin_not_allowed", told))(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    cors = CORSMiddleware(
+        checked,
+        allow_origins=tuple(origins),
+        allow_origin_regex=_HERE,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_private_network=True,
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )
+    return cors
+
+
+def check_origins(origins: Sequence[str]) -> None:
+    """Raise InvalidRequest for what no browser sends as an origin."""
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise InvalidRequest(f"{origin!r} is not an origin such as https://example.org, and not *", "cors_origin")
+
+
+def with_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
+    """The app for requests to localhost, to an IP address or to one of these names.
+
+    For a server that listens at loopback and wants no key: a page at a name that its owner lets point to 127.0.0.1
+    shares its origin with the server, so that CORS does not hold it off (DNS rebinding).
+    """
+    known = {"localhost", *(_name(name) for name in names)}
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host") if scope["type"] == "http" else None
+        # No browser leaves Host out, and HTTP/1.0 has none.
+        if host is not None:
+            name = _name(host)
+            if name not in known and not name.endswith(".localhost") and _address(name) is None:
+                told = f"this server is not {host!r}; call it localhost or by its address, or have it listen wider"
+                await reply(scope["path"], Refused("host_not_allowed", told))(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return checked
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine's own, where nobody else can connect."""
+    found = _address(address)
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return found is not None and (mapped or found).is_loopback
+
+
+def _name(host: str) -> str:
+    """A host without its port, brackets and the dot at its end."""
+    found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::\d*)?", host)
+    bare = host if found is None else found[1] or found[2] or ""
+    return bare.lower().removesuffix(".")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
