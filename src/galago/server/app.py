@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory
 from galago.server import errors, moondream, moondream_reply, openai_reply
-from galago.server.openai import read_chat
+from galago.server.openai import choices, read_chat
 from galago.server.running import Host, streamed, waited
 
 if TYPE_CHECKING:
@@ -28,13 +28,22 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     VERSION = "0+source"
 
 
-def create_app(model: "Model", body_limit: int = BODY_LIMIT, strict_names: bool = False) -> FastAPI:
+def create_app(
+    model: "Model",
+    body_limit: int = BODY_LIMIT,
+    strict_names: bool = False,
+    remote_images: bool = True,
+    allow_hosts: Collection[str] = (),
+) -> FastAPI:
     """An app that serves one model and closes it when it shuts down. `body_limit` is in bytes.
 
     Clients ask for models that they know from elsewhere, so any name means the one that is served,
     and the reply tells which it was; with `strict_names` another name is refused.
+
+    Images are fetched by URL from public addresses, and from hosts named in `allow_hosts` wherever they are;
+    without `remote_images` from nowhere.
     """
-    host = Host(model, body_limit, strict_names)
+    host = Host(model, body_limit, strict_names, remote_images, frozenset(map(str.lower, allow_hosts)))
     entry = {"id": model.name, "object": "model", "created": int(time.time()), "owned_by": "galago"}
 
     @asynccontextmanager
@@ -96,10 +105,10 @@ def _openai_routes(app: FastAPI, host: Host, fingerprint: str) -> None:
     async def chat(http: Request) -> Response:
         head = openai_reply.Head(host.model.name, fingerprint, time.perf_counter())
         asked = await host.read(http, read_chat)
-        events = await host.run(http, asked.request, asked.model)
+        events = await host.run_all(http, choices(asked), asked.model)
         if asked.stream:
-            return await streamed(openai_reply.chunks(head, events, asked.include_usage))
-        return JSONResponse(openai_reply.completion(head, [event async for event in events]))
+            return await streamed(openai_reply.chunks(head, asked, events))
+        return JSONResponse(openai_reply.completion(head, asked, [event async for event in events]))
 
 
 def _moondream_routes(app: FastAPI, host: Host) -> None:
