@@ -47,9 +47,11 @@ log = logging.getLogger(__name__)
 Source = str | Path | bytes | Image.Image | EncodedImage
 """An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded."""
 Settings = Mapping[str, Any]
-"""temperature, top_p, min_p, seed, max_tokens, stop, max_objects, variant, detail; each may be left out.
+"""temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
+detail; each may be left out.
 
-Text is greedy unless a temperature is given. `variant` names a LoRA file; see load(). With detail `low` a
+Text is greedy unless a temperature is given. `json_schema`, a JSON Schema as a dict or as text, makes it JSON that
+fits the schema. `variant` names a LoRA file; see load(). With detail `low` a
 large image is seen as a whole only (quicker, and coarser); the default is `high`.
 """
 BOX = ("x_min", "y_min", "x_max", "y_max")

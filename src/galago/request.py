@@ -4,6 +4,7 @@ A face (HTTP dialect, command line, Python Model) turns its input into a Request
 output; it holds no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -90,7 +91,10 @@ class Sampling:
     """How text is drawn. Temperature 0 is greedy; coordinates are always greedy.
 
     temperature >= 0; top_p and min_p in 0..1; max_tokens >= 1 or None for the model's own limit;
-    text ends before the first of `stop`, which is not given out.
+    text ends before the first of `stop`, which is not given out. Only the top_k most likely tokens are drawn
+    from; a repetition_penalty above 1 makes those that the text has already less likely (as in CTRL,
+    arXiv:1909.05858), one below 1 more. With a `json_schema`, the text of a JSON Schema, the text is JSON
+    that fits it, if it comes to its end before the limit.
     """
 
     temperature: float = 0.0
@@ -99,6 +103,9 @@ class Sampling:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         _check(_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
@@ -112,6 +119,10 @@ class Sampling:
             "stop",
             "a string or a list of strings, none of them empty",
         )
+        _check(self.top_k is None or (_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
+        penalty = self.repetition_penalty
+        _check(_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
+        _check(self.json_schema is None or isinstance(self.json_schema, str), "json_schema", "a JSON Schema as text")
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,8 @@ class Request:
 
     With detail `low` the model sees a large image as a whole only, not also piece by piece: quicker, and coarser.
     Interactive requests go before those of a batch; a request that is not done `timeout` seconds after it was
-    given fails with DeadlineExceeded.
+    given fails with DeadlineExceeded. With `top_logprobs` each token of a text is told with its probability and
+    with so many (0..20) of the likeliest tokens in its place.
     """
 
     skill: Skill
@@ -130,15 +142,31 @@ class Request:
     detail: Detail = "high"
     priority: Priority = "interactive"
     timeout: float | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         check_skill(self.skill)
         _check(self.priority in ("interactive", "batch"), "priority", "interactive or batch")
         _check(self.timeout is None or (_number(self.timeout) and self.timeout > 0), "timeout", "seconds > 0, or null")
         _check(self.detail in ("low", "high"), "detail", "low or high")
+        told = self.top_logprobs
+        _check(told is None or (_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
 
 
 # --- events: what comes back -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token and the logarithm of its probability as the model gave it: before temperature, penalties and masks."""
+
+    text: str
+    """how it is spelled; parts of characters are U+FFFD"""
+    utf8: bytes | None
+    """its bytes; control tokens, which stand for no text, have none"""
+    logprob: float
+    top: tuple["Token", ...] = ()
+    """the likeliest tokens in its place, likeliest first"""
 
 
 @dataclass(frozen=True)
@@ -146,6 +174,8 @@ class TextDelta:
     """The next piece of the answer: never part of a character, never text that a stop would take back."""
 
     text: str
+    tokens: tuple[Token, ...] = ()
+    """those that begin in this piece, where the request asks for probabilities; a stop's come with the last"""
 
 
 @dataclass(frozen=True)
@@ -272,5 +302,7 @@ def sampling_from(settings: Mapping[str, Any] | None) -> Sampling:
         raise InvalidRequest(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(SETTINGS))}", "settings")
     stop = given.get("stop") or ()
     given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if isinstance(given.get("json_schema"), Mapping):
+        given["json_schema"] = json.dumps(given["json_schema"])
     names = {f.name for f in fields(Sampling)}
     return Sampling(**{k: v for k, v in given.items() if k in names and v is not None})

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galago.engine.sampling import make_generator, probabilities, sample
+from galago.engine.sampling import Sampler, likeliest, log_probabilities, make_generator, probabilities, sample
 from galago.request import Sampling
 
 # Probabilities 0.5, 0.25, 0.125, 0.125 in another order.
@@ -97,3 +97,36 @@ def test_draws_follow_the_probabilities() -> None:
     generator = make_generator(7)
     drawn = [sample(LOGITS, Sampling(temperature=1.0), generator) for _ in range(4000)]
     assert np.bincount(drawn) / 4000 == pytest.approx([0.125, 0.5, 0.125, 0.25], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"), [(1, 1.0, {1}), (2, 1.0, {1, 3}), (9, 1.0, {0, 1, 2, 3}), (2, 0.6, {1})]
+)
+def test_top_k_goes_before_top_p(top_k: int, top_p: float, kept: set[int]) -> None:
+    p = probabilities(LOGITS, 1.0, top_p, 0.0, top_k)
+    assert {*p.nonzero()[0].tolist()} == kept
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), max_size=12), st.integers(0, 14))
+def test_likeliest_are_in_the_order_of_greedy_draws(values: list[float], n: int) -> None:
+    left, drawn = np.array(values, np.float32), []
+    for _ in range(min(n, len(values))):
+        drawn.append(int(left.argmax()))
+        left[drawn[-1]] = -np.inf
+    assert likeliest(np.array(values, np.float32), n) == drawn
+
+
+@given(st.lists(st.floats(-80, 80, width=32), min_size=1, max_size=20), st.floats(-1e4, 1e4, width=32))
+def test_log_probabilities_sum_to_one(logits: list[float], shift: float) -> None:
+    row = np.array(logits, np.float32)
+    values = log_probabilities(row)
+    assert float(np.exp(values, dtype=np.float64).sum()) == pytest.approx(1, abs=1e-5)
+    assert log_probabilities(row + np.float32(shift)) == pytest.approx(values, abs=1e-2)
+
+
+def test_repeated_tokens_become_less_likely() -> None:
+    """Towards zero where they were likely, further away where they were not."""
+    sampler = Sampler(Sampling(repetition_penalty=3.0))
+    rows = [[3.0, 2.0, -1.0], [3.0, 2.0, -1.0], [0.5, 0.5, -1.0], [0.0, 0.0, -1.0]]
+    assert [sampler.draw(np.array(row, np.float32)) for row in rows] == [0, 1, 0, 0]
+    assert sampler.draw(np.array([-1.0, -1.1, -2.9], np.float32)) == 2

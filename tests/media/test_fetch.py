@@ -1,7 +1,9 @@
 """Fetching from a server on this machine: bounds, redirects, and what is not public."""
 
 import contextlib
+import gzip
 import io
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ from galago.media.fetch import _is_public, fetch
 from galago.media.image import load_image
 
 BODY = io.BytesIO()
+GONE = threading.Event()
 Image.new("RGB", (5, 4), "red").save(BODY, "PNG")
 
 
@@ -22,10 +25,17 @@ class Site(BaseHTTPRequestHandler):
         routes: dict[str, Callable[[], None]] = {
             "/image": lambda: self.answer(200, BODY.getvalue()),
             "/moved": lambda: self.answer(302, b"", location="/image"),
+            "/to-localhost": lambda: self.answer(
+                302, b"", location=f"http://localhost:{self.server.server_port}/image"
+            ),
+            "/host": lambda: self.answer(200, self.headers["host"].encode()),
             "/loop": lambda: self.answer(302, b"", location="/loop"),
             "/to-file": lambda: self.answer(302, b"", location="file:///etc/passwd"),
             "/large": lambda: self.answer(200, bytes(5000)),
             "/endless": self.go_on,
+            "/slow": self.dawdle,
+            "/packed": lambda: self.answer(200, gzip.compress(bytes(1 << 20)), **{"content-encoding": "gzip"}),
+            "/accepted": lambda: self.answer(200, self.headers["accept-encoding"].encode()),
         }
         routes.get(self.path, lambda: self.answer(404, b"no"))()
 
@@ -43,6 +53,13 @@ class Site(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(bytes(1 << 16))
 
+    def dawdle(self) -> None:
+        """Never to the end of the head, and never so long without a byte that one wait is too long."""
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            while not GONE.wait(0.01):
+                self.wfile.write(b"x-a: b\r\n")
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -53,6 +70,7 @@ def site() -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
+        GONE.set()
         server.shutdown()
         thread.join()
 
@@ -81,10 +99,45 @@ def test_a_time_limit_over_the_whole_body(site):
         fetch(f"{site}/endless", max_seconds=0.1, max_bytes=1 << 40)
 
 
+def test_a_time_limit_over_the_head(site):
+    with pytest.raises(InvalidImage, match="too long"):
+        fetch(f"{site}/slow", max_seconds=0.2)
+
+
+def test_what_is_compressed_is_not_unpacked(site):
+    assert fetch(f"{site}/accepted") == b"identity"
+    assert len(fetch(f"{site}/packed")) < 1 << 16
+
+
 @pytest.mark.parametrize("url", ["http://", "file:///etc/passwd", "http://[broken", "http://no-such-host.invalid/a"])
 def test_urls_that_lead_nowhere(url):
     with pytest.raises(InvalidImage):
         fetch(url)
+
+
+def test_every_redirect_is_judged(site):
+    with pytest.raises(InvalidImage, match="images are not fetched from localhost"):
+        fetch(f"{site}/to-localhost", public_only=True, allowed_hosts={"127.0.0.1"})
+    assert fetch(f"{site}/to-localhost", public_only=True, allowed_hosts={"127.0.0.1", "localhost"}) == BODY.getvalue()
+
+
+def test_a_name_is_looked_up_once_for_judgement_and_connection(site, monkeypatch):
+    """The second answer of a name server that changes its mind would lead to another address."""
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    port = int(site.rpartition(":")[2])
+    info = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+    real = socket.getaddrinfo
+
+    def changing(host, *args, **kwargs):
+        return [(*info, (next(answers), port))] if host == "changing.test" else real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", changing)
+    url = f"http://changing.test:{port}/host"
+    assert fetch(url, public_only=True, allowed_hosts={"changing.test"}) == f"changing.test:{port}".encode()
+    assert next(answers) == "127.0.0.2"
+    answers = iter(["10.0.0.1"])
+    with pytest.raises(InvalidImage, match="not a public address"):
+        fetch(url, public_only=True)
 
 
 def test_only_public_addresses_when_asked(site):
@@ -104,6 +157,20 @@ def test_only_public_addresses_when_asked(site):
         ("10.1.2.3", False),
         ("169.254.169.254", False),
         ("100.64.0.1", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.100.100.200", False),
+        ("168.63.129.16", False),
+        ("255.255.255.255", False),
+        ("240.0.0.1", False),
+        ("::", False),
+        ("::7f00:1", False),
+        ("ff02::1", False),
+        ("fec0::1", False),
+        ("fd00:ec2::254", False),
+        ("::ffff:169.254.169.254", False),
+        ("64:ff9b::808:808", True),
+        ("64:ff9b::a9fe:a9fe", False),
         ("0.0.0.0", False),
         ("224.0.0.1", False),
         ("::1", False),

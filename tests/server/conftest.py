@@ -29,6 +29,13 @@ def client(url: str) -> openai.OpenAI:
 
 
 @pytest.fixture(scope="session")
+def bundled() -> Iterator[openai.OpenAI]:
+    """A client of a server with the bundled model, whose answers mean something."""
+    with serving(hosting(galago.load())) as address:
+        yield sdk(address)
+
+
+@pytest.fixture(scope="session")
 def http(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=60) as client:
         yield client

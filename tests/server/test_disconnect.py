@@ -63,7 +63,7 @@ def test_run_is_cancelled_when_the_client_goes(endless: galago.Model) -> None:
             return {"type": "http.disconnect"}
 
         events = []
-        async for event in events_of(HttpRequest({"type": "http"}, receive), endless.submit(long_request())):
+        async for _, event in events_of(HttpRequest({"type": "http"}, receive), [endless.submit(long_request())]):
             gone.set()
             events.append(event)
         return events[-1]
@@ -82,7 +82,7 @@ def test_run_is_cancelled_when_nobody_reads_on(endless: galago.Model) -> None:
         return {}
 
     async def read_one() -> None:
-        events = events_of(HttpRequest({"type": "http"}, receive), run)
+        events = events_of(HttpRequest({"type": "http"}, receive), [run])
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
 

@@ -7,20 +7,42 @@ the next step needs.
 import numpy as np
 from numpy.typing import NDArray
 
+from galago.engine.constraint import Constraint
 from galago.request import Sampling
 
 Row = NDArray[np.float32]
 
 
-def probabilities(logits: Row, temperature: float, top_p: float = 1.0, min_p: float = 0.0) -> Row:
+def log_probabilities(logits: Row) -> Row:
+    """Logits [V] to the natural logarithms [V] of the probabilities that they stand for."""
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def likeliest(values: Row, n: int) -> list[int]:
+    """The places of the n largest values, largest first; of equals the first, as in a greedy draw."""
+    n = min(n, len(values))
+    if not n:
+        return []
+    least = np.partition(values, -n)[-n]
+    among = np.flatnonzero(values >= least)
+    return [int(i) for i in among[np.argsort(-values[among], kind="stable")[:n]]]
+
+
+def probabilities(
+    logits: Row, temperature: float, top_p: float = 1.0, min_p: float = 0.0, top_k: int | None = None
+) -> Row:
     """Logits [V] to the probabilities [V] that are drawn from; temperature > 0.
 
-    A token falls when those before it, most likely first, already sum to more than top_p, or when it
-    is less than min_p times as likely as the first. The first always stays. Raises ValueError for logits of which
-    none is a number.
+    With top_k only so many of the likeliest are looked at. Of those a token falls when the ones before it, most
+    likely first, already sum to more than top_p, or when it is less than min_p times as likely as the first. The
+    first always stays. Raises ValueError for logits of which none is a number.
     """
     # Below this a temperature may vanish, and the quotient with it; the draw is greedy long before.
     scaled = logits / np.float32(max(temperature, 1e-6))
+    if top_k is not None and top_k < len(scaled):
+        first = likeliest(scaled, top_k)
+        scaled = np.where(np.isin(np.arange(len(scaled)), first), scaled, np.float32(-np.inf))
     p = np.exp(scaled - scaled.max())
     p /= p.sum()
     if not np.isfinite(p).all():
@@ -48,8 +70,32 @@ def sample(logits: Row, sampling: Sampling, generator: np.random.Generator) -> i
     """The next token from logits [V]."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    p = probabilities(logits, sampling.temperature, sampling.top_p, sampling.min_p)
+    p = probabilities(logits, sampling.temperature, sampling.top_p, sampling.min_p, sampling.top_k)
     tokens = np.flatnonzero(p)
     up_to = np.cumsum(p[tokens], dtype=np.float64)
     drawn = np.searchsorted(up_to, generator.random() * up_to[-1], side="right")
     return int(tokens[min(drawn, len(tokens) - 1)])
+
+
+class Sampler:
+    """Draws the tokens of one answer, all from one source of randomness."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generator = make_generator(sampling.seed)
+        self._drawn: set[int] = set()
+
+    def draw(self, logits: Row, constraint: Constraint | None = None) -> int:
+        """The next token from logits [V], which are used up; the constraint follows."""
+        penalty = self.sampling.repetition_penalty
+        if penalty != 1 and self._drawn:
+            ids = list(self._drawn)
+            found = logits[ids]
+            logits[ids] = np.where(found > 0, found / np.float32(penalty), found * np.float32(penalty))
+        if constraint:
+            constraint.mask(logits)
+        token = sample(logits, self.sampling, self._generator)
+        self._drawn.add(token)
+        if constraint:
+            constraint.take(token)
+        return token

@@ -23,6 +23,11 @@ class TextStream:
         self._ids: list[int] = []  # since the last line end
         self._passed = 0  # characters of their text that are words already
         self._held = ""  # whole words that may be the start of a stop string
+        self._lines = 0  # characters up to the last line end
+        self.seen = 0
+        """characters that the tokens so far became"""
+        self.given = 0
+        """characters given out"""
         self.stopped = False
         """A stop string came: nothing more will be given out."""
 
@@ -30,14 +35,17 @@ class TextStream:
         """The text that this token makes ready, often none."""
         self._ids.append(token)
         text = self._decode(self._ids)
+        self.seen = self._lines + len(text.rstrip("\ufffd"))
         whole = text.endswith("\n") or _ends_in_cjk(text)
         end = len(text) if whole else max(text.rfind(" ") + 1, self._passed)
         # An unfinished character decodes to U+FFFD at the end: not yet text.
         piece = self._checked(self._held + text[self._passed : end], text[end:].rstrip("\ufffd"))
         self._passed = end
         if text.endswith("\n"):
+            self._lines += len(text)
             self._ids.clear()
             self._passed = 0
+        self.given += len(piece)
         return piece
 
     def finish(self) -> str:
@@ -47,6 +55,7 @@ class TextStream:
         self._passed = 0
         piece = self._checked(rest, "") + self._held
         self._held = ""
+        self.given += len(piece)
         return piece
 
     def _checked(self, ready: str, pending: str) -> str:

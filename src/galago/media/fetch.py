@@ -2,8 +2,11 @@
 
 import ipaddress
 import socket
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
 
@@ -24,6 +27,8 @@ def fetch(
 ) -> bytes:
     """The bytes behind an http(s) URL, redirects followed; whatever the server calls them.
 
+    All of it together takes `max_seconds` at the most, but for what the system spends on finding a name.
+
     For URLs of strangers set `public_only`: then every host on the way must have public addresses only
     (no loopback, private network, link-local or cloud metadata) unless it is in `allowed_hosts`, and the
     address that was judged is the one connected to. Raises InvalidImage with the reason.
@@ -32,25 +37,30 @@ def fetch(
     target = _parsed(url)
     try:
         # A proxy would resolve names anew, out of reach of the judgement.
-        with httpx.Client(timeout=max_seconds, trust_env=not public_only) as client:
+        with httpx.Client(trust_env=not public_only) as client, _ended_at(deadline) as trace:
             for _ in range(MAX_REDIRECTS + 1):
-                request = client.build_request("GET", target)
+                # Not compressed: a small body could become a large one before it is measured.
+                request = client.build_request("GET", target, headers={"accept-encoding": "identity"})
                 if public_only:
                     _pin(request, allowed_hosts)
+                request.extensions["trace"] = trace
+                request.extensions["timeout"] = httpx.Timeout(_left(target, deadline)).as_dict()
                 response = client.send(request, stream=True)
                 try:
                     if response.has_redirect_location:
                         target = _parsed(str(target.join(response.headers["location"])))
                         continue
-                    return _body(response, max_bytes, deadline)
+                    return _body(response, target, max_bytes, deadline)
                 finally:
                     response.close()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        _left(target, deadline)
         raise InvalidImage(f"could not fetch {_shown(url)}: {error or type(error).__name__}") from error
     raise InvalidImage(f"could not fetch {_shown(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def _shown(url: str) -> str:
+def _shown(url: httpx.URL | str) -> str:
+    url = str(url)
     return url if len(url) <= 100 else url[:97] + "..."
 
 
@@ -64,16 +74,50 @@ def _parsed(url: str) -> httpx.URL:
     return parsed
 
 
-def _body(response: httpx.Response, max_bytes: int, deadline: float) -> bytes:
+def _left(target: httpx.URL, deadline: float) -> float:
+    """The seconds up to the deadline. Raises InvalidImage when it is over."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise InvalidImage(f"{_shown(target)} took too long to arrive")
+    return left
+
+
+@contextmanager
+def _ended_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """A trace for requests, whose connections end at the deadline, whatever is read from them then.
+
+    Limits of the client's are for each wait, so a server that sends a byte now and then would go on for days.
+    """
+    opened: list[socket.socket] = []
+
+    def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            opened.append(info["return_value"].get_extra_info("socket"))
+
+    def end() -> None:
+        for connection in opened:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(deadline - time.monotonic(), 0), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield trace
+    finally:
+        timer.cancel()
+
+
+def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline: float) -> bytes:
     if response.status_code != 200:
-        raise InvalidImage(f"could not fetch {_shown(str(response.url))}: the server answered {response.status_code}")
+        raise InvalidImage(f"could not fetch {_shown(target)}: the server answered {response.status_code}")
     body = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise InvalidImage(f"{_shown(str(response.url))} is larger than {max_bytes / 2**20:g} MiB")
-        if time.monotonic() > deadline:
-            raise InvalidImage(f"{_shown(str(response.url))} took too long to arrive")
+            raise InvalidImage(f"{_shown(target)} is larger than {max_bytes / 2**20:g} MiB")
+        _left(target, deadline)
+    _left(target, deadline)
     return bytes(body)
 
 
@@ -92,15 +136,19 @@ def _pin(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
     request.url = request.url.copy_with(host=addresses[0])
 
 
+# Azure's service for its virtual machines answers at a public address.
+_METADATA = ipaddress.ip_address("168.63.129.16")
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+
+
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         # Addresses that carry an IPv4 one lead wherever that leads.
-        carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
-            carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if any(inner and not _is_public(str(inner)) for inner in carried):
+        if ip.ipv4_mapped or ip in _TRANSLATED:
+            return _is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if any(inner and not _is_public(str(inner)) for inner in (ip.sixtofour, *(ip.teredo or ()))):
             return False
-        if ip.ipv4_mapped:
-            return True
-    return ip.is_global and not ip.is_multicast
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip != _METADATA

@@ -15,7 +15,7 @@ from galago.server import errors, guard, info, manage, moondream, moondream_repl
 from galago.server.guard.origins import is_loopback
 from galago.server.guard.stopping import Underway
 from galago.server.models import Models
-from galago.server.openai import read_chat
+from galago.server.openai import choices, read_chat
 from galago.server.running import Host, streamed, waited
 from galago.server.settings import Settings
 
@@ -29,7 +29,7 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
     `strict_model_names` refuses such names. `underway` is what a server shares with the app to stop it.
     """
     models = Models(pool, settings.model, settings.strict_model_names)
-    host = Host(models, Underway() if underway is None else underway, settings.body_limit, settings.timeout)
+    host = Host(models, Underway() if underway is None else underway, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,12 +67,12 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
     async def chat(http: Request) -> Response:
         arrived = time.perf_counter()
         asked = await host.read(http, read_chat)
-        facts, events = await host.run(http, asked.request, asked.model)
+        facts, events = await host.run_all(http, choices(asked), asked.model)
         fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
         head = openai_reply.Head(facts.id, fingerprint, arrived)
         if asked.stream:
-            return await streamed(openai_reply.chunks(head, events, asked.include_usage))
-        return JSONResponse(openai_reply.completion(head, [event async for event in events]))
+            return await streamed(openai_reply.chunks(head, asked, events))
+        return JSONResponse(openai_reply.completion(head, asked, [event async for event in events]))
 
 
 def _moondream_routes(app: FastAPI, host: Host) -> None:
@@ -80,7 +80,7 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
         @app.post(path)
         async def skill(http: Request) -> Response:
             asked = await host.read(http, reader)
-            _, events = await host.run(http, asked.request, asked.model)
+            events = await host.run(http, asked.request, asked.model)
             if asked.stream:
                 return await streamed(moondream_reply.chunks(events))
             return JSONResponse(moondream_reply.reply(asked.request.skill, [event async for event in events]))

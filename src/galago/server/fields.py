@@ -5,13 +5,16 @@ Every function here raises InvalidRequest with the path of the field at fault, s
 """
 
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from galago.errors import InvalidImage, InvalidRequest
+from galago.media.fetch import fetch
 from galago.media.image import decode_data_url, load_image
-from galago.request import Sampling
+from galago.request import Request, Sampling
 from galago.server.errors import Refused
 
 T = TypeVar("T")
@@ -25,6 +28,30 @@ _WORDS = {
     list: "an array",
     dict: "an object",
 }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image as a request gives it, and the path of the field in which it stands."""
+
+    url: str
+    path: str
+
+    @property
+    def remote(self) -> bool:
+        return self.url[:8].lower().startswith(("http:", "https:"))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose image is still to be opened, and how its reply is to be sent."""
+
+    request: Request
+    model: str | None
+    stream: bool
+    image: Shown | None = None
+    include_usage: bool = False
+    n: int = 1
 
 
 def load_json(body: bytes) -> Json:
@@ -85,6 +112,8 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
     limits = [_limit(given, name, path) for name in ("max_completion_tokens", "max_tokens")]
     tokens = next((limit for limit in limits if limit is not None), None)
     min_p = read(given, "min_p", float, path) or 0.0
+    top_k = read(given, "top_k", int, path)
+    penalty = read(given, "repetition_penalty", float, path)
     try:
         return Sampling(
             temperature=temperature,
@@ -93,6 +122,9 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
             seed=seed,
             max_tokens=tokens,
             stop=tuple(stop),
+            # Other servers say "all of them" so.
+            top_k=None if top_k in (0, -1) else top_k,
+            repetition_penalty=1.0 if penalty is None else penalty,
         )
     except InvalidRequest as error:
         # A Sampling knows its own names alone.
@@ -106,15 +138,21 @@ def _limit(given: Json, name: str, path: str) -> int | None:
     return limit
 
 
-def read_image(url: str, path: str) -> Image.Image:
-    """The decoded image. Nothing outside the request is ever opened: no file, and so far no remote URL."""
-    scheme = url[:8].lower()
+def fetch_image(shown: Shown, allow_hosts: Collection[str]) -> bytes:
+    """The bytes of a remote image, from a public address or one of these hosts."""
     try:
-        if scheme.startswith(("http:", "https:")):
-            raise InvalidImage("remote images are not fetched yet; send the image itself as a data: URL")
-        if scheme.startswith("file:"):
-            raise InvalidImage("files are never read for a client; send the image itself as a data: URL")
-        return load_image(decode_data_url(url))
+        return fetch(shown.url, public_only=True, allowed_hosts=allow_hosts)
     except InvalidRequest as error:
-        error.param = path
+        error.param = shown.path
+        raise
+
+
+def read_image(shown: Shown, fetched: bytes | None = None) -> Image.Image:
+    """The decoded image, of which the bytes are `fetched` if it is remote. No file is ever opened for a client."""
+    try:
+        if shown.url[:5].lower() == "file:":
+            raise InvalidImage("files are never read for a client; send the image itself as a data: URL")
+        return load_image(decode_data_url(shown.url) if fetched is None else fetched)
+    except InvalidRequest as error:
+        error.param = shown.path
         raise

@@ -53,7 +53,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
     @app.get("/v1/stats")
     async def stats() -> Response:
         found = await waited(models.stats)
-        return JSONResponse(moondream_reply.stats(id_of(models.default), found, host.served, host.timeout))
+        return JSONResponse(moondream_reply.stats(id_of(models.default), found, host.served, host.settings.timeout))
 
     @app.get("/metrics")
     async def metrics() -> Response:

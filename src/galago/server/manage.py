@@ -71,7 +71,8 @@ async def _asked(http: Request, host: Host) -> Asked:
     # A page of another site can send JSON without this type, and so unload a model behind its visitor's back.
     if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise InvalidRequest("the request must have the header Content-Type: application/json")
-    return await host.read(http, read_asked)
+    host.models.check_ready()
+    return await host.parsed(http, read_asked)
 
 
 async def _entry_of(models: Models, key: str) -> Json:

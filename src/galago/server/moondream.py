@@ -4,30 +4,18 @@ There is one path for each skill, with and without /v1 in front. The way back is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
-
-from PIL import Image
 
 from galago.errors import InvalidRequest, UnsupportedTask
 from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill, Spot
 from galago.server.errors import Refused
-from galago.server.fields import Json, load_json, read, read_image, read_sampling, required
+from galago.server.fields import Asked, Json, Shown, load_json, read, read_sampling, required
 from galago.server.settings import MAX_TIMEOUT
 
 # Clients nest their settings; one of Station's back ends also takes them beside the other fields.
 _SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request and how its reply is to be sent."""
-
-    request: Request
-    model: str | None
-    stream: bool
 
 
 Reader = Callable[[bytes], Asked]
@@ -43,8 +31,7 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
         raise InvalidRequest(f"timeout must be a number of seconds above 0, at most {MAX_TIMEOUT}", "timeout")
     sampling, most = _settings(given)
     wanted = skill(given, most)
-    request = Request(wanted, _image(given, wanted), sampling, timeout=timeout)
-    return Asked(request, model, stream)
+    return Asked(Request(wanted, sampling=sampling, timeout=timeout), model, stream, _image(given, wanted))
 
 
 def _settings(given: Json) -> tuple[Sampling, int | None]:
@@ -67,12 +54,12 @@ def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
     return read_sampling(settings, path), most
 
 
-def _image(given: Json, skill: Skill) -> Image.Image | None:
+def _image(given: Json, skill: Skill) -> Shown | None:
     url = read(given, "image_url", str)
     # Questions may do without one.
     if url is None and isinstance(skill, Query):
         return None
-    return read_image(required(url, "image_url"), "image_url")
+    return Shown(required(url, "image_url"), "image_url")
 
 
 def _caption(given: Json, most: int | None) -> Caption:

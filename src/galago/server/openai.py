@@ -1,14 +1,19 @@
 """OpenAI's chat completions: from JSON to a Request. The way back is in openai_reply."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
+from random import Random
 from typing import Any, Literal
 
 from galago.errors import InvalidRequest
 from galago.request import Chat, Detail, Message, Query, Request, Skill
 from galago.server.errors import Refused
-from galago.server.fields import check_text, load_json, read, read_image, read_sampling, required
+from galago.server.fields import Asked, Json, Shown, check_text, load_json, read, read_sampling, required
 
 DESCRIBE = "Describe what you see in this image."
+MAX_CHOICES = 8
+MAX_SCHEMA = 256 << 10
+"""characters of a JSON Schema"""
 # What OpenAI's API has and we do not, with the values that ask for nothing more than what happens anyway.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
@@ -18,15 +23,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": ({},),
     "modalities": ([], ["text"]),
     "web_search_options": ({},),
-    "response_format": ({"type": "text"},),
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (),
     "logit_bias": ({},),
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
-    "repetition_penalty": (1, 1.0),
-    "top_k": (0, -1),
 }
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -35,16 +34,6 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "assistant": "assistant",
 }
 _DETAILS = ("auto", "low", "high", "original")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request and how its reply is to be sent."""
-
-    request: Request
-    model: str | None
-    stream: bool
-    include_usage: bool
 
 
 def read_chat(body: bytes) -> Asked:
@@ -56,7 +45,11 @@ def read_chat(body: bytes) -> Asked:
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", name)
     model = read(given, "model", str)
-    sampling = read_sampling(given)
+    sampling = replace(read_sampling(given), json_schema=_json_schema(given))
+    top_logprobs = _top_logprobs(given)
+    n = read(given, "n", int)
+    if n is not None and not 1 <= n <= MAX_CHOICES:
+        raise InvalidRequest(f"n must be a whole number in 1..{MAX_CHOICES}", "n")
     stream = read(given, "stream", bool) or False
     options = read(given, "stream_options", dict) or {} if stream else {}
     usage = read(options, "include_usage", bool, "stream_options.") or False
@@ -64,27 +57,63 @@ def read_chat(body: bytes) -> Asked:
 
     turns = required(read(given, "messages", list), "messages")
     messages: list[Message] = []
-    images: list[Shown] = []
+    images: list[tuple[Shown, Detail]] = []
     for i, turn in enumerate(turns):
         message, found = _turn(turn, f"messages.{i}.")
         messages.append(message)
         images += found
     if len(images) > 1:
-        raise Refused("too_many_images", "this model takes one image in a conversation", images[1][1])
-    skill = _skill(tuple(messages), reasoning)
-    request = Request(skill, sampling=sampling)
+        raise Refused("too_many_images", "this model takes one image in a conversation", images[1][0].path)
+    request = Request(_skill(tuple(messages), reasoning), sampling=sampling, top_logprobs=top_logprobs)
+    image: Shown | None = None
     if images:
-        url, at, detail = images[0]
-        request = replace(request, image=read_image(url, at), detail=detail)
-    return Asked(request, model, stream, usage)
+        image, detail = images[0]
+        request = replace(request, detail=detail)
+    return Asked(request, model, stream, image, usage, n or 1)
 
 
-Shown = tuple[str, str, Detail]
-"""An image's URL, where in the body it stands, and its detail."""
+def choices(asked: Asked) -> list[Request]:
+    """The request once for each choice. From one seed each draws with its own, the first with that very one."""
+    request, sampling = asked.request, asked.request.sampling
+    if sampling.seed is None:
+        return [request] * asked.n
+    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, asked.n)]
+    return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
-def _turn(turn: Any, path: str) -> tuple[Message, list[Shown]]:
-    """A message, and the URL and path of each image in it."""
+def _json_schema(given: Json) -> str | None:
+    """What the text must fit, as text. Whether all of it can be enforced, the model tells."""
+    form, at = read(given, "response_format", dict), "response_format."
+    if form is None:
+        return None
+    match kind := required(read(form, "type", str, at), f"{at}type"):
+        case "text":
+            return None
+        case "json_object":
+            return '{"type": "object"}'
+        case "json_schema":
+            holder, at = required(read(form, kind, dict, at), at + kind), f"{at}{kind}."
+            schema = required(read(holder, "schema", dict, at), f"{at}schema")
+            try:
+                text = json.dumps(schema)
+            except RecursionError:
+                raise InvalidRequest(f"{at}schema is nested too deeply", f"{at}schema") from None
+            if len(text) > MAX_SCHEMA:
+                raise InvalidRequest(f"{at}schema is longer than {MAX_SCHEMA} characters", f"{at}schema")
+            return text
+    raise InvalidRequest(f"{at}type must be text, json_object or json_schema; got {kind!r}", f"{at}type")
+
+
+def _top_logprobs(given: Json) -> int | None:
+    """How many likely tokens are told with each one; None where probabilities are not asked for."""
+    told, top = read(given, "logprobs", bool) or False, read(given, "top_logprobs", int)
+    if top is not None and not told:
+        raise InvalidRequest("top_logprobs is only for logprobs: true", "top_logprobs")
+    return (top or 0) if told else None
+
+
+def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[Shown, Detail]]]:
+    """A message, and the images in it."""
     if not isinstance(turn, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     given_role = required(read(turn, "role", str, path), f"{path}role")
@@ -95,7 +124,7 @@ def _turn(turn: Any, path: str) -> tuple[Message, list[Shown]]:
         if turn.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
     texts: list[str] = []
-    images: list[Shown] = []
+    images: list[tuple[Shown, Detail]] = []
     content = turn.get("content")
     if isinstance(content, list):
         for j, part in enumerate(content):
@@ -109,7 +138,7 @@ def _turn(turn: Any, path: str) -> tuple[Message, list[Shown]]:
     return Message(role, DESCRIBE if images and not text.strip() else text), images
 
 
-def _part(part: Any, path: str, role: str, texts: list[str], images: list[Shown]) -> None:
+def _part(part: Any, path: str, role: str, texts: list[str], images: list[tuple[Shown, Detail]]) -> None:
     """Add a part's text or image to what the message has so far."""
     if not isinstance(part, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
@@ -127,7 +156,7 @@ def _part(part: Any, path: str, role: str, texts: list[str], images: list[Shown]
             if detail is not None and detail not in _DETAILS:
                 raise InvalidRequest(f"{at}detail must be one of {', '.join(_DETAILS)}", f"{at}detail")
             url = required(read(holder, name, str, at), at + name)
-            images.append((url, at + name, "low" if detail == "low" else "high"))
+            images.append((Shown(url, at + name), "low" if detail == "low" else "high"))
         case _:
             raise InvalidRequest(f"a part of type {kind!r} cannot stand in a turn of the {role}", f"{path}type")
 

@@ -2,13 +2,13 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from galago.request import Done, Event, Reasoning, TextDelta
+from galago.request import Done, Event, Reasoning, TextDelta, Token
 from galago.server.errors import Failure, failure
-from galago.server.fields import Json
+from galago.server.fields import Asked, Json
 from galago.server.running import line
 
 _TYPE = {
@@ -19,7 +19,7 @@ _TYPE = {
     504: "server_error",
 }
 # Arguments of skills and the JSON fields that they come from, where the names differ.
-_FIELD = {"question": "messages", "image": "messages"}
+_FIELD = {"question": "messages", "image": "messages", "json_schema": "response_format"}
 
 
 def error_body(failed: Failure) -> Json:
@@ -44,45 +44,68 @@ class Head:
         return {"id": self.id, "object": kind, **shared, "choices": choices}
 
 
-def _usage(done: Done) -> Json:
-    u = done.usage
+def _usage(done: Sequence[Done]) -> Json:
+    """Of all choices together. They share one prompt, which counts once, and what one of them computed of it."""
+    u = done[0].usage
+    written = sum(d.usage.completion_tokens for d in done)
     details = {
-        "cached_tokens": u.cached_tokens,
+        "cached_tokens": min(d.usage.cached_tokens for d in done),
         "image_tokens": u.image_tokens,
         "text_tokens": u.prompt_tokens - u.image_tokens,
     }
     return {
         "prompt_tokens": u.prompt_tokens,
-        "completion_tokens": u.completion_tokens,
-        "total_tokens": u.prompt_tokens + u.completion_tokens,
+        "completion_tokens": written,
+        "total_tokens": u.prompt_tokens + written,
         "prompt_tokens_details": details,
     }
 
 
-def _times(head: Head, done: Done) -> Json:
-    t = done.timings
+def _times(head: Head, done: Sequence[Done]) -> Json:
+    """In seconds. Choices run side by side, so the one that took longest counts."""
     passed = time.perf_counter() - head.arrived
-    return {"processing_time": passed, "inference_time": min(passed, t.encode_s + t.prefill_s + t.decode_s)}
+    took = max(d.timings.encode_s + d.timings.prefill_s + d.timings.decode_s for d in done)
+    return {"processing_time": passed, "inference_time": min(passed, took)}
 
 
-def completion(head: Head, events: Iterable[Event]) -> Json:
-    """The reply that is sent in one piece, from all events of a run."""
-    message: Json = {"role": "assistant", "content": "", "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": None}
-    reply = head.part("chat.completion", [choice])
-    for event in events:
+def _logprobs(tokens: Iterable[Token]) -> Json:
+    def told(token: Token) -> Json:
+        # The numbers of the bytes, since a token may hold only a part of a character.
+        numbers = None if token.utf8 is None else list(token.utf8)
+        return {"token": token.text, "logprob": token.logprob, "bytes": numbers}
+
+    return {"content": [{**told(t), "top_logprobs": [told(other) for other in t.top]} for t in tokens], "refusal": None}
+
+
+def completion(head: Head, asked: Asked, events: Iterable[tuple[int, Event]]) -> Json:
+    """The reply that is sent in one piece, from all events with the number of the choice that each belongs to."""
+    messages: list[Json] = [{"role": "assistant", "content": "", "refusal": None} for _ in range(asked.n)]
+    tokens: list[list[Token]] = [[] for _ in messages]
+    done: dict[int, Done] = {}
+    for i, event in events:
         match event:
-            case TextDelta(text):
-                message["content"] += text
+            case TextDelta(text, of_text):
+                messages[i]["content"] += text
+                tokens[i] += of_text
             case Reasoning(text):
-                message["reasoning"] = text
-            case Done(finish_reason=reason):
-                choice["finish_reason"] = reason
-                reply |= {"usage": _usage(event), **_times(head, event)}
-    return reply
+                messages[i]["reasoning"] = text
+            case Done():
+                done[i] = event
+    told = asked.request.top_logprobs is not None
+    choices = [
+        {
+            "index": i,
+            "message": message,
+            "logprobs": _logprobs(tokens[i]) if told else None,
+            "finish_reason": done[i].finish_reason,
+        }
+        for i, message in enumerate(messages)
+    ]
+    ends = list(done.values())
+    return head.part("chat.completion", choices) | {"usage": _usage(ends), **_times(head, ends)}
 
 
-async def chunks(head: Head, events: AsyncIterator[Event], include_usage: bool) -> AsyncIterator[str]:
+async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[str]:
     """The reply as server-sent events.
 
     A failure before the first event is raised, so that it can still get its status; a later one becomes
@@ -90,27 +113,29 @@ async def chunks(head: Head, events: AsyncIterator[Event], include_usage: bool) 
     """
 
     def chunk(choices: list[Json], **more: Any) -> str:
-        usage = {"usage": None} if include_usage else {}
+        usage = {"usage": None} if asked.include_usage else {}
         return line(head.part("chat.completion.chunk", choices) | usage | more)
 
-    def choice(delta: Json, reason: str | None = None) -> list[Json]:
-        return [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
+    def choice(i: int, delta: Json, reason: str | None = None, logprobs: Json | None = None) -> list[Json]:
+        return [{"index": i, "delta": delta, "finish_reason": reason, "logprobs": logprobs}]
 
-    begun = False
+    begun: set[int] = set()
+    done: list[Done] = []
     try:
-        async for event in events:
-            if not begun:
-                begun = True
-                yield chunk(choice({"role": "assistant", "content": ""}))
+        async for i, event in events:
+            if i not in begun:
+                begun.add(i)
+                yield chunk(choice(i, {"role": "assistant", "content": ""}))
             match event:
-                case TextDelta(text):
-                    yield chunk(choice({"content": text}))
+                case TextDelta(text, tokens):
+                    yield chunk(choice(i, {"content": text}, logprobs=_logprobs(tokens) if tokens else None))
                 case Reasoning(text):
-                    yield chunk(choice({"reasoning": text}))
+                    yield chunk(choice(i, {"reasoning": text}))
                 case Done(finish_reason=reason):
-                    yield chunk(choice({}, reason))
-                    if include_usage:
-                        yield chunk([], usage=_usage(event), **_times(head, event))
+                    done.append(event)
+                    yield chunk(choice(i, {}, reason))
+        if asked.include_usage:
+            yield chunk([], usage=_usage(done), **_times(head, done))
         yield "data: [DONE]\n\n"
     except Exception as error:
         if not begun:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,18 +14,25 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from galago.errors import DeadlineExceeded
+from galago.errors import DeadlineExceeded, InvalidImage
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
+from galago.server.fields import Asked, Shown, fetch_image, read_image
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
+from galago.server.settings import Settings
 
 if TYPE_CHECKING:
     from galago.model import Run
 
 T = TypeVar("T")
+
+Numbered = tuple[int, Event]
+"""An event and the number of its run."""
+FETCHES = 16
+"""Images that are fetched at once; the others wait."""
 
 
 @dataclass
@@ -37,20 +44,22 @@ class Served:
     cache_hits: int = 0
     timeouts: int = 0
 
-    async def counted(self, events: AsyncIterator[Event], facts: dict[str, Any]) -> AsyncIterator[Event]:
-        """The same events, with the run added up when it is done, and its tokens in the facts for the log."""
+    async def counted(self, events: AsyncIterator[Numbered], facts: dict[str, Any]) -> AsyncIterator[Numbered]:
+        """The same events, with the request added up when all its runs are done, and its tokens told to the log."""
+        done: list[Done] = []
         try:
-            async for event in events:
+            async for i, event in events:
                 if isinstance(event, Done):
-                    self.requests += 1
-                    self.seconds += event.timings.total_s
-                    self.cache_hits += event.usage.cached_tokens > 0
-                    facts["prompt_tokens"] = facts.get("prompt_tokens", 0) + event.usage.prompt_tokens
+                    done.append(event)
+                    facts["prompt_tokens"] = event.usage.prompt_tokens
                     facts["tokens"] = facts.get("tokens", 0) + event.usage.completion_tokens
-                yield event
+                yield i, event
         except DeadlineExceeded:
             self.timeouts += 1
             raise
+        self.requests += 1
+        self.seconds += max(d.timings.total_s for d in done)
+        self.cache_hits += all(d.usage.cached_tokens > 0 for d in done)
 
     def report(self) -> dict[str, Any]:
         average = self.seconds / max(self.requests, 1)
@@ -63,35 +72,69 @@ class Host:
 
     models: Models
     underway: Underway
-    body_limit: int
-    timeout: float | None = None
-    """seconds for a request that names no limit of its own"""
+    settings: Settings
     served: Served = field(default_factory=Served)
     # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
+    # Apart from those, which a slow site must not keep busy.
+    fetching: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(FETCHES))
 
-    async def read(self, http: Request, reader: Callable[[bytes], T]) -> T:
-        """What a dialect's reader makes of the body. Raises Refused while the models are being loaded."""
-        self.models.check_ready()
-        body = await read_body(http, self.body_limit)
+    async def parsed(self, http: Request, reader: Callable[[bytes], T]) -> T:
+        """What a reader makes of the body."""
+        body = await read_body(http, self.settings.body_limit)
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
-    async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
-        """What answers a request to the model that the client calls by this name, and the events of its answer."""
-        if request.timeout is None:
-            request = replace(request, timeout=self.timeout)
+    async def read(self, http: Request, reader: Callable[[bytes], Asked]) -> Asked:
+        """What a dialect's reader makes of the body, with the image opened.
+
+        Raises Refused while the models are being loaded.
+        """
+        self.models.check_ready()
+        asked = await self.parsed(http, reader)
+        if asked.image is None:
+            return asked
+        fetched = await self._fetched(asked.image)
+        image = await anyio.to_thread.run_sync(read_image, asked.image, fetched, limiter=self.decoding)
+        return replace(asked, request=replace(asked.request, image=image))
+
+    async def _fetched(self, shown: Shown) -> bytes | None:
+        if not shown.remote:
+            return None
+        if not self.settings.remote_images:
+            why = "remote images are turned off on this server; send the image itself as a data: URL"
+            raise InvalidImage(why, shown.path)
+        return await anyio.to_thread.run_sync(
+            fetch_image, shown, self.settings.allow_image_hosts, limiter=self.fetching
+        )
+
+    async def run(self, http: Request, request: ModelRequest, name: str | None) -> AsyncIterator[Event]:
+        """The events of a request to the model that the client calls by this name."""
+        _, events = await self.run_all(http, [request], name)
+        return (event async for _, event in events)
+
+    async def run_all(
+        self, http: Request, requests: Sequence[ModelRequest], name: str | None
+    ) -> tuple[Facts, AsyncIterator[Numbered]]:
+        """What answers several requests to one model, and their events as they come.
+
+        They are one to the client, and fail together.
+        """
         use = self.models.use(self.models.meant(name))
         async with AsyncExitStack() as stack:
             facts, model = await waited(use.__enter__)
             stack.push_async_callback(waited, partial(use.__exit__, None, None, None))
+            first = requests[0]
             told = facts_of(http.scope)
-            told |= {"model": facts.id, "images": int(request.image is not None), "content": request.skill}
-            run = await waited(partial(model.submit, request))
-            stack.callback(run.cancel)
-            return facts, _until_done(self.served.counted(events_of(http, run), told), stack.pop_all())
+            told |= {"model": facts.id, "images": int(first.image is not None), "content": first.skill}
+            runs: list[Run] = []
+            for request in requests:
+                limited = request if request.timeout is not None else replace(request, timeout=self.settings.timeout)
+                runs.append(await waited(partial(model.submit, limited)))
+                stack.callback(runs[-1].cancel)
+            return facts, _until_done(self.served.counted(events_of(http, runs), told), stack.pop_all())
 
 
-async def _until_done(events: AsyncIterator[Event], stack: AsyncExitStack) -> AsyncIterator[Event]:
+async def _until_done(events: AsyncIterator[Numbered], stack: AsyncExitStack) -> AsyncIterator[Numbered]:
     """The same events; the model is in use until their end."""
     async with stack:
         async for event in events:
@@ -123,24 +166,41 @@ async def read_body(http: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def events_of(http: Request, run: "Run") -> AsyncIterator[Event]:
-    """The events of a run up to its Done; the run is cancelled when the client goes away or nobody reads on."""
-    watcher = asyncio.create_task(_cancel_when_gone(http, run))
+async def events_of(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbered]:
+    """The events of runs as they come, of each up to its Done.
+
+    All are cancelled when the client goes away, when nobody reads on, and when one of them fails.
+    """
+    watcher = asyncio.create_task(_cancel_when_gone(http, runs))
+    waiting = {_next_of(run): i for i, run in enumerate(runs)}
     try:
-        event: Event | None = None
-        while not isinstance(event, Done):
-            event = await waited(lambda: next(run))
-            yield event
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                i = waiting.pop(task)
+                event = task.result()
+                yield i, event
+                if not isinstance(event, Done):
+                    waiting[_next_of(runs[i])] = i
     finally:
         watcher.cancel()
-        run.cancel()
+        for run in runs:
+            run.cancel()
+        for task in waiting:
+            # Nobody is left to be told of their failures.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
-async def _cancel_when_gone(http: Request, run: "Run") -> None:
+def _next_of(run: "Run") -> "asyncio.Task[Event]":
+    return asyncio.create_task(waited(lambda: next(run)))
+
+
+async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
     # A thread that waits for the next event cannot be interrupted; the run can, and then the thread returns.
     while (await http.receive())["type"] != "http.disconnect":
         pass
-    run.cancel()
+    for run in runs:
+        run.cancel()
 
 
 def line(value: dict[str, Any]) -> str:

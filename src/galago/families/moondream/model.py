@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Output, Steps
@@ -32,6 +34,8 @@ from galago.precision.packed import pack
 from galago.request import Detail, Encoding, Request
 
 if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
     from galago.hub import Files
 
 WORK = {"cpu": 25 * 10**9, "cuda": 10**13, "mps": 10**12}
@@ -66,6 +70,16 @@ class Moondream:
     def skill(self, request: Request) -> Steps:
         """The steps of a request; see skills.skill_steps for what it raises."""
         return skill_steps(self, request)
+
+    def constraint(self, json_schema: str) -> Constraint:
+        """What holds a text to a schema. Raises InvalidRequest."""
+        return Constraint(self._vocabulary, json_schema)
+
+    @cached_property
+    def _vocabulary(self) -> "LLTokenizer":
+        # Made when it is first needed: it takes a good part of a second.
+        c = self.config
+        return vocabulary(self.tokenizer.backend.to_str(), c.text.vocab_size, c.tokens.eos_id)
 
     def check_image(self, image: Image.Image | Encoding | None, variant: str | None) -> None:
         """Raise InvalidRequest unless the image is one to encode, or was encoded by this model and variant.

@@ -11,10 +11,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Row, make_generator, sample
+from galago.engine.sampling import Row, Sampler
 from galago.engine.step import End, Feed, Output, Start, Steps
 from galago.engine.text_stream import TextStream
+from galago.engine.token_log import TokenLog
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
@@ -45,7 +47,6 @@ from galago.request import (
     Query,
     Reasoning,
     Request,
-    Sampling,
     Spot,
     TextDelta,
 )
@@ -81,20 +82,27 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
     match skill:
         case Caption(length):
             prompt = _fitting(m, image, prompts.caption(c, length))
-            return text(m, _start(m, request, prompt, limit), prompt, sampling)
+            return _text(m, request, prompt, limit)
         case Query(question, reasoning, refs):
             prompt = _fitting(m, image, prompts.query(c, t, question, reasoning, refs))
-            steps = 2 * limit + 1 if reasoning else limit
-            return text(m, _start(m, request, prompt, steps), prompt, sampling, reasoning)
+            return _text(m, request, prompt, limit, reasoning)
         case Chat(messages):
             prompt = _fitting(m, image, prompts.query(c, t, prompts.conversation(c, messages)))
-            return text(m, _start(m, request, prompt, limit), prompt, sampling)
+            return _text(m, request, prompt, limit)
         case Detect(name, most):
             prompt = _fitting(m, image, prompts.detect(c, t, name))
             return objects(m, _start(m, request, prompt, most * BOX_STEPS), prompt, most, boxes=True)
         case Point(name, most):
             prompt = _fitting(m, image, prompts.point(c, t, name))
             return objects(m, _start(m, request, prompt, most * POINT_STEPS), prompt, most, boxes=False)
+
+
+def _text(m: "Moondream", request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
+    sampling, top = request.sampling, request.top_logprobs
+    start = _start(m, request, prompt, 2 * limit + 1 if reasoning else limit)
+    constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
+    log = None if top is None else TokenLog(m.tokenizer.spelled, top)
+    return text(m, start, prompt, Sampler(sampling), limit, reasoning, constraint, log)
 
 
 def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Start:
@@ -181,38 +189,52 @@ def _without(out: Output, ids: Sequence[int | None]) -> Row:
 # --- text --------------------------------------------------------------------------------------
 
 
-def text(m: "Moondream", start: Start, prompt: Prompt, sampling: Sampling, reasoning: bool = False) -> Steps:
+def text(
+    m: "Moondream",
+    start: Start,
+    prompt: Prompt,
+    sampler: Sampler,
+    limit: int,
+    reasoning: bool = False,
+    constraint: Constraint | None = None,
+    log: TokenLog | None = None,
+) -> Steps:
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
-    tokens, generator = m.config.tokens, make_generator(sampling.seed)
-    limit = sampling.max_tokens or m.config.revision.max_tokens
+    tokens = m.config.tokens
     yield start
     out = yield from _feed(m, prompt)
     reasoned = 0
     if reasoning:
-        out, found, reasoned = yield from _reason(m, out, sampling, generator, limit)
+        out, found, reasoned = yield from _reason(m, out, sampler, limit)
         yield found
         if out.room == 0:
             return End("length", reasoned)
         out = yield from _feed(m, _only(tokens.answer_id))
 
-    stream = TextStream(m.tokenizer.decode, sampling.stop)
+    stream = TextStream(m.tokenizer.decode, sampler.sampling.stop)
     emitted = 0
     reason: FinishReason = "length"
-    token = sample(_without(out, ()), sampling, generator)
+    token = sampler.draw(_without(out, ()), constraint)
     while True:
         if token == tokens.eos_id:
             reason = "stop"
             break
         emitted += 1
+        if log:
+            log.add(stream.seen, token, _without(out, ()))
         if piece := stream.push(token):
-            yield TextDelta(piece)
+            yield TextDelta(piece, log.before(stream.given) if log else ())
+        if constraint and constraint.complete:
+            reason = "stop"
+            break
         if stream.stopped or emitted == limit or out.room == 0:
             break
         out = yield from _feed(m, (token,))
         # The answer marker may come first only.
-        token = sample(_without(out, (tokens.answer_id,)), sampling, generator)
-    if piece := stream.finish():
-        yield TextDelta(piece)
+        token = sampler.draw(_without(out, (tokens.answer_id,)), constraint)
+    piece, told = stream.finish(), log.before(float("inf")) if log else ()
+    if piece or told:
+        yield TextDelta(piece, told)
     return End("stop" if stream.stopped else reason, reasoned + emitted)
 
 
@@ -222,12 +244,12 @@ def _only(token: int | None) -> Prompt:
 
 
 def _reason(
-    m: "Moondream", out: Output, sampling: Sampling, generator: np.random.Generator, limit: int
+    m: "Moondream", out: Output, sampler: Sampler, limit: int
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Output, Reasoning, int]]:
     """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
     chunks: list[tuple[list[int], list[float]]] = [([], [])]
-    token = sample(_without(out, ()), sampling, generator)
+    token = sampler.draw(_without(out, ()))
     count = 0
     # One position is kept for the marker that starts the answer.
     while token != tokens.answer_id and count < limit and out.room > 1:
@@ -240,7 +262,7 @@ def _reason(
             values.append(_coordinate(m, out))
             item = Coordinate(values[-1])
         out = yield from _feed(m, (item,))
-        token = sample(_without(out, (tokens.eos_id, tokens.size_id)), sampling, generator)
+        token = sampler.draw(_without(out, (tokens.eos_id, tokens.size_id)))
         count += 1
 
     whole, grounding = "", []

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from tokenizers import AddedToken
@@ -29,11 +30,34 @@ class Tokenizer:
         """Text of the ids without control tokens; bytes that are not UTF-8 become U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
+    def spelled(self, id: int) -> tuple[str, bytes | None]:
+        """A token's text and its bytes; None for control tokens, and for ids that no token has."""
+        added = self._added.get(id)
+        if added is not None:
+            return added.content, None if added.special else added.content.encode()
+        characters = self.backend.id_to_token(id)
+        if characters is None:
+            return "", None
+        data = bytes(_bytes_by_character()[c] for c in characters)
+        return data.decode("utf-8", "replace"), data
+
+    @cached_property
+    def _added(self) -> dict[int, AddedToken]:
+        return dict(self.backend.get_added_tokens_decoder())
+
     @property
     def family(self) -> Family:
         """The prompt family: only the starmie tokenizer has control tokens at its start."""
         start = (self.backend.id_to_token(0), self.backend.id_to_token(1))
         return "starmie" if start == ("<|endoftext|>", "<|md_reserved_0|>") else "legacy"
+
+
+@cache
+def _bytes_by_character() -> dict[str, int]:
+    """How byte-level vocabularies write bytes: those that can be seen as they are, the others from U+0100 on."""
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
 def load_tokenizer(file: Path) -> Tokenizer:

@@ -1,0 +1,73 @@
+"""Text that fits a JSON schema: of each step's tokens only those stay with which it can still come to fit."""
+
+import json
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from galago.errors import GenerationFailed, InvalidRequest
+
+
+def vocabulary(tokenizer_json: str, size: int, eos_id: int) -> LLTokenizer:
+    """What constraints need to know of a tokenizer, given as its JSON; `size` counts the logits. Takes a moment."""
+    return LLTokenizer(tokenizer_json, n_vocab=size, eos_token=eos_id)
+
+
+class Constraint:
+    """Follows one text. Blanks stand only where json.dumps writes them."""
+
+    def __init__(self, words: LLTokenizer, json_schema: str) -> None:
+        """Raises InvalidRequest, naming the part, for what is no JSON Schema or cannot be enforced."""
+        try:
+            # Blanks are fixed: a small model may write them without end. The rest a schema could loosen otherwise.
+            grammar = LLMatcher.grammar_from_json_schema(
+                json_schema,
+                overrides={
+                    "whitespace_flexible": False,
+                    "item_separator": ", ",
+                    "key_separator": ": ",
+                    "coerce_one_of": False,
+                    "lenient": False,
+                },
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"json_schema is not a JSON object: {error}", "json_schema") from None
+        if _counts_names(json.loads(json_schema)):
+            raise InvalidRequest('json_schema cannot be enforced: unimplemented keys: ["minProperties"]', "json_schema")
+        self._matcher = LLMatcher(words, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if self._matcher.is_error():
+            raise InvalidRequest(f"json_schema cannot be enforced: {self._matcher.get_error()}", "json_schema")
+
+    @property
+    def complete(self) -> bool:
+        """Nothing can follow any more."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        """Take the chance from tokens that cannot come next; the end is one that can, where the text may end."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
+        logits[: len(allowed)][allowed == 0] = -np.inf
+        logits[len(allowed) :] = -np.inf
+
+    def take(self, token: int) -> None:
+        """Go on after this token."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationFailed(f"the JSON schema is too much work: {self._matcher.get_error()}")
+
+
+def _counts_names(part: Any) -> bool:
+    """Whether an object must have several members: the same name twice would count, though it is one to readers."""
+    if isinstance(part, list):
+        return any(map(_counts_names, part))
+    if not isinstance(part, dict):
+        return False
+    least = part.get("minProperties")
+    return (isinstance(least, int | float) and least > 1) or any(map(_counts_names, part.values()))
