@@ -74,6 +74,8 @@ def read(owner: Json, name: str, kind: type[T], path: str = "") -> T | None:
     value = owner.get(name)
     if value is None:
         return None
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number: 3.0 is 3
     fits = isinstance(value, int | float if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise InvalidRequest(f"{path}{name} must be {_WORDS[kind]}", path + name)

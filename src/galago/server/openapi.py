@@ -7,9 +7,13 @@ from galago.server.schemas import TEXT, ref, schemas
 
 WHY = {
     400: "The body is no JSON, a field is missing or wrong, or the image cannot be read.",
+    401: "The server wants a key, as Authorization: Bearer or X-Moondream-Auth.",
+    403: "A page of this origin may not use the server.",
     404: "There is no such model here; names are strict.",
+    408: "The request came too slowly.",
     409: "The model is in use.",
     413: "The body is too large.",
+    421: "The server has no such name.",
     429: "The queue is full.",
     500: "Something broke; the log of the server tells what.",
     501: "The model cannot do this.",
@@ -17,7 +21,11 @@ WHY = {
     504: "The time limit ran out.",
 }
 RETRY: Json = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": True}}
-EVENTS: Json = {"text/event-stream": {"schema": TEXT}}
+EVENTS: Json = {
+    "text/event-stream": {
+        "schema": {"type": "object", "properties": {"data": TEXT}, "description": "each event; its data is JSON"}
+    }
+}
 ASKED = (400, 404, 413, 429, 500, 501, 503, 504)
 # What each skill takes, gives, and is.
 SKILLS = {
@@ -33,10 +41,16 @@ SKILLS = {
 def document(version: str) -> Json:
     """The document of the server of this version."""
     about = "Compact vision-language models behind OpenAI's chat completions and Moondream's API."
+    paths = {**_chat(), **_skills(), **_models(), **_info()}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            shape = "MoondreamError" if operation["tags"] == ["Moondream"] else "Error"
+            guarded = (421,) if path == "/health" else (401, 403, 408, 421)
+            operation["responses"] = {**operation["responses"], **_errors(guarded, shape)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
-        "paths": {**_chat(), **_skills(), **_models(), **_info()},
+        "paths": paths,
         "components": {"schemas": schemas()},
     }
 

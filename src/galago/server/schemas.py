@@ -7,7 +7,7 @@ from typing import Any
 
 from galago.server.fields import Json
 from galago.server.moondream import MAX_TIMEOUT
-from galago.server.openai import UNSUPPORTED
+from galago.server.openai import MAX_CHOICES, UNSUPPORTED
 
 NULL: Json = {"type": "null"}
 TEXT: Json = {"type": "string"}
@@ -108,19 +108,31 @@ def _chat() -> Json:
         for name, neutral in UNSUPPORTED.items()
     }
     options = may(record({}, {"include_usage": may(FLAG)}))
+    schema = record({"type": choice("json_schema"), "json_schema": record({"schema": {"type": "object"}})})
+    forms = {"anyOf": [record({"type": choice("text", "json_object")}), schema, NULL]}
     optional = {
         "model": may(TEXT, "a model of GET /v1/models; any other name means the default, unless names are strict"),
         "stream": may(FLAG, "answer with server-sent events"),
         "stream_options": {"description": "include_usage adds a chunk with the usage; looked at with stream only"},
         "reasoning": may(FLAG, "think first; for a single turn of a user, maybe after one of the system"),
+        "n": may({"type": "integer", "minimum": 1, "maximum": MAX_CHOICES}, "choices; 1 by default"),
+        "logprobs": may(FLAG, "tell how likely each token was"),
+        "top_logprobs": may({"type": "integer", "minimum": 0, "maximum": 20}, "likely tokens told with each"),
+        "response_format": {**forms, "description": "json_object and json_schema make the text JSON of that form"},
+        "top_k": may({"type": "integer", "minimum": -1}, "draw from so many likely tokens; 0 and -1 are all"),
+        "repetition_penalty": may({"type": "number", "exclusiveMinimum": 0}, "above 1 makes used tokens less likely"),
         **_sampling(),
         **unsupported,
     }
     streams = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+    tops = {"properties": {"top_logprobs": {"type": "integer"}}, "required": ["top_logprobs"]}
+    told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
     return {
         **record({"messages": messages}, optional),
-        "if": streams,
-        "then": {"properties": {"stream_options": options}},
+        "allOf": [
+            {"if": streams, "then": {"properties": {"stream_options": options}}},
+            {"if": tops, "then": told},
+        ],
     }
 
 
@@ -205,7 +217,7 @@ def _completion() -> Json:
         {
             "index": COUNT,
             "message": message,
-            "logprobs": NULL,
+            "logprobs": may({"type": "object"}, "of each token"),
             "finish_reason": choice("stop", "length", "cancelled"),
         }
     )
@@ -256,7 +268,7 @@ def _info() -> Json:
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
     used = record({"used_bytes": COUNT, "peak_bytes": COUNT})
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
-    healthy = {"status": choice("healthy"), **who, **one, "memory": used, "performance": served}
+    healthy = {"status": choice("healthy", "stopping"), **who, **one, "memory": used, "performance": served}
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
     more = {"default_timeout": may(SECONDS), "model": TEXT, "status": TEXT, "requests_processed": COUNT}
     each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}
