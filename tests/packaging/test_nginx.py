@@ -1,0 +1,74 @@
+"""The recipe's configuration for nginx: read by a parser of its language, and used where there is an nginx."""
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import crossplane
+import httpx
+import pytest
+
+
+@pytest.fixture(scope="module")
+def server_block(root: Path) -> str:
+    text = (root / "packaging" / "recipes.md").read_text()
+    (found,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
+    return found
+
+
+def test_every_directive_is_known_and_stands_where_it_may(server_block: str, tmp_path: Path) -> None:
+    file = tmp_path / "nginx.conf"
+    file.write_text(f"events {{}}\nhttp {{\n{server_block}\n}}\n")
+    parsed = crossplane.parse(str(file), strict=True, check_args=True, check_ctx=True)
+    assert parsed["status"] == "ok", parsed["errors"]
+
+
+@pytest.fixture(scope="module")
+def proxied(server_block: str, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an nginx in front of the server: the recipe's, without TLS."""
+    program = shutil.which("nginx")
+    if program is None:
+        pytest.skip("there is no nginx")
+    folder = tmp_path_factory.mktemp("nginx")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    block = server_block.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace("http://127.0.0.1:8080", url)
+    block = re.sub(r"^\s*ssl_.*\n", "", block, flags=re.MULTILINE)
+    stores = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{name}_temp_path {folder / name};\n" for name in stores)
+    config = folder / "nginx.conf"
+    errors = folder / "error.log"
+    config.write_text(
+        # The user counts where root runs this, who alone may use the folder.
+        f"user root;\npid {folder / 'pid'};\nerror_log {errors};\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{paths}{block}}}\n"
+    )
+    command = [program, "-e", str(errors), "-p", str(folder), "-c", str(config)]
+    # It comes back once the server listens, which keeps on in the background: with a pipe, that would be waited for.
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0, (
+        errors.read_text()
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        subprocess.run([*command, "-s", "stop"], check=True)
+
+
+def test_streams_pass_in_pieces_and_large_bodies_pass(proxied: str, picture: dict[str, Any]) -> None:
+    content = [{"type": "text", "text": "Describe this picture."}, {"type": "image_url", "image_url": picture}]
+    body = {"messages": [{"role": "user", "content": content}]}
+    large = httpx.post(f"{proxied}/v1/chat/completions", json={**body, "user": "x" * (8 << 20)}, timeout=60)
+    assert large.status_code == 200, large.text[:300]
+    over = httpx.post(f"{proxied}/v1/chat/completions", content=b" " * (33 << 20), timeout=60)
+    assert over.status_code == 413
+    streamed = {**body, "stream": True}
+    with httpx.stream("POST", f"{proxied}/v1/chat/completions", json=streamed, timeout=60) as reply:
+        assert reply.status_code == 200
+        assert len(list(reply.iter_raw())) > 3
+    assert httpx.get(f"{proxied}/metrics").status_code == 404
+    assert httpx.get(f"{proxied}/health").json()["server"] == "galago"
