@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from dockerfile_parse import DockerfileParser
 from PIL import Image
-from serving import serving
+from serving import hosting, serving
 
 import galago
-from galago.server.app import create_app
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +42,7 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 @pytest.fixture(scope="session")
 def url() -> Iterator[str]:
     """The address of a server with the bundled model."""
-    with serving(create_app(galago.load("scenes"))) as address:
+    with serving(hosting(galago.load("scenes"))) as address:
         yield address
 
 
