@@ -71,7 +71,7 @@ def _no_constant(name: str) -> None:
 
 def read(owner: Json, name: str, kind: type[T], path: str = "") -> T | None:
     """owner[name] checked to be of this kind, or None; `path` is where the owner stands, with its dot."""
-    value = owner.get(name)
+    value: Any = owner.get(name)
     if value is None:
         return None
     if kind is int and isinstance(value, float) and value.is_integer():
