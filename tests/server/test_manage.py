@@ -2,12 +2,16 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from guarded import endless
+from pooled import SOON
 from serving import ask, hosting, sdk, serving
 
 import galago
@@ -199,6 +203,20 @@ def test_no_unload_while_in_use() -> None:
             assert "[DONE]" in answer.result().text
         assert code(refused) == (409, "model_in_use") and "scenes" in refused.text
         assert post(url, "/v1/models/unload", model="scenes").json()["unloaded"]
+
+
+def test_a_model_is_given_back_when_its_client_goes(tmp_path: Path) -> None:
+    with serving(hosting(galago.load(endless(tmp_path / "tiny")))) as url:
+        name = health(url)["model"]
+        body = {"messages": ask("hello"), "max_tokens": 90_000, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            assert code(post(url, "/v1/models/unload", model=name)) == (409, "model_in_use")
+        end = time.monotonic() + SOON
+        while httpx.get(f"{url}/v1/models/{name}").json()["in_use"]:
+            assert time.monotonic() < end, "the model stays in use"
+        assert post(url, "/v1/models/unload", model=name).json()["unloaded"]
 
 
 def test_what_does_not_fit_is_refused_with_the_figures() -> None:

@@ -91,7 +91,8 @@ class Sampler:
         if penalty != 1 and self._drawn:
             ids = list(self._drawn)
             found = logits[ids]
-            logits[ids] = np.where(found > 0, found / np.float32(penalty), found * np.float32(penalty))
+            by = np.float32(min(max(penalty, 1e-6), 1e6))  # so that nothing becomes infinite
+            logits[ids] = np.where(found > 0, found / by, found * by)
         if constraint:
             constraint.mask(logits)
         token = sample(logits, self.sampling, self._generator)

@@ -32,11 +32,13 @@ def add_routes(app: FastAPI, host: Host) -> None:
             return JSONResponse({"status": "loading", **said}, 503, {"Retry-After": "5"})
         if error := models.opened.exception():
             return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
+        if host.underway.stopping:
+            return JSONResponse({"status": "stopping", **said}, 503, {"Retry-After": "5"})
         facts = models.facts(models.default)
         assert facts is not None
         return JSONResponse(
             {
-                "status": "stopping" if host.underway.stopping else "healthy",
+                "status": "healthy",
                 **said,
                 "device": facts.device,
                 "precision": facts.precision,
@@ -46,8 +48,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
                 "memory": _memory(facts.device),
                 "performance": host.served.report(),
                 "models": loaded_models(models),
-            },
-            503 if host.underway.stopping else 200,
+            }
         )
 
     @app.get("/v1/stats")

@@ -15,6 +15,7 @@ WHY = {
     413: "The body is too large.",
     421: "The server has no such name.",
     429: "The queue is full.",
+    431: "The head of the request is too large.",
     500: "Something broke; the log of the server tells what.",
     501: "The model cannot do this.",
     503: "The model is being loaded or does not fit in memory, or the server is shutting down.",
@@ -45,8 +46,10 @@ def document(version: str) -> Json:
     for path, operations in paths.items():
         for operation in operations.values():
             shape = "MoondreamError" if operation["tags"] == ["Moondream"] else "Error"
-            guarded = (421,) if path == "/health" else (401, 403, 408, 421)
-            operation["responses"] = {**operation["responses"], **_errors(guarded, shape)}
+            guarded = (421,) if path == "/health" else (401, 403, 421, 503)
+            # With these a connection is closed before it is known which dialect its client speaks.
+            early = _errors((408, 431))
+            operation["responses"] = {**_errors(guarded, shape), **early, **operation["responses"]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
@@ -148,7 +151,9 @@ def _info() -> Json:
     page: Json = {"text/html": {"schema": TEXT}}
     health = {
         "200": _reply("Requests are answered.", _json("Health")),
-        "503": _reply("The model is being loaded, or could not be.", _json("NotReady"), RETRY),
+        "503": _reply(
+            "The model is being loaded, or could not be, or the server is stopping.", _json("NotReady"), RETRY
+        ),
     }
     start = _reply("What runs here: for programs, or for people.", _json("Root") | page)
     stats = _reply("As Moondream Station tells them, and of each model in memory.", _json("Stats"))

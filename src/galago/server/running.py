@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,7 +122,7 @@ class Host:
         use = self.models.use(self.models.meant(name))
         async with AsyncExitStack() as stack:
             facts, model = await waited(use.__enter__)
-            stack.push_async_callback(waited, partial(use.__exit__, None, None, None))
+            stack.push_async_callback(_given_back, use)
             first = requests[0]
             told = facts_of(http.scope)
             told |= {"model": facts.id, "images": int(first.image is not None), "content": first.skill}
@@ -132,6 +132,13 @@ class Host:
                 runs.append(await waited(partial(model.submit, limited)))
                 stack.callback(runs[-1].cancel)
             return facts, _until_done(self.served.counted(events_of(http, runs), told), stack.pop_all())
+
+
+async def _given_back(use: AbstractContextManager[object]) -> None:
+    # A client that goes away cancels what runs for it; without a shield the model would stay in use until some
+    # collection of garbage.
+    with anyio.CancelScope(shield=True):
+        await waited(partial(use.__exit__, None, None, None))
 
 
 async def _until_done(events: AsyncIterator[Numbered], stack: AsyncExitStack) -> AsyncIterator[Numbered]:

@@ -72,6 +72,8 @@ def _sampling() -> Json:
             "anyOf": [{"type": "string", "minLength": 1}, stops, NULL],
             "description": "text ends before the first of these, which is not given out",
         },
+        "top_k": may({"type": "integer", "minimum": -1}, "draw from so many likely tokens; 0 and -1 are all"),
+        "repetition_penalty": may({"type": "number", "exclusiveMinimum": 0}, "above 1 makes used tokens less likely"),
     }
 
 
@@ -119,8 +121,6 @@ def _chat() -> Json:
         "logprobs": may(FLAG, "tell how likely each token was"),
         "top_logprobs": may({"type": "integer", "minimum": 0, "maximum": 20}, "likely tokens told with each"),
         "response_format": {**forms, "description": "json_object and json_schema make the text JSON of that form"},
-        "top_k": may({"type": "integer", "minimum": -1}, "draw from so many likely tokens; 0 and -1 are all"),
-        "repetition_penalty": may({"type": "number", "exclusiveMinimum": 0}, "above 1 makes used tokens less likely"),
         **_sampling(),
         **unsupported,
     }
@@ -213,11 +213,13 @@ def _answers() -> Json:
 
 def _completion() -> Json:
     message = record({"role": choice("assistant"), "content": TEXT, "refusal": NULL}, {"reasoning": TEXT})
+    chance = {"token": TEXT, "logprob": {"type": "number"}, "bytes": may(array(COUNT))}
+    each = record({**chance, "top_logprobs": array(record(chance))})
     one = record(
         {
             "index": COUNT,
             "message": message,
-            "logprobs": may({"type": "object"}, "of each token"),
+            "logprobs": may(record({"content": array(each), "refusal": NULL}), "of each token"),
             "finish_reason": choice("stop", "length", "cancelled"),
         }
     )
@@ -268,13 +270,13 @@ def _info() -> Json:
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
     used = record({"used_bytes": COUNT, "peak_bytes": COUNT})
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
-    healthy = {"status": choice("healthy", "stopping"), **who, **one, "memory": used, "performance": served}
+    healthy = {"status": choice("healthy"), **who, **one, "memory": used, "performance": served}
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
     more = {"default_timeout": may(SECONDS), "model": TEXT, "status": TEXT, "requests_processed": COUNT}
     each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}
     return {
         "Health": record({**healthy, "models": array(loaded)}),
-        "NotReady": record({"status": choice("loading", "failed"), **who}, {"error": TEXT}),
+        "NotReady": record({"status": choice("loading", "failed", "stopping"), **who}, {"error": TEXT}),
         "Stats": record({**counts, **more, "models": each}),
         "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),
         "Error": record(
