@@ -71,5 +71,5 @@ def test_a_server_that_is_set_by_everything(tmp_path: Path, command: tuple[str, 
         finally:
             process.send_signal(signal.SIGTERM)
     assert (stats["max_queue_size"], stats["default_timeout"]) == (9, 33)
-    assert (health["model"], health["precision"]) == ("scenes", "int8")
+    assert (health["model"], health["precision"]) == ("scenes-int8", "int8")
     assert (other.status_code, large.status_code) == (404, 413)

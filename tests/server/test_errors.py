@@ -80,7 +80,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": [*HELLO, {"role": "assistant", "content": "hi"}]}, "messages"),
     ({"messages": [{"role": "system", "content": [{"type": "image_url"}]}, *HELLO]}, "messages.0.content.0.type"),
     *(({"messages": HELLO, field: value}, field) for field, values in SETTINGS.items() for value in values),
-    *(({"messages": HELLO, "logprobs": True, "top_logprobs": top}, "top_logprobs") for top in (-1, 21, 1.0, "3")),
+    *(({"messages": HELLO, "logprobs": True, "top_logprobs": top}, "top_logprobs") for top in (-1, 21, 1.5, "3")),
     *(({"messages": HELLO, "response_format": form}, f"response_format{at}") for form, at in FORMS),
     ({"messages": HELLO, "stream": True, "stream_options": []}, "stream_options"),
     ({"messages": HELLO, "stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
