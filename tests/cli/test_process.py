@@ -65,11 +65,8 @@ def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
     ]
 
 
-@pytest.mark.parametrize(
-    ("args", "name"),
-    [(("scenes-int8",), "scenes-int8"), (("scenes", "--profile", "optimized", "--device", "cpu"), "scenes")],
-)
-def test_serve_in_int8_by_name_and_by_profile(args, name):
+def told(*args):
+    """The line of a server that listens, and its health; it is interrupted then."""
     with serve(*args) as process:
         assert process.stderr is not None
         # Where there are no kernels, warnings come first.
@@ -79,18 +76,20 @@ def test_serve_in_int8_by_name_and_by_profile(args, name):
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
+    return line, health
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [(("scenes-int8",), "scenes-int8"), (("scenes", "--profile", "optimized", "--device", "cpu"), "scenes")],
+)
+def test_serve_in_int8_by_name_and_by_profile(args, name):
+    line, health = told(*args)
     assert (health["model"], health["precision"]) == (name, "int8"), line
 
 
 def test_serve_several_models():
-    with serve("scenes", "scenes-int8", "--device", "cpu") as process:
-        assert process.stderr is not None
-        line = next((said for said in process.stderr if said.startswith("listening")), "")
-        try:
-            health = httpx.get(f"{line.split()[2]}/health").json()
-        finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+    line, health = told("scenes", "scenes-int8", "--device", "cpu")
     assert line.endswith(" with scenes, scenes-int8\n")
     assert health["model"] == "scenes" and len(health["models"]) == 2
 

@@ -6,10 +6,11 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from PIL import Image
+from websites import hosted
 
 from galago.errors import InvalidImage
 from galago.media.fetch import _is_public, fetch
@@ -66,13 +67,9 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+    with hosted(Site) as url:
+        yield url
         GONE.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_the_bytes_decide_and_redirects_are_followed(site):
