@@ -8,8 +8,9 @@
 An engine is `name:precision`: `galago`, `galago-low` (one view of any image, as `llama` has), `llama`, `reference`
 (also `reference-compiled`), `phi`. Each gets a process of its own; with several rounds they take turns, so that a
 machine which slows down for a while hits all of them. Best is over all runs of all rounds; median is the median of the
-rounds' medians. An engine that is not there is named with the reason, and skipped. Everything beside ours is started
-with `--peer-python`, which may be of another environment than this one.
+rounds' medians. Weights are read into the system's cache before each process. An engine that is not there is named
+with the reason, and skipped. Everything beside ours is started with `--peer-python`, which may be of another
+environment than this one.
 
 Writes `OUT.json` and `OUT.md`.
 """
@@ -20,6 +21,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,8 +65,20 @@ def command(engine: str, image: str, args: argparse.Namespace) -> list[str]:
     return [str(word) for word in made]
 
 
+def read_weights(engine: str, checkpoint: Path) -> None:
+    """Read a peer's files into the system's cache: a process of many gigabytes may have driven them out.
+
+    `galago bench` does so itself.
+    """
+    if not engine.startswith("galago"):
+        for file in checkpoint.glob("gguf/*.gguf" if engine.startswith("llama") else "*.safetensors"):
+            with file.open("rb") as source, open(os.devnull, "wb") as nothing:
+                shutil.copyfileobj(source, nothing, 1 << 20)
+
+
 def attempt(engine: str, image: str, args: argparse.Namespace) -> Result:
     """One process: its report, or `{"error": the last line it said}`."""
+    read_weights(engine, args.checkpoint)
     load = round(os.getloadavg()[0], 2)
     try:
         done = subprocess.run(command(engine, image, args), capture_output=True, text=True, timeout=args.limit)

@@ -1,6 +1,5 @@
 """Children that tell, fail, die and are interrupted: real processes."""
 
-import json
 import os
 import sys
 from typing import Any
@@ -11,7 +10,7 @@ from tiny_moondream import write
 
 from galago.bench import run
 from galago.bench.case import Case
-from galago.bench.measure import measure
+from galago.bench.measure import measure, prepare
 from galago.bench.processes import ChildFailed, child_command, run_child
 from galago.bench.run import Plan, bench
 from galago.errors import InvalidRequest
@@ -92,34 +91,31 @@ def test_packing_for_the_first_time_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
     monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "cache"))
     case = Case(str(write(tmp_path / "tiny")), "int8", width=60, height=40, tokens=4, runs=2)
-    first: list[dict[str, Any]] = []
-    measure(case, 0.0, first.append)
-    assert first == [{"event": "again"}]
-    second: list[dict[str, Any]] = []
-    measure(case, 0.0, second.append)
-    assert [m["event"] for m in second] == ["loaded", "run", "run", "end"]
-    loaded, one, other, end = second
+    prepare(case)
+    [made] = (tmp_path / "cache").rglob("*.safetensors")
+    written = made.stat()
+    told: list[dict[str, Any]] = []
+    measure(case, 0.0, told.append)
+    assert made.stat().st_mtime_ns == written.st_mtime_ns
+    assert [m["event"] for m in told] == ["loaded", "run", "run", "end"]
+    loaded, one, other, end = told
     assert loaded["precision"] == "int8" and loaded["kernels"] and "ready_s" in one and "ready_s" not in other
     assert one["tokens"] == other["tokens"] == 4 and end["peak_of_all_bytes"] >= one["peak_rss_bytes"] > 0
 
 
-def test_a_process_that_prepared_is_followed_by_one_that_measures(tmp_path, monkeypatch):
-    mark = tmp_path / "mark"
-    child = f"""
-import json, pathlib
-mark = pathlib.Path({str(mark)!r})
-if not mark.exists():
-    mark.touch()
-    print(json.dumps({{"event": "again"}}))
-else:
-    print({json.dumps(json.dumps({"event": "loaded"}))})
-"""
-    monkeypatch.setattr(run, "child_command", lambda task: python(child))
-    steps: list[tuple[int, int, str]] = []
-    under_way = run._UnderWay(Plan((Case("tiny"),)), lambda *step: steps.append(step))
-    messages = under_way._measured(Case("tiny"), "")
-    assert messages == [{"event": "loaded"}] and mark.exists()
-    assert [done for done, _, _ in steps] == [0, 0, 0, 1]
+def test_a_process_that_prepares_comes_before_each_that_measures(monkeypatch):
+    tasks: list[str] = []
+
+    def child(task: dict[str, Any]) -> list[str]:
+        [kind] = {"prepare", "case"} & task.keys()
+        tasks.append(kind)
+        return python(f"""print('{{"event": "{kind}"}}')""")
+
+    monkeypatch.setattr(run, "child_command", child)
+    under_way = run._UnderWay(Plan((Case("tiny"),), ceilings=False), lambda done, total, what: None)
+    under_way.round("")
+    assert tasks == ["prepare", "case"]
+    assert under_way.processes[Case("tiny")] == [[{"event": "case"}]]
 
 
 def test_the_peak_is_that_of_the_process_itself():

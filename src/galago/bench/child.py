@@ -1,7 +1,7 @@
 """A process that measures one thing: what it is to do comes as JSON on its command line.
 
-It tells what it finds on standard output, one JSON object a line; `event` says what the line is about: `loaded`,
-`run`, `end`, `again`, `ceilings` or `failed`. A process of its own for each case makes the peak of memory and the
+It tells what it finds on standard output, one JSON object a line; `event` says what the line is about: `prepared`,
+`loaded`, `run`, `end`, `ceilings` or `failed`. A process of its own for each case makes the peak of memory and the
 time to load those of the case.
 """
 
@@ -24,7 +24,12 @@ def main() -> int:
         _write(out, message)
 
     try:
-        if "case" in task:
+        if "prepare" in task:
+            from galago.bench.measure import prepare
+
+            prepare(Case(**task["prepare"]))
+            tell({"event": "prepared"})
+        elif "case" in task:
             from galago.bench.measure import measure
 
             measure(Case(**task["case"]), task["started"], tell)

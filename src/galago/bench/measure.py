@@ -20,18 +20,29 @@ from galago.request import Caption, Done, Request, Sampling
 Message = dict[str, Any]
 
 
+def prepare(case: Case) -> None:
+    """Pack the weights if that was not done yet, and read their files into the system's cache.
+
+    Both would make the process that measures unlike those that come later; a process of many gigabytes that ran
+    before may have driven the files out of memory, and the disk is not what is measured.
+    """
+    files = hub.locate(case.model)
+    wanted = pick_precision(case.precision or files.precision, pick_device(case.device))
+    if wanted.bits:
+        files = packed_copy(files, wanted.name, lambda done, total: None)
+    chunk = bytearray(1 << 20)
+    for path in files.weights:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(chunk):
+                pass
+
+
 def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None:
     """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
 
     The first run has `ready_s` too, when the first image was encoded, and the peaks of memory. `started` is when
     the process was started, on the monotonic clock, which all processes share.
-
-    If the weights are not packed yet as the precision wants them, that is done, and `again` is told instead:
-    it happens once, and would make this process unlike those that come later.
     """
-    if _packs(case):
-        tell({"event": "again"})
-        return
     with galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads) as model:
         load_s = time.monotonic() - started
         tell(
@@ -62,17 +73,6 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
 def _peaks(model: "galago.Model") -> dict[str, int]:
     device, peak = torch.device(model.device), memory(torch.device("cpu")).peak
     return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
-
-
-def _packs(case: Case) -> bool:
-    """Whether a packed copy had to be made."""
-    files = hub.locate(case.model)
-    wanted = pick_precision(case.precision or files.precision, pick_device(case.device))
-    if not wanted.bits:
-        return False
-    told: list[int] = []
-    packed_copy(files, wanted.name, lambda done, total: told.append(done))
-    return bool(told)
 
 
 def _caption(model: "galago.Model", case: Case, number: int) -> Message:

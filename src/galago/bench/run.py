@@ -63,23 +63,19 @@ class _UnderWay:
         self._left = list(plan.cases)
         self._done = 0
         # A message is a step.
-        self._steps = plan.rounds * sum(case.runs + 2 + plan.ceilings for case in plan.cases)
+        self._steps = plan.rounds * sum(case.runs + 3 + plan.ceilings for case in plan.cases)
 
     def round(self, place: str) -> None:
         for case in list(self._left):
             if self.plan.ceilings:
                 self._measure_ceilings(case, place)
             try:
-                self.processes[case].append(self._measured(case, place))
+                self._child(f"{place}{case.name}, reading its files", {"prepare": asdict(case)})
+                task = {"case": asdict(case), "started": time.monotonic()}
+                self.processes[case].append(self._child(place + case.name, task))
             except ChildFailed as failure:
                 self.failures.append(f"{case.name}: {failure}")
                 self._left.remove(case)
-
-    def _measured(self, case: Case, place: str) -> list[Message]:
-        while True:
-            messages = self._child(place + case.name, {"case": asdict(case), "started": time.monotonic()})
-            if messages[-1]["event"] != "again":
-                return messages
 
     def _measure_ceilings(self, case: Case, place: str) -> None:
         task = {"threads": case.threads, "device": case.device}
@@ -93,7 +89,7 @@ class _UnderWay:
 
         def hear(message: Message) -> None:
             messages.append(message)
-            self._done += message["event"] != "again"
+            self._done += 1
             self.tell(self._done, self._steps, what)
 
         self.tell(self._done, self._steps, what)
