@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, Literal
 
 from galago.errors import InvalidRequest
-from galago.request import Chat, Detail, Message, Query, Request, Skill
+from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
 from galago.server.errors import Refused
 from galago.server.fields import Asked, Json, Shown, check_text, load_json, read, read_sampling, required
 
@@ -164,6 +164,7 @@ def _part(part: Any, path: str, role: str, texts: list[str], images: list[tuple[
 def _skill(messages: tuple[Message, ...], reasoning: bool) -> Skill:
     if not reasoning:
         return Chat(messages)
+    check_skill(Chat(messages))
     if [m.role for m in messages] not in (["user"], ["system", "user"]):
         raise InvalidRequest("reasoning works on a single user turn", "reasoning")
     return Query("\n\n".join(m.text for m in messages), reasoning=True)
