@@ -157,7 +157,7 @@ def test_redirects_and_names_that_lead_inside(world: World, target: str) -> None
     assert "not a public address" in world.refused(f"http://public.test:{world.port}/to/{quote(target, safe='')}")
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "gopher://127.0.0.1:25/x", "data:,x"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "gopher://127.0.0.1:25/x"])
 def test_redirects_to_what_is_no_site(world: World, target: str) -> None:
     assert "only http" in world.refused(f"http://public.test:{world.port}/to/{quote(target, safe='')}")
 
