@@ -47,7 +47,7 @@ def may(schema: Json, description: str = "") -> Json:
     if "enum" in schema:
         made = {**schema, "enum": [*schema["enum"], None]}
         made.pop("type", None)
-    elif isinstance(schema.get("type"), str):
+    elif isinstance(schema.get("type"), str) and "format" not in schema:
         made = {**schema, "type": [schema["type"], "null"]}
     else:
         made = {"anyOf": [schema, NULL]}
