@@ -83,10 +83,10 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm gain and bias, each [dim]."""
+    """A norm's gain and bias, each [dim]; RMSNorm has no bias."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None = None
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
@@ -113,8 +113,17 @@ def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last dimension, accumulated in float32 whatever the input type."""
     best = kernels_for(x)
     if best and w.weight.dtype == torch.float32:
-        return best.layer_norm(x, w.weight, w.bias, eps)
-    return F.layer_norm(x, w.bias.shape, w.weight, w.bias, eps)
+        return best.norm(x, w.weight, w.bias, eps)
+    return F.layer_norm(x, w.weight.shape, w.weight, w.bias, eps)
+
+
+def rms_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
+    """RMSNorm over the last dimension (arXiv:1910.07467): the mean square in float32, the gain in the type of x."""
+    best = kernels_for(x)
+    if best and w.weight.dtype == torch.float32:
+        return best.norm(x, w.weight, None, eps)
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * w.weight
 
 
 def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
