@@ -76,13 +76,13 @@ def by_parts(stack: Stack, cache: KVCache, x: Tensor) -> Tensor:
     turns = table(cache, n)
     for i, block in enumerate(stack.blocks):
         qkv, proj, fc1, fc2 = block.linears
-        q, k, v = linear(rms_norm(x, block.norms[0], EPS), qkv).split(
+        q, k, v = linear(rms_norm(x, block.norms[0].weight, EPS), qkv).split(
             (DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM), -1
         )
         q, k = rotate(split_heads(q, HEADS), turns), rotate(split_heads(k, KV_HEADS), turns)
         segments = cache.append(i, k, split_heads(v, KV_HEADS))
         x = x + linear(merge_heads(attend_cached(q, segments, cache.length)), proj)
-        gate, up = linear(rms_norm(x, block.norms[1], EPS), fc1).chunk(2, -1)
+        gate, up = linear(rms_norm(x, block.norms[1].weight, EPS), fc1).chunk(2, -1)
         x = x + linear(F.silu(gate) * up, fc2)
     cache.advance(n)
     return x

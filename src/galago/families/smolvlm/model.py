@@ -31,6 +31,7 @@ from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
 from galago.nn.attention import attend_cached, store
 from galago.nn.passes import Passes, pieces
+from galago.nn.rotary import rotary_table
 from galago.nn.vit import normalise
 from galago.precision import Precision
 from galago.precision.packed import pack
@@ -144,13 +145,19 @@ class SmolVLM:
             if rows.start:
                 yield
             begin, end = rows.start, rows.stop
+            positions = torch.arange(begin, end, device=self.device)
+            if w.stack:
+                place = (keys.data_ptr(), values.data_ptr(), begin, len(ids))
+                turns = rotary_table(positions, t.head_dim, t.theta)
+                w.stack.forward(x[begin:end], [([place], end - begin)], turns, eps=t.eps)
+                continue
 
             def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, begin: int = begin, end: int = end) -> Tensor:
                 store(k[0], keys[layer, :, begin:end])
                 store(v[0], values[layer, :, begin:end])
                 return attend_cached(q[0], [(keys[layer, :, :end], values[layer, :, :end])], begin).unsqueeze(0)
 
-            decoder(x[None, begin:end], w, t, torch.arange(begin, end, device=self.device), attend)
+            decoder(x[None, begin:end], w, t, positions, attend)
         return EncodedImage(
             model=self.identity,
             variant=variant,
@@ -170,16 +177,21 @@ class SmolVLM:
     @torch.inference_mode()
     def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
         """Put ids [n] after each sequence; their residual streams [n, dim]. A failed call can be repeated."""
-        w = self.weights.text
+        t, w = self.config.text, self.weights.text
         batch = Batch(caches, [len(given) for given in tokens], self.device)
         x = embedded(torch.cat(list(tokens)), w, self.dtype)
-        return batch.advance(decoder(x[None], w, self.config.text, batch.positions, batch.attend)[0])
+        if w.stack:
+            w.stack.forward(x, batch.places, rotary_table(batch.positions, t.head_dim, t.theta), eps=t.eps)
+        else:
+            x = decoder(x[None], w, t, batch.positions, batch.attend)[0]
+        return batch.advance(x)
 
     @torch.inference_mode()
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
         """One step of several sequences. None of it depends on what else is in the step."""
         # Where torch multiplies, the last bits of a row depend on how many there are, but for few.
-        groups = [i if len(feed.input) > 1 else None for i, feed in enumerate(feeds)]
+        exact = self.weights.text.stack is not None
+        groups = [i if len(feed.input) > 1 and not exact else None for i, feed in enumerate(feeds)]
         return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, self.weights.text, self.config.text))
 
 

@@ -1,6 +1,6 @@
 """The text decoder: Llama's blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from galago.families.smolvlm.config import TextConfig
 from galago.nn.attention import merge_heads, split_heads
-from galago.nn.linear import GatedMlp, LinearWeight, add, linear, rms_norm, swiglu
+from galago.nn.linear import GatedMlp, LinearWeight, Norm, add, linear, rms_norm, swiglu
 from galago.nn.rotary import rotary_table, rotate
+from galago.nn.stack import Block, Stack, stack_of
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, H, T, d], k [B, K, T, d], v [B, K, T, d]) -> [B, H, T, d]: who sees whom, and what is kept."""
@@ -35,6 +36,16 @@ class TextWeights:
     norm: Tensor
     """gain [dim] before the head"""
     lm_head: LinearWeight
+    stack: Stack | None = None
+    """the blocks as one call, where their precision allows it"""
+
+
+def text_stack(blocks: Sequence[TextBlock], c: TextConfig, kv: torch.dtype) -> Stack | None:
+    """All blocks as one call, where their precision allows it."""
+    if c.q_dim != c.dim:
+        return None
+    parts = [Block((Norm(b.norm1), Norm(b.norm2)), (b.qkv, b.proj, b.mlp.gate_up, b.mlp.down)) for b in blocks]
+    return stack_of(parts, c.n_heads, c.n_kv_heads, kv)
 
 
 def text_block(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from galago.checkpoint import checked, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
-from galago.families.smolvlm.text import TextBlock, TextWeights
+from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
 from galago.families.smolvlm.vision import VisionWeights
 from galago.nn.linear import GatedMlp, LinearWeight, Mlp, Norm
 from galago.nn.vit import VitBlock, VitWeights, vit_stack
@@ -192,6 +192,7 @@ def load(
 
 
 def with_stack(w: SmolVLMWeights, c: SmolVLMConfig, kv: torch.dtype) -> SmolVLMWeights:
-    """The same weights, with the vision tower as one call where its precision allows it."""
+    """The same weights, with the blocks of tower and decoder as one call each where their precision allows it."""
     tower = replace(w.vision.tower, stack=vit_stack(w.vision.tower.blocks, c.vision.n_heads, kv))
-    return replace(w, vision=replace(w.vision, tower=tower))
+    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, kv))
+    return replace(w, vision=replace(w.vision, tower=tower), text=text)
