@@ -87,9 +87,9 @@ def _add_sound(container: Any, stream: Any, seconds: float) -> None:
 
 
 def no_frames() -> bytes:
-    """A Matroska file with a track of pictures and none in it."""
+    """An MP4 with a track of pictures and none in it: the first part of a stream."""
     file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as container:
+    with av.open(file, "w", format="mp4", options={"movflags": "empty_moov+frag_keyframe"}) as container:
         stream: Any = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         container.start_encoding()
