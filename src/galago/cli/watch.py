@@ -45,7 +45,7 @@ def watch(
         answers = count(watched(model, clip, question, settings=settings))
         if json:
             for time, answer in answers:
-                typer.echo(jsonlib.dumps({"time": round(time, 3), "answer": answer}, ensure_ascii=False))
+                print(jsonlib.dumps({"time": round(time, 3), "answer": answer}, ensure_ascii=False), flush=True)
             return
         none = None
         found = False
@@ -56,9 +56,9 @@ def watch(
                 none = line
             else:
                 found = True
-                typer.echo(line)
+                print(line, flush=True)
         if none and not found:
-            typer.echo(none)
+            print(none, flush=True)
 
 
 def clock(seconds: float, tenths: bool = False) -> str:
@@ -80,7 +80,7 @@ def _counted(total: int) -> Iterator[Callable[[Answers], Answers]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    # On a terminal the spans are written above the bar; a file or pipe must get them as they are.
+    # On a terminal what is printed comes above the bar (typer.echo would write into it); a file gets it as it is.
     with Progress(
         console=console, disable=not console.is_terminal, transient=True, redirect_stdout=sys.stdout.isatty()
     ) as bar:

@@ -61,8 +61,8 @@ def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
             broken = True
         if not stamps:
             return Timeline((), 0.0)
-        bases = {s.index: s.time_base for s in container.streams}
-        reached = max(float(end * bases[i]) for i, end in ends.items() if bases[i])
+        bases = {s.index: float(s.time_base or 0) for s in container.streams}
+        reached = max(end * bases[i] for i, end in ends.items())
         cut = declared + (container.start_time or 0) / 1e6 - reached > CUT_S
         return _timeline(stamps, keys, ends[stream.index], stream, broken or cut)
 
@@ -183,7 +183,7 @@ def _image(frame: "VideoFrame", limits: VideoLimits) -> Image.Image:
 
 def _upright(image: Image.Image, frame: "VideoFrame") -> Image.Image:
     """Turned and mirrored as the display matrix says: a point x, y is shown at ax + cy, bx + dy."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
