@@ -22,6 +22,7 @@ from galago.errors import (
     GenerationFailed,
     InvalidImage,
     InvalidRequest,
+    InvalidVideo,
     LoadFailed,
     ModelInUse,
     ModelNotFound,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from galago.engine.scheduler import Limits
     from galago.model import Model, load
     from galago.pool import ModelPool
+    from galago.watching import watch
 
 __all__ = [
     "CheckpointError",
@@ -47,6 +49,7 @@ __all__ = [
     "GenerationFailed",
     "InvalidImage",
     "InvalidRequest",
+    "InvalidVideo",
     "Limits",
     "LoadFailed",
     "Model",
@@ -56,6 +59,7 @@ __all__ = [
     "OutOfMemory",
     "UnsupportedTask",
     "load",
+    "watch",
 ]
 
 _LAZY = {
@@ -64,6 +68,7 @@ _LAZY = {
     "Model": "galago.model",
     "ModelPool": "galago.pool",
     "load": "galago.model",
+    "watch": "galago.watching",
 }
 
 

@@ -23,6 +23,12 @@ class InvalidImage(InvalidRequest):
     code = "invalid_image"
 
 
+class InvalidVideo(InvalidRequest):
+    """What was given as a video could not be read as one."""
+
+    code = "invalid_video"
+
+
 class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit in the model's context."""
 
