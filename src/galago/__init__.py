@@ -22,6 +22,7 @@ from galago.errors import (
     GenerationFailed,
     InvalidImage,
     InvalidRequest,
+    InvalidVideo,
     LoadFailed,
     ModelInUse,
     ModelNotFound,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from galago.media.clip import Clip
     from galago.model import Model, load
     from galago.pool import ModelPool
+    from galago.watching import watch
 
 __all__ = [
     "CheckpointError",
@@ -50,6 +52,7 @@ __all__ = [
     "GenerationFailed",
     "InvalidImage",
     "InvalidRequest",
+    "InvalidVideo",
     "Limits",
     "LoadFailed",
     "Model",
@@ -60,6 +63,7 @@ __all__ = [
     "TooManyImages",
     "UnsupportedTask",
     "load",
+    "watch",
 ]
 
 _LAZY = {
@@ -69,6 +73,7 @@ _LAZY = {
     "Model": "galago.model",
     "ModelPool": "galago.pool",
     "load": "galago.model",
+    "watch": "galago.watching",
 }
 
 

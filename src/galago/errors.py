@@ -29,6 +29,12 @@ class TooManyImages(InvalidRequest):
     code = "too_many_images"
 
 
+class InvalidVideo(InvalidRequest):
+    """What was given as a video could not be read as one."""
+
+    code = "invalid_video"
+
+
 class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit in the model's context."""
 
