@@ -26,7 +26,7 @@ from galago.families.smolvlm.image import Frames, make_frames
 from galago.families.smolvlm.skills import skill_steps
 from galago.families.smolvlm.text import decoder, embedded, logits_of
 from galago.families.smolvlm.vision import frame_passes, projected
-from galago.families.smolvlm.weights import SmolVLMWeights, load, read, shapes, table
+from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
 from galago.nn.attention import attend_cached, store
@@ -243,8 +243,9 @@ def pack_smolvlm(files: "Files", bits: int, file: Path, progress: Callable[[int,
 
 def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
-    config = config_of(files)
-    return Outline(config.name, shapes(config))
+    config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
+    stored = {source.name: source.shape for source in sources(config)}
+    return Outline(config.name, stored, HEAD, _known(tokenizer, prompts.END))
 
 
 FAMILY = Family(load_smolvlm, outline, pack_smolvlm)
