@@ -73,7 +73,7 @@ def chosen(timeline: Timeline, sampling: FrameSampling) -> list[int]:
     count, duration = len(timeline.times), timeline.duration
     if count == 1 or duration <= 0:
         return [0]
-    rate = count / duration
+    rate = round(count / duration, 6)  # 30 frames a second are not to be 29.9999999
     wanted = max(1, min(round(sampling.fps * duration), sampling.max_frames))
     first, last = 0, count - 1
     if duration - 2 * SKIP_S > sampling.max_frames * sampling.fps:
