@@ -304,8 +304,6 @@ def check_skill(skill: Skill) -> None:
             _check(isinstance(question, str) and question.strip(), "question", "a text that is not empty")
             for ref in refs:
                 _check(_relative(ref, (2, 4)), "spatial_refs", "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1")
-                ordered = len(ref) == 2 or (ref[0] <= ref[2] and ref[1] <= ref[3])
-                _check(ordered, "spatial_refs", "boxes with x0 <= x1 and y0 <= y1")
         case Detect(name, most) | Point(name, most):
             _check(isinstance(name, str) and name.strip(), "object", "a name that is not empty")
             _check(_whole(most) and most >= 1, "max_objects", "a whole number >= 1")

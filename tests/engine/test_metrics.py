@@ -23,17 +23,17 @@ def scraped() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return dict(found)
 
 
-def value(name: str, **labels: str) -> float | None:
-    return scraped().get((f"galago_{name}", frozenset(labels.items())))
+def value(name: str, precision: str = "float32", **labels: str) -> float | None:
+    return scraped().get((f"galago_{name}", frozenset((labels | {"precision": precision}).items())))
 
 
 @pytest.fixture
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Metrics]]:
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Metrics]]:
     """Metrics of a model that no other test counts for; closed at the end."""
     made: list[Metrics] = []
 
-    def metrics(model: str) -> Metrics:
-        made.append(Metrics(f"{request.node.name}-{model}"))
+    def metrics(model: str, precision: str = "float32") -> Metrics:
+        made.append(Metrics(f"{request.node.name}-{model}", precision))
         return made[-1]
 
     yield metrics
@@ -132,7 +132,20 @@ def test_two_models_beside_each_other(make: Callable[[str], Metrics]) -> None:
     assert [value("requests_waiting", model=m.model) for m in (a, b)] == [4, None]
 
 
-def test_engines_of_one_name_share_series_but_not_stats(make: Callable[[str], Metrics]) -> None:
+def test_two_precisions_of_a_model_have_series_of_their_own(make: Callable[..., Metrics]) -> None:
+    exact, small = make("a"), make("a", "int8")
+    answer(exact)
+    answer(small)
+    answer(small)
+    exact.watch(lambda: Snapshot(waiting=4))
+    small.watch(lambda: Snapshot(waiting=5))
+    done, both = {"model": exact.model, "skill": "query"}, ("float32", "int8")
+    assert [value("requests_finished_total", p, outcome="done", **done) for p in both] == [1, 2]
+    assert [value("time_to_first_token_seconds_count", p, **done) for p in both] == [1, 2]
+    assert [value("requests_waiting", p, model=exact.model) for p in both] == [4, 5]
+
+
+def test_engines_of_one_name_and_precision_share_series_but_not_stats(make: Callable[[str], Metrics]) -> None:
     a, again = make("a"), make("a")
     answer(a)
     answer(again)

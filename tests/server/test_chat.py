@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from serving import GOLDEN, ask, data_url
+from serving import GOLDEN, ask, data_url, hosting, load, sdk, serving
 
 QUESTION = "How many people are in the image?"
 
@@ -39,6 +39,17 @@ def test_reply(client: Any, model: Any, photo: str) -> None:
     assert details.image_tokens == 25
     assert details.image_tokens + details.text_tokens == usage.prompt_tokens
     assert 0 < reply.inference_time <= reply.processing_time
+    assert "performance" not in reply.model_fields_set
+
+
+def test_times_as_texts_for_those_who_had_them() -> None:
+    with serving(hosting(load("small"), assistant_compat=True)) as url:
+        client = sdk(url)
+        reply = client.chat.completions.create(model="any", messages=ask("hello"), max_tokens=2)
+        last = streamed(client, messages=ask("hello"), max_tokens=2, stream_options={"include_usage": True})[-1]
+    for told in (reply, last):
+        times = {"processing_time": told.processing_time, "inference_time": told.inference_time}
+        assert told.performance == {name: f"{seconds:.2f}s" for name, seconds in times.items()}
 
 
 def image_forms() -> list[Any]:

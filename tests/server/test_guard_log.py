@@ -5,15 +5,18 @@ import io
 import json
 import logging
 import re
+from contextlib import closing
 
 import pytest
 import tiny_moondream as tiny
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from guarded import opened
+from guarded import Wire, opened, running
+from serving import hosting
 
 from galago.errors import InvalidRequest
 from galago.server import errors, openai_reply
+from galago.server.guard.connection import HEAD_LIMIT, Times
 from galago.server.guard.logs import set_up, with_failures, with_log
 
 SECRET = "who is the person in the blue coat"
@@ -127,6 +130,34 @@ def test_what_nobody_foresaw_is_an_error_with_an_id_and_one_traceback(written):
     assert failed["traceback"].count("RuntimeError: a detail for the log") == 1
     assert failed["id"] == line["id"] == reply.headers["x-request-id"]
     assert (line["status"], line["path"]) == (500, "/broken")
+
+
+HALF = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\n"
+OWN_ANSWERS = {
+    "a body that does not come": (HALF + b"Content-Length: 9\r\n\r\n{", 408, "request_timeout", True),
+    "a broken body": (HALF + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", 400, "invalid_value", True),
+    "no request": (b"nonsense\r\n\r\n", 400, "invalid_value", False),
+    "a head that does not come": (HALF, 408, "request_timeout", False),
+    "a head without end": (HALF + b"X: " + b"x" * 2 * HEAD_LIMIT, 431, "head_too_large", False),
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "code", "asked"), OWN_ANSWERS.values(), ids=OWN_ANSWERS)
+def test_what_the_connection_itself_answers_is_told(folder, written, sent, status, code, asked):
+    stream = written("json")
+    app = hosting(tiny.open_model(folder))
+    with running(app, Times(head=0.5, body=0.5)) as address, closing(Wire(address)) as wire:
+        app.state.opened.result()
+        wire.send(sent)
+        replied, _, body = wire.reply()
+        assert (replied, json.loads(body)["error"]["code"]) == (status, code)
+        assert wire.rest() == b""
+    (line,) = [line for line in lines(stream) if line["message"] in ("request", "refused")]
+    assert (line["status"], line["code"], line["bytes_out"]) == (status, code, len(body))
+    if asked:
+        assert (line["message"], line["path"], line["gone"]) == ("request", "/v1/query", False)
+    else:
+        assert line["message"] == "refused" and "path" not in line
 
 
 def test_a_log_of_another_form_is_refused():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -81,6 +82,23 @@ def test_streams_and_fingerprints_tell_what_ran(url: str) -> None:
             assert part.model == name
             prints.add(part.system_fingerprint)
     assert len(prints) == 2 and any("int8" in (one or "") for one in prints)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_header_tells_what_ran_in_every_dialect(url: str, stream: bool) -> None:
+    chat = {"messages": ask("hello"), "max_tokens": 2}
+    for path, body in (("/v1/query", QUESTION), ("/query", QUESTION), ("/v1/chat/completions", chat)):
+        for asked, said in (("scenes-int8", "scenes-int8"), ("scenes", "scenes"), ("gpt-4o-mini", "scenes")):
+            reply = post(url, path, **body, model=asked, stream=stream)
+            assert (reply.status_code, reply.headers["x-galago-model"]) == (200, said)
+
+
+def test_a_header_tells_a_name_that_no_header_can_hold(tmp_path: Path) -> None:
+    name = "模型 1"
+    with serving(hosting(galago.load(endless(tmp_path / name)))) as url:
+        assert health(url)["model"] == name
+        reply = post(url, "/v1/query", **QUESTION)
+    assert unquote(reply.headers["x-galago-model"]) == name
 
 
 def test_models_answer_side_by_side_as_if_alone(url: str) -> None:
@@ -305,4 +323,7 @@ def test_health_and_stats_tell_of_each_model(url: str) -> None:
         assert said[name]["memory_bytes"] == memory_needed(name, device="cpu") and said[name]["kernels"]
     stats = httpx.get(f"{url}/v1/stats").json()
     assert set(stats["models"]) == set(NAMES) and stats["model"] == "scenes"
+    text = httpx.get(f"{url}/metrics").text
+    for precision in ("float32", "int8"):
+        assert f'galago_requests_waiting{{model="scenes",precision="{precision}"}} 0.0' in text
     assert stats["max_queue_size"] == sum(one["limits"]["waiting"] for one in stats["models"].values())

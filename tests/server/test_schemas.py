@@ -22,7 +22,7 @@ READERS: dict[str, Any] = {
     "UnloadRequest": manage.read_asked,
     **{takes: moondream.PATHS[f"/v1/{skill}"] for skill, (takes, *_) in SKILLS.items()},
 }
-SAID_IN_WORDS = ("a conversation", "single user turn", "x0 <= x1", "eye must be given", "face must be given")
+SAID_IN_WORDS = ("a conversation",)
 """Parts of the messages about what a schema cannot say, and the descriptions do."""
 UNSUPPORTED = "the model cannot do this"
 

@@ -9,7 +9,7 @@ from galago.engine.metrics import Metrics, Snapshot
 
 
 def test_metrics_are_served_as_text(http: Any) -> None:
-    metrics = Metrics("served-metrics")
+    metrics = Metrics("served-metrics", "int8")
     metrics.watch(lambda: Snapshot(waiting=3))
     metrics.submitted("query", "normal")
     reply = http.get("/metrics")

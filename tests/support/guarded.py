@@ -19,15 +19,18 @@ from serving import hosting
 from galago.server.guard.connection import Times
 from galago.server.guard.stopping import Server, Underway
 
+HERE = Path(__file__).parent
+# Modules of the tests that a process runs are beside this one.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(HERE)]))}
 PATIENCE = 60
 """Seconds after which a test gives up."""
 
 
 @contextmanager
-def running(app: FastAPI, times: Times) -> Iterator[tuple[str, int]]:
+def running(app: FastAPI, times: Times, **options: Any) -> Iterator[tuple[str, int]]:
     """The address of a server with these limits on time."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = Server(app, Underway(), times=times)
+    server = Server(app, Underway(), times=times, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -52,11 +55,11 @@ def endless(folder: Path) -> Path:
 
 
 class Process:
-    """`galago serve` with its log."""
+    """`galago serve` with its log; `module` is what runs it."""
 
-    def __init__(self, *args: str | Path) -> None:
-        command = [sys.executable, "-m", "galago.cli.app", "serve", *map(str, args), "--port", "0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    def __init__(self, *args: str | Path, module: tuple[str, ...] = ("galago.cli.app",)) -> None:
+        command = [sys.executable, "-m", *module, "serve", *map(str, args), "--port", "0"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         self.said: list[str] = []
         line = self.until("listening on")
         self.url = line[line.index("http://") :].split()[0].rstrip('"')

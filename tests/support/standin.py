@@ -21,6 +21,7 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import CHUNK, KVCache
 from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.nn.passes import Passes, finish
+from galago.precision import pick_precision
 from galago.request import Detail, Event, Query, Request, TextDelta
 
 PRIME, VOCAB = 1_000_003, 97
@@ -106,6 +107,7 @@ class Standin:
     """Notes what it is asked, and lets a test step in before each answer: to look, to wait, or to raise an error."""
 
     name, identity, device = "standin", "standin@1", CPU
+    precision = pick_precision("float32", CPU)
     kv_bytes = POSITION_BYTES
 
     def __init__(self, rows_at_once: int = 4, crops_at_once: int = 2) -> None:

@@ -87,7 +87,7 @@ class Turned:
 
     def __init__(self, model: Standin, limits: Limits | None = None) -> None:
         self.model, self.limits, self.errands = model, limits or Limits(), Errands()
-        self.metrics = Metrics(model.name)
+        self.metrics = Metrics(model.name, model.precision.name)
         self.inbox = Inbox(self.limits.waiting, lambda job, how: self.metrics.finished(job.skill, how, None, None))
         self.images = ImageCache(self.limits.prefix_bytes, self.limits.embedding_bytes)
         with patch("galago.engine.encoder.ThreadPoolExecutor", lambda *_: self.errands):

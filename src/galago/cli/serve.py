@@ -59,7 +59,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
             else:
                 typer.echo(told, err=True)
 
-        server = Server(app, underway, grace=settings.grace_s, ready=started)
+        server = Server(app, underway, grace=settings.grace_s, connections=settings.max_connections, ready=started)
         server.run(sockets=[listener])
         if app.state.opened.done():
             app.state.opened.result()

@@ -39,6 +39,9 @@ class ServerFlags:
     max_memory_gb: Annotated[float | None, typer.Option(help="GB that models may take in memory.")] = None
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that are carried out together. (16)")] = None
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait; more are refused (429). (64)")] = None
+    max_connections: Annotated[
+        int | None, typer.Option(help="Connections that may be open; more are closed with a 503. (512)")
+    ] = None
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for a request that names no limit of its own (504); by default none.")
     ] = None
@@ -77,7 +80,7 @@ class ServerFlags:
         bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")
     ] = None
     assistant_compat: Annotated[
-        bool | None, typer.Option(help="Add what the AI Manual Assistant's own servers add to replies. (off)")
+        bool | None, typer.Option(help="Tell times as texts too, as the AI Manual Assistant's servers do. (off)")
     ] = None
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (info)")] = None
     log_format: Annotated[str | None, typer.Option(help="text or json. (text)")] = None

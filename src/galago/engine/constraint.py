@@ -30,6 +30,9 @@ class Constraint:
                     "key_separator": ": ",
                     "coerce_one_of": False,
                     "lenient": False,
+                    # Without \\u each text has one spelling. With it, an additional member could have the name of a
+                    # listed one, which the grammar does not see.
+                    "json_allowed_escapes": 'nrbtf\\"',
                 },
             )
         except ValueError as error:

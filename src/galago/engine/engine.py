@@ -62,7 +62,7 @@ class Engine:
     def __init__(self, model: StepModel, limits: Limits | None = None) -> None:
         self.model = model
         limits = limits or Limits()
-        self._metrics = metrics = Metrics(model.name)
+        self._metrics = metrics = Metrics(model.name, model.precision.name)
         self._bounds = {"waiting": limits.waiting, "running": limits.running}
         self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)

@@ -21,6 +21,9 @@ StepKind = Literal["decode", "prefill", "vision"]
 Tier = Literal["hot", "warm", "disk", "shared", "miss"]
 """What answered for an image: its prefix, its embeddings in memory or on disk, another request's encoding, nothing."""
 
+Of = tuple[str, str]
+"""A model's name and its precision."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # Seconds. A token of a small model takes milliseconds; a first one behind a queue on a slow CPU, minutes.
@@ -69,22 +72,23 @@ class Snapshot:
 
 # Reentrant, because a request that the garbage collector cancels is counted wherever its thread happens to be.
 _lock = threading.RLock()
-_tallies: dict[str, Tally] = {}
-"""By model: engines come and go, and a counter must not start anew while the process lives."""
+_tallies: "dict[Of, Tally]" = {}
+"""By model and precision: engines come and go, and a counter must not start anew while the process lives."""
 _watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
 
 
 class Metrics:
     """What one engine does. Every method may be called from any thread.
 
-    Engines whose model has the same name share its series in the exposition; stats() are this engine's own.
+    Engines whose model has the same name and precision share its series in the exposition; stats() are this
+    engine's own.
     """
 
-    def __init__(self, model: str) -> None:
-        self.model = model
+    def __init__(self, model: str, precision: str) -> None:
+        self.model, self.precision = model, precision
         self._own = Tally()
         with _lock:
-            self._tallies = (self._own, _tallies.setdefault(model, Tally()))
+            self._tallies = (self._own, _tallies.setdefault((model, precision), Tally()))
             for tier in get_args(Tier):  # a rate of hits wants a zero where there were none
                 self._count(IMAGES, (tier,), 0)
 
@@ -234,14 +238,14 @@ class _Engines(Collector):
             ]
 
 
-def _standing() -> dict[str, Tally]:
-    """The gauges by model, of all engines that are watched."""
+def _standing() -> dict[Of, Tally]:
+    """The gauges by model and precision, of all engines that are watched."""
     with _lock:
         watched = list(_watched)
-    found: dict[str, Tally] = {}
+    found: dict[Of, Tally] = {}
     for metrics in watched:
         if (now := _snapshot(metrics)) is not None:
-            tally = found.setdefault(metrics.model, Tally())
+            tally = found.setdefault((metrics.model, metrics.precision), Tally())
             tally.count(WAITING, (), now.waiting)
             tally.count(RUNNING, (), now.running)
             tally.count(ENCODING, (), now.encoding)
@@ -251,22 +255,22 @@ def _standing() -> dict[str, Tally]:
 
 
 def _plain(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], family: Family, tallies: Mapping[str, Tally]
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], family: Family, tallies: Mapping[Of, Tally]
 ) -> Metric:
-    made = kind(family.name, family.help, labels=("model", *family.labels))
-    for model, tally in list(tallies.items()):
+    made = kind(family.name, family.help, labels=("model", "precision", *family.labels))
+    for of, tally in list(tallies.items()):
         for labels, n in list(tally.counts.get(family, {}).items()):
-            made.add_metric((model, *labels), n)
+            made.add_metric((*of, *labels), n)
     return made
 
 
-def _histogram(family: Family, tallies: Mapping[str, Tally]) -> Metric:
-    made = HistogramMetricFamily(family.name, family.help, labels=("model", *family.labels))
-    for model, tally in list(tallies.items()):
+def _histogram(family: Family, tallies: Mapping[Of, Tally]) -> Metric:
+    made = HistogramMetricFamily(family.name, family.help, labels=("model", "precision", *family.labels))
+    for of, tally in list(tallies.items()):
         for labels, spread in list(tally.histograms.get(family, {}).items()):
             bounds = map(floatToGoString, (*spread.bounds, float("inf")))
             buckets = list(zip(bounds, accumulate(spread.buckets), strict=True))
-            made.add_metric((model, *labels), buckets, spread.sum)
+            made.add_metric((*of, *labels), buckets, spread.sum)
     return made
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
 from galago.nn.passes import Passes
+from galago.precision import Precision
 from galago.request import Detail, Encoding, Event, FinishReason, Request
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class StepModel(Protocol):
 
     @property
     def device(self) -> "torch.device": ...
+    @property
+    def precision(self) -> Precision: ...
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values for each position."""

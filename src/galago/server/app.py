@@ -17,7 +17,7 @@ from galago.server.guard.origins import is_loopback
 from galago.server.guard.stopping import Underway
 from galago.server.models import Models
 from galago.server.openai import choices, read_chat
-from galago.server.running import Host, streamed, waited
+from galago.server.running import Host, ran, streamed, waited
 from galago.server.settings import Settings
 
 
@@ -74,10 +74,11 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
             error.param = asked.images[1].path
             raise
         fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
-        head = openai_reply.Head(facts.id, fingerprint, arrived)
+        head = openai_reply.Head(facts.id, fingerprint, arrived, host.settings.assistant_compat)
         if asked.stream:
-            return await streamed(openai_reply.chunks(head, asked, events))
-        return JSONResponse(openai_reply.completion(head, asked, [event async for event in events]))
+            return await streamed(openai_reply.chunks(head, asked, events), ran(facts))
+        whole = openai_reply.completion(head, asked, [event async for event in events])
+        return JSONResponse(whole, headers=ran(facts))
 
 
 def _moondream_routes(app: FastAPI, host: Host) -> None:
@@ -85,10 +86,11 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
         @app.post(path)
         async def skill(http: Request) -> Response:
             asked = await host.read(http, reader)
-            events = await host.run(http, asked.request, asked.model)
+            facts, events = await host.run(http, asked.request, asked.model)
             if asked.stream:
-                return await streamed(moondream_reply.chunks(events))
-            return JSONResponse(moondream_reply.reply(asked.request.skill, [event async for event in events]))
+                return await streamed(moondream_reply.chunks(events), ran(facts))
+            whole = moondream_reply.reply(asked.request.skill, [event async for event in events])
+            return JSONResponse(whole, headers=ran(facts))
 
     for path, reader in moondream.PATHS.items():
         add(path, reader)

@@ -40,6 +40,7 @@ _STATUS = {
     "model_loading": 503,
     "shutting_down": 503,
     "out_of_memory": 503,
+    "too_many_connections": 503,
     "timeout": 504,
 }
 # Clients retry 5xx by themselves; the same question would fail in the same way.

@@ -68,8 +68,10 @@ def _caption(given: Json, most: int | None) -> Caption:
 
 
 def _query(given: Json, most: int | None) -> Query:
-    question = required(read(given, "question", str), "question")
-    return Query(question, read(given, "reasoning", bool) or False, _refs(given))
+    question, refs = required(read(given, "question", str), "question"), _refs(given)
+    if refs and given.get("image_url") is None:
+        raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
+    return Query(question, read(given, "reasoning", bool) or False, refs)
 
 
 def _detect(given: Json, most: int | None) -> Detect:

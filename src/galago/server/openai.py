@@ -10,7 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from galago.errors import InvalidRequest
-from galago.request import Chat, Detail, Message, Query, Request, Skill
+from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
 from galago.server.errors import Refused
 from galago.server.fields import (
     Asked,
@@ -193,6 +193,7 @@ def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: lis
 def _skill(messages: tuple[Message, ...], reasoning: bool) -> Skill:
     if not reasoning:
         return Chat(messages)
+    check_skill(Chat(messages))
     if [m.role for m in messages] not in (["user"], ["system", "user"]):
         raise InvalidRequest("reasoning works on a single user turn", "reasoning")
     return Query("\n\n".join(m.text for m in messages), reasoning=True)

@@ -31,11 +31,13 @@ def error_body(failed: Failure) -> Json:
 
 @dataclass(frozen=True)
 class Head:
-    """What all parts of one reply share. `arrived` is a reading of time.perf_counter()."""
+    """What all parts of one reply share. `arrived` is a reading of time.perf_counter(); with `performance` times
+    are told as texts too, as the AI Manual Assistant's servers do."""
 
     model: str
     fingerprint: str
     arrived: float
+    performance: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -65,7 +67,8 @@ def _times(head: Head, done: Sequence[Done]) -> Json:
     """In seconds. Choices run side by side, so the one that took longest counts."""
     passed = time.perf_counter() - head.arrived
     took = max(d.timings.encode_s + d.timings.prefill_s + d.timings.decode_s for d in done)
-    return {"processing_time": passed, "inference_time": min(passed, took)}
+    times = {"processing_time": passed, "inference_time": min(passed, took)}
+    return times | ({"performance": {name: f"{t:.2f}s" for name, t in times.items()}} if head.performance else {})
 
 
 def _logprobs(tokens: Iterable[Token]) -> Json:

@@ -22,6 +22,7 @@ WHY = {
     504: "The time limit ran out.",
 }
 RETRY: Json = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": True}}
+RAN: Json = {"X-Galago-Model": {"description": "the model that answered", "schema": TEXT, "required": True}}
 EVENTS: Json = {
     "text/event-stream": {
         "schema": {"type": "object", "properties": {"data": TEXT}, "description": "each event; its data is JSON"}
@@ -85,7 +86,7 @@ def _chat() -> Json:
         "As events (stream): chat.completion.chunk objects, then `data: [DONE]`. An `error` object in their place is a "
         "failure that came after the first of them."
     )
-    replies = {"200": _reply("The answer, in one piece or as events.", content), **_errors(ASKED)}
+    replies = {"200": _reply("The answer, in one piece or as events.", content, RAN), **_errors(ASKED)}
 
     def chat(name: str) -> Json:
         summary = "Answer a conversation, about an image or without one"
@@ -105,7 +106,7 @@ def _skills() -> Json:
             replies = _errors(ASKED if gives else (400, 413, 501, 503), "MoondreamError")
             if gives:
                 content = _json(gives) | (EVENTS if streams else {})
-                replies = {"200": _reply("The answer.", content)} | replies
+                replies = {"200": _reply("The answer.", content, RAN)} | replies
             more = {"description": told} if streams else {}
             paths[f"{prefix}/{name}"] = {
                 "post": _operation(name + suffix, "Moondream", summary, replies, takes, **more)

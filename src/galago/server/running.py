@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import anyio.to_thread
 from fastapi import Request
@@ -118,10 +119,10 @@ class Host:
             fetch_image, shown, self.settings.allow_image_hosts, limiter=self.fetching
         )
 
-    async def run(self, http: Request, request: ModelRequest, name: str | None) -> AsyncIterator[Event]:
-        """The events of a request to the model that the client calls by this name."""
-        _, events = await self.run_all(http, [request], name)
-        return (event async for _, event in events)
+    async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
+        """What answers a request to the model that the client calls by this name, and the events as they come."""
+        facts, events = await self.run_all(http, [request], name)
+        return facts, (event async for _, event in events)
 
     async def run_all(
         self, http: Request, requests: Sequence[ModelRequest], name: str | None
@@ -227,8 +228,13 @@ def line(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
-async def streamed(lines: AsyncIterator[str]) -> StreamingResponse:
-    """A reply of server-sent events."""
+def ran(facts: Facts) -> dict[str, str]:
+    """The header that tells which model answered. Names of folders may hold what no header can."""
+    return {"X-Galago-Model": quote(facts.id, safe="/@:+,=")}
+
+
+async def streamed(lines: AsyncIterator[str], headers: dict[str, str] | None = None) -> StreamingResponse:
+    """A reply of server-sent events, with these headers beside its own."""
     # The status line is sent after this: until the first event the request can still fail properly.
     first = await anext(lines)
 
@@ -237,4 +243,5 @@ async def streamed(lines: AsyncIterator[str]) -> StreamingResponse:
         async for line in lines:
             yield line
 
-    return StreamingResponse(all_lines(), headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    usual = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+    return StreamingResponse(all_lines(), headers=usual | (headers or {}))

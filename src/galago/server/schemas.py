@@ -127,11 +127,16 @@ def _chat() -> Json:
     streams = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
     tops = {"properties": {"top_logprobs": {"type": "integer"}}, "required": ["top_logprobs"]}
     told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
+    thinks = {"properties": {"reasoning": {"const": True}}, "required": ["reasoning"]}
+    user = {"properties": {"role": choice("user")}}
+    led = [{"properties": {"role": choice("system", "developer")}}, user]
+    single = {"anyOf": [{"maxItems": 1, "items": user}, {"minItems": 2, "maxItems": 2, "prefixItems": led}]}
     return {
         **record({"messages": messages}, optional),
         "allOf": [
             {"if": streams, "then": {"properties": {"stream_options": options}}},
             {"if": tops, "then": told},
+            {"if": thinks, "then": {"properties": {"messages": single}}},
         ],
     }
 
@@ -154,16 +159,38 @@ def _skills() -> Json:
     stream = {"stream": may(FLAG, "answer with server-sent events")}
     image = {"image_url": IMAGE}
     spot, box = array(SHARE, 2, 2), array(SHARE, 4, 4)
-    refs = may(array({"anyOf": [spot, box]}), "points [x, y] and boxes [x0, y0, x1, y1] that the question is about")
+    refs = may(
+        array({"anyOf": [spot, box]}),
+        "points [x, y], and boxes by two opposite corners [x0, y0, x1, y1], that the question is about",
+    )
     named = [
         {"required": ["object"], "properties": {"object": FILLED}},
         {"required": ["obj"], "properties": {"object": NULL, "obj": FILLED}},
     ]
     found = {"object": {"description": "what to look for"}, "obj": {"description": "the same, where object is absent"}}
-    eye = {"anyOf": [spot, record({"x": SHARE, "y": SHARE}), NULL], "description": "where the eyes of a person are"}
+    unreferred = [
+        {"required": ["image_url"], "properties": {"image_url": IMAGE}},
+        {"properties": {"spatial_refs": {"enum": [None, []]}}},
+    ]
+    eye = {"anyOf": [spot, record({"x": SHARE, "y": SHARE})], "description": "where the eyes of a person are"}
     corners = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
-    face = {"anyOf": [box, corners, NULL], "description": "needed with prioritize_accuracy, as the eye is without"}
+    face = {"anyOf": [box, corners], "description": "needed with prioritize_accuracy, as the eye is without"}
     flags = may(record({}, {"prioritize_accuracy": may(FLAG), "force_detect": may(FLAG)}))
+    accurate = record({"prioritize_accuracy": {"const": True}})
+    looking = [
+        {
+            "required": ["eye"],
+            "properties": {
+                "eye": eye,
+                "unstable_settings": may(record({}, {"prioritize_accuracy": choice(False, None)})),
+            },
+        },
+        {
+            "required": ["face", "unstable_settings"],
+            "properties": {"face": face, "unstable_settings": accurate},
+        },
+    ]
+    looks = {"eye": may(eye), "face": may(face), "unstable_settings": flags}
     length = may(choice("short", "normal", "long"), "normal by default")
     question = {"question": FILLED}
     asked = {
@@ -173,10 +200,10 @@ def _skills() -> Json:
     }
     return {
         "CaptionRequest": record(image, {"length": length, **stream, **shared}),
-        "QueryRequest": record(question, {**asked, **stream, **shared}),
+        "QueryRequest": {**record(question, {**asked, **stream, **shared}), "anyOf": unreferred},
         "DetectRequest": {**record(image, found | shared), "anyOf": named},
         "PointRequest": {**record(image, {**found, "spatial_refs": refs, **shared}), "anyOf": named},
-        "DetectGazeRequest": record(image, {"eye": eye, "face": face, "unstable_settings": flags, **shared}),
+        "DetectGazeRequest": {**record(image, {**looks, **shared}), "anyOf": looking},
         "SegmentRequest": record({}, shared, "no model that there is can do this"),
     }
 
@@ -236,7 +263,8 @@ def _completion() -> Json:
             "usage": record({**tokens, "prompt_tokens_details": parts}),
             "processing_time": {**SECONDS, "description": "seconds from the request's arrival"},
             "inference_time": {**SECONDS, "description": "seconds of it in the model"},
-        }
+        },
+        {"performance": record({"processing_time": TEXT, "inference_time": TEXT}, description="if set so")},
     )
 
 

@@ -107,6 +107,8 @@ class Settings:
     """requests that are carried out together"""
     max_queue: int = _setting(64, _whole(0))
     """requests that wait beside those; more are refused"""
+    max_connections: int = _setting(512, _whole(1))
+    """open ones, those that clients keep for later included; more are closed with a 503"""
     timeout: float | None = _setting(None, _positive(MAX_TIMEOUT))
     """seconds for a request that names no limit of its own"""
     body_limit_mb: float = _setting(32, _positive(4096))
@@ -132,7 +134,7 @@ class Settings:
     strict_model_names: bool = _setting(False, _switch())
     """whether a request for another model is refused, instead of answered by the one that is served"""
     assistant_compat: bool = _setting(False, _switch())
-    """whether replies have the members that the AI Manual Assistant's own servers add"""
+    """whether chat completions tell times as texts too, in `performance`, as the AI Manual Assistant's servers do"""
 
     log_level: str = _setting("info", _one_of(*LEVELS))
     log_format: str = _setting("text", _one_of("text", "json"))

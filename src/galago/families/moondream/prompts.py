@@ -61,7 +61,7 @@ def _place(ref: Spot | Box) -> Prompt:
     if len(ref) == 2:
         return Coordinate(ref[0]), Coordinate(ref[1])
     x0, y0, x1, y1 = ref
-    return Coordinate((x0 + x1) / 2), Coordinate((y0 + y1) / 2), Size(x1 - x0, y1 - y0)
+    return Coordinate((x0 + x1) / 2), Coordinate((y0 + y1) / 2), Size(abs(x1 - x0), abs(y1 - y0))
 
 
 def detect(c: MoondreamConfig, t: Tokenizer, name: str) -> Prompt:

@@ -32,6 +32,15 @@ def facts_of(scope: Scope) -> dict[str, Any]:
     return facts
 
 
+def tell_refusal(scope: Scope | None, **answered: Any) -> None:
+    """What the connection itself answered, for which no app was asked: told in the line of the request that this
+    ended, if there is one, else in a line of its own."""
+    if scope is None:
+        log.info("refused", extra={_FACTS: answered})
+    else:
+        facts_of(scope).update(answered, gone=False)
+
+
 def with_log(app: ASGIApp, content: bool = False) -> ASGIApp:
     """The app, with a line in the log when a request is over and its id in X-Request-Id.
 

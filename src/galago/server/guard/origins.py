@@ -45,7 +45,7 @@ def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
         allow_methods=["*"],
         allow_headers=["*"],
         allow_private_network=True,
-        expose_headers=["X-Request-Id", "Retry-After"],
+        expose_headers=["X-Request-Id", "X-Galago-Model", "Retry-After"],
     )
     return cors
 

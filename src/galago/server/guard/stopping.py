@@ -17,10 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from galago.errors import EngineClosed
 from galago.server.errors import Reply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Times
+from galago.server.guard.crowd import Crowd
 
 log = logging.getLogger(__name__)
 
 GRACE = 10.0
+CONNECTIONS = 512
 # For the errors of what was cut off to reach those who read them.
 _LAST_WORDS = 2.0
 
@@ -99,6 +101,7 @@ class Server(uvicorn.Server):
     """Serves an app. After SIGTERM or SIGINT it takes nothing new, gives what it has accepted `grace` seconds, ends
     the rest with an error, and closes the app; a second signal ends the process at once.
 
+    There may be `connections` at one time, kept ones that are idle included; further ones are closed with a 503.
     `ready` is called when requests are answered; `ended_by` is the signal that ended it.
     """
 
@@ -108,13 +111,14 @@ class Server(uvicorn.Server):
         underway: Underway,
         *,
         grace: float = GRACE,
+        connections: int = CONNECTIONS,
         times: Times | None = None,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(Any, partial(Connection, times=times or Times())),
+                http=cast(Any, partial(Connection, times=times or Times(), crowd=Crowd(connections))),
                 ws="none",
                 log_config=None,
                 log_level="warning",

@@ -1,0 +1,64 @@
+"""What a constraint lets through, text by text: the tokens are the bytes of a tiny tokenizer."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tiny_moondream as tiny
+from llguidance import LLTokenizer
+
+from galago.engine.constraint import Constraint, vocabulary
+from galago.errors import GenerationFailed
+
+SCHEMA = {"type": "object", "properties": {"ab": {"type": "integer"}}, "required": ["ab"]}
+TOKENIZER = tiny.tokenizer()
+EOS = tiny.EOS["starmie"]
+
+
+@pytest.fixture(scope="module")
+def words() -> LLTokenizer:
+    return vocabulary(TOKENIZER.to_str(), tiny.VOCAB, EOS)
+
+
+def allowed(words: LLTokenizer, schema: object, text: str) -> bool:
+    """Whether the whole text can be written."""
+    constraint = Constraint(words, json.dumps(schema))
+    for token in (*TOKENIZER.encode(text).ids, EOS):
+        logits = np.zeros(tiny.VOCAB, np.float32)
+        constraint.mask(logits)
+        if logits[token] == -np.inf:
+            return False
+        if token != EOS:
+            constraint.take(token)
+    return True
+
+
+def spellings(name: str) -> Iterator[str]:
+    """The name with one of its letters escaped, in each way that JSON has."""
+    letters = [json.dumps(letter, ensure_ascii=False)[1:-1] for letter in name]
+    for i, letter in enumerate(name):
+        for digits in (f"{ord(letter):04x}", f"{ord(letter):04X}"):
+            yield "".join((*letters[:i], f"\\u{digits}", *letters[i + 1 :]))
+
+
+@pytest.mark.parametrize("name", ["ab", "a/b", "né", "k\t", 'q"', "\x01"])
+def test_another_spelling_of_a_listed_name_is_no_additional_member(words: LLTokenizer, name: str) -> None:
+    schema = {**SCHEMA, "properties": {name: {"type": "integer"}}, "required": [name]}
+    plain = json.dumps(name, ensure_ascii=False)[1:-1]
+    assert allowed(words, schema, f'{{"{plain}": 1}}') or name == "\x01"
+    for other in {*spellings(name), plain.replace("/", "\\/")} - {plain}:
+        text = f'{{"{plain}": 1, "{other}": "x"}}'
+        assert json.loads(text) == {name: "x"}, "a reader would see what the schema forbids"
+        assert not allowed(words, schema, text), text
+
+
+@pytest.mark.parametrize("text", ['{"ab": 1, "b": "\\n\\t\\"\\\\"}', '{"ab": 1, "é": [1]}', '{"ab": 1, "ba": "a/b"}'])
+def test_other_members_stay_allowed(words: LLTokenizer, text: str) -> None:
+    assert allowed(words, SCHEMA, text)
+
+
+def test_what_is_not_allowed_cannot_be_taken(words: LLTokenizer) -> None:
+    constraint = Constraint(words, json.dumps(SCHEMA))
+    with pytest.raises(GenerationFailed):
+        constraint.take(TOKENIZER.encode("x").ids[0])
