@@ -175,7 +175,8 @@ class Connection(H11Protocol):
             response = h11.Response(status_code=status, headers=list(headers.items()), reason=STATUS_PHRASES[status])
             for part in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(part) or b"")
-            tell_refusal(self.scope if asked else None, status=status, code=code, bytes_out=len(body))
+            scope: Any = self.scope if asked else None
+            tell_refusal(scope, status=status, code=code, bytes_out=len(body))
         if asked:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
