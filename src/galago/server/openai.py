@@ -10,6 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from galago.errors import InvalidRequest
+from galago.media.clip import Clip
 from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
 from galago.server.errors import Refused
 from galago.server.fields import (
@@ -24,7 +25,7 @@ from galago.server.fields import (
     required,
 )
 
-DESCRIBE = "Describe what you see in this image."
+DESCRIBE, DESCRIBE_VIDEO = "Describe what you see in this image.", "Describe what happens in this video."
 MAX_CHOICES = 8
 MAX_IMAGES = 64
 MAX_SCHEMA = 256 << 10
@@ -74,14 +75,14 @@ def read_chat(body: bytes) -> Asked:
     reasoning = read(given, "reasoning", bool) or False
 
     turns: list[Turn] = []
-    images: list[tuple[Shown, Detail]] = []
+    images: list[tuple[Shown, Detail | None]] = []
     for i, turn in enumerate(required(read(given, "messages", list), "messages")):
         read_turn, found = _turn(turn, f"messages.{i}.")
         turns.append(read_turn)
         images += found
     if len(images) > MAX_IMAGES:
         raise Refused("too_many_images", f"a request holds {MAX_IMAGES} images at most", images[MAX_IMAGES][0].path)
-    details = {detail for _, detail in images}
+    details = {detail for _, detail in images if detail}
     if len(details) > 1:
         raise InvalidRequest("all images of a request must have the same detail", images[1][0].path)
     texts = tuple(Message(role, tuple(p for p in parts if isinstance(p, str))) for role, parts in turns)
@@ -92,10 +93,10 @@ def read_chat(body: bytes) -> Asked:
     return Asked(request, model, stream, shown, usage, n or 1, placed)
 
 
-def _placed(turns: Sequence[Turn], request: Request, images: Sequence[Image.Image]) -> Request:
-    """The conversation with its images where they stood."""
-    opened = iter(images)
-    messages = (Message(role, tuple(p if isinstance(p, str) else next(opened) for p in parts)) for role, parts in turns)
+def _placed(turns: Sequence[Turn], request: Request, opened: Sequence[Image.Image | Clip]) -> Request:
+    """The conversation with its images and videos where they stood."""
+    left = iter(opened)
+    messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)
     return replace(request, skill=Chat(tuple(messages)))
 
 
@@ -139,8 +140,8 @@ def _top_logprobs(given: Json) -> int | None:
     return (top or 0) if told else None
 
 
-def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail]]]:
-    """A message, and the images in it."""
+def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail | None]]]:
+    """A message, and the images and videos in it, these without a detail."""
     if not isinstance(turn, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     given_role = required(read(turn, "role", str, path), f"{path}role")
@@ -151,7 +152,7 @@ def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail]]]:
         if turn.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
     parts: list[str | Shown] = []
-    images: list[tuple[Shown, Detail]] = []
+    images: list[tuple[Shown, Detail | None]] = []
     content = turn.get("content")
     if isinstance(content, list):
         for j, part in enumerate(content):
@@ -162,12 +163,13 @@ def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail]]]:
         check_text(content, f"{path}content")
         parts.append(content)
     if images and not any(isinstance(part, str) and part.strip() for part in parts):
-        parts = [*(part for part in parts if isinstance(part, Shown)), DESCRIBE]
+        shown = [part for part in parts if isinstance(part, Shown)]
+        parts = [*shown, DESCRIBE_VIDEO if any(one.video for one in shown) else DESCRIBE]
     return (role, tuple(parts)), images
 
 
-def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: list[tuple[Shown, Detail]]) -> None:
-    """Add a part's text or image to what the message has so far."""
+def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: list[tuple[Shown, Detail | None]]) -> None:
+    """Add a part's text, image or video to what the message has so far."""
     if not isinstance(part, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     match kind := required(read(part, "type", str, path), f"{path}type"):
@@ -175,17 +177,18 @@ def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: lis
             parts.append(required(read(part, "text", str, path), f"{path}text"))
         case "refusal" if role == "assistant":
             parts.append(required(read(part, "refusal", str, path), f"{path}refusal"))
-        case "image_url" | "input_image" if role == "user":
+        case "image_url" | "input_image" | "video_url" | "input_video" if role == "user":
             # Clients write the URL as an object or as a plain string; the latter has its detail beside it.
-            holder, name, at = part, "image_url", path
+            video = "video" in kind
+            holder, name, at = part, "video_url" if video else "image_url", path
             if isinstance(part.get(name), dict):
-                holder, name, at = part[name], "url", f"{path}image_url."
-            detail = read(holder, "detail", str, at)
+                holder, name, at = part[name], "url", f"{path}{name}."
+            detail = None if video else read(holder, "detail", str, at)
             if detail is not None and detail not in _DETAILS:
                 raise InvalidRequest(f"{at}detail must be one of {', '.join(_DETAILS)}", f"{at}detail")
             url = required(read(holder, name, str, at), at + name)
-            parts.append(shown := Shown(url, at + name))
-            images.append((shown, "low" if detail == "low" else "high"))
+            parts.append(shown := Shown(url, at + name, video))
+            images.append((shown, None if video else "low" if detail == "low" else "high"))
         case _:
             raise InvalidRequest(f"a part of type {kind!r} cannot stand in a turn of the {role}", f"{path}type")
 

@@ -17,11 +17,12 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from galago.errors import DeadlineExceeded, InvalidImage, TooManyImages
+from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Shown, fetch_image, read_image
+from galago.server.fields import Asked, Shown, fetch_shown, read_shown
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
@@ -88,7 +89,7 @@ class Host:
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
     async def read(self, http: Request, reader: Callable[[bytes], Asked]) -> Asked:
-        """What a dialect's reader makes of the body, with the images opened.
+        """What a dialect's reader makes of the body, with the images and videos opened.
 
         Together they have no more pixels than one may have.
 
@@ -96,15 +97,15 @@ class Host:
         """
         self.models.check_ready()
         asked = await self.parsed(http, reader)
-        images: list[Image.Image] = []
+        opened: list[Image.Image | Clip] = []
         left = MAX_PIXELS
         for shown in asked.images:
             fetched = await self._fetched(shown)
-            image = await anyio.to_thread.run_sync(read_image, shown, fetched, left, limiter=self.decoding)
-            left -= image.width * image.height
-            images.append(image)
+            found = await anyio.to_thread.run_sync(read_shown, shown, fetched, left, limiter=self.decoding)
+            left -= sum(image.width * image.height for image in (found.frames if isinstance(found, Clip) else [found]))
+            opened.append(found)
         try:
-            return replace(asked, request=asked.placed(asked.request, images))
+            return replace(asked, request=asked.placed(asked.request, opened))
         except TooManyImages as error:
             error.param = asked.images[1].path
             raise
@@ -113,10 +114,11 @@ class Host:
         if not shown.remote:
             return None
         if not self.settings.remote_images:
-            why = "remote images are turned off on this server; send the image itself as a data: URL"
+            what = "video" if shown.video else "image"
+            why = f"remote {what}s are turned off on this server; send the {what} itself as a data: URL"
             raise InvalidImage(why, shown.path)
         return await anyio.to_thread.run_sync(
-            fetch_image, shown, self.settings.allow_image_hosts, limiter=self.fetching
+            fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching
         )
 
     async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
