@@ -143,7 +143,7 @@ def test_gazes(galago, tmp_path):
 def test_the_list(galago):
     ran = galago("eval", "list")
     assert ran.code == 0
-    assert "vqav2" in ran.out and "v2_mscoco_val2014_annotations.json" in ran.out and "scenes" in ran.out
+    assert {"vqav2", "motion", "scenes"} < set(ran.out.split()) and "v2_mscoco_val2014_annotations.json" in ran.out
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,8 @@ def test_the_list(galago):
         (("scenes", "--out", "no/such/folder/a.jsonl"), "no/such/folder"),
         (("--compare", "none.jsonl", "other.jsonl"), "none.jsonl"),
         (("scenes", "--blank", "--compare", "a", "b"), "exclude"),
+        (("motion", "--shuffle-frames", "--compare", "a", "b"), "exclude"),
+        (("scenes", "--shuffle-frames"), "scenes asks about images"),
         (("scenes", "--model", "moondream9"), "moondream9"),
         (("scenes", "--count", "1", "--precision", "int3"), "int3"),
     ],

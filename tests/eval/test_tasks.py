@@ -45,7 +45,7 @@ def test_vqav2(tmp_path):
 
 def test_vqav2_images_and_prompts(tmp_path):
     cases = list(load("vqav2").cases(made_sets.vqav2(tmp_path), None, 0))
-    assert [c.image.name for c in cases] == [f"COCO_val2014_{i:012d}.jpg" for i in (42, 42, 581929)]
+    assert [c.media.name for c in cases] == [f"COCO_val2014_{i:012d}.jpg" for i in (42, 42, 581929)]
     assert cases[1].skill == Query("Give a brief lowercase answer. How many?")
     assert [c.id for c in cases] == ["1", "2", "3"]
 
@@ -222,5 +222,5 @@ def test_scenes_of_another_seed_are_others():
     def first(seed: int) -> Case:
         return next(iter(load("scenes").cases(None, 1, seed)))
 
-    assert isinstance(first(1).image, Image.Image)
-    assert first(1).image.tobytes() == first(1).image.tobytes() != first(2).image.tobytes()
+    assert isinstance(first(1).media, Image.Image)
+    assert first(1).media.tobytes() == first(1).media.tobytes() != first(2).media.tobytes()
