@@ -26,17 +26,20 @@ from galago.errors import (
     ModelInUse,
     ModelNotFound,
     OutOfMemory,
+    TooManyImages,
     UnsupportedTask,
 )
 
 if TYPE_CHECKING:
     from galago.engine.encoded_image import EncodedImage
     from galago.engine.scheduler import Limits
+    from galago.media.clip import Clip
     from galago.model import Model, load
     from galago.pool import ModelPool
 
 __all__ = [
     "CheckpointError",
+    "Clip",
     "ContextLengthExceeded",
     "DeadlineExceeded",
     "DownloadError",
@@ -54,11 +57,13 @@ __all__ = [
     "ModelNotFound",
     "ModelPool",
     "OutOfMemory",
+    "TooManyImages",
     "UnsupportedTask",
     "load",
 ]
 
 _LAZY = {
+    "Clip": "galago.media.clip",
     "EncodedImage": "galago.engine.encoded_image",
     "Limits": "galago.engine.scheduler",
     "Model": "galago.model",

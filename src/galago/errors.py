@@ -23,6 +23,12 @@ class InvalidImage(InvalidRequest):
     code = "invalid_image"
 
 
+class TooManyImages(InvalidRequest):
+    """The model was trained to look at fewer images at once."""
+
+    code = "too_many_images"
+
+
 class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit in the model's context."""
 

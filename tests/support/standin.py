@@ -19,7 +19,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import CHUNK, KVCache
-from galago.engine.step import End, Feed, Output, Start, Steps
+from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.nn.passes import Passes, finish
 from galago.request import Detail, Event, Query, Request, TextDelta
 
@@ -98,7 +98,7 @@ class Standin:
     """Notes what it is asked, and lets a test step in before each answer: to look, to wait, or to raise an error."""
 
     name, identity, device = "standin", "standin@1", CPU
-    kv_bytes, prefix_positions = POSITION_BYTES, PREFIX
+    kv_bytes = POSITION_BYTES
 
     def __init__(self, rows_at_once: int = 4, crops_at_once: int = 2) -> None:
         self.rows_at_once, self.crops_at_once = rows_at_once, crops_at_once
@@ -117,6 +117,9 @@ class Standin:
 
     def skill(self, request: Request) -> Steps:
         return spell(request, plan_of(request))
+
+    def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
+        return Prefix((Look(shown, detail),), PREFIX)
 
     def views(self, image: Image.Image, detail: Detail = "high") -> Any:
         pixels = np.asarray(image.convert("RGB"))
@@ -137,17 +140,18 @@ class Standin:
         self._ask("embed", (tuple(features.flatten().tolist()),))
         return (features * 3 + len(features)) % PRIME
 
-    def prefix(
-        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
-    ) -> Passes[EncodedImage]:
-        digest = folded(embedding.flatten().tolist(), number(size, variant, detail))[-1]
+    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
+        sizes = [(look.image.size, look.detail) for look in prefix.looks]
+        numbers = [i for embedding in embeddings for i in embedding.flatten().tolist()]
+        digest = folded(numbers, number(sizes, prefix.plan, variant))[-1]
         self._ask("prefix", ((digest,),))
         for _ in range(2):
             yield
             self._ask("fill", ((digest,),))
-        k = torch.tensor(folded(range(LAYERS * PREFIX), digest)).view(LAYERS, 1, PREFIX, 1)
+        n = prefix.positions
+        k = torch.tensor(folded(range(LAYERS * n), digest)).view(LAYERS, 1, n, 1)
         self._prefixes.append(weakref.ref(k))
-        return EncodedImage(self.identity, variant, k, k + 1, size, len(embedding), PREFIX - 1)
+        return EncodedImage(self.identity, variant, k, k + 1, sizes[0][0], len(numbers), n - 1)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         self._ask("new", ())
@@ -181,7 +185,9 @@ def spell(request: Request, plan: Plan) -> Steps:
     for start in plan.starts:
         images = {"i": request.image, "e": encoded, "-": None}
         image = ImageOps.mirror(request.image) if start == "m" else images[start]  # type: ignore[type-var]
-        encoded = yield Start(image, plan.prompt + plan.steps, request.variant, request.detail)
+        given = image is None or isinstance(image, EncodedImage)
+        prefix = image if given else Prefix((Look(image, request.detail),), PREFIX)
+        encoded = yield Start(prefix, plan.prompt + plan.steps, request.variant)
         tokens = plan.tokens
         for i in range(plan.steps):
             out = yield Feed(torch.tensor(tokens))
@@ -207,9 +213,9 @@ def alone(request: Request) -> list[Event]:
         answer = None
         if isinstance(step, Start):
             fed = []
-            answer = encoded = step.image
-            if isinstance(step.image, Image.Image):
-                answer = encoded = encode(step.image, step.variant, step.detail)
+            answer = encoded = step.prefix
+            if isinstance(step.prefix, Prefix):
+                answer = encoded = made(step.prefix, step.variant)
         elif isinstance(step, Feed):
             fed += step.input.tolist()
             layers: list[list[int]] = encoded.k.flatten(1).tolist() if encoded else [[]] * LAYERS
@@ -222,7 +228,13 @@ def alone(request: Request) -> list[Event]:
 
 
 def encode(image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+    return made(Prefix((Look(image, detail),), PREFIX), variant)
+
+
+def made(prefix: Prefix, variant: str | None) -> EncodedImage:
     model = Standin()
-    views = model.views(image, detail)
-    embedding = model.embed_image(finish(model.see(views.pixels)), views)
-    return replace(finish(model.prefix(embedding, image.size, variant, detail)), encode_s=0.0)
+    embeddings = []
+    for look in prefix.looks:
+        views = model.views(look.image, look.detail)
+        embeddings.append(model.embed_image(finish(model.see(views.pixels)), views))
+    return replace(finish(model.prefix(prefix, embeddings, variant)), encode_s=0.0)

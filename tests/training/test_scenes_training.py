@@ -17,7 +17,7 @@ from galago.checkpoint import read_tensors
 from galago.eval.scenes.draw import draw_scene
 from galago.eval.scenes.ranges import SINGLE_VIEW, V2
 from galago.families.moondream.image import make_crops
-from galago.families.moondream.tokenizer import load_tokenizer
+from galago.families.tokenizer import load_tokenizer
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train

@@ -100,8 +100,9 @@ def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int
 
     from galago.checkpoint import write_tensors
     from galago.families.moondream.config import make_config
-    from galago.families.moondream.tokenizer import decide_revision, load_tokenizer
+    from galago.families.moondream.tokenizer import decide_revision
     from galago.families.moondream.weights import FLOAT32, shapes
+    from galago.families.tokenizer import load_tokenizer
 
     stated, family = made.config.get("revision"), made.config.get("prompt_family")
     revision = decide_revision(stated, family, load_tokenizer(made.tokenizer))

@@ -88,10 +88,11 @@ def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         )
     if not image.width or not image.height:
         raise InvalidImage(f"{name} has no pixels")
-    return _rgb(image)
+    return to_rgb(image)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A copy of the image in RGB, with alpha composited over white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         flat = Image.new("RGB", image.size, "white")

@@ -117,6 +117,27 @@ def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
     return F.layer_norm(x, w.bias.shape, w.weight, w.bias, eps)
 
 
+@dataclass(frozen=True)
+class GatedMlp:
+    """Three linear maps, two of them side by side: down(silu(gate(x)) * up(x))."""
+
+    gate_up: LinearWeight
+    """to the gates, then to what they let through: [2 * inner, in]"""
+    down: LinearWeight
+
+
+def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
+    """down(silu(gate(x)) * up(x)): [..., in] to [..., out] (arXiv:2002.05202)."""
+    gate, up = linear(x, w.gate_up).chunk(2, -1)
+    return linear(F.silu(gate) * up, w.down)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """x over its root mean square, times a gain [dim] (arXiv:1910.07467); the statistics are of float32."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
 def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
     """x + a, and + b, of one shape."""
     best = kernels_for(x)

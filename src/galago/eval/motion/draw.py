@@ -175,7 +175,10 @@ def _path(
     if plan.does == "moves":
         fits = bool((first >= 2).all() and (first <= 2 + room).all())
     else:
-        fits = not _meet(np.rint(first), mask, np.zeros(2), canvas, 0)
+        # Its middle is seen before it rests too, or it would just be there.
+        middle = path[end - 1] + np.array(mask) / 2
+        fits = bool((middle >= 0).all() and (middle <= canvas).all())
+        fits = fits and not _meet(np.rint(first), mask, np.zeros(2), canvas, 0)
     if not fits:
         return None
     path = np.rint(path).astype(int)
