@@ -14,7 +14,6 @@ from galago.eval.case import Record, Task
 from galago.eval.paired import Difference, compare
 from galago.eval.score import Score, summarize
 
-
 VIEWS = ("blank", "shuffled")
 """Settings that say how what a model sees is changed; at most one of them holds."""
 

@@ -15,7 +15,7 @@ from galago.eval.scenes.phrases import one_of
 from galago.eval.scenes.ranges import COLORS, SHAPES
 
 STORIES = {"moves": 0.42, "change": 0.22, "turns": 0.2, "visits": 0.16}
-"""How often each is told. Things move or stand still; some come or go; two move, or come and go, one after the other."""
+"""How often each is told. Things move or stand still; some come or go; two move, or come and go, in turn."""
 MOST = 5
 """Things in a clip."""
 MOST_MOVING = 4

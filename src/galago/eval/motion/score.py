@@ -26,7 +26,7 @@ _SAID = {
         "0": ("zero", "none"), "1": ("one",), "2": ("two",), "3": ("three",), "4": ("four",), "5": ("five",),
     },
     "whether": {"yes": (), "no": ()},
-    "thing": {word: () for word in (*COLORS, *SHAPES)},
+    "thing": dict.fromkeys((*COLORS, *SHAPES), ()),
 }  # fmt: skip
 """The words that answers of each sort are made of, and in what other words they may be said."""
 _WORDS = {
