@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_motion
 import torch
 
 from galago.checkpoint import read_tensors
@@ -20,23 +21,11 @@ from training.motion.data import Batch, Clips, blocks_of
 from training.motion.pack import NONE, ROW, pack
 from training.motion.truth import COLOR_CLASSES, NAME_CLASSES, STEP, UNKNOWN, lying, moving
 
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-TEXT = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16,
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model with a tokenizer of its own, without weights."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "VISION", recipe.VISION | VISION)
-        patch.setattr(recipe, "TEXT", recipe.TEXT | TEXT)
-        patch.setattr(recipe, "CORPUS", 60)
-        recipe.make_folder(folder)
-    return folder
+    """The folder of a tiny model, without weights."""
+    return tiny_motion.make_folder(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def ask_direction(drawn: Drawn, rng: np.random.Generator) -> Task | None:
 def ask_what_moves(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     moving = _moving(drawn)
     still = [t for t in drawn.things if not t.direction]
-    asks = []
+    asks: list[tuple[Sequence[str], Thing, str]] = []
     if len(moving) == 1:
         asks.append((WHAT_MOVES, moving[0], ""))
     if len(still) == 1 and moving:

@@ -16,7 +16,7 @@ from galago.eval.score import Mark
 
 MEASURES = ("direction", "object", "order", "count", "speed", "moving")
 
-_SAID = {
+_SAID: dict[str, dict[str, tuple[str, ...]]] = {
     "direction": {
         "left": ("leftward", "leftwards"), "right": ("rightward", "rightwards"), "up": ("upward", "upwards"),
         "down": ("downward", "downwards"),
