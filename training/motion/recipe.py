@@ -38,7 +38,7 @@ LAST = (
 VISION: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 768,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": 4,
     "num_attention_heads": 3,
     "image_size": SIDE,
     "patch_size": PATCH,
