@@ -167,11 +167,12 @@ class Model:
         self._engine.trim()
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
-        """See an image once, for any number of questions about it; of the settings `variant` and `detail` matter."""
+        """See an image or a clip once, for many questions about it; of the settings `variant` and `detail` matter."""
         sampling_from(settings)
         if isinstance(image, EncodedImage):
             return image
-        return self._engine.encode_image(_opened(image), _variant(settings), _detail(settings))
+        opened = load_image(image) if not isinstance(image, Clip) else image
+        return self._engine.encode_image(opened, _variant(settings), _detail(settings))
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None

@@ -167,6 +167,13 @@ class Request:
     timeout: float | None = None
     top_logprobs: int | None = None
 
+    @property
+    def shown(self) -> "tuple[Media, ...]":
+        """All that the model is to look at."""
+        own = () if self.image is None else (self.image,)
+        messages = self.skill.messages if isinstance(self.skill, Chat) else ()
+        return (*own, *(shown for message in messages for shown in message.shown))
+
     def __post_init__(self) -> None:
         check_skill(self.skill)
         _check(self.priority in ("interactive", "batch"), "priority", "interactive or batch")

@@ -41,7 +41,7 @@ from galago.model import Model
 from galago.nn.linear import rms_norm
 from galago.nn.vit import normalise
 from galago.precision import pick_precision
-from galago.request import Chat, Message, Request, Sampling
+from galago.request import Chat, Message, Query, Request, Sampling
 
 pytestmark = pytest.mark.skipif(not CASES, reason=MISSING)
 VISION, LOGITS, STEPS = 2e-5, 5e-4, 24
@@ -314,3 +314,19 @@ def test_the_files_say_what_they_are() -> None:
     files = hub.locate(ROOT / "model_a")
     assert files.family == "smolvlm"
     assert pick_precision("float32", CPU).name == "float32" and json.dumps(dict(files.config))
+
+
+def test_a_second_question_on_a_clip_computes_its_own_text_alone() -> None:
+    case = "a6_video_sampled"
+    m = Recorder(replace(loaded(case), eos_id=-1))
+    engine = Engine(m)  # type: ignore[arg-type]
+    film = clip(case)
+    usages = []
+    for question in ("What happens in this video?", "Is it red?"):
+        m.fed.clear()
+        *_, done = engine.submit(Request(Query(question), film, Sampling(max_tokens=2)))
+        usages.append(done.usage)  # type: ignore[union-attr]
+    engine.close()
+    (prefix,) = m.prefixes
+    assert usages[0].cached_tokens == 0 and usages[1].cached_tokens == prefix.positions == len(prefix.plan)
+    assert len(m.fed[0]) == usages[1].prompt_tokens - prefix.positions < 20

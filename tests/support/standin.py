@@ -44,6 +44,8 @@ class Plan:
     """sequences one after the other, over the image (i), the one just encoded (e), its mirror (m) or nothing (-)"""
     breaks: int | None = None
     """raises an error instead of this token"""
+    before: int = 0
+    """what stands around the images"""
 
     @property
     def tokens(self) -> list[int]:
@@ -66,8 +68,14 @@ def picture(seed: int, tiles: int = 1) -> Image.Image:
 
 def needs(plan: Plan, image: Any) -> int:
     """Bytes that must be set aside for it."""
-    new = isinstance(image, Image.Image) and plan.starts[0] == "i"
+    new = isinstance(image, Image.Image | list) and plan.starts[0] == "i"
     return (plan.prompt + plan.steps + CHUNK) * POSITION_BYTES + (PREFIX_BYTES if new else 0)
+
+
+def prefix_of(shown: Any, detail: Detail, before: int = 0) -> Prefix:
+    """Of one image, or of a list of them."""
+    images = shown if isinstance(shown, list) else [shown]
+    return Prefix(tuple(Look(image, detail) for image in images), PREFIX, (before,))
 
 
 def fold(a: int, b: int) -> int:
@@ -119,7 +127,7 @@ class Standin:
         return spell(request, plan_of(request))
 
     def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
-        return Prefix((Look(shown, detail),), PREFIX)
+        return prefix_of(shown, detail)
 
     def views(self, image: Image.Image, detail: Detail = "high") -> Any:
         pixels = np.asarray(image.convert("RGB"))
@@ -186,7 +194,7 @@ def spell(request: Request, plan: Plan) -> Steps:
         images = {"i": request.image, "e": encoded, "-": None}
         image = ImageOps.mirror(request.image) if start == "m" else images[start]  # type: ignore[type-var]
         given = image is None or isinstance(image, EncodedImage)
-        prefix = image if given else Prefix((Look(image, request.detail),), PREFIX)
+        prefix = image if given else prefix_of(image, request.detail, plan.before)
         encoded = yield Start(prefix, plan.prompt + plan.steps, request.variant)
         tokens = plan.tokens
         for i in range(plan.steps):
@@ -228,7 +236,7 @@ def alone(request: Request) -> list[Event]:
 
 
 def encode(image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
-    return made(Prefix((Look(image, detail),), PREFIX), variant)
+    return made(prefix_of(image, detail), variant)
 
 
 def made(prefix: Prefix, variant: str | None) -> EncodedImage:

@@ -51,7 +51,13 @@ class Outline:
 
     revision: str
     shapes: Mapping[str, tuple[int, ...]]
-    """of its tensors, under our names"""
+    """of its tensors, by their names in a checkpoint"""
+    head: str
+    """the tensor with a row or a number for each token of the vocabulary, that decides of the next"""
+    end: int
+    """the token that ends an answer"""
+    exact: frozenset[str] = frozenset()
+    """tensors that stay float32"""
 
 
 @dataclass(frozen=True)

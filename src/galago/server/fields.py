@@ -5,15 +5,15 @@ Every function here raises InvalidRequest with the path of the field at fault, s
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from galago.errors import InvalidImage, InvalidRequest
+from galago.errors import InvalidImage, InvalidRequest, TooManyImages
 from galago.media.fetch import fetch
-from galago.media.image import decode_data_url, load_image
+from galago.media.image import MAX_PIXELS, decode_data_url, load_image
 from galago.request import Request, Sampling
 from galago.server.errors import Refused
 
@@ -42,16 +42,25 @@ class Shown:
         return self.url[:8].lower().startswith(("http:", "https:"))
 
 
+def one_image(request: Request, images: Sequence[Image.Image]) -> Request:
+    """The request over its image, if it has one."""
+    if len(images) > 1:
+        raise TooManyImages("this request takes one image")
+    return replace(request, image=images[0]) if images else request
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A request whose image is still to be opened, and how its reply is to be sent."""
+    """A request whose images are still to be opened, and how its reply is to be sent."""
 
     request: Request
     model: str | None
     stream: bool
-    image: Shown | None = None
+    images: tuple[Shown, ...] = ()
     include_usage: bool = False
     n: int = 1
+    placed: Callable[[Request, Sequence[Image.Image]], Request] = one_image
+    """the request with the images where they belong"""
 
 
 def load_json(body: bytes) -> Json:
@@ -149,12 +158,12 @@ def fetch_image(shown: Shown, allow_hosts: Collection[str]) -> bytes:
         raise
 
 
-def read_image(shown: Shown, fetched: bytes | None = None) -> Image.Image:
+def read_image(shown: Shown, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The decoded image, of which the bytes are `fetched` if it is remote. No file is ever opened for a client."""
     try:
         if shown.url[:5].lower() == "file:":
             raise InvalidImage("files are never read for a client; send the image itself as a data: URL")
-        return load_image(decode_data_url(shown.url) if fetched is None else fetched)
+        return load_image(decode_data_url(shown.url) if fetched is None else fetched, max_pixels=max_pixels)
     except InvalidRequest as error:
         error.param = shown.path
         raise

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from PIL import Image
 from starlette.requests import ClientDisconnect
 
-from galago.errors import DeadlineExceeded, InvalidImage
+from galago.errors import DeadlineExceeded, InvalidImage, TooManyImages
+from galago.media.image import MAX_PIXELS
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
@@ -85,17 +87,26 @@ class Host:
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
     async def read(self, http: Request, reader: Callable[[bytes], Asked]) -> Asked:
-        """What a dialect's reader makes of the body, with the image opened.
+        """What a dialect's reader makes of the body, with the images opened.
+
+        Together they have no more pixels than one may have.
 
         Raises Refused while the models are being loaded.
         """
         self.models.check_ready()
         asked = await self.parsed(http, reader)
-        if asked.image is None:
-            return asked
-        fetched = await self._fetched(asked.image)
-        image = await anyio.to_thread.run_sync(read_image, asked.image, fetched, limiter=self.decoding)
-        return replace(asked, request=replace(asked.request, image=image))
+        images: list[Image.Image] = []
+        left = MAX_PIXELS
+        for shown in asked.images:
+            fetched = await self._fetched(shown)
+            image = await anyio.to_thread.run_sync(read_image, shown, fetched, left, limiter=self.decoding)
+            left -= image.width * image.height
+            images.append(image)
+        try:
+            return replace(asked, request=asked.placed(asked.request, images))
+        except TooManyImages as error:
+            error.param = asked.images[1].path
+            raise
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
@@ -125,7 +136,7 @@ class Host:
             stack.push_async_callback(_given_back, use)
             first = requests[0]
             told = facts_of(http.scope)
-            told |= {"model": facts.id, "images": int(first.image is not None), "content": first.skill}
+            told |= {"model": facts.id, "images": len(first.shown), "content": first.skill}
             runs: list[Run] = []
             for request in requests:
                 limited = request if request.timeout is not None else replace(request, timeout=self.settings.timeout)

@@ -103,7 +103,7 @@ def _chat() -> Json:
     ]
     messages = {
         **array({"anyOf": turns}, 1),
-        "description": "a conversation that ends with a user's turn, which has text or an image; one image in all",
+        "description": "a conversation that ends with a user's turn, which has text or an image",
     }
     unsupported = {
         name: {"enum": [None, *neutral], "description": "only what asks for nothing"}

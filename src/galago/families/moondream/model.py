@@ -27,7 +27,7 @@ from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import BlockLora, decoder, embedded, logits_of
 from galago.families.moondream.tokenizer import decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
-from galago.families.moondream.weights import MoondreamWeights, load, load_lora, read, shapes, table
+from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
 from galago.nn.attention import attention, store
@@ -314,7 +314,9 @@ def pack_moondream(files: "Files", bits: int, file: Path, progress: Callable[[in
 def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
     config = config_of(files, load_tokenizer(files.tokenizer))
-    return Outline(config.revision.name, shapes(config))
+    stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
+    exact = frozenset(f"model.{name}" for name in FLOAT32)
+    return Outline(config.revision.name, stored, "model.text.lm_head.bias", config.tokens.eos_id, exact)
 
 
 FAMILY = Family(load_moondream, outline, pack_moondream)

@@ -118,8 +118,7 @@ def _looking(request: Request) -> Request:
     """The same, with the one image of a conversation as that of the request."""
     if not isinstance(request.skill, Chat):
         return request
-    shown = [s for message in request.skill.messages for s in message.shown]
-    shown += [] if request.image is None else [request.image]
+    shown = request.shown
     if len(shown) > 1:
         raise TooManyImages("this model takes one image in a conversation", "messages")
     return replace(request, image=shown[0] if shown else None)

@@ -26,7 +26,7 @@ from galago.families.smolvlm.image import Frames, make_frames
 from galago.families.smolvlm.skills import skill_steps
 from galago.families.smolvlm.text import decoder, embedded, logits_of
 from galago.families.smolvlm.vision import frame_passes, projected
-from galago.families.smolvlm.weights import SmolVLMWeights, load, read, shapes, table
+from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
 from galago.nn.attention import attend_cached, store
@@ -204,11 +204,9 @@ def load_smolvlm(
     vocab = tokenizer.backend.get_vocab_size()
     if vocab > config.text.vocab_size:
         raise CheckpointError(f"tokenizer.json has {vocab} tokens, the model {config.text.vocab_size}")
-    known = {name: tokenizer.backend.token_to_id(name) for name in (prompts.START, prompts.END, prompts.AROUND)}
-    if lacking := [name for name, id in known.items() if id is None]:
-        raise CheckpointError(f"tokenizer.json has no {lacking[0]}")
-    if tokenizer.backend.token_to_id(prompts.IMAGE) != config.image_id:
-        raise CheckpointError(f"config.json: image_token_id is {config.image_id}, tokenizer.json has another")
+    _, eos_id, _, image_id = (_known(tokenizer, n) for n in (prompts.START, prompts.END, prompts.AROUND, prompts.IMAGE))
+    if image_id != config.image_id:
+        raise CheckpointError(f"config.json: image_token_id is {config.image_id}, in tokenizer.json it is {image_id}")
     weights = load(files.weights, config, precision, device, progress)
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     digest = hashlib.sha256(repr((stats, config, precision, device)).encode()).hexdigest()
@@ -218,10 +216,17 @@ def load_smolvlm(
         config=config,
         weights=weights,
         tokenizer=tokenizer,
-        eos_id=known[prompts.END],
+        eos_id=eos_id,
         device=device,
         precision=precision,
     )
+
+
+def _known(tokenizer: Tokenizer, name: str) -> int:
+    found = tokenizer.backend.token_to_id(name)
+    if found is None:
+        raise CheckpointError(f"tokenizer.json has no {name}")
+    return int(found)
 
 
 def config_of(files: "Files") -> SmolVLMConfig:
@@ -238,8 +243,9 @@ def pack_smolvlm(files: "Files", bits: int, file: Path, progress: Callable[[int,
 
 def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
-    config = config_of(files)
-    return Outline(config.name, shapes(config))
+    config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
+    stored = {source.name: source.shape for source in sources(config)}
+    return Outline(config.name, stored, HEAD, _known(tokenizer, prompts.END))
 
 
 FAMILY = Family(load_smolvlm, outline, pack_smolvlm)
