@@ -4,8 +4,8 @@
 MODEL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
-# What the training writes, and how long it goes on.
-OUT ?= runs/scenes
+# What the training writes (runs/scenes, runs/motion), and how long it goes on.
+OUT ?=
 MINUTES ?= 60
 
 BIN := .venv/bin
@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint kernels train-scenes clean
+.PHONY: help serve test lint kernels train-scenes train-motion clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,10 @@ kernels: $(READY)  ## compile the kernels anew, whatever has changed
 	@$(MAKE) --no-print-directory $(KERNELS)
 
 train-scenes: $(READY) $(KERNELS)  ## train the next bundled model in OUT for MINUTES; goes on where it ended
-	$(BIN)/python -m training.scenes.train --run "$(OUT)" --start src/galago/assets/scenes --minutes "$(MINUTES)"
+	$(BIN)/python -m training.scenes.train --run "$(or $(OUT),runs/scenes)" --start src/galago/assets/scenes --minutes "$(MINUTES)"
+
+train-motion: $(READY) $(KERNELS)  ## train the model of clips in OUT for MINUTES; goes on where it ended
+	$(BIN)/python -m training.motion.train --run "$(or $(OUT),runs/motion)" --minutes "$(MINUTES)"
 
 clean:  ## remove the environment, caches and builds (not OUT)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,8 +75,9 @@ async def one(client: httpx.AsyncClient, chance: random.Random, urls: list[str],
                 await request
         else:
             reply = await request
-            found.statuses[str(reply.status_code)] += 1
-            if reply.status_code == 200:
+            broken = way.endswith("streamed") and '"error"' in reply.text
+            found.statuses["error in a stream" if broken else str(reply.status_code)] += 1
+            if reply.status_code == 200 and not broken:
                 found.seconds.setdefault(way, []).append(time.perf_counter() - begin)
             elif reply.status_code == 429:
                 await asyncio.sleep(chance.uniform(0.05, 0.3))

@@ -22,21 +22,26 @@ from galago.errors import (
     GenerationFailed,
     InvalidImage,
     InvalidRequest,
+    InvalidVideo,
     LoadFailed,
     ModelInUse,
     ModelNotFound,
     OutOfMemory,
+    TooManyImages,
     UnsupportedTask,
 )
 
 if TYPE_CHECKING:
     from galago.engine.encoded_image import EncodedImage
     from galago.engine.scheduler import Limits
+    from galago.media.clip import Clip
     from galago.model import Model, load
     from galago.pool import ModelPool
+    from galago.watching import watch
 
 __all__ = [
     "CheckpointError",
+    "Clip",
     "ContextLengthExceeded",
     "DeadlineExceeded",
     "DownloadError",
@@ -47,6 +52,7 @@ __all__ = [
     "GenerationFailed",
     "InvalidImage",
     "InvalidRequest",
+    "InvalidVideo",
     "Limits",
     "LoadFailed",
     "Model",
@@ -54,16 +60,20 @@ __all__ = [
     "ModelNotFound",
     "ModelPool",
     "OutOfMemory",
+    "TooManyImages",
     "UnsupportedTask",
     "load",
+    "watch",
 ]
 
 _LAZY = {
+    "Clip": "galago.media.clip",
     "EncodedImage": "galago.engine.encoded_image",
     "Limits": "galago.engine.scheduler",
     "Model": "galago.model",
     "ModelPool": "galago.pool",
     "load": "galago.model",
+    "watch": "galago.watching",
 }
 
 

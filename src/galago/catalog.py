@@ -29,14 +29,16 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Hosted:
-    """A checkpoint to download: the files of its weights, and its tokenizer, maybe of another repository."""
+    """A checkpoint to download, of whose files some may be of another repository."""
 
     weights: tuple[Remote, ...]
     tokenizer: Remote
+    config: Remote | None = None
+    preprocessor: Remote | None = None
 
     @property
     def files(self) -> tuple[Remote, ...]:
-        return (*self.weights, self.tokenizer)
+        return (*self.weights, self.tokenizer, *(r for r in (self.config, self.preprocessor) if r))
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,20 @@ class Entry:
 def _entry(name: str, table: dict[str, Any]) -> Entry:
     if "folder" in table:
         source: Bundled | Hosted = Bundled(table.pop("folder"))
+    elif "repo" in table:
+        source = _whole(table.pop("repo"), table.pop("parts", 1))
     else:
         source = Hosted(tuple(Remote(**r) for r in table.pop("weights")), Remote(**table.pop("tokenizer")))
     listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions") if k in table}
     return Entry(id=name, source=source, **listed, **table)
+
+
+def _whole(repo: str, parts: int) -> Hosted:
+    """All that a repository of the usual layout holds of a model, whose weights are in so many parts."""
+    split = [f"model-{i:05d}-of-{parts:05d}.safetensors" for i in range(1, parts + 1)]
+    weights = split if parts > 1 else ["model.safetensors"]
+    others = ("tokenizer.json", "config.json", "preprocessor_config.json")
+    return Hosted(tuple(Remote(repo, "main", f) for f in weights), *(Remote(repo, "main", f) for f in others))
 
 
 @cache

@@ -47,6 +47,30 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
             raise CheckpointError(f"{file.name}: not a checkpoint; .safetensors and .pt can be read")
 
 
+def checked(
+    pairs: Iterable[tuple[str, "Tensor"]], expected: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, "Tensor"]]:
+    """The same tensors, if they are those of these names and shapes, each once.
+
+    Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
+    """
+    seen = set()
+    for name, tensor in pairs:
+        if name not in expected:
+            raise CheckpointError(f"unexpected tensor {name} {tuple(tensor.shape)}: not part of this model")
+        if tuple(tensor.shape) != expected[name]:
+            given = tuple(tensor.shape)
+            raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {expected[name]}")
+        if name in seen:
+            raise CheckpointError(f"tensor {name} occurs twice")
+        seen.add(name)
+        yield name, tensor
+    missing = [name for name in expected if name not in seen]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"missing tensor {missing[0]}{more}")
+
+
 def metadata(file: Path) -> Mapping[str, str]:
     """The texts that a .safetensors says about itself; empty for other files. Raises CheckpointError."""
     if file.suffix != ".safetensors" or not file.is_file():

@@ -23,6 +23,18 @@ class InvalidImage(InvalidRequest):
     code = "invalid_image"
 
 
+class TooManyImages(InvalidRequest):
+    """The model was trained to look at fewer images at once."""
+
+    code = "too_many_images"
+
+
+class InvalidVideo(InvalidRequest):
+    """What was given as a video could not be read as one."""
+
+    code = "invalid_video"
+
+
 class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit in the model's context."""
 

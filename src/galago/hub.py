@@ -1,6 +1,7 @@
 """Finding a model's files: a folder, a single file, the bundled model, or a download kept in the hub's cache.
 
-Only weights, tokenizer.json and config.json are read. Code that a repository ships is never fetched or run.
+Only weights, tokenizer.json, config.json and preprocessor_config.json are read. Code that a repository ships is
+never fetched or run.
 """
 
 import contextlib
@@ -20,14 +21,16 @@ from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelN
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
 
-FAMILIES = {"moondream1": "moondream"}
+FAMILIES = {"moondream1": "moondream", "smolvlm": "smolvlm", "idefics3": "smolvlm"}
 """Our family for each `model_type` of a config.json."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Files:
-    """What is needed to load one model. `config` is its config.json, or empty; `revision` may be unknown.
+    """What is needed to load one model. `revision` may be unknown.
+
+    `config` is its config.json, `preprocessor` its preprocessor_config.json; empty where there is none.
 
     `precision` is what the model's name asked for, as moondream2-int8 does.
     """
@@ -39,15 +42,17 @@ class Files:
     config: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     precision: str | None = None
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
 
 
 def locate(name_or_path: str | Path, *, progress: Progress | None = None, offline: bool | None = None) -> Files:
     """The files of a model of the catalogue, downloaded where needed, or of a folder or weights file.
 
-    A folder holds model.safetensors (or one other checkpoint), tokenizer.json and perhaps config.json; a
-    weights file has the other two beside it. Names of the catalogue come first: write ./name for a folder
-    of the same name. What is already in the cache is used without a look at the network. Downloads show a
-    bar on a terminal unless `progress` is given; `offline` defaults to HF_HUB_OFFLINE.
+    A folder holds model.safetensors (or one other checkpoint), tokenizer.json and what its family has of
+    config.json and preprocessor_config.json; a weights file has the others beside it. Names of the catalogue
+    come first: write ./name for a folder of the same name. What is already in the cache is used without a look
+    at the network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to
+    HF_HUB_OFFLINE.
 
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
@@ -69,8 +74,10 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         folder = bundled(entry.source)
         return replace(_local(folder, entry.id, _weights_in(folder), entry.revision), precision=precision)
     _download(entry.id, [r for r in entry.source.files if not _cached(r)], progress, offline)
-    *weights, tokenizer = (_required(r) for r in entry.source.files)
-    return Files(entry.id, entry.family, tuple(weights), tokenizer, {}, entry.revision, precision)
+    source = entry.source
+    weights, tokenizer = tuple(_required(r) for r in source.weights), _required(source.tokenizer)
+    config, preprocessor = (_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
+    return Files(entry.id, entry.family, weights, tokenizer, config, entry.revision, precision, preprocessor)
 
 
 def installed() -> dict[str, int]:
@@ -141,14 +148,15 @@ def _local(folder: Path, name: str, weights: tuple[Path, ...], revision: str | N
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise CheckpointError(f"{folder}: tokenizer.json is missing; put the model's own beside its weights")
-    config = _config(folder / "config.json")
+    config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     kind = config.get("model_type") or next(iter(FAMILIES))
     if kind not in FAMILIES:
         raise CheckpointError(f"{folder}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}")
-    return Files(name, FAMILIES[kind], weights, tokenizer, config, revision or config.get("revision"))
+    stated = revision or config.get("revision")
+    return Files(name, FAMILIES[kind], weights, tokenizer, config, stated, preprocessor=preprocessor)
 
 
-def _config(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:

@@ -16,8 +16,9 @@ from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
 from galago.engine.scheduler import Limits
-from galago.errors import InvalidRequest, ModelNotFound
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.errors import InvalidRequest
+from galago.families.family import Loaded, family
+from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.nn.device import pick_device, usable_cores
 from galago.packing import packed_copy
@@ -26,11 +27,13 @@ from galago.precision.packed import bits_of
 from galago.precision.quantised import described, fallbacks
 from galago.request import (
     Caption,
+    Chat,
     Detail,
     Detect,
     DetectGaze,
     GazeFound,
     Length,
+    Message,
     ObjectFound,
     Point,
     PointFound,
@@ -44,8 +47,11 @@ from galago.request import (
 
 log = logging.getLogger(__name__)
 
-Source = str | Path | bytes | Image.Image | EncodedImage
-"""An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded."""
+Source = str | Path | bytes | Image.Image | Clip | EncodedImage
+"""An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded; or a clip."""
+Turn = Mapping[str, Any]
+"""A turn of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
+part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded."""
 Settings = Mapping[str, Any]
 """temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
 detail; each may be left out.
@@ -90,8 +96,7 @@ def load(
     where = pick_device(device)
     pick_precision(precision, where, profile)  # a wrong name is told before a download
     files = hub.locate(model or entries()[0].id, progress=progress)
-    if files.family != "moondream":
-        raise ModelNotFound(f"{files.name} is of the family {files.family}, which this version cannot run")
+    kind = family(files.family)
     packed = bits_of(files.weights)
     chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
     if packed and chosen.bits != packed:
@@ -101,7 +106,7 @@ def load(
     if chosen.bits:
         files = packed_copy(files, chosen.name)
     folder = None if variants is None else Path(variants)
-    return Model(load_moondream(files, precision=chosen, device=where, revision=revision, variants=folder), limits)
+    return Model(kind.load(files, precision=chosen, device=where, revision=revision, variants=folder), limits)
 
 
 class Model:
@@ -111,7 +116,7 @@ class Model:
     read, UnsupportedTask for what the model's revision lacks, and EngineBusy when too many wait.
     """
 
-    def __init__(self, loaded: Moondream, limits: Limits | None = None) -> None:
+    def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
         self._loaded = loaded
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
@@ -128,7 +133,7 @@ class Model:
 
     @property
     def revision(self) -> str:
-        return self._loaded.config.revision.name
+        return self._loaded.revision
 
     @property
     def precision(self) -> str:
@@ -162,11 +167,12 @@ class Model:
         self._engine.trim()
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
-        """See an image once, for any number of questions about it; of the settings `variant` and `detail` matter."""
+        """See an image or a clip once, for many questions about it; of the settings `variant` and `detail` matter."""
         sampling_from(settings)
         if isinstance(image, EncodedImage):
             return image
-        return self._engine.encode_image(load_image(image), _variant(settings), _detail(settings))
+        opened = load_image(image) if not isinstance(image, Clip) else image
+        return self._engine.encode_image(opened, _variant(settings), _detail(settings))
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
@@ -192,6 +198,13 @@ class Model:
         refs = tuple(_tuple(ref) for ref in spatial_refs or ())
         skill = Query(cast(str, question), reasoning, refs)
         return self._text("answer", skill, image, stream, settings)
+
+    def chat(
+        self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
+    ) -> dict[str, Any]:
+        """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
+        turns = tuple(m if isinstance(m, Message) else _message(m, f"messages.{i}.") for i, m in enumerate(messages))
+        return self._text("answer", Chat(turns), None, stream, settings)
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
@@ -278,7 +291,7 @@ class Model:
 
     def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
         sampling = sampling_from(settings)
-        opened = image if image is None or isinstance(image, EncodedImage) else load_image(image)
+        opened = None if image is None else _opened(image)
         return self.submit(Request(skill, opened, sampling, _variant(settings), _detail(settings)))
 
     def _text(
@@ -297,6 +310,23 @@ class Model:
             }
         pieces = _pieces(run)
         return {**result, key: pieces if stream else "".join(pieces)}
+
+
+def _opened(source: Source) -> Image.Image | Clip | EncodedImage:
+    return source if isinstance(source, EncodedImage | Clip) else load_image(source)
+
+
+def _message(turn: Turn, path: str) -> Message:
+    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+        raise InvalidRequest(f"{path[:-1]} must have a role and content", path[:-1])
+    role, content = turn["role"], turn["content"]
+    if role not in ("system", "user", "assistant"):
+        raise InvalidRequest(f"{path}role must be system, user or assistant; got {role!r}", f"{path}role")
+    if isinstance(content, str):
+        return Message(role, content)
+    if not isinstance(content, list | tuple):
+        raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
+    return Message(role, tuple(part if isinstance(part, str) else _opened(part) for part in content))
 
 
 def _pieces(run: Run) -> Iterator[str]:

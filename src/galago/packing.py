@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from galago.errors import CheckpointError, InvalidRequest
-from galago.families.moondream.model import pack_moondream
+from galago.families.family import family
 from galago.hub import Files
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
@@ -45,7 +45,7 @@ def packed_copy(files: Files, precision: str, progress: Progress | None = None) 
         _check_space(files, precision, kept.parent)
         hint = "; GALAGO_CACHE names another folder"
         with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell, _written(kept.parent, hint):
-            pack_moondream(files, BITS[precision], kept, tell)
+            family(files.family).pack(files, BITS[precision], kept, tell)
     return replace(files, weights=(kept,))
 
 
@@ -97,12 +97,16 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
     done = False
     try:
         with _shown(f"Packing {files.name} to {precision}", progress) as tell, _written(folder):
-            config = pack_moondream(files, BITS[precision], partial / "model.safetensors", tell)
+            kind = family(files.family)
+            kind.pack(files, BITS[precision], partial / "model.safetensors", tell)
             shutil.copyfile(files.tokenizer, partial / "tokenizer.json")
-            about = {**files.config, "revision": config.revision.name}
-            (partial / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            about = {**files.config, "revision": kind.outline(files).revision}
+            written = {"config.json": about, "preprocessor_config.json": files.preprocessor}
+            for name, members in written.items():
+                if members:
+                    (partial / name).write_text(json.dumps(members, indent=1) + "\n", encoding="utf-8")
             # The weights last: without them the folder is no model.
-            for name in ("tokenizer.json", "config.json", "model.safetensors"):
+            for name in ("tokenizer.json", *(n for n, members in written.items() if members), "model.safetensors"):
                 (partial / name).replace(folder / name)
         done = True
     finally:

@@ -7,12 +7,14 @@ output; it holds no model logic. Coordinates are 0..1 from the top left, relativ
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
 
 from galago.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from galago.media.clip import Clip
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -69,10 +71,29 @@ class DetectGaze:
     force: bool = False
 
 
-@dataclass(frozen=True)
+Media = Union["Image.Image", "Clip", Encoding]
+"""What a model looks at: an image or a clip, or what came of one that it saw before."""
+
+
+@dataclass(frozen=True, eq=False)
 class Message:
+    """One turn of a conversation: a text, or texts and what is shown between them."""
+
     role: Literal["system", "user", "assistant"]
-    text: str
+    content: "str | tuple[str | Media, ...]"
+
+    @property
+    def parts(self) -> "tuple[str | Media, ...]":
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """Its texts, each on a line of its own."""
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def shown(self) -> "tuple[Media, ...]":
+        return tuple(part for part in self.parts if not isinstance(part, str))
 
 
 @dataclass(frozen=True)
@@ -127,7 +148,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to do: a skill over at most one image, with its sampling and LoRA variant.
+    """One thing to do: a skill, what it looks at, its sampling and LoRA variant.
+
+    `image` of a conversation stands before its first user turn; its messages may hold more.
 
     With detail `low` the model sees a large image as a whole only, not also piece by piece: quicker, and coarser.
     Interactive requests go before those of a batch; a request that is not done `timeout` seconds after it was
@@ -136,13 +159,20 @@ class Request:
     """
 
     skill: Skill
-    image: "Image.Image | Encoding | None" = None
+    image: "Media | None" = None
     sampling: Sampling = field(default_factory=Sampling)
     variant: str | None = None
     detail: Detail = "high"
     priority: Priority = "interactive"
     timeout: float | None = None
     top_logprobs: int | None = None
+
+    @property
+    def shown(self) -> "tuple[Media, ...]":
+        """All that the model is to look at."""
+        own = () if self.image is None else (self.image,)
+        messages = self.skill.messages if isinstance(self.skill, Chat) else ()
+        return (*own, *(shown for message in messages for shown in message.shown))
 
     def __post_init__(self) -> None:
         check_skill(self.skill)

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import tiny_smolvlm
 import torch
 from safetensors.torch import load_file
 from tiny_moondream import IMAGE, open_model, write
@@ -14,6 +15,8 @@ from galago.bench import random
 from galago.errors import ModelNotFound
 from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.weights import FLOAT32, shapes
+from galago.families.smolvlm.config import make_config as make_smolvlm
+from galago.families.smolvlm.weights import sources
 from galago.request import Caption, Done, Request, Sampling
 
 
@@ -90,3 +93,18 @@ def test_every_model_of_the_catalogue_has_a_blueprint():
     assert [random.blueprint(e.id).name for e in catalog.entries()] == [e.id for e in catalog.entries()]
     with pytest.raises(ModelNotFound, match="moondream9"):
         random.blueprint("moondream9")
+
+
+def test_smolvlm_at_its_true_sizes():
+    for name in ("smolvlm2-500m", "smolvlm2-256m", "smolvlm2-2.2b", "smolvlm-500m", "smolvlm-256m"):
+        made, entry = random.blueprint(name), catalog.find(name)
+        config = make_smolvlm(made.config, made.preprocessor)
+        assert sum(math.prod(source.shape) for source in sources(config)) == entry.parameters
+        assert config.name == entry.revision
+
+
+def test_a_random_smolvlm_answers_to_its_limit(tmp_path):
+    made = random.random_checkpoint(str(tiny_smolvlm.write(tmp_path / "smol")))
+    with tiny_smolvlm.open_model(made) as model:
+        *_, done = model.submit(Request(Caption(), IMAGE, Sampling(max_tokens=30)))
+    assert done.usage.completion_tokens == 30 and done.finish_reason == "length"

@@ -1,6 +1,7 @@
 """galago eval, from its options to what it prints and keeps."""
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import made_sets
 import pytest
+import tiny_motion
 
 BAR = "{http://www.w3.org/2000/svg}rect[@class='score']"
 FEW = ("--count", 2, "--seed", 5)
@@ -55,6 +57,23 @@ def test_blank_stands_beside(galago, tmp_path):
     assert ran.code == 0 and "blank" in ran.out
     assert json.loads((tmp_path / "run-blank.jsonl").read_text().splitlines()[0])["blank"] is True
     assert json.loads(out.read_text().splitlines()[0])["blank"] is False
+
+
+def test_shuffled_clips_stand_beside(galago, tmp_path):
+    out, model = tmp_path / "run.jsonl", tiny_motion.write(tmp_path / "model")
+    asks = ("eval", "motion", "--model", model, *FEW, "--blank", "--shuffle-frames", "--out", out)
+    [told] = galago(*asks, "--json").json
+    assert told["measures"].keys() == told["shuffled_measures"].keys() == told["blank_measures"].keys()
+    views = {file.stem: json.loads(file.read_text().splitlines()[0]) for file in tmp_path.glob("run*.jsonl")}
+    assert views.keys() == {"run", "run-blank", "run-shuffled"}
+    assert [views["run-shuffled"][name] for name in ("blank", "shuffled")] == [False, True]
+    ran = galago(*asks)
+    assert ran.code == 0 and "goes on after" in ran.err
+    assert re.search(r"measure +│ +n │ +score │ +95 % interval │ +blank │ +shuffled", ran.out.replace("┃", "│"))
+
+
+def test_a_model_of_images_is_asked_nothing_about_clips(galago):
+    assert "clip" in galago("eval", "motion", *FEW).error
 
 
 def test_two_precisions_side_by_side(galago, tmp_path):
@@ -143,7 +162,7 @@ def test_gazes(galago, tmp_path):
 def test_the_list(galago):
     ran = galago("eval", "list")
     assert ran.code == 0
-    assert "vqav2" in ran.out and "v2_mscoco_val2014_annotations.json" in ran.out and "scenes" in ran.out
+    assert {"vqav2", "motion", "scenes"} < set(ran.out.split()) and "v2_mscoco_val2014_annotations.json" in ran.out
 
 
 @pytest.mark.parametrize(
@@ -163,6 +182,8 @@ def test_the_list(galago):
         (("scenes", "--out", "no/such/folder/a.jsonl"), "no/such/folder"),
         (("--compare", "none.jsonl", "other.jsonl"), "none.jsonl"),
         (("scenes", "--blank", "--compare", "a", "b"), "exclude"),
+        (("motion", "--shuffle-frames", "--compare", "a", "b"), "exclude"),
+        (("scenes", "--shuffle-frames"), "scenes asks about images"),
         (("scenes", "--model", "moondream9"), "moondream9"),
         (("scenes", "--count", "1", "--precision", "int3"), "int3"),
     ],

@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 COMMAND = [sys.executable, "-m", "galago.cli.app"]
-COMMANDS = ("caption", "query", "detect", "point", "gaze", "serve", "config", "bench", "models", "show", "quantize")
+COMMANDS = (
+    "caption", "query", "detect", "point", "gaze", "watch", "serve", "config", "bench", "models", "show", "quantize",
+)  # fmt: skip
 
 
 def cpu_seconds() -> float:

@@ -17,7 +17,7 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
 from galago.engine.scheduler import Limits
-from galago.engine.step import End, Feed, Output, Start, Steps
+from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
 from galago.nn.passes import Passes
 from galago.request import Caption, Detail, Done, Query, Request, TextDelta
@@ -33,7 +33,7 @@ class Gated:
         self.ended: list[str] = []
 
     name, identity, device = "gated", "gated@1", torch.device("cpu")
-    kv_bytes, prefix_positions, crops_at_once, rows_at_once = 16, 3, 1, 4
+    kv_bytes, crops_at_once, rows_at_once = 16, 1, 4
 
     def skill(self, request: Request) -> Steps:
         if not isinstance(request.skill, Query):
@@ -57,6 +57,9 @@ class Gated:
         finally:
             self.ended.append(question)
 
+    def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
+        return Prefix((Look(shown, detail),), 3)
+
     def views(self, image: Image.Image, detail: Detail = "high") -> Any:
         return SimpleNamespace(pixels=np.zeros((1, 2, 2, 3), np.uint8))
 
@@ -68,11 +71,11 @@ class Gated:
         return features[0]
 
     def prefix(
-        self, embedding: torch.Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
+        self, prefix: Prefix, embeddings: Sequence[torch.Tensor], variant: str | None = None
     ) -> Passes[EncodedImage]:
         yield
         k = torch.zeros(1, 1, 3, 2)
-        return EncodedImage("gated", variant, k, k, size, 1, 2)
+        return EncodedImage("gated", variant, k, k, prefix.looks[0].image.size, 1, 2)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         return KVCache((1, 1, 2), 100, torch.float32, torch.device("cpu"), encoded)

@@ -26,6 +26,7 @@ LARGE = (30 + 8 + CHUNK) * POSITION_BYTES + PREFIX_BYTES
 """Bytes that the largest of these requests needs."""
 PICTURES = [picture(seed, tiles) for seed, tiles in enumerate((1, 1, 2, 3))]
 PICTURES.append(PICTURES[2].copy())
+SEVERAL = [PICTURES[:3], PICTURES[2:0:-1]]
 ENCODED = encode(PICTURES[1])
 
 limits = st.builds(
@@ -49,7 +50,7 @@ plans = st.builds(
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    image = draw(st.sampled_from([None, ENCODED, *PICTURES]))
+    image = draw(st.sampled_from([None, ENCODED, *PICTURES, *SEVERAL]))
     how: dict[str, Any] = {"priority": draw(st.sampled_from(["interactive", "batch"]))}
     if image is not ENCODED:
         how["variant"] = draw(st.sampled_from([None, None, "v"]))

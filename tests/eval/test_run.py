@@ -15,6 +15,7 @@ from galago.eval.plot import plot
 from galago.eval.report import paired, run_of, summary
 from galago.eval.run import IN_FLIGHT, answers
 from galago.eval.score import Mark
+from galago.media.clip import Clip
 from galago.request import Query
 
 SETTINGS = {
@@ -59,6 +60,51 @@ def test_blank_images_are_grey_and_as_large():
     assert {i.getpixel((5, 5)) for i in model.images} == {(128, 128, 128)}
     answers(model, made(1))
     assert model.images[-1].getpixel((5, 5)) == (255, 0, 0)
+
+
+def clips():
+    """Three questions each about four clips of eight frames, told apart by their reds."""
+    shown = [
+        Clip(tuple(Image.new("RGB", (30, 20), (10 * n, c, 0)) for n in range(8)), tuple(map(float, range(8))), 8.0)
+        for c in range(4)
+    ]
+    asked = [(c, n) for c in range(4) for n in range(3)]
+
+    def judge(answer):
+        return [Mark("right", 1.0, 1.0)]
+
+    return Cases(4, (Case(f"{c}/{n}", shown[c], Query(f"q {n}"), "", judge, c) for c, n in asked))
+
+
+def reds(request):
+    return [frame.getpixel((5, 5))[0] // 10 for frame in request.image.frames]
+
+
+def test_clips_are_shown_as_they_are():
+    model = Told(number)
+    answers(model, clips())
+    assert [reds(r) for r in model.requests] == [list(range(8))] * 12
+
+
+def test_shuffled_clips_keep_their_frames_but_not_their_order():
+    model = Told(number)
+    answers(model, clips(), shuffled=True)
+    orders = [tuple(reds(r)) for r in model.requests]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    # All questions about a clip see one order; clips differ.
+    assert [len(set(orders[i : i + 3])) for i in range(0, 12, 3)] == [1] * 4
+    assert len(set(orders)) == 4 and tuple(range(8)) not in orders
+    assert all(r.image.times == tuple(map(float, range(8))) and r.image.duration == 8.0 for r in model.requests)
+    again = Told(number)
+    answers(again, clips(), shuffled=True)
+    assert [tuple(reds(r)) for r in again.requests] == orders
+
+
+def test_blank_clips_are_grey_and_as_long():
+    model = Told(number)
+    answers(model, clips(), blank=True)
+    assert {len(r.image.frames) for r in model.requests} == {8}
+    assert {f.getpixel((5, 5)) for r in model.requests for f in r.image.frames} == {(128, 128, 128)}
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, GenerationFailed])

@@ -122,7 +122,7 @@ def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, mea
 
 def test_scenes_are_those_of_the_bundled_model_where_no_range_is_given():
     def told(task):
-        return [(c.id, c.skill, c.truth, c.image.tobytes()) for c in task.cases(Path(), 4, 9)]
+        return [(c.id, c.skill, c.truth, c.media.tobytes()) for c in task.cases(Path(), 4, 9)]
 
     task = load("scenes")
     assert task.range == BUNDLED.version and task.within(None) is task

@@ -15,6 +15,8 @@ from galago.eval.run import answers
 from galago.eval.tasks import load, names
 from galago.request import Detect, DetectGaze, Query
 
+DRAWN = ("motion", "scenes")
+"""Tasks that need no data."""
 SETTINGS = {"task": "made", "model": "told", "precision": "none", "blank": False, "count": None, "seed": 0}
 
 
@@ -45,7 +47,7 @@ def test_vqav2(tmp_path):
 
 def test_vqav2_images_and_prompts(tmp_path):
     cases = list(load("vqav2").cases(made_sets.vqav2(tmp_path), None, 0))
-    assert [c.image.name for c in cases] == [f"COCO_val2014_{i:012d}.jpg" for i in (42, 42, 581929)]
+    assert [c.media.name for c in cases] == [f"COCO_val2014_{i:012d}.jpg" for i in (42, 42, 581929)]
     assert cases[1].skill == Query("Give a brief lowercase answer. How many?")
     assert [c.id for c in cases] == ["1", "2", "3"]
 
@@ -159,13 +161,13 @@ def test_coco_needs_its_extra(tmp_path, monkeypatch):
         load("coco").cases(made_sets.coco(tmp_path), None, 0)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n != "scenes"])
+@pytest.mark.parametrize("name", [n for n in names() if n not in DRAWN])
 def test_an_empty_folder_is_told_what_it_lacks(name, tmp_path):
     with pytest.raises(InvalidRequest, match=r"has no .*(json|txt)"):
         load(name).cases(tmp_path, None, 0)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n != "scenes"])
+@pytest.mark.parametrize("name", [n for n in names() if n not in DRAWN])
 def test_a_part_of_a_set_is_drawn_by_the_seed(name, tmp_path):
     folder = getattr(made_sets, name)(tmp_path)
     task = load(name)
@@ -212,15 +214,35 @@ def test_a_file_of_ones_own_is_a_task(tmp_path):
 
 
 def test_every_task_says_what_it_is():
-    assert names() == ["chartqa", "coco", "countbench", "gazefollow", "pope", "scenes", "textvqa", "vqav2"]
+    assert names() == ["chartqa", "coco", "countbench", "gazefollow", "motion", "pope", "scenes", "textvqa", "vqav2"]
     for name in names():
         task = load(name)
-        assert task.about and task.measures and bool(task.files) == (name != "scenes")
+        assert task.about and task.measures and bool(task.files) == (name not in DRAWN)
+        assert task.clips == (name == "motion")
 
 
 def test_scenes_of_another_seed_are_others():
     def first(seed: int) -> Case:
         return next(iter(load("scenes").cases(None, 1, seed)))
 
-    assert isinstance(first(1).image, Image.Image)
-    assert first(1).image.tobytes() == first(1).image.tobytes() != first(2).image.tobytes()
+    assert isinstance(first(1).media, Image.Image)
+    assert first(1).media.tobytes() == first(1).media.tobytes() != first(2).media.tobytes()
+
+
+def test_clips_of_another_seed_are_others():
+    def first(seed: int) -> Case:
+        return next(iter(load("motion").cases(None, 1, seed)))
+
+    def pixels(case: Case) -> list[bytes]:
+        return [frame.tobytes() for frame in case.media.frames]
+
+    assert pixels(first(1)) == pixels(first(1)) != pixels(first(2))
+
+
+def test_true_answers_about_clips_are_all_right():
+    def key(clip, question):
+        return clip.frames[0].tobytes(), clip.frames[-1].tobytes(), question
+
+    truths = {key(case.media, case.skill.question): case.truth for case in load("motion").cases(None, 6, 3)}
+    scores = scored("motion", None, lambda request: truths[key(request.image, request.skill.question)], 6, 3)
+    assert len(truths) > 10 and len(scores) > 3 and all(score.share == 1 for score in scores.values())

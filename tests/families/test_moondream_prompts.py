@@ -9,7 +9,7 @@ from galago.errors import InvalidRequest
 from galago.families.moondream import prompts
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
 from galago.families.moondream.prompts import Coordinate, Size
-from galago.families.moondream.tokenizer import Tokenizer, load_tokenizer
+from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.request import Message
 
 

@@ -8,7 +8,8 @@ import tiny_moondream as tiny
 
 from galago.errors import CheckpointError
 from galago.families.moondream.config import REVISIONS
-from galago.families.moondream.tokenizer import Tokenizer, decide_revision, load_tokenizer
+from galago.families.moondream.tokenizer import decide_revision
+from galago.families.tokenizer import Tokenizer, load_tokenizer
 
 
 def opened(folder: Path, family: str, flagged: bool = True) -> Tokenizer:

@@ -238,6 +238,17 @@ static std::vector<float> normed(const std::vector<float>& x, int m, int k, cons
     return y;
 }
 
+static std::vector<float> scaled(const std::vector<float>& x, int m, int k, const std::vector<float>& weight,
+                                 double eps) {
+    std::vector<float> y(x.size());
+    for (int r = 0; r < m; r++) {
+        double squares = 0;
+        for (int i = 0; i < k; i++) squares += static_cast<double>(x[r * k + i]) * x[r * k + i] / k;
+        for (int i = 0; i < k; i++) y[r * k + i] = x[r * k + i] / std::sqrt(squares + eps) * weight[i];
+    }
+    return y;
+}
+
 static void turn(float* x, const float* cos, const float* sin, int half) {
     for (int i = 0; i < half; i++) {
         float a = x[i], b = x[i + half];
@@ -250,9 +261,12 @@ static void check_between(const Kernels& kernels) {
     for (int m : {1, 20})
         for (int k : {3, 64, 70}) {
             std::vector<float> x = normal(m * k, 3, 1), weight = normal(k), bias = normal(k), found(x.size());
-            LayerNorm asked{x.data(), weight.data(), bias.data(), found.data(), m, k, k, 1e-5f, 2};
-            kernels.layer_norm(&asked);
-            compare("layer_norm", found, normed(x, m, k, weight, bias, 1e-5), 1e-5f);
+            Norm asked{x.data(), weight.data(), bias.data(), found.data(), m, k, k, 1e-5f, 2};
+            kernels.norm(&asked);
+            compare("layer norm", found, normed(x, m, k, weight, bias, 1e-5), 1e-5f);
+            asked.bias = nullptr;
+            kernels.norm(&asked);
+            compare("RMS norm", found, scaled(x, m, k, weight, 1e-5), 1e-5f);
 
             std::vector<float> a = normal(m * k), b = normal(m * k), two(x.size()), three(x.size());
             for (int i = 0; i < m * k; i++) two[i] = x[i] + a[i], three[i] = x[i] + a[i] + b[i];

@@ -131,7 +131,8 @@ def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: i
 
 def test_what_runs_between_the_products(k: Kernels) -> None:
     x, gain, bias = torch.randn(33, 70) * 3 + 1, torch.randn(70), torch.randn(70)
-    torch.testing.assert_close(k.layer_norm(x, gain, bias, 1e-5), F.layer_norm(x, (70,), gain, bias))
+    torch.testing.assert_close(k.norm(x, gain, bias, 1e-5), F.layer_norm(x, (70,), gain, bias))
+    torch.testing.assert_close(k.norm(x, gain, None, 1e-5), F.rms_norm(x, (70,), gain, 1e-5))
     a, b = torch.randn(2, 33, 70)
     assert torch.equal(k.add(x, a), x + a) and torch.equal(k.add(x, a, b), x + a + b)
     heads, cos, sin = torch.randn(4, 30, 64), torch.randn(30, 16), torch.randn(30, 16)

@@ -24,9 +24,11 @@ SETS = [name for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotpr
 MOST = 16
 """Sequences that step together."""
 CLOSE = 3e-3
-CLOSE_IN_BYTES = 0.02
-"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16."""
 """Root mean square of the difference as a share of the values': some activations round the other way."""
+CLOSE_IN_BYTES = 0.02
+"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16, or in bfloat16 and float32."""
+MANY = 32
+"""Rows from which on a prompt's attention is in bfloat16."""
 pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built (no C++ compiler)")
 
 
@@ -198,9 +200,9 @@ def test_text_is_as_block_by_block(model: Moondream, picture: Image.Image) -> No
     one, other = model.encode_image(picture), plain.encode_image(picture)
     assert off(one.k, other.k) < CLOSE_IN_BYTES and off(one.v, other.v) < CLOSE_IN_BYTES
     caches = model.new_cache(one), plain.new_cache(one)
-    for ids in (torch.arange(30) + 40, torch.tensor([99]), torch.arange(70) + 50, torch.tensor([7])):
+    for ids in (torch.arange(30) + 40, torch.tensor([99]), torch.tensor([7]), torch.arange(70) + 50):
         found, wanted = (m.hidden(cache, ids) for m, cache in zip((model, plain), caches, strict=True))
-        assert off(found, wanted) < CLOSE
+        assert off(found, wanted) < (CLOSE if len(ids) < MANY else CLOSE_IN_BYTES)
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import CHUNK, KVCache
-from galago.engine.step import End, Feed, Output, Start, Steps
+from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.nn.passes import Passes, finish
 from galago.precision import pick_precision
 from galago.request import Detail, Event, Query, Request, TextDelta
@@ -45,6 +45,8 @@ class Plan:
     """sequences one after the other, over the image (i), the one just encoded (e), its mirror (m) or nothing (-)"""
     breaks: int | None = None
     """raises an error instead of this token"""
+    before: int = 0
+    """what stands around the images"""
 
     @property
     def tokens(self) -> list[int]:
@@ -67,8 +69,14 @@ def picture(seed: int, tiles: int = 1) -> Image.Image:
 
 def needs(plan: Plan, image: Any) -> int:
     """Bytes that must be set aside for it."""
-    new = isinstance(image, Image.Image) and plan.starts[0] == "i"
+    new = isinstance(image, Image.Image | list) and plan.starts[0] == "i"
     return (plan.prompt + plan.steps + CHUNK) * POSITION_BYTES + (PREFIX_BYTES if new else 0)
+
+
+def prefix_of(shown: Any, detail: Detail, before: int = 0) -> Prefix:
+    """Of one image, or of a list of them."""
+    images = shown if isinstance(shown, list) else [shown]
+    return Prefix(tuple(Look(image, detail) for image in images), PREFIX, (before,))
 
 
 def fold(a: int, b: int) -> int:
@@ -100,7 +108,7 @@ class Standin:
 
     name, identity, device = "standin", "standin@1", CPU
     precision = pick_precision("float32", CPU)
-    kv_bytes, prefix_positions = POSITION_BYTES, PREFIX
+    kv_bytes = POSITION_BYTES
 
     def __init__(self, rows_at_once: int = 4, crops_at_once: int = 2) -> None:
         self.rows_at_once, self.crops_at_once = rows_at_once, crops_at_once
@@ -119,6 +127,9 @@ class Standin:
 
     def skill(self, request: Request) -> Steps:
         return spell(request, plan_of(request))
+
+    def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
+        return prefix_of(shown, detail)
 
     def views(self, image: Image.Image, detail: Detail = "high") -> Any:
         pixels = np.asarray(image.convert("RGB"))
@@ -139,17 +150,18 @@ class Standin:
         self._ask("embed", (tuple(features.flatten().tolist()),))
         return (features * 3 + len(features)) % PRIME
 
-    def prefix(
-        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
-    ) -> Passes[EncodedImage]:
-        digest = folded(embedding.flatten().tolist(), number(size, variant, detail))[-1]
+    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
+        sizes = [(look.image.size, look.detail) for look in prefix.looks]
+        numbers = [i for embedding in embeddings for i in embedding.flatten().tolist()]
+        digest = folded(numbers, number(sizes, prefix.plan, variant))[-1]
         self._ask("prefix", ((digest,),))
         for _ in range(2):
             yield
             self._ask("fill", ((digest,),))
-        k = torch.tensor(folded(range(LAYERS * PREFIX), digest)).view(LAYERS, 1, PREFIX, 1)
+        n = prefix.positions
+        k = torch.tensor(folded(range(LAYERS * n), digest)).view(LAYERS, 1, n, 1)
         self._prefixes.append(weakref.ref(k))
-        return EncodedImage(self.identity, variant, k, k + 1, size, len(embedding), PREFIX - 1)
+        return EncodedImage(self.identity, variant, k, k + 1, sizes[0][0], len(numbers), n - 1)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         self._ask("new", ())
@@ -183,7 +195,9 @@ def spell(request: Request, plan: Plan) -> Steps:
     for start in plan.starts:
         images = {"i": request.image, "e": encoded, "-": None}
         image = ImageOps.mirror(request.image) if start == "m" else images[start]  # type: ignore[type-var]
-        encoded = yield Start(image, plan.prompt + plan.steps, request.variant, request.detail)
+        given = image is None or isinstance(image, EncodedImage)
+        prefix = image if given else prefix_of(image, request.detail, plan.before)
+        encoded = yield Start(prefix, plan.prompt + plan.steps, request.variant)
         tokens = plan.tokens
         for i in range(plan.steps):
             out = yield Feed(torch.tensor(tokens))
@@ -209,9 +223,9 @@ def alone(request: Request) -> list[Event]:
         answer = None
         if isinstance(step, Start):
             fed = []
-            answer = encoded = step.image
-            if isinstance(step.image, Image.Image):
-                answer = encoded = encode(step.image, step.variant, step.detail)
+            answer = encoded = step.prefix
+            if isinstance(step.prefix, Prefix):
+                answer = encoded = made(step.prefix, step.variant)
         elif isinstance(step, Feed):
             fed += step.input.tolist()
             layers: list[list[int]] = encoded.k.flatten(1).tolist() if encoded else [[]] * LAYERS
@@ -224,7 +238,13 @@ def alone(request: Request) -> list[Event]:
 
 
 def encode(image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+    return made(prefix_of(image, detail), variant)
+
+
+def made(prefix: Prefix, variant: str | None) -> EncodedImage:
     model = Standin()
-    views = model.views(image, detail)
-    embedding = model.embed_image(finish(model.see(views.pixels)), views)
-    return replace(finish(model.prefix(embedding, image.size, variant, detail)), encode_s=0.0)
+    embeddings = []
+    for look in prefix.looks:
+        views = model.views(look.image, look.detail)
+        embeddings.append(model.embed_image(finish(model.see(views.pixels)), views))
+    return replace(finish(model.prefix(prefix, embeddings, variant)), encode_s=0.0)

@@ -17,13 +17,14 @@ from galago.checkpoint import read_tensors
 from galago.eval.scenes.draw import draw_scene
 from galago.eval.scenes.ranges import SINGLE_VIEW, V2
 from galago.families.moondream.image import make_crops
-from galago.families.moondream.tokenizer import load_tokenizer
+from galago.families.tokenizer import load_tokenizer
+from training import loop
+from training.loop import Options
 from training.scenes import recipe, train
 from training.scenes.data import GLYPHS, NO_GLYPH, patch_truth
 from training.scenes.pack import spell
-from training.scenes.state import rate_at
-from training.scenes.train import Options
 from training.scenes.transplant import transplant
+from training.state import rate_at
 
 BUNDLED = Path(hub.locate("scenes").weights[0]).parent
 TINY = {
@@ -40,7 +41,7 @@ TINY = {
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """A run of a tiny model, with the bundled model's vocabulary, so that none is made."""
     monkeypatch.setattr(recipe, "SIZES", TINY)
-    return Options(_folder(tmp_path / "run"), batch=2, workers=0, rows=1, single=4, log_steps=1, device="cpu")
+    return Options(_folder(tmp_path / "run"), batch=2, workers=0, rows=1, easy=4, log_steps=1, device="cpu")
 
 
 def _folder(run: Path) -> Path:
@@ -60,10 +61,10 @@ def _kept(run: Path) -> dict:
 
 
 def test_a_run_goes_on_exactly_where_it_ended(options: Options, tmp_path: Path) -> None:
-    whole = train.train(_with(options, scenes=8))
+    whole = train.train(_with(options, seen=8))
     parted = _with(options, run=_folder(tmp_path / "parted"))
     for scenes in (4, 6, 8):
-        train.train(_with(parted, scenes=scenes))
+        train.train(_with(parted, seen=scenes))
     one, other = _kept(options.run), _kept(parted.run)
     assert one["step"] == other["step"] == whole.step == 4
     for part in ("params", "average", "heads"):
@@ -74,7 +75,7 @@ def test_a_run_goes_on_exactly_where_it_ended(options: Options, tmp_path: Path) 
 
 
 def test_a_run_is_scored_on_the_way(options: Options) -> None:
-    train.train(_with(options, scenes=4, score_minutes=0, score_scenes=2))
+    train.train(_with(options, seen=4, score_minutes=0, score_count=2))
     lines = [json.loads(line) for line in (options.run / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all({"caption-recall", "detect", "point"} < line.keys() for line in lines)
@@ -83,7 +84,7 @@ def test_a_run_is_scored_on_the_way(options: Options) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_that_can_go_on(options: Options, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    once = train.step
+    once = loop.step
 
     def interrupted(*args):
         result = once(*args)
@@ -92,18 +93,18 @@ def test_a_signal_ends_a_run_that_can_go_on(options: Options, monkeypatch: pytes
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "step", interrupted)
-        train.train(_with(options, scenes=100))
+        patch.setattr(loop, "step", interrupted)
+        train.train(_with(options, seen=100))
     assert _kept(options.run)["step"] == 1
     assert signal.getsignal(number) == before
-    assert train.train(_with(options, scenes=4)).step == 2
+    assert train.train(_with(options, seen=4)).step == 2
 
 
 def test_a_branch_decays_and_leaves_the_run_alone(options: Options, tmp_path: Path) -> None:
-    train.train(_with(options, scenes=4))
+    train.train(_with(options, seen=4))
     before = (options.run / "state.pt").read_bytes()
     branch = _with(options, run=tmp_path / "branch", branch=options.run, decay=6)
-    train.train(_with(branch, scenes=6))
+    train.train(_with(branch, seen=6))
     done = train.train(branch)  # resumed: the decay ends where it was to end
     assert (done.step, done.decay) == (5, (2, 5))
     assert (options.run / "state.pt").read_bytes() == before

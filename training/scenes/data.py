@@ -224,11 +224,11 @@ def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_undisturbed,
+        worker_init_fn=undisturbed,
     )
 
 
-def _undisturbed(_: int) -> None:
+def undisturbed(_: int) -> None:
     """Ctrl-C reaches workers too; the trainer ends them once its state is kept."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

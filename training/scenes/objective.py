@@ -178,8 +178,3 @@ WEIGHTS = {
     "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.4, "token_glyph": 0.4,
     "look": 0.5, "token_look": 0.5,
 }  # fmt: skip
-
-
-def total(parts: dict[str, Tensor]) -> Tensor:
-    """The weighted sum that is minimised."""
-    return torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum()

@@ -12,7 +12,7 @@ import numpy as np
 from galago.eval.scenes.tasks import Task
 from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.tokenizer import Tokenizer
+from galago.families.tokenizer import Tokenizer
 
 NONE = -1
 

@@ -14,7 +14,7 @@ from galago.eval.scenes.draw import SINGLE_VIEW, draw_scene
 from galago.eval.scenes.ranges import V2
 from galago.eval.scenes.tasks import tasks_for
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
-from galago.families.moondream.tokenizer import Tokenizer, load_tokenizer
+from galago.families.tokenizer import Tokenizer, load_tokenizer
 
 RANGE = V2
 """What the scenes that it learns hold."""

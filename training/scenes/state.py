@@ -1,43 +1,20 @@
-"""All that a training run is between two steps: weights, their average, optimisers, and where it stands."""
+"""A run before its first step, and the checkpoint that it leaves."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.weights import MoondreamWeights, assemble, shapes, table
+from galago.families.moondream.weights import assemble, shapes, table
 from galago.nn.linear import Dense
 from training.scenes.objective import PatchHeads
 from training.scenes.recipe import prepare
 from training.scenes.transplant import transplant
+from training.state import State, optimisers, write
 
 FROZEN = {"region.coord_features", "region.size_features"}
-STATE = "state.pt"
-AVERAGED = 400
-"""Steps over which weights are averaged; what is exported is the average."""
-
-
-@dataclass
-class State:
-    """One run in memory; its tensors change in place."""
-
-    config: MoondreamConfig
-    params: dict[str, nn.Parameter]
-    average: dict[str, Tensor]
-    weights: MoondreamWeights
-    heads: nn.ModuleDict
-    optimisers: list[torch.optim.Optimizer]
-    step: int = 0
-    decay: tuple[int, int] | None = None
-    """The steps between which the learning rate falls to zero."""
-
-    @property
-    def trained(self) -> list[Tensor]:
-        return [p for o in self.optimisers for group in o.param_groups for p in group["params"]]
 
 
 def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> State:
@@ -52,7 +29,8 @@ def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> S
     heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)})
     heads.to(device)
     average = {n: p.detach().clone() for n, p in params.items()}
-    return State(config, params, average, assemble(params, linears, config), heads, optimisers(params, heads, rate))
+    weights = assemble(params, linears, config)
+    return State(config, params, average, weights, heads, optimisers(params, heads, rate, uses_muon), export)
 
 
 def initial(c: MoondreamConfig) -> dict[str, Tensor]:
@@ -93,65 +71,10 @@ def uses_muon(name: str, tensor: Tensor) -> bool:
     return tensor.ndim == 2 and ("blocks" in name or "proj_mlp" in name or name.endswith("decoder.fc1.weight"))
 
 
-def optimisers(params: dict[str, nn.Parameter], heads: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    inner = [p for n, p in params.items() if n not in FROZEN and uses_muon(n, p)]
-    outer = [p for n, p in params.items() if n not in FROZEN and not uses_muon(n, p)]
-    return [
-        torch.optim.Muon(inner, lr=rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([*outer, *heads.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
-
-
-def rate_at(step: int, warm: int, decay: tuple[int, int] | None) -> float:
-    """Share of the full learning rate: warm-up, then a plateau without end, and down to zero once a decay begins."""
-    share = min(1.0, (step + 1) / warm)
-    if decay is None:
-        return share
-    done = (step - decay[0]) / max(1, decay[1] - decay[0])
-    return share * (1 - min(1.0, max(0.0, done)) ** 0.5)
-
-
-@torch.no_grad()
-def follow(state: State) -> None:
-    """Move the average towards the weights; young averages forget sooner."""
-    share = 1 / min(AVERAGED, 1 + state.step / 4)
-    names = [n for n in state.params if n not in FROZEN]
-    torch._foreach_lerp_([state.average[n] for n in names], [state.params[n].data for n in names], share)
-
-
-def keep(state: State, run: Path) -> None:
-    """Write what resumes the run, and the checkpoint; a kill leaves the files of the last time."""
-    whole = {
-        "step": state.step,
-        "decay": state.decay,
-        "params": {n: p.data for n, p in state.params.items()},
-        "average": state.average,
-        "heads": state.heads.state_dict(),
-        "optimisers": [o.state_dict() for o in state.optimisers],
-    }
-    torch.save(whole, run / f"{STATE}.new")
-    (run / f"{STATE}.new").replace(run / STATE)
-    export(state.average, run)
-
-
-def resume(state: State, run: Path, device: torch.device) -> None:
-    """Bring a fresh state to where the run's last one was kept."""
-    whole = torch.load(run / STATE, map_location=device, weights_only=True)
-    state.step, state.decay = whole["step"], whole["decay"] and tuple(whole["decay"])
-    for name, param in state.params.items():
-        param.data.copy_(whole["params"][name])
-        state.average[name].copy_(whole["average"][name])
-    state.heads.load_state_dict(whole["heads"])
-    for optimiser, saved in zip(state.optimisers, whole["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-
-
 def export(tensors: dict[str, Tensor], folder: Path) -> None:
     """Write the checkpoint as it is bundled: Hub names, float16, frequencies in float32."""
     stored = {
         f"model.{n}": t.detach().cpu().to(torch.float32 if n in FROZEN else torch.float16).contiguous()
         for n, t in tensors.items()
     }
-    fresh_file = folder / "model.safetensors.new"
-    save_file(stored, fresh_file, metadata={"format": "pt"})
-    fresh_file.replace(folder / "model.safetensors")
+    write(stored, folder)

@@ -9,15 +9,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from galago import hub
+from galago.bench import published
 from galago.catalog import Bundled, entries, find
 from galago.errors import GalagoError, InvalidRequest, ModelNotFound
+from galago.families.tokenizer import load_tokenizer
 
 STD = 0.02
 CHUNK = 1 << 20
@@ -31,6 +33,11 @@ class Blueprint:
     name: str
     config: Mapping[str, Any]
     tokenizer: Path
+    family: str
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    """a preprocessor_config.json, or empty"""
+    control: tuple[str, ...] = ()
+    """control tokens that the tokenizer lacks"""
 
 
 def default_model() -> str:
@@ -44,18 +51,22 @@ def blueprint(model: str) -> Blueprint:
         entry = find(model)
     except ModelNotFound:
         files = hub.locate(model)
-        return Blueprint(files.name, files.config, files.tokenizer)
+        return Blueprint(files.name, files.config, files.tokenizer, files.family, files.preprocessor)
     if entry.family not in hub.FAMILIES.values():
         raise ModelNotFound(f"{entry.id} is of the family {entry.family}, which this version cannot run")
     bundled = next(e for e in entries() if isinstance(e.source, Bundled))
     stand_in = hub.locate(bundled.id)
     if isinstance(entry.source, Bundled):
         own = hub.locate(entry.id)
-        return Blueprint(entry.id, own.config, own.tokenizer)
+        return Blueprint(entry.id, own.config, own.tokenizer, own.family)
+    if entry.family == "smolvlm":
+        words = load_tokenizer(stand_in.tokenizer).backend.get_vocab_size()
+        config, preprocessor = published.smolvlm(entry.id, words)
+        return Blueprint(entry.id, config, stand_in.tokenizer, entry.family, preprocessor, published.CONTROL)
     # The revision is that of the tokenizer: the shapes are the same in all, and which ids a text becomes
     # does not matter here, only that they exist.
     kind = next(kind for kind, family in hub.FAMILIES.items() if family == entry.family)
-    return Blueprint(entry.id, {"model_type": kind, "revision": stand_in.revision}, stand_in.tokenizer)
+    return Blueprint(entry.id, {"model_type": kind, "revision": stand_in.revision}, stand_in.tokenizer, entry.family)
 
 
 def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -92,38 +103,41 @@ def _is_there(folder: Path, made: Blueprint) -> bool:
 
 
 def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write model.safetensors (bfloat16), config.json and tokenizer.json, holding one tensor at a time.
+    """Write model.safetensors (bfloat16) and the other files of a model, holding one tensor at a time.
 
     The end token is so unlikely that answers always reach their limit.
     """
     import torch
 
     from galago.checkpoint import write_tensors
-    from galago.families.moondream.config import make_config
-    from galago.families.moondream.tokenizer import decide_revision, load_tokenizer
-    from galago.families.moondream.weights import FLOAT32, shapes
+    from galago.families.family import family
 
-    stated, family = made.config.get("revision"), made.config.get("prompt_family")
-    revision = decide_revision(stated, family, load_tokenizer(made.tokenizer))
-    config = make_config(made.config.get("config") or {}, revision)
-    # float32 first, so that each tensor lies at a multiple of its type's size.
-    table = sorted(shapes(config).items(), key=lambda pair: pair[0] not in FLOAT32)
-    layout = {f"model.{name}": (torch.float32 if name in FLOAT32 else torch.bfloat16, shape) for name, shape in table}
-    total = sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values())
     folder.mkdir(parents=True, exist_ok=True)
+    for name, members in (("config.json", made.config), ("preprocessor_config.json", made.preprocessor)):
+        if members or name == "config.json":
+            (folder / name).write_text(json.dumps(dict(members), indent=1) + "\n", encoding="utf-8")
+    tokenizer = folder / "tokenizer.json"
+    _write_tokenizer(tokenizer, made)
+    files = hub.Files(made.name, made.family, (), tokenizer, made.config, preprocessor=made.preprocessor)
+    outline = family(made.family).outline(files)
+    # float32 first, so that each tensor lies at a multiple of its type's size.
+    table = sorted(outline.shapes.items(), key=lambda pair: pair[0] not in outline.exact)
+    layout = {name: (torch.float32 if name in outline.exact else torch.bfloat16, shape) for name, shape in table}
+    total = sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values())
     _check_space(folder, total)
-    (folder / "config.json").write_text(json.dumps(dict(made.config), indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(made.tokenizer, folder / "tokenizer.json")
     generator = np.random.Generator(np.random.SFC64(0))
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         done = 0
         for name, (dtype, shape) in layout.items():
-            values = _values(name, shape, config.tokens.eos_id, generator)
+            values = _values(name, shape, generator)
             if dtype == torch.float32:
                 made = torch.from_numpy(np.concatenate(list(values)))
             else:
                 made = torch.from_numpy(np.concatenate([_bfloat16(v) for v in values])).view(dtype)
+            if name == outline.head:
+                # A bias that is never outdone, or weights that give a logit of 0, below the largest of many.
+                made.view(shape)[outline.end] = -1e4 if len(shape) == 1 else 0.0
             yield name, made.view(shape)
             done += made.nbytes
             if progress:
@@ -132,14 +146,22 @@ def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int
     write_tensors(folder / "model.safetensors", layout, tensors(), {"format": "pt"})
 
 
-def _values(name: str, shape: tuple[int, ...], eos: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+def _write_tokenizer(file: Path, made: Blueprint) -> None:
+    if not made.control:
+        shutil.copyfile(made.tokenizer, file)
+        return
+    from tokenizers import AddedToken
+
+    backend = load_tokenizer(made.tokenizer).backend
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in made.control])
+    backend.save(str(file))
+
+
+def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:
     """float32 pieces of a tensor: uniform of deviation STD for matrices, 1 for gains, 0 for biases."""
     count = math.prod(shape)
     if len(shape) == 1:
-        values = np.full(count, 0.0 if name.endswith("bias") else 1.0, np.float32)
-        if name == "model.text.lm_head.bias":
-            values[eos] = -1e4
-        yield values
+        yield np.full(count, 0.0 if name.endswith("bias") else 1.0, np.float32)
         return
     # Uniform from raw bits: an order of magnitude cheaper than normal ones, and as good for speed.
     scale = np.float32(STD * math.sqrt(3) / 2**15)

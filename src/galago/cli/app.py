@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from galago.cli import bench, caption, config, detect, eval, gaze, models, point, quantize, query, serve, show
+from galago.cli import bench, caption, config, detect, eval, gaze, models, point, quantize, query, serve, show, watch
 from galago.errors import GalagoError
 
 FAILED = 2
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
-for module in (caption, query, detect, point, gaze, serve, config, bench, eval, quantize, show):
+for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(models.app, name="models")
 

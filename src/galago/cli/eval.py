@@ -23,6 +23,7 @@ Examples:
   galago eval scenes --count 300 --min color=90 --min detect=85
   galago eval scenes -m moondream2-int8 --blank
   galago eval scenes -m ./my-finetune --range 2
+  galago eval motion -m runs/motion --seed 777 --shuffle-frames
   galago eval vqav2 -m moondream2-int8 --data ~/vqav2 --count 1000 --out vqav2.jsonl
   galago eval scenes --compare scenes scenes-int8 --plot precision.svg
   galago eval --compare monday.jsonl tuesday.jsonl"""
@@ -37,7 +38,7 @@ def eval(
         Path | None, typer.Option(metavar="FOLDER", help="Where the data set lies; `galago eval list` tells its files.")
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="So many scenes, images or questions, drawn by the seed; else all.")
+        int | None, typer.Option(min=1, help="So many scenes, clips, images or questions, drawn by the seed; else all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the series of scenes, or of what is drawn from a data set.")] = 20261,
     range: Annotated[
@@ -46,6 +47,12 @@ def eval(
     ] = None,
     blank: Annotated[
         bool, typer.Option("--blank", help="Ask the same about grey images too: what is guessed without looking.")
+    ] = False,
+    shuffle: Annotated[
+        bool,
+        typer.Option(
+            "--shuffle-frames", help="Ask the same about clips in random order too: what is told without time."
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -83,9 +90,13 @@ def eval(
         task = str(read(files[0])[0]["task"])
     if task is None:
         raise InvalidRequest("which task? `galago eval list` names them", "task")
-    if compare is not None and blank:
-        raise InvalidRequest("--compare and --blank exclude each other", "blank")
+    views = [name for name, wanted in (("blank", blank), ("shuffled", shuffle)) if wanted]
+    if compare is not None and views:
+        option = "--blank" if blank else "--shuffle-frames"
+        raise InvalidRequest(f"--compare and {option} exclude each other", views[0])
     what = _What(task, tasks.load(task).within(range), data, count, seed)
+    if shuffle and not what.task.clips:
+        raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
     wanted = _least(what.task, least or [])
     for path in (out, plot):
         if path is not None and not path.absolute().parent.is_dir():
@@ -93,7 +104,7 @@ def eval(
     if compare is not None:
         runs = [_either(what, side, out, loading, place) for place, side in enumerate(compare)]
     else:
-        runs = [_asked(what, loading, grey, out) for grey in ([False, True] if blank else [False])]
+        runs = [_asked(what, loading, view, out) for view in ("", *views)]
     _give(what.task, runs, compare is not None, json, plot)
     _judge(runs[-1] if compare is not None else runs[0], wanted)
 
@@ -130,34 +141,35 @@ def _either(what: _What, side: str, out: Path | None, loading: Loading, place: i
 
     if side.endswith(".jsonl"):
         return run_of(what.task, *read(Path(side)))
-    return _asked(what, replace(loading, model=side), False, out and _beside(out, "AB"[place]))
+    return _asked(what, replace(loading, model=side), "", out and _beside(out, "AB"[place]))
 
 
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}{path.suffix}")
 
 
-def _asked(what: _What, loading: Loading, blank: bool, out: Path | None) -> "Run":
-    """Ask a model everything that is not yet answered in the file."""
+def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
+    """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
     from galago.eval.journal import opened
-    from galago.eval.report import run_of, summary
+    from galago.eval.report import VIEWS, run_of, summary
     from galago.eval.run import answers
 
     if what.task.files and what.data is None:
         raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
     cases = what.task.cases(what.data or Path(), what.count, what.seed)
-    out = _beside(out, "blank") if out and blank else out
+    out = _beside(out, view) if out and view else out
+    shown = {name: view == name for name in VIEWS}
     with loading.open() as model:
         settings = {
             "task": what.name, "model": model.name, "weights": model.identity, "revision": model.revision,
             "precision": model.precision, "device": model.device, "kernels": model.kernels,
-            "count": what.count, "seed": what.seed, "range": what.task.range, "blank": blank,
+            "count": what.count, "seed": what.seed, "range": what.task.range, **shown,
         }  # fmt: skip
         with opened(out, settings) as (done, keep), _progress(f"{model.name} {model.precision}") as tell:
             if done:
                 typer.echo(f"goes on after {len(done)} answers in {out}", err=True)
             try:
-                records = answers(model, cases, blank=blank, done=done, keep=keep, tell=tell)
+                records = answers(model, cases, **shown, done=done, keep=keep, tell=tell)
             except KeyboardInterrupt:
                 if out:
                     typer.echo(f"the answers so far are in {out}; the same command goes on", err=True)
@@ -181,8 +193,8 @@ def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot:
         told = summary(runs[0])
         if compared:
             told = {"a": told, "b": summary(runs[1]), "differences": {k: asdict(d) for k, d in differences.items()}}
-        elif len(runs) > 1:
-            told["blank_measures"] = summary(runs[1])["measures"]
+        else:
+            told |= {f"{run.view}_measures": summary(run)["measures"] for run in runs[1:]}
         typer.echo(jsonlib.dumps(told, ensure_ascii=False))
         return
     # Only a terminal has a width that the table must keep to.

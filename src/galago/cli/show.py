@@ -74,22 +74,20 @@ def _of_entry(entry: Entry, precision: str | None) -> About:
 
 
 def _of_files(model: str) -> About:
-    from galago.families.moondream.model import config_of
-    from galago.families.moondream.tokenizer import load_tokenizer
-    from galago.families.moondream.weights import shapes
+    from galago.families.family import family
     from galago.hub import locate
     from galago.precision import NAMES
     from galago.precision.packed import bits_of
 
     files = locate(model)
-    config, bits = config_of(files, load_tokenizer(files.tokenizer)), bits_of(files.weights)
+    outline, bits = family(files.family).outline(files), bits_of(files.weights)
     return About(
         id=files.name,
         description=None,
         family=files.family,
-        revision=config.revision.name,
+        revision=outline.revision,
         license=None,
-        parameters=sum(_product(shape) for shape in shapes(config).values()),
+        parameters=sum(_product(shape) for shape in outline.shapes.values()),
         precisions=(f"int{bits}",) if bits else NAMES,
         memory={},
         files=files,

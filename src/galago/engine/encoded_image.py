@@ -18,15 +18,17 @@ class EncodedImage:
     """[layers, kv heads, positions, head dim]"""
     v: "Tensor"
     size: tuple[int, int]
-    """width, height of the image in pixels"""
+    """width, height of the (first) image in pixels"""
     crops: int
     """views that the vision tower looked at"""
     image_tokens: int
-    """positions without BOS"""
+    """positions that are views, not text"""
     encode_s: float = 0.0
     """seconds for vision and projection"""
     prefill_s: float = 0.0
     """seconds for the prefix's keys and values"""
+    clip: bool = False
+    """whether it is of a clip's frames"""
 
     @property
     def positions(self) -> int:

@@ -5,22 +5,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.image_cache import ImageCache, address
+from galago.engine.image_cache import ImageCache, address, joined
 from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
-from galago.engine.step import Start, StepModel
+from galago.engine.step import Prefix, Start, StepModel
 from galago.nn.device import synchronize
 from galago.nn.passes import Passes
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 T = TypeVar("T")
 Tell = Callable[[Sequence, "EncodedImage | Exception"], None]
@@ -31,13 +28,20 @@ class _Prefix:
     """A prefix to be made, and who waits for it."""
 
     key: str
-    start: Start
-    size: tuple[int, int]
+    wanted: Prefix
+    variant: str | None
+    images: tuple[str, ...]
+    """the addresses of its images, in their order"""
     waiting: list[Sequence] = field(default_factory=list)
-    embedding: Tensor | None = None
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    """those that are there, by the address of the image"""
     encode_s: float = 0.0
     tried: bool = False
     """whether memory ran out for it"""
+
+    @property
+    def ready(self) -> bool:
+        return all(key in self.embeddings for key in self.images)
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -67,7 +71,7 @@ class _Sight:
 
 
 class Encoder:
-    """Gives each sequence that asks for an image its EncodedImage, through `tell`.
+    """Gives each sequence that begins with images its EncodedImage, through `tell`.
 
     Reading pixels and cutting crops happens in threads of its own, all else in the engine's, in `work`.
     """
@@ -79,13 +83,13 @@ class Encoder:
         wake: Callable[[], None],
         tell: Tell,
         relieve: Callable[[Exception], bool],
-        count: Callable[[Tier], None],
+        count: Callable[[Tier, int], None],
     ) -> None:
         """`wake` is called from other threads; `relieve` says whether an error is worth another try."""
         self._count = count
         self._model, self._images, self._wake, self._tell, self._relieve = model, images, wake, tell, relieve
         self._threads = ThreadPoolExecutor(2, "galago-images")
-        self._addressed: SimpleQueue[tuple[Sequence, Start, str | Exception]] = SimpleQueue()
+        self._addressed: SimpleQueue[tuple[Sequence, Start, tuple[str, ...] | Exception]] = SimpleQueue()
         self._sights: dict[str, _Sight] = {}
         self._prefixes: dict[str, _Prefix] = {}
         self._used: dict[str, tuple[EncodedImage, int]] = {}
@@ -95,17 +99,16 @@ class Encoder:
         self._active_for: list[_Prefix] = []
 
     def __len__(self) -> int:
-        """Images being encoded."""
+        """Prefixes on their way."""
         return len(self._prefixes)
 
-    def want(self, s: Sequence, start: Start) -> None:
-        """Tell s of this image when it is encoded."""
-        image: Any = start.image
+    def want(self, s: Sequence, start: Start, prefix: Prefix) -> None:
+        """Tell s of this prefix when it is made."""
 
         def read() -> None:
-            found: str | Exception
+            found: tuple[str, ...] | Exception
             try:
-                found = address(image, self._model.identity, start.detail)
+                found = tuple(address(look.image, self._model.identity, look.detail) for look in prefix.looks)
             except Exception as error:  # an image whose file cannot be read to its end
                 found = error
             self._addressed.put((s, start, found))
@@ -114,7 +117,7 @@ class Encoder:
         self._threads.submit(read)
 
     def drop(self, s: Sequence) -> None:
-        """s does not want its image any more."""
+        """s does not want its prefix any more."""
         for prefix in self._prefixes.values():
             if s in prefix.waiting:
                 prefix.waiting.remove(s)
@@ -129,35 +132,39 @@ class Encoder:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def sort(self) -> None:
-        """Look at the images whose address is known by now: in the cache, on their way already, or new."""
+        """Look at the images whose addresses are known by now: in the cache, on their way already, or new."""
         while not self._addressed.empty():
-            s, start, key = self._addressed.get()
+            s, start, keys = self._addressed.get()
             if s.start is not start:  # gone meanwhile
                 continue
-            if isinstance(key, Exception):
-                self._tell(s, key)
+            if isinstance(keys, Exception):
+                self._tell(s, keys)
                 continue
-            image: Image.Image = start.image  # type: ignore[assignment]
-            whole = key if start.variant is None else f"{key}-{start.variant}"
-            s.image, s.shared = whole, self._model.prefix_positions * self._model.kv_bytes
-            if encoded := self._images.prefix(whole) or self._used.get(whole, (None, 0))[0]:
-                self._count("hot")
-                self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
-                continue
-            if whole in self._prefixes:
-                self._count("shared")
-                self._prefixes[whole].waiting.append(s)
-                continue
-            prefix = self._prefixes[whole] = _Prefix(whole, start, image.size, [s])
+            assert isinstance(start.prefix, Prefix)
+            self._sort(s, start.prefix, start.variant, keys)
+
+    def _sort(self, s: Sequence, wanted: Prefix, variant: str | None, keys: tuple[str, ...]) -> None:
+        whole = joined(keys, wanted.plan, variant)
+        s.image, s.shared = whole, wanted.positions * self._model.kv_bytes
+        if encoded := self._images.prefix(whole) or self._used.get(whole, (None, 0))[0]:
+            self._count("hot", len(keys))
+            return self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
+        if whole in self._prefixes:
+            self._count("shared", len(keys))
+            self._prefixes[whole].waiting.append(s)
+            return
+        prefix = self._prefixes[whole] = _Prefix(whole, wanted, variant, keys, [s])
+        for key, look in dict(zip(keys, wanted.looks, strict=True)).items():
             if (embedding := self._images.embedding(key)) is not None:
-                prefix.embedding = embedding.to(self._model.device)
-            self._count("warm" if prefix.embedding is not None else "miss")
-            if prefix.embedding is None:
-                if key not in self._sights:
-                    views = self._threads.submit(self._model.views, image, start.detail)
-                    views.add_done_callback(lambda _: self._wake())
-                    self._sights[key] = _Sight(key, views)
-                self._sights[key].prefixes.append(prefix)
+                self._count("warm", 1)
+                prefix.embeddings[key] = embedding.to(self._model.device)
+                continue
+            self._count("miss", 1)
+            if key not in self._sights:
+                views = self._threads.submit(self._model.views, look.image, look.detail)
+                views.add_done_callback(lambda _: self._wake())
+                self._sights[key] = _Sight(key, views)
+            self._sights[key].prefixes.append(prefix)
 
     @property
     def ready(self) -> bool:
@@ -176,7 +183,7 @@ class Encoder:
             self._active, self._active_for = None, []
 
     def _next_prefix(self) -> _Prefix | None:
-        ready = [p for p in self._prefixes.values() if p.embedding is not None]
+        ready = [p for p in self._prefixes.values() if p.ready]
         return min(ready, key=lambda p: p.rank, default=None)
 
     def _next_sights(self) -> list[_Sight]:
@@ -240,14 +247,13 @@ class Encoder:
             return self._fail_sight(sight, error)
         self._images.keep_embedding(sight.key, embedding)
         for prefix in sight.prefixes:
-            prefix.embedding = embedding
-            prefix.encode_s = sight.seconds + time.perf_counter() - begin
+            prefix.embeddings[sight.key] = embedding
+            prefix.encode_s += sight.seconds + time.perf_counter() - begin
 
     def _make_prefix(self, prefix: _Prefix) -> Iterator[None]:
-        start = prefix.start
-        assert prefix.embedding is not None
+        embeddings = [prefix.embeddings[key] for key in prefix.images]
         try:
-            passes = self._model.prefix(prefix.embedding, prefix.size, start.variant, start.detail)
+            passes = self._model.prefix(prefix.wanted, embeddings, prefix.variant)
             encoded, took = yield from _timed(passes, self._model.device)
         except Exception as error:
             if not self._again(prefix, error):
@@ -283,7 +289,9 @@ class Encoder:
 
     def _fail(self, prefix: _Prefix, error: Exception) -> None:
         self._prefixes.pop(prefix.key, None)
-        for s in list(prefix.waiting):
+        # Whoever is told is dropped, and what was only wanted for them with it.
+        told, prefix.waiting = prefix.waiting, []
+        for s in told:
             self._tell(s, error)
 
 

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from galago.engine.metrics import Metrics
 from galago.engine.scheduler import Limits, Scheduler
 from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, GalagoError
+from galago.media.clip import Clip
 from galago.request import Detail, Done, Event, Request
 
 if TYPE_CHECKING:
@@ -91,19 +93,22 @@ class Engine:
         skill = type(request.skill).__name__.lower()
         return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout))
 
-    def encode_image(self, image: "Image.Image", variant: str | None = None, detail: Detail = "high") -> EncodedImage:
-        """Encode an image in its turn; raises as submit does."""
+    def encode_image(
+        self, shown: "Image.Image | Clip", variant: str | None = None, detail: Detail = "high"
+    ) -> EncodedImage:
+        """Encode an image or a clip in its turn; raises as submit does."""
+        prefix = self.model.opening(shown, detail)
         made: list[EncodedImage] = []
 
         def steps() -> Steps:
-            encoded = yield Start(image, 0, variant, detail)
+            encoded = yield Start(prefix, 0, variant)
             assert isinstance(encoded, EncodedImage)
             made.append(encoded)
             return End("stop", 0)
 
         for _ in self._enqueue(Job(steps(), "encode")):
             pass
-        return made[0]
+        return replace(made[0], clip=isinstance(shown, Clip))
 
     def close(self) -> None:
         """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""

@@ -1,7 +1,7 @@
 """Images that were seen before, by what is in them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -47,6 +47,11 @@ def address(image: "Image.Image", *context: str) -> str:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def joined(images: Sequence[str], plan: Sequence[int], variant: str | None) -> str:
+    """The address of a prefix: of its images' addresses, what stands around them, and the LoRA variant."""
+    return hashlib.sha256(repr((tuple(images), tuple(plan), variant)).encode()).hexdigest()
 
 
 class ImageCache:

@@ -106,10 +106,10 @@ class Metrics:
         with _lock:
             self._observe(QUEUED, (), waited_s)
 
-    def image(self, tier: Tier) -> None:
-        """A request's image was looked for; `miss` means that it is encoded for this request."""
+    def image(self, tier: Tier, n: int = 1) -> None:
+        """So many of a request's images were looked for; `miss` means that they are encoded for this request."""
         with _lock:
-            self._count(IMAGES, (tier,))
+            self._count(IMAGES, (tier,), n)
 
     def first(self, skill: str, ttft_s: float) -> None:
         """A request gave its first event, this long after it was submitted."""

@@ -19,7 +19,7 @@ from galago.engine.inbox import Inbox
 from galago.engine.kv_cache import CHUNK
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
-from galago.engine.step import End, Feed, Output, Start, Step, StepModel
+from galago.engine.step import End, Feed, Output, Prefix, Start, Step, StepModel
 from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest
 from galago.nn.device import available_memory, is_out_of_memory, return_memory
 
@@ -186,8 +186,7 @@ class Scheduler:
             raise TypeError("a skill begins with a Start")
         per_position = self._model.kv_bytes
         own = (first.positions + CHUNK) * per_position
-        new = first.image is not None and not isinstance(first.image, EncodedImage)
-        shared = self._model.prefix_positions * per_position if new else 0
+        shared = first.prefix.positions * per_position if isinstance(first.prefix, Prefix) else 0
         if own + shared > self._limits.kv_bytes:
             raise InvalidRequest(
                 f"the request may need {own + shared:,} bytes of keys and values, of {self._limits.kv_bytes:,} "
@@ -218,10 +217,11 @@ class Scheduler:
         while True:
             if isinstance(step, Start):
                 s.start, s.cache = step, None
-                if step.image is not None and not isinstance(step.image, EncodedImage):
-                    return self._encoder.want(s, step)
-                s.over(step.image, True, (0.0, 0.0))
-                return self._encoded(s, step.image)
+                if isinstance(step.prefix, Prefix):
+                    return self._encoder.want(s, step, step.prefix)
+                encoded = step.prefix if isinstance(step.prefix, EncodedImage) else None
+                s.over(encoded, True, (0.0, 0.0))
+                return self._encoded(s, encoded)
             if isinstance(step, Feed):
                 if not len(step.input):
                     return self._end(s, ValueError("a skill feeds one position at least"))
@@ -256,7 +256,7 @@ class Scheduler:
         return encoded
 
     def _encoded(self, s: Sequence, found: EncodedImage | Exception | None) -> None:
-        """A sequence's image is there, or failed, or it has none."""
+        """A sequence's prefix is there, or failed, or it has none."""
         if isinstance(found, Exception):
             return self._end(s, found)
         try:

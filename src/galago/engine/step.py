@@ -1,6 +1,6 @@
 """What a skill, the engine and a model say to each other.
 
-A skill is a generator. It yields a Start (a new sequence over an image) or a Feed (what comes next
+A skill is a generator. It yields a Start (a new sequence, maybe over images) or a Feed (what comes next
 in the sequence) and is sent the answer, or it yields an Event, which goes to the client. At last it
 returns an End. The engine steps many of them together without knowing what they are about.
 """
@@ -22,16 +22,37 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from galago.media.clip import Clip
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image, and how closely the model looks at it."""
+
+    image: "Image.Image"
+    detail: Detail = "high"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a sequence begins with as far as its last image: made once for all that begin so."""
+
+    looks: tuple[Look, ...]
+    """the images in their order, at least one"""
+    positions: int
+    """of the context that it takes"""
+    plan: tuple[int, ...] = ()
+    """where the images stand and what stands around them, in the model's own terms"""
+
 
 @dataclass(frozen=True)
 class Start:
-    """Begin a sequence over this image, or none; answered by the encoded image."""
+    """Begin a sequence with this prefix, with one that is encoded already, or empty; answered by the encoded one."""
 
-    image: "Image.Image | Encoding | None"
+    prefix: "Prefix | Encoding | None"
     positions: int
     """the most that will be fed: what memory is set aside for"""
     variant: str | None = None
-    detail: Detail = "high"
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ class Views(Protocol):
 
 
 class StepModel(Protocol):
-    """What the engine asks of a model. All but `skill` and `views` is asked by one thread, in inference mode."""
+    """What the engine asks of a model: by one thread, in inference mode, all but `skill`, `opening` and `views`."""
 
     @property
     def name(self) -> str: ...
@@ -95,11 +116,6 @@ class StepModel(Protocol):
         ...
 
     @property
-    def prefix_positions(self) -> int:
-        """Positions that an image takes."""
-        ...
-
-    @property
     def crops_at_once(self) -> int: ...
     @property
     def rows_at_once(self) -> int:
@@ -108,6 +124,10 @@ class StepModel(Protocol):
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; raises what is wrong with it before the first."""
+        ...
+
+    def opening(self, shown: "Image.Image | Clip", detail: Detail = "high") -> Prefix:
+        """The prefix of a question about this; raises InvalidRequest for what the model does not look at."""
         ...
 
     def views(self, image: "Image.Image", detail: Detail = "high") -> Any:
@@ -122,10 +142,8 @@ class StepModel(Protocol):
         """The features of one image's crops to its embedding."""
         ...
 
-    def prefix(
-        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
-    ) -> Passes[EncodedImage]:
-        """The prefix that sequences over an image of this size start with."""
+    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
+        """The prefix, of which these are the embeddings of its images, one for each of its looks."""
         ...
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...

@@ -14,17 +14,20 @@ from galago.request import Skill
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.media.clip import Clip
+
 Answer = str | Sequence[tuple[float, ...]]
 """Text; or the boxes, points or gaze (none or one point) that were found, 0..1."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question about one image."""
+    """One question about one image or clip."""
 
     id: str
     """the same in every run over the same data"""
-    image: Path | Image.Image
+    media: Path | Image.Image | Clip
+    """a path is that of an image"""
     skill: Skill
     truth: Any
     """for the record: what JSON can hold"""
@@ -81,6 +84,8 @@ class Task:
     """cases by how wide a range they are drawn from, where there are several"""
     range: int | None = None
     """which of these `cases` is"""
+    clips: bool = False
+    """whether its cases show clips, whose frames can be shuffled"""
 
     def within(self, range: int | None) -> Task:
         """The task over another of its ranges; None leaves it at its own. Raises InvalidRequest."""

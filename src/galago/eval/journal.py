@@ -13,7 +13,7 @@ from galago.errors import InvalidRequest
 from galago.eval.case import Record
 from galago.eval.score import Mark
 
-SAME = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank")
+SAME = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank", "shuffled")
 """Settings that two parts of one run share."""
 
 

@@ -14,6 +14,9 @@ from galago.eval.case import Record, Task
 from galago.eval.paired import Difference, compare
 from galago.eval.score import Score, summarize
 
+VIEWS = ("blank", "shuffled")
+"""Settings that say how what a model sees is changed; at most one of them holds."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,8 +28,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        s = self.settings
-        return f"{s['model']} {s['precision']}" + (" blank" if s["blank"] else "")
+        return " ".join(filter(None, (self.settings["model"], self.settings["precision"], self.view)))
+
+    @property
+    def view(self) -> str:
+        """How what it saw was changed: blank, shuffled or not at all."""
+        return next((name for name in VIEWS if self.settings.get(name)), "")
 
 
 def run_of(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> Run:
@@ -48,21 +55,19 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def table(task: Task, run: Run, blank: Run | None = None) -> Table:
-    """The scores; beside them those of the same model that saw grey images."""
+def table(task: Task, run: Run, *others: Run) -> Table:
+    """The scores; beside them those of the same model that saw something else."""
     s = run.settings
     count = "all" if s["count"] is None else s["count"]
     title = f"{s['task']}: {run.name}, {count} of seed {s['seed']}, {len(run.records)} answers"
     shown = Table(title=title, caption=f"range {s['range']}" if s.get("range") else None)
     shown.add_column("measure", no_wrap=True)
-    for name in ("n", "score", "95 % interval", *(["blank"] if blank else [])):
+    for name in ("n", "score", "95 % interval", *(other.view for other in others)):
         shown.add_column(name, justify="right", no_wrap=True)
     for name, score in run.scores.items():
         cells = [str(score.tasks), number(task, name, score.share)]
         cells.append(f"{number(task, name, score.low)} to {number(task, name, score.high)}")
-        if blank:
-            blind = blank.scores.get(name)
-            cells.append(number(task, name, blind.share) if blind else "-")
+        cells += [number(task, name, o.scores[name].share) if name in o.scores else "-" for o in others]
         shown.add_row(name, *cells)
     return shown
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from galago.eval.case import Answer, Case, Cases, Record
+from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.request import (
     Caption,
@@ -45,25 +47,26 @@ def answers(
     cases: Cases,
     *,
     blank: bool = False,
+    shuffled: bool = False,
     done: Sequence[Record] = (),
     keep: Callable[[Record], None] = lambda record: None,
     tell: Callable[[int, int], None] = lambda place, total: None,
 ) -> list[Record]:
     """The answers to all cases, in their order, those that are `done` among them.
 
-    With `blank` the model sees grey images of the same size: what is guessed without looking. `keep` gets each
-    new answer, `tell` how far of how much it is. Raises InvalidImage for an image that is missing, and what the
-    engine raises.
+    With `blank` the model sees grey images of the same size: what is guessed without looking; with `shuffled` the
+    frames of clips in random order: what is told without the order of time. `keep` gets each new answer, `tell` how
+    far of how much it is. Raises InvalidImage for an image that is missing, and what the engine raises.
     """
     known = {record.id: record for record in done}
     found: list[Record] = []
     with ThreadPoolExecutor(READERS) as readers:
-        waiting = _ahead(cases, known, lambda case: readers.submit(_opened, case, blank))
+        waiting = _ahead(cases, known, lambda case: readers.submit(_opened, case, blank, shuffled))
         flying: deque[tuple[Case, Run | None]] = deque()
         try:
             while True:
-                for case, image in islice(waiting, IN_FLIGHT - len(flying)):
-                    flying.append((case, None if image is None else _submitted(model, case, image.result())))
+                for case, media in islice(waiting, IN_FLIGHT - len(flying)):
+                    flying.append((case, None if media is None else _submitted(model, case, media.result())))
                 if not flying:
                     return found
                 case, run = flying.popleft()
@@ -80,10 +83,10 @@ def answers(
 
 
 def _ahead(
-    cases: Iterable[Case], known: dict[str, Record], read: Callable[[Case], Future[Image.Image]]
-) -> Iterator[tuple[Case, Future[Image.Image] | None]]:
-    """Cases whose images are being opened, a few ahead; None where nothing is to be asked."""
-    soon: deque[tuple[Case, Future[Image.Image] | None]] = deque()
+    cases: Iterable[Case], known: dict[str, Record], read: Callable[[Case], Future[Image.Image | Clip]]
+) -> Iterator[tuple[Case, Future[Image.Image | Clip] | None]]:
+    """Cases whose media are being opened, a few ahead; None where nothing is to be asked."""
+    soon: deque[tuple[Case, Future[Image.Image | Clip] | None]] = deque()
     for case in cases:
         soon.append((case, None if case.id in known else read(case)))
         if len(soon) > 2 * READERS:
@@ -91,13 +94,23 @@ def _ahead(
     yield from soon
 
 
-def _opened(case: Case, blank: bool) -> Image.Image:
-    image = load_image(case.image)
-    return Image.new("RGB", image.size, GREY) if blank else image
+def _opened(case: Case, blank: bool, shuffled: bool) -> Image.Image | Clip:
+    if not isinstance(case.media, Clip):
+        image = load_image(case.media)
+        return _grey(image) if blank else image
+    frames = tuple(map(_grey, case.media.frames)) if blank else case.media.frames
+    if shuffled:
+        # One order for all questions about a clip, which is then encoded once.
+        frames = tuple(random.Random(case.place).sample(frames, len(frames)))
+    return replace(case.media, frames=frames)
 
 
-def _submitted(model: Model, case: Case, image: Image.Image) -> Run:
-    return model.submit(Request(case.skill, image, priority="batch"))
+def _grey(image: Image.Image) -> Image.Image:
+    return Image.new("RGB", image.size, GREY)
+
+
+def _submitted(model: Model, case: Case, media: Image.Image | Clip) -> Run:
+    return model.submit(Request(case.skill, media, priority="batch"))
 
 
 def _record(case: Case, run: Run) -> Record:

@@ -116,7 +116,7 @@ class _Rotate(ctypes.Structure):
     ]
 
 
-class _LayerNorm(ctypes.Structure):
+class _Norm(ctypes.Structure):
     _fields_ = [
         *((n, c_void_p) for n in ("x", "weight", "bias", "y")),
         *((n, c_int64) for n in ("m", "k", "ldx")),
@@ -135,7 +135,7 @@ class _Table(ctypes.Structure):
         ("stack", ctypes.CFUNCTYPE(c_int32, POINTER(_Stack))),
         ("attention", ctypes.CFUNCTYPE(c_int32, POINTER(_Attention))),
         ("rotate", ctypes.CFUNCTYPE(c_int32, POINTER(_Rotate))),
-        ("layer_norm", ctypes.CFUNCTYPE(c_int32, POINTER(_LayerNorm))),
+        ("norm", ctypes.CFUNCTYPE(c_int32, POINTER(_Norm))),
         ("add", ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32)),
         ("read", ctypes.CFUNCTYPE(c_int32, c_void_p, c_int64, c_int32, POINTER(c_int64))),
     ]
@@ -217,14 +217,14 @@ class Kernels:
         )
         _check(self._table.store(byref(asked)))
 
-    def layers(self, parts: Sequence[tuple[Sequence[Tensor], Sequence[_Weight]]]) -> "ctypes.Array[_Layer]":
-        """What `stack` reads: of each block its norms' gain and bias (two or four tensors), and qkv, proj, fc1, fc2.
+    def layers(self, parts: Sequence[tuple[Sequence[Tensor | None], Sequence[_Weight]]]) -> "ctypes.Array[_Layer]":
+        """What `stack` reads: of each block its norms' gain and bias (two or four), and qkv, proj, fc1, fc2.
 
-        All of them must outlive it.
+        A norm without a bias is an RMSNorm. All of them must outlive it.
         """
         made = []
         for norms, weights in parts:
-            addresses = [t.data_ptr() for t in norms] + [None] * (4 - len(norms))
+            addresses = [None if t is None else t.data_ptr() for t in norms] + [None] * (4 - len(norms))
             made.append(_Layer(*addresses, *map(pointer, weights)))
         return (_Layer * len(made))(*made)
 
@@ -284,16 +284,16 @@ class Kernels:
         )
         _check(self._table.rotate(byref(asked)))
 
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """LayerNorm over the last dimension of x [..., k]."""
+    def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        """LayerNorm over the last dimension of x [..., k]; RMSNorm where there is no bias."""
         rows = x.reshape(-1, x.shape[-1])
         if rows.stride(1) != 1:
             rows = rows.contiguous()
         m, k = rows.shape
         y = torch.empty(x.shape)
-        parts = (t.data_ptr() for t in (rows, weight, bias, y))
-        asked = _LayerNorm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())
-        _check(self._table.layer_norm(byref(asked)))
+        parts = (None if t is None else t.data_ptr() for t in (rows, weight, bias, y))
+        asked = _Norm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())
+        _check(self._table.norm(byref(asked)))
         return y
 
     def add(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:

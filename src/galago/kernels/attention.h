@@ -7,6 +7,12 @@
 
 namespace {
 
+// Keys and values that are kept, of which query i sees the first free + i + 1.
+struct Kept {
+    const Segment* segments;
+    int64_t n_segments, kv_head, free;
+};
+
 // Softmax over x[0..n) in place but for the division; gives the sum.
 inline float exponentials(float* x, int64_t n) {
     float most = x[0];
@@ -124,10 +130,39 @@ void rotate(const Rotate* given) {
     });
 }
 
-void layer_norm(const LayerNorm* given) {
-    const LayerNorm& g = *given;
+// silu(a) * b of rows that hold a, then b, n numbers each; over a.
+inline void gate(float* x, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; r++, x += 2 * n) {
+        int64_t i = 0;
+        for (; i + kLanes <= n; i += kLanes) {
+            F a = f_load(x + i), e = f_exp(f_sub(f_zero(), a));
+            f_store(x + i, f_mul(f_div(a, f_add(f_set(1.0f), e)), f_load(x + n + i)));
+        }
+        for (; i < n; i++) x[i] = x[i] / (1.0f + std::exp(-x[i])) * x[n + i];
+    }
+}
+
+void rms_norm(const Norm& g, int64_t from, int64_t to) {
+    int64_t whole = g.k / kLanes * kLanes;
+    for (int64_t r = from; r < to; r++) {
+        const float* x = g.x + r * g.ldx;
+        float* y = g.y + r * g.k;
+        F squares = f_zero();
+        for (int64_t i = 0; i < whole; i += kLanes) squares = f_fma(f_load(x + i), f_load(x + i), squares);
+        float rest = 0;
+        for (int64_t i = whole; i < g.k; i++) rest += x[i] * x[i];
+        float by = 1.0f / std::sqrt((f_sum(squares) + rest) / g.k + g.eps);
+        for (int64_t i = 0; i < whole; i += kLanes)
+            f_store(y + i, f_mul(f_mul(f_load(x + i), f_set(by)), f_load(g.weight + i)));
+        for (int64_t i = whole; i < g.k; i++) y[i] = x[i] * by * g.weight[i];
+    }
+}
+
+void norm(const Norm* given) {
+    const Norm& g = *given;
     int64_t per_task = std::max<int64_t>(1, g.m / (4 * g.threads)), whole = g.k / kLanes * kLanes;
     in_parallel((g.m + per_task - 1) / per_task, g.m < 16 ? 1 : g.threads, [&](int64_t task) {
+        if (!g.bias) return rms_norm(g, task * per_task, std::min(g.m, (task + 1) * per_task));
         for (int64_t r = task * per_task; r < std::min(g.m, (task + 1) * per_task); r++) {
             const float* x = g.x + r * g.ldx;
             float* y = g.y + r * g.k;

@@ -1,9 +1,8 @@
-// Attention of many queries over as many keys, without a mask (AVX-512 only). Products are in bfloat16; with
-// `bytes` q k^T is in int8, which is as fine as the int8 products that q and k came from.
+// Attention of many queries (AVX-512 only), over as many keys without a mask, or over kept ones of which each
+// query sees those up to its own. Products are in bfloat16; with `bytes` q k^T is in int8, which is as fine as the
+// int8 products that q and k came from.
 #pragma once
-#include <cmath>
-
-#include "common.h"
+#include "attention.h"
 
 namespace {
 
@@ -124,6 +123,7 @@ template <bool bytes>
 struct Head {
     using A = std::conditional_t<bytes, I, F>;
     const Attention& g;
+    const Kept* kept;  // or null
     int64_t steps = bytes ? (g.dim + 3) / 4 : (g.dim + 1) / 2;  // of four bytes, in a key
     int64_t keys = (g.s + kTile - 1) / kTile * kTile, width = (g.dim + 15) / 16 * 16;
     // Exponentials are in base 2.
@@ -132,7 +132,7 @@ struct Head {
     float *scores, *mixed, *by, *plus, *mean;  // a score is an int8 product times by[key], plus plus[key]
     float step[kBlock];                        // ... times this of its query
 
-    Head(const Attention& given, Scratch& scratch) : g(given) {
+    Head(const Attention& given, Scratch& scratch, const Kept* source = nullptr) : g(given), kept(source) {
         int64_t ldq = 4 * steps, row_bytes = 4 * width;
         k = scratch.of<uint8_t>(4 * keys * steps + 2 * keys * width + kBlock * (ldq + 2 * keys) + row_bytes +
                                 4 * (kBlock * (keys + width) + 2 * keys + width) + 640);
@@ -169,9 +169,13 @@ struct Head {
             } else {
                 pack(from, g.dim, 1, row);
             }
-            uint8_t* to = k + s / kTile * kTile * 4 * steps + s % kTile * 4;
-            for (int64_t i = 0; i < steps; i++) std::memcpy(to + i * kTile * 4, row + 4 * i, 4);
+            put_key(s, row);
         }
+    }
+
+    void put_key(int64_t s, const uint8_t* from) {
+        uint8_t* to = k + s / kTile * kTile * 4 * steps + s % kTile * 4;
+        for (int64_t i = 0; i < steps; i++) std::memcpy(to + i * kTile * 4, from + 4 * i, 4);
     }
 
     void pack_values(const float* from) {
@@ -179,12 +183,42 @@ struct Head {
             for (int64_t d = 0; d < g.dim; d += kLanes) {
                 F low = f_first(from + d, g.dim - d), high = f_zero();
                 if (s + 1 < g.s) high = f_first(from + g.v_row + d, g.dim - d);
-                __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
-                __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
-                _mm512_storeu_si512(v + 2 * s * width + 4 * d, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+                put_values(s, d, (__m256i)_mm512_cvtneps_pbh(low), (__m256i)_mm512_cvtneps_pbh(high));
             }
         }
     }
+
+    // Sixteen channels of the values s and s + 1.
+    void put_values(int64_t s, int64_t d, __m256i low, __m256i high) {
+        __m512i a = _mm512_cvtepu16_epi32(low), b = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+        _mm512_storeu_si512(v + 2 * s * width + 4 * d, _mm512_or_si512(a, b));
+    }
+
+    // What is kept is bfloat16 already.
+    void pack_kept() {
+        std::memset(k + g.s / kTile * kTile * 4 * steps, 0, 4 * steps * (keys - g.s / kTile * kTile));
+        const uint16_t* last = nullptr;  // the value before, while it has no other
+        int64_t s = 0;
+        for (int64_t i = 0; i < kept->n_segments; i++) {
+            const Segment& from = kept->segments[i];
+            for (int64_t j = 0; j < from.length && s < g.s; j++, s++) {
+                int64_t at = kept->kv_head * from.stride + j * g.dim;
+                put_key(s, reinterpret_cast<const uint8_t*>(from.k + at));
+                if (s % 2) put_pair(s - 1, last, from.v + at);
+                last = from.v + at;
+            }
+        }
+        if (s % 2) put_pair(s - 1, last, nullptr);
+    }
+
+    void put_pair(int64_t s, const uint16_t* low, const uint16_t* high) {
+        for (int64_t d = 0; d < g.dim; d += kLanes)
+            put_values(s, d, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low + d)),
+                       high ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high + d)) : _mm256_setzero_si256());
+    }
+
+    // Keys that a query sees.
+    int64_t seen(int64_t query) const { return kept ? std::min(g.s, kept->free + query + 1) : g.s; }
 
     void pack_queries(const float* from, int64_t rows) {
         std::memset(mean, 0, width * sizeof(float));
@@ -219,12 +253,12 @@ struct Head {
         }
     }
 
-    // The weights of a query's keys but for their sum, which it gives.
-    float weights(int64_t r) {
-        int64_t used = (g.s + kLanes - 1) / kLanes * kLanes;
+    // The weights of the n keys that a query sees but for their sum, which it gives, and zeros for the rest of `all`.
+    float weights(int64_t r, int64_t n, int64_t all) {
+        int64_t used = (n + kLanes - 1) / kLanes * kLanes;
         float* x = scores + r * keys;
         F most = f_set(-1e30f), sum = f_zero(), steps_of = f_set(step[r]);
-        std::fill(x + g.s, x + used, -1e30f);
+        std::fill(x + n, x + used, -1e30f);
         for (int64_t i = 0; i < used; i += kLanes) most = f_max(most, f_load(x + i));
         F shift = f_set(-f_most(most) * step[r]);
         for (int64_t i = 0; i < used; i += kLanes) {
@@ -232,21 +266,27 @@ struct Head {
             sum = f_add(sum, e);
             bf16_store(p + 2 * (r * keys + i), e);
         }
+        if (used < all) std::memset(p + 2 * (r * keys + used), 0, 2 * (all - used));
         return f_sum(sum);
     }
 
     void run(int64_t batch, int64_t head) {
         int64_t group = g.heads / g.kv_heads;
-        pack_keys(g.k + batch * g.k_batch + head / group * g.k_head);
-        pack_values(g.v + batch * g.v_batch + head / group * g.v_head);
+        if (kept) {
+            pack_kept();
+        } else {
+            pack_keys(g.k + batch * g.k_batch + head / group * g.k_head);
+            pack_values(g.v + batch * g.v_batch + head / group * g.v_head);
+        }
         for (int64_t first = 0; first < g.t; first += kBlock) {
             int64_t rows = std::min<int64_t>(kBlock, g.t - first), tile = 0;
             pack_queries(g.q + batch * g.q_batch + head * g.q_head + first * g.q_row, rows);
-            for (; g.s - tile > kTile / 2; tile += kTile) score<kTile / kLanes>(tile);
-            if (tile < g.s) score<kTile / kLanes / 2>(tile);  // half a tile is enough for the last keys
+            int64_t all = seen(first + rows - 1);
+            for (; all - tile > kTile / 2; tile += kTile) score<kTile / kLanes>(tile);
+            if (tile < all) score<kTile / kLanes / 2>(tile);  // half a tile is enough for the last keys
             float sums[kBlock];
-            for (int64_t r = 0; r < kBlock; r++) sums[r] = weights(r);
-            weigh_all(p, 2 * keys, v, g.dim, width, (g.s + 1) / 2, mixed);
+            for (int64_t r = 0; r < kBlock; r++) sums[r] = weights(r, std::min(all, seen(first + r)), (all + 1) / 2 * 2);
+            weigh_all(p, 2 * keys, v, g.dim, width, (all + 1) / 2, mixed);
             for (int64_t r = 0; r < rows; r++) {
                 float* out = g.out + batch * g.out_batch + head * g.out_head + (first + r) * g.out_row;
                 float part = 1.0f / sums[r];
@@ -262,6 +302,12 @@ void attention_of_heads(const Attention& g) {
         thread_local Scratch scratch;
         Head<bytes>(g, scratch).run(task / g.heads, task % g.heads);
     });
+}
+
+// One head of one sequence over what is kept of it.
+void attention_over_kept(const Attention& g, const Kept& kept) {
+    thread_local Scratch scratch;
+    Head<false>(g, scratch, &kept).run(0, 0);
 }
 
 void attention(const Attention* given) {

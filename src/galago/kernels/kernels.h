@@ -57,7 +57,9 @@ struct Store {
     int32_t threads;
 };
 
-// One block of a transformer. Where there is no second norm, attention and MLP both read the first (as Phi's do).
+// One block of a transformer. Where there is no second norm, attention and MLP both read the first (as Phi's do);
+// norms without a bias are RMSNorms. Where fc1 gives twice what fc2 takes, the MLP is silu(first) * second of its
+// halves (as Llama's), else tanh-GELU.
 struct Layer {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
     const Weight *qkv, *proj, *fc1, *fc2;
@@ -103,7 +105,8 @@ struct Rotate {
     int32_t threads;
 };
 
-struct LayerNorm {
+// LayerNorm, or RMSNorm where there is no bias.
+struct Norm {
     const float* x;              // [m, k], rows ldx apart
     const float *weight, *bias;  // [k]
     float* y;                    // [m, k]
@@ -122,7 +125,7 @@ struct Kernels {
     int32_t (*stack)(const Stack*);  // blocks over the next positions of each sequence
     int32_t (*attention)(const Attention*);  // null where there are no products in bfloat16
     int32_t (*rotate)(const Rotate*);
-    int32_t (*layer_norm)(const LayerNorm*);
+    int32_t (*norm)(const Norm*);
     // y = x + a, and + b unless that is null, over n numbers
     int32_t (*add)(const float* x, const float* a, const float* b, float* y, int64_t n, int32_t threads);
     // The sum of n 32-bit words: as fast as memory can be read.

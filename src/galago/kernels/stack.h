@@ -9,7 +9,10 @@
 namespace {
 
 // Set where the instruction set has products in bfloat16.
-using AttentionKernel = void (*)(const Attention*);
+struct AttentionKernels {
+    void (*together)(const Attention*) = nullptr;
+    void (*over_kept)(const Attention&, const Kept&) = nullptr;  // for a head and a sequence of many rows
+};
 
 // Where a row's keys and values go, and how many positions it sees.
 struct Spot {
@@ -24,16 +27,19 @@ struct Piece : Segment {};
 // Many rows are worked on in parts of so many, whose results stay in the processor's caches from step to step.
 constexpr int64_t kPart = 192;
 
+// Attention works on so many rows of one sequence together.
+constexpr int64_t kManyRows = 32;
+
 struct Blocks {
     const Stack& g;
-    AttentionKernel together;
+    AttentionKernels by;
     int64_t rows = 0, most = 0, head_dim, turning, qkv_dim, part;
     float *u, *attended, *out, *inner;  // for one part of the rows
     float *mixed, *qkv;                 // for all
     std::vector<Spot> spots;
     std::vector<std::vector<Piece>> segments;
 
-    Blocks(const Stack& given, AttentionKernel kernel, Scratch& scratch) : g(given), together(kernel) {
+    Blocks(const Stack& given, AttentionKernels kernels, Scratch& scratch) : g(given), by(kernels) {
         head_dim = g.dim / g.heads;
         turning = g.heads + g.kv_heads;
         qkv_dim = (turning + g.kv_heads) * head_dim;
@@ -63,15 +69,15 @@ struct Blocks {
         most = std::max(most, before);
     }
 
-    void product(const Weight* w, const float* x, float* y, int64_t n, int gelu) const {
-        Gemm asked{x, y, n, w->k, w->n, gelu, g.threads};
+    void product(const Weight* w, const float* x, int64_t ldx, float* y, int64_t n, int gelu) const {
+        Gemm asked{x, y, n, ldx, w->n, gelu, g.threads};
         gemm(w, &asked);
     }
 
     // The norm of n rows of the stream.
-    void norm(const float* weight, const float* bias, const float* x, int64_t n) const {
-        LayerNorm asked{x, weight, bias, u, n, g.dim, g.dim, g.eps, g.threads};
-        layer_norm(&asked);
+    void normed(const float* weight, const float* bias, const float* x, int64_t n) const {
+        Norm asked{x, weight, bias, u, n, g.dim, g.dim, g.eps, g.threads};
+        norm(&asked);
     }
 
     // Put the rows' keys and values where they are kept.
@@ -95,49 +101,61 @@ struct Blocks {
         const float *k = qkv + g.heads * head_dim, *v = k + g.kv_heads * head_dim;
         Attention asked{qkv, k, v, mixed, 1, g.heads, g.kv_heads, rows, rows, head_dim,
                         0, head, row, 0, head, row, 0, head, row, 0, head, g.dim, 1, g.threads};
-        together(&asked);
+        by.together(&asked);
     }
 
-    // Row by row within a head, so that keys that several rows see are near when they are needed again.
     void attention_over_kept(int64_t layer) const {
         in_stretches(g.heads, g.threads, [&](int64_t head, int64_t end) {
-            for (; head < end; head++) one_head_over_kept(layer, head);
+            for (; head < end; head++)
+                for (int64_t s = 0, row = 0; s < g.n_sequences; row += g.sequences[s++].rows)
+                    one_head_over_kept(layer, head, s, row);
         });
     }
 
-    void one_head_over_kept(int64_t layer, int64_t head) const {
+    // The rows of a sequence, which begin at `row`.
+    void one_head_over_kept(int64_t layer, int64_t head, int64_t s, int64_t row) const {
         thread_local Scratch scratch;
         thread_local std::vector<Piece> here;
-        float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
-        int64_t kv_head = head / (g.heads / g.kv_heads), last = -1;
-        for (int64_t r = 0; r < rows; r++) {
-            const Spot& spot = spots[r];
-            if (spot.sequence != last) {
-                last = spot.sequence;
-                here = segments[last];
-                for (Segment& segment : here) {
-                    segment.k += layer * g.kv_heads * segment.stride;
-                    segment.v += layer * g.kv_heads * segment.stride;
-                }
-            }
-            attend(qkv + r * qkv_dim + head * head_dim, here.data(), here.size(), kv_head, head_dim, spot.sees,
-                   scores, mixed + r * g.dim + head * head_dim);
+        here = segments[s];
+        for (Segment& segment : here) {
+            segment.k += layer * g.kv_heads * segment.stride;
+            segment.v += layer * g.kv_heads * segment.stride;
         }
+        int64_t n = g.sequences[s].rows, kv_head = head / (g.heads / g.kv_heads);
+        const float* q = qkv + row * qkv_dim + head * head_dim;
+        float* to = mixed + row * g.dim + head * head_dim;
+        if (by.over_kept && n >= kManyRows && head_dim % kLanes == 0) {
+            int64_t sees = spots[row + n - 1].sees;
+            Attention asked{q, nullptr, nullptr, to, 1, 1, 1, n, sees, head_dim,
+                            0, 0, qkv_dim, 0, 0, 0, 0, 0, 0, 0, 0, g.dim, 0, 1};
+            return by.over_kept(asked, {here.data(), static_cast<int64_t>(here.size()), kv_head, sees - n});
+        }
+        // Row by row, so that keys that several rows see are near when they are needed again.
+        float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
+        for (int64_t r = 0; r < n; r++)
+            attend(q + r * qkv_dim, here.data(), here.size(), kv_head, head_dim, spots[row + r].sees, scores,
+                   to + r * g.dim);
     }
 
     // What follows attention, for the rows from `first` on.
     void rest(const Layer& layer, int64_t first, int64_t n) const {
         float* x = g.x + first * g.dim;
         int threads = n > 8 ? g.threads : 1;
-        product(layer.proj, mixed + first * g.dim, attended, n, 0);
+        product(layer.proj, mixed + first * g.dim, g.dim, attended, n, 0);
         if (layer.norm2_weight) {
             add(x, attended, nullptr, x, n * g.dim, threads);
-            norm(layer.norm2_weight, layer.norm2_bias, x, n);
+            normed(layer.norm2_weight, layer.norm2_bias, x, n);
         } else if (part < rows) {
-            norm(layer.norm1_weight, layer.norm1_bias, x, n);
+            normed(layer.norm1_weight, layer.norm1_bias, x, n);
         }
-        product(layer.fc1, u, inner, n, 1);
-        product(layer.fc2, inner, out, n, 0);
+        int64_t width = layer.fc2->k;
+        bool gated = layer.fc1->n == 2 * width;
+        product(layer.fc1, u, g.dim, inner, n, !gated);
+        if (gated)
+            in_parallel((n + 7) / 8, threads, [&](int64_t task) {
+                gate(inner + task * 8 * 2 * width, std::min<int64_t>(8, n - task * 8), width);
+            });
+        product(layer.fc2, inner, layer.fc1->n, out, n, 0);
         add(x, out, layer.norm2_weight ? nullptr : attended, x, n * g.dim, threads);
     }
 
@@ -146,8 +164,8 @@ struct Blocks {
             const Layer& layer = g.layers[l];
             for (int64_t r = 0; r < rows; r += part) {
                 int64_t n = std::min(part, rows - r);
-                norm(layer.norm1_weight, layer.norm1_bias, g.x + r * g.dim, n);
-                product(layer.qkv, u, qkv + r * qkv_dim, n, 0);
+                normed(layer.norm1_weight, layer.norm1_bias, g.x + r * g.dim, n);
+                product(layer.qkv, u, g.dim, qkv + r * qkv_dim, n, 0);
             }
             if (g.half) {
                 Rotate asked{qkv, g.cos, g.sin, rows, turning, g.half, qkv_dim, head_dim, rows > 8 ? g.threads : 1};
@@ -169,9 +187,9 @@ inline int64_t rows_of(const Stack& g) {
     return rows;
 }
 
-int32_t run_blocks(const Stack* given, AttentionKernel kernel) {
+int32_t run_blocks(const Stack* given, AttentionKernels kernels) {
     thread_local Scratch scratch;
-    int32_t failed = attempt([&] { Blocks(*given, kernel, scratch).run(); });
+    int32_t failed = attempt([&] { Blocks(*given, kernels, scratch).run(); });
     // What many rows took stays until few come: a long prefill comes in pieces, each of which would fault it in anew.
     if (failed || rows_of(*given) <= kPart) scratch.keep(8 << 20);
     return failed;

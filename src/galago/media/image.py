@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from galago.errors import InvalidImage
 
 MAX_PIXELS = 64_000_000
+_USUAL = {"image": "png", "video": "mp4"}
 # Not every format that Pillow knows: some of them start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
@@ -43,8 +44,8 @@ def load_image(source: Image.Image | Path | str | bytes, *, max_pixels: int = MA
         raise InvalidImage(f"{name} cannot be decoded: {reason}") from error
 
 
-def decode_data_url(text: str) -> bytes:
-    """The bytes of a `data:` URL or of bare base64; its MIME type is ignored.
+def decode_data_url(text: str, what: str = "image") -> bytes:
+    """The bytes of a `data:` URL or of bare base64; its MIME type is ignored. Errors call it by `what` it should be.
 
     Whitespace and the URL-safe alphabet are tolerated, padding is optional. Raises InvalidImage if it is
     not base64 or empty.
@@ -52,14 +53,14 @@ def decode_data_url(text: str) -> bytes:
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
-            raise InvalidImage("a data: URL of an image must look like data:image/png;base64,...")
+            raise InvalidImage(f"a data: URL must look like data:{what}/{_USUAL[what]};base64,...")
     compact = re.sub(r"\s+", "", text).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidImage("the image is not valid base64") from None
+        raise InvalidImage(f"the {what} is not valid base64") from None
     if not data:
-        raise InvalidImage("the image is empty")
+        raise InvalidImage(f"the {what} is empty")
     return data
 
 
@@ -88,10 +89,11 @@ def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         )
     if not image.width or not image.height:
         raise InvalidImage(f"{name} has no pixels")
-    return _rgb(image)
+    return to_rgb(image)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A copy of the image in RGB, with alpha composited over white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         flat = Image.new("RGB", image.size, "white")

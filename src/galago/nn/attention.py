@@ -23,20 +23,20 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None) -> Tensor:
-    """Softmax(q k^T / sqrt(d)) v, where every query sees every key.
+def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None, seen: Tensor | None = None) -> Tensor:
+    """Softmax(q k^T / sqrt(d)) v, where every query sees every key, or those that are `seen` (bool [B, S]).
 
     q is [B, H, T, d]; k and v are [B, K, S, d] where K divides H (query head h reads kv head
     h // (H / K)). The result has the type of q. Products may be of the type `kv`, which keys and values
     are kept in, if that is coarser.
     """
     best = kernels() if kv == torch.bfloat16 and k.device.type == "cpu" else None
-    if best and best.has_attention and not torch.is_grad_enabled():
+    if best and best.has_attention and seen is None and not torch.is_grad_enabled():
         return best.attention(q.float(), k.float(), v.float()).to(q.dtype)
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, None if seen is None else seen[:, None, None])
 
 
 def store(x: Tensor, to: Tensor) -> None:

@@ -82,11 +82,20 @@ class Mlp:
 
 
 @dataclass(frozen=True)
+class GatedMlp:
+    """Three linear maps, two of them side by side: down(silu(gate(x)) * up(x))."""
+
+    gate_up: LinearWeight
+    """to the gates, then to what they let through: [2 * inner, in]"""
+    down: LinearWeight
+
+
+@dataclass(frozen=True)
 class Norm:
-    """LayerNorm gain and bias, each [dim]."""
+    """A norm's gain and bias, each [dim]; RMSNorm has no bias."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None = None
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
@@ -109,12 +118,27 @@ def mlp(x: Tensor, w: Mlp) -> Tensor:
     return linear(linear_gelu(x, w.fc1), w.fc2)
 
 
+def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
+    """down(silu(gate(x)) * up(x)): [..., in] to [..., out] (arXiv:2002.05202)."""
+    gate, up = linear(x, w.gate_up).chunk(2, -1)
+    return linear(F.silu(gate) * up, w.down)
+
+
 def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last dimension, accumulated in float32 whatever the input type."""
     best = kernels_for(x)
     if best and w.weight.dtype == torch.float32:
-        return best.layer_norm(x, w.weight, w.bias, eps)
-    return F.layer_norm(x, w.bias.shape, w.weight, w.bias, eps)
+        return best.norm(x, w.weight, w.bias, eps)
+    return F.layer_norm(x, w.weight.shape, w.weight, w.bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """x over its root mean square, times a gain [dim] (arXiv:1910.07467); the statistics are of float32."""
+    best = kernels_for(x)
+    if best and weight.dtype == torch.float32:
+        return best.norm(x, weight, None, eps)
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
 def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:

@@ -17,11 +17,15 @@ from galago.precision.quantised import Native
 
 @dataclass(frozen=True)
 class Block:
-    """The weights of one block. With one norm attention and MLP both read it, with two each its own."""
+    """The weights of one block. With one norm attention and MLP both read it, with two each its own.
+
+    Norms without a bias are RMSNorms.
+    """
 
     norms: tuple[Norm, ...]
     linears: tuple[LinearWeight, LinearWeight, LinearWeight, LinearWeight]
-    """qkv, proj, fc1, fc2; the MLP's activation is tanh-GELU"""
+    """qkv, proj, fc1, fc2. The MLP's activation is tanh-GELU; where fc1 gives twice what fc2 takes, it is
+    silu(first half) * second half."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Stack:
     blocks: Sequence[Block]
     """keeps the weights alive"""
     sizes: tuple[int, int, int]
-    """heads, kv heads, inner width of the MLP"""
+    """heads, kv heads, outputs of fc1"""
 
     def forward(
         self,
@@ -69,7 +73,7 @@ def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype
     for block in blocks:
         natives = [w for w in block.linears if isinstance(w, Native)]
         norms = [t for norm in block.norms for t in (norm.weight, norm.bias)]
-        if kv != torch.bfloat16 or len(natives) < 4 or any(t.dtype != torch.float32 for t in norms):
+        if kv != torch.bfloat16 or len(natives) < 4 or any(t.dtype != torch.float32 for t in norms if t is not None):
             return None
         parts.append((norms, [w.handle for w in natives]))
     by = natives[0].by

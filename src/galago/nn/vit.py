@@ -49,10 +49,12 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * patch * patch)
 
 
-def vit_block(x: Tensor, w: VitBlock, n_heads: int, eps: float, kv: torch.dtype | None = None) -> Tensor:
-    """One block over [B, T, dim]; every patch attends to every patch."""
+def vit_block(
+    x: Tensor, w: VitBlock, n_heads: int, eps: float, kv: torch.dtype | None = None, seen: Tensor | None = None
+) -> Tensor:
+    """One block over [B, T, dim]; every patch attends to every patch, or to those `seen` (bool [B, T])."""
     q, k, v = (split_heads(part, n_heads) for part in linear(layer_norm(x, w.ln1, eps), w.qkv).chunk(3, -1))
-    x = add(x, linear(merge_heads(attention(q, k, v, kv)), w.proj))
+    x = add(x, linear(merge_heads(attention(q, k, v, kv, seen)), w.proj))
     return add(x, mlp(layer_norm(x, w.ln2, eps), w.mlp))
 
 
@@ -65,20 +67,31 @@ def vit(patches: Tensor, w: VitWeights, n_heads: int, eps: float = 1e-5, kv: tor
 
 
 def vit_passes(
-    patches: Tensor, w: VitWeights, n_heads: int, at_once: int, eps: float = 1e-5, kv: torch.dtype | None = None
+    patches: Tensor,
+    w: VitWeights,
+    n_heads: int,
+    at_once: int,
+    eps: float = 1e-5,
+    kv: torch.dtype | None = None,
+    places: Tensor | None = None,
+    seen: Tensor | None = None,
 ) -> Passes[Tensor]:
-    """The same, `at_once` blocks in each piece."""
+    """The same, `at_once` blocks in each piece.
+
+    `places` int64 [B, T] says which learned position each patch has, where that is not its own, and `seen`, a bool
+    of the same shape, which patches others attend to, where that is not all.
+    """
     x = linear(patches, w.patch_emb)
-    x = add(x, w.pos_emb.expand_as(x))
+    x = add(x, w.pos_emb.expand_as(x) if places is None else w.pos_emb[0, places])
     for blocks in pieces(len(w.blocks), at_once):
         if blocks.start:
             yield
-        if stack := w.stack:
+        if (stack := w.stack) and seen is None:
             for image in x:
                 stack.forward(image, [((), len(image))], together=True, eps=eps, blocks=blocks)
         else:
             for i in blocks:
-                x = vit_block(x, w.blocks[i], n_heads, eps, kv)
+                x = vit_block(x, w.blocks[i], n_heads, eps, kv, seen)
     return layer_norm(x, w.post_ln, eps)
 
 

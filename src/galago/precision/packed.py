@@ -35,7 +35,7 @@ class Table:
     shapes: Mapping[str, Shape]
     """of every tensor"""
     linears: Mapping[str, tuple[int, int]]
-    """(outputs, inputs) of each linear map `name`, whose tensors are name.weight and name.bias"""
+    """(outputs, inputs) of each linear map `name`, whose tensors are name.weight and, unless it has none, name.bias"""
     exact: frozenset[str] = frozenset()
     """tensors that stay float32"""
     looked_up: frozenset[str] = frozenset()
@@ -62,20 +62,14 @@ def load(
     """
     tensors: dict[str, Tensor] = {}
     made: dict[str, LinearWeight] = {}
-    half: dict[str, Tensor] = {}
-    for count, (name, tensor) in enumerate(pairs, 1):
-        linear, _, part = name.rpartition(".")
-        if precision.bits is None or linear not in table.linears:
+    for name, tensor, bias in _joined(pairs, table, progress):
+        if bias is None:
             tensors[name] = _placed(name, tensor, table, precision, device)
-        elif linear in half:
-            both = {part: tensor, "bias" if part == "weight" else "weight": half.pop(linear)}
-            made[linear] = on_device(quantise(both["weight"], both["bias"], precision.bits), device, precision.dtype)
+        elif precision.bits:
+            made[name] = on_device(quantise(tensor, bias, precision.bits), device, precision.dtype)
         else:
-            half[linear] = tensor
-        if progress:
-            progress(count, len(table.shapes))
-    for linear in table.linears if precision.bits is None else ():
-        made[linear] = Dense(tensors.pop(f"{linear}.weight"), tensors.pop(f"{linear}.bias"))
+            parts = {"weight": tensor, "bias": bias}
+            made[name] = Dense(*(_placed(f"{name}.{p}", t, table, precision, device) for p, t in parts.items()))
     return tensors, made
 
 
@@ -124,21 +118,32 @@ def pack(
         layout[name] = (kept.get(name) or KINDS.get(part, torch.float32), shape)
 
     def parts() -> Iterator[tuple[str, Tensor]]:
-        half: dict[str, Tensor] = {}
-        for count, (name, tensor) in enumerate(read(), 1):
-            linear, _, part = name.rpartition(".")
-            if linear not in table.linears:
+        for name, tensor, bias in _joined(read(), table, progress):
+            if bias is None:
                 yield name, tensor.to(layout[name][0])
-            elif linear in half:
-                both = {part: tensor, "bias" if part == "weight" else "weight": half.pop(linear)}
-                made = quantise(both["weight"], both["bias"], bits)
-                yield from ((f"{linear}.{p}", getattr(made, p)) for p in PARTS)
             else:
-                half[linear] = tensor
-            if progress:
-                progress(count, len(table.shapes))
+                made = quantise(tensor, bias, bits)
+                yield from ((f"{name}.{p}", getattr(made, p)) for p in PARTS)
 
     write_tensors(file, layout, parts(), {**about, "galago.packed": VERSION, "galago.bits": str(bits)})
+
+
+def _joined(pairs: Pairs, table: Table, progress: Progress | None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None)."""
+    half: dict[str, Tensor] = {}
+    for count, (name, tensor) in enumerate(pairs, 1):
+        linear, _, part = name.rpartition(".")
+        if linear not in table.linears:
+            yield name, tensor, None
+        elif f"{linear}.bias" not in table.shapes:
+            yield linear, tensor, tensor.new_zeros(len(tensor))
+        elif linear in half:
+            both = {part: tensor, "bias" if part == "weight" else "weight": half.pop(linear)}
+            yield linear, both["weight"], both["bias"]
+        else:
+            half[linear] = tensor
+        if progress:
+            progress(count, len(table.shapes))
 
 
 def _layout(table: Table, bits: int) -> dict[str, Shape]:

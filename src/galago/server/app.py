@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from galago.errors import TooManyImages
 from galago.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
 from galago.server.guard.origins import is_loopback
@@ -67,7 +68,11 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
     async def chat(http: Request) -> Response:
         arrived = time.perf_counter()
         asked = await host.read(http, read_chat)
-        facts, events = await host.run_all(http, choices(asked), asked.model)
+        try:
+            facts, events = await host.run_all(http, choices(asked), asked.model)
+        except TooManyImages as error:
+            error.param = asked.images[1].path
+            raise
         fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
         head = openai_reply.Head(facts.id, fingerprint, arrived, host.settings.assistant_compat)
         if asked.stream:

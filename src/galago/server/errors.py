@@ -18,6 +18,7 @@ _STATUS = {
     "invalid_json": 400,
     "invalid_value": 400,
     "invalid_image": 400,
+    "invalid_video": 400,
     "unsupported_parameter": 400,
     "too_many_images": 400,
     "context_length_exceeded": 400,

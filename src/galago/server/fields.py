@@ -5,21 +5,27 @@ Every function here raises InvalidRequest with the path of the field at fault, s
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from galago.errors import InvalidImage, InvalidRequest
+from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, TooManyImages
+from galago.media.clip import Clip
 from galago.media.fetch import fetch
-from galago.media.image import decode_data_url, load_image
+from galago.media.image import MAX_PIXELS, decode_data_url, load_image
+from galago.media.timeline import FrameSampling
+from galago.media.video import load_clip
 from galago.request import Request, Sampling
 from galago.server.errors import Refused
 
 T = TypeVar("T")
 Json = dict[str, Any]
 
+LEAST_EDGE = 64
+"""Pixels of a frame's longer side: a video is not made any smaller to fit beside other images."""
 _WORDS = {
     str: "a string",
     bool: "true or false",
@@ -32,26 +38,36 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as a request gives it, and the path of the field in which it stands."""
+    """An image or a video as a request gives it, and the path of the field in which it stands."""
 
     url: str
     path: str
+    video: bool = False
 
     @property
     def remote(self) -> bool:
         return self.url[:8].lower().startswith(("http:", "https:"))
 
 
+def one_image(request: Request, opened: Sequence[Image.Image | Clip]) -> Request:
+    """The request over its image, if it has one."""
+    if len(opened) > 1:
+        raise TooManyImages("this request takes one image")
+    return replace(request, image=opened[0]) if opened else request
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A request whose image is still to be opened, and how its reply is to be sent."""
+    """A request whose images are still to be opened, and how its reply is to be sent."""
 
     request: Request
     model: str | None
     stream: bool
-    image: Shown | None = None
+    images: tuple[Shown, ...] = ()
     include_usage: bool = False
     n: int = 1
+    placed: Callable[[Request, Sequence[Image.Image | Clip]], Request] = one_image
+    """the request with the images where they belong"""
 
 
 def load_json(body: bytes) -> Json:
@@ -140,8 +156,8 @@ def _limit(given: Json, name: str, path: str) -> int | None:
     return limit
 
 
-def fetch_image(shown: Shown, allow_hosts: Collection[str]) -> bytes:
-    """The bytes of a remote image, from a public address or one of these hosts."""
+def fetch_shown(shown: Shown, allow_hosts: Collection[str]) -> bytes:
+    """The bytes of a remote image or video, from a public address or one of these hosts."""
     try:
         return fetch(shown.url, public_only=True, allowed_hosts=allow_hosts)
     except InvalidRequest as error:
@@ -149,12 +165,25 @@ def fetch_image(shown: Shown, allow_hosts: Collection[str]) -> bytes:
         raise
 
 
-def read_image(shown: Shown, fetched: bytes | None = None) -> Image.Image:
-    """The decoded image, of which the bytes are `fetched` if it is remote. No file is ever opened for a client."""
+def read_shown(shown: Shown, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image | Clip:
+    """The image or the frames of the video, decoded; the bytes are `fetched` if it is remote.
+
+    All frames together have `max_pixels` at the most. No file is ever opened for a client.
+    """
+    what = "video" if shown.video else "image"
     try:
         if shown.url[:5].lower() == "file:":
-            raise InvalidImage("files are never read for a client; send the image itself as a data: URL")
-        return load_image(decode_data_url(shown.url) if fetched is None else fetched)
+            raise InvalidImage(f"files are never read for a client; send the {what} itself as a data: URL")
+        data = decode_data_url(shown.url, what) if fetched is None else fetched
+        return _read_clip(data, max_pixels) if shown.video else load_image(data, max_pixels=max_pixels)
     except InvalidRequest as error:
         error.param = shown.path
         raise
+
+
+def _read_clip(data: bytes, max_pixels: int) -> Clip:
+    usual = FrameSampling()
+    edge = min(usual.longest_edge, isqrt(max_pixels // usual.max_frames))
+    if edge < LEAST_EDGE:
+        raise InvalidVideo(f"too many pixels in one request; {MAX_PIXELS / 1e6:g} million are allowed")
+    return load_clip(data, replace(usual, longest_edge=edge))

@@ -54,12 +54,12 @@ def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
     return read_sampling(settings, path), most
 
 
-def _image(given: Json, skill: Skill) -> Shown | None:
+def _image(given: Json, skill: Skill) -> tuple[Shown, ...]:
     url = read(given, "image_url", str)
     # Questions may do without one.
     if url is None and isinstance(skill, Query):
-        return None
-    return Shown(required(url, "image_url"), "image_url")
+        return ()
+    return (Shown(required(url, "image_url"), "image_url"),)
 
 
 def _caption(given: Json, most: int | None) -> Caption:

@@ -1,17 +1,33 @@
 """OpenAI's chat completions: from JSON to a Request. The way back is in openai_reply."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any, Literal
 
+from PIL import Image
+
 from galago.errors import InvalidRequest
+from galago.media.clip import Clip
 from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Json, Shown, check_text, load_json, read, read_sampling, required
+from galago.server.fields import (
+    Asked,
+    Json,
+    Shown,
+    check_text,
+    load_json,
+    one_image,
+    read,
+    read_sampling,
+    required,
+)
 
-DESCRIBE = "Describe what you see in this image."
+DESCRIBE, DESCRIBE_VIDEO = "Describe what you see in this image.", "Describe what happens in this video."
 MAX_CHOICES = 8
+MAX_IMAGES = 64
 MAX_SCHEMA = 256 << 10
 """characters of a JSON Schema"""
 # What OpenAI's API has and we do not, with the values that ask for nothing more than what happens anyway.
@@ -27,7 +43,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
 }
-_ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+Role = Literal["system", "user", "assistant"]
+Turn = tuple[Role, tuple[str | Shown, ...]]
+"""A message whose images are still to be opened."""
+_ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -55,21 +74,30 @@ def read_chat(body: bytes) -> Asked:
     usage = read(options, "include_usage", bool, "stream_options.") or False
     reasoning = read(given, "reasoning", bool) or False
 
-    turns = required(read(given, "messages", list), "messages")
-    messages: list[Message] = []
-    images: list[tuple[Shown, Detail]] = []
-    for i, turn in enumerate(turns):
-        message, found = _turn(turn, f"messages.{i}.")
-        messages.append(message)
+    turns: list[Turn] = []
+    images: list[tuple[Shown, Detail | None]] = []
+    for i, turn in enumerate(required(read(given, "messages", list), "messages")):
+        read_turn, found = _turn(turn, f"messages.{i}.")
+        turns.append(read_turn)
         images += found
-    if len(images) > 1:
-        raise Refused("too_many_images", "this model takes one image in a conversation", images[1][0].path)
-    request = Request(_skill(tuple(messages), reasoning), sampling=sampling, top_logprobs=top_logprobs)
-    image: Shown | None = None
-    if images:
-        image, detail = images[0]
-        request = replace(request, detail=detail)
-    return Asked(request, model, stream, image, usage, n or 1)
+    if len(images) > MAX_IMAGES:
+        raise Refused("too_many_images", f"a request holds {MAX_IMAGES} images at most", images[MAX_IMAGES][0].path)
+    details = {detail for _, detail in images if detail}
+    if len(details) > 1:
+        raise InvalidRequest("all images of a request must have the same detail", images[1][0].path)
+    texts = tuple(Message(role, tuple(p for p in parts if isinstance(p, str))) for role, parts in turns)
+    skill = _skill(texts, reasoning)
+    request = Request(skill, sampling=sampling, top_logprobs=top_logprobs, detail=min(details, default="high"))
+    shown = tuple(shown for shown, _ in images)
+    placed = one_image if reasoning else partial(_placed, tuple(turns))
+    return Asked(request, model, stream, shown, usage, n or 1, placed)
+
+
+def _placed(turns: Sequence[Turn], request: Request, opened: Sequence[Image.Image | Clip]) -> Request:
+    """The conversation with its images and videos where they stood."""
+    left = iter(opened)
+    messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)
+    return replace(request, skill=Chat(tuple(messages)))
 
 
 def choices(asked: Asked) -> list[Request]:
@@ -112,8 +140,8 @@ def _top_logprobs(given: Json) -> int | None:
     return (top or 0) if told else None
 
 
-def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[Shown, Detail]]]:
-    """A message, and the images in it."""
+def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail | None]]]:
+    """A message, and the images and videos in it, these without a detail."""
     if not isinstance(turn, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     given_role = required(read(turn, "role", str, path), f"{path}role")
@@ -123,40 +151,44 @@ def _turn(turn: Any, path: str) -> tuple[Message, list[tuple[Shown, Detail]]]:
     for name in ("tool_calls", "function_call", "audio"):
         if turn.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
-    texts: list[str] = []
-    images: list[tuple[Shown, Detail]] = []
+    parts: list[str | Shown] = []
+    images: list[tuple[Shown, Detail | None]] = []
     content = turn.get("content")
     if isinstance(content, list):
         for j, part in enumerate(content):
-            _part(part, f"{path}content.{j}.", role, texts, images)
+            _part(part, f"{path}content.{j}.", role, parts, images)
     elif content is not None or role != "assistant":
         if not isinstance(content, str):
             raise InvalidRequest(f"{path}content must be a string or an array of parts", f"{path}content")
         check_text(content, f"{path}content")
-        texts.append(content)
-    text = "\n".join(texts)
-    return Message(role, DESCRIBE if images and not text.strip() else text), images
+        parts.append(content)
+    if images and not any(isinstance(part, str) and part.strip() for part in parts):
+        shown = [part for part in parts if isinstance(part, Shown)]
+        parts = [*shown, DESCRIBE_VIDEO if any(one.video for one in shown) else DESCRIBE]
+    return (role, tuple(parts)), images
 
 
-def _part(part: Any, path: str, role: str, texts: list[str], images: list[tuple[Shown, Detail]]) -> None:
-    """Add a part's text or image to what the message has so far."""
+def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: list[tuple[Shown, Detail | None]]) -> None:
+    """Add a part's text, image or video to what the message has so far."""
     if not isinstance(part, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     match kind := required(read(part, "type", str, path), f"{path}type"):
         case "text" | "input_text":
-            texts.append(required(read(part, "text", str, path), f"{path}text"))
+            parts.append(required(read(part, "text", str, path), f"{path}text"))
         case "refusal" if role == "assistant":
-            texts.append(required(read(part, "refusal", str, path), f"{path}refusal"))
-        case "image_url" | "input_image" if role == "user":
+            parts.append(required(read(part, "refusal", str, path), f"{path}refusal"))
+        case "image_url" | "input_image" | "video_url" | "input_video" if role == "user":
             # Clients write the URL as an object or as a plain string; the latter has its detail beside it.
-            holder, name, at = part, "image_url", path
+            video = "video" in kind
+            holder, name, at = part, "video_url" if video else "image_url", path
             if isinstance(part.get(name), dict):
-                holder, name, at = part[name], "url", f"{path}image_url."
-            detail = read(holder, "detail", str, at)
+                holder, name, at = part[name], "url", f"{path}{name}."
+            detail = None if video else read(holder, "detail", str, at)
             if detail is not None and detail not in _DETAILS:
                 raise InvalidRequest(f"{at}detail must be one of {', '.join(_DETAILS)}", f"{at}detail")
             url = required(read(holder, name, str, at), at + name)
-            images.append((Shown(url, at + name), "low" if detail == "low" else "high"))
+            parts.append(shown := Shown(url, at + name, video))
+            images.append((shown, None if video else "low" if detail == "low" else "high"))
         case _:
             raise InvalidRequest(f"a part of type {kind!r} cannot stand in a turn of the {role}", f"{path}type")
 

@@ -13,13 +13,16 @@ from urllib.parse import quote
 import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from PIL import Image
 from starlette.requests import ClientDisconnect
 
-from galago.errors import DeadlineExceeded, InvalidImage
+from galago.errors import DeadlineExceeded, InvalidImage, TooManyImages
+from galago.media.clip import Clip
+from galago.media.image import MAX_PIXELS
 from galago.request import Done, Event
 from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Shown, fetch_image, read_image
+from galago.server.fields import Asked, Shown, fetch_shown, read_shown
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
@@ -86,26 +89,36 @@ class Host:
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
     async def read(self, http: Request, reader: Callable[[bytes], Asked]) -> Asked:
-        """What a dialect's reader makes of the body, with the image opened.
+        """What a dialect's reader makes of the body, with the images and videos opened.
+
+        Together they have no more pixels than one may have.
 
         Raises Refused while the models are being loaded.
         """
         self.models.check_ready()
         asked = await self.parsed(http, reader)
-        if asked.image is None:
-            return asked
-        fetched = await self._fetched(asked.image)
-        image = await anyio.to_thread.run_sync(read_image, asked.image, fetched, limiter=self.decoding)
-        return replace(asked, request=replace(asked.request, image=image))
+        opened: list[Image.Image | Clip] = []
+        left = MAX_PIXELS
+        for shown in asked.images:
+            fetched = await self._fetched(shown)
+            found = await anyio.to_thread.run_sync(read_shown, shown, fetched, left, limiter=self.decoding)
+            left -= sum(image.width * image.height for image in (found.frames if isinstance(found, Clip) else [found]))
+            opened.append(found)
+        try:
+            return replace(asked, request=asked.placed(asked.request, opened))
+        except TooManyImages as error:
+            error.param = asked.images[1].path
+            raise
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
             return None
         if not self.settings.remote_images:
-            why = "remote images are turned off on this server; send the image itself as a data: URL"
+            what = "video" if shown.video else "image"
+            why = f"remote {what}s are turned off on this server; send the {what} itself as a data: URL"
             raise InvalidImage(why, shown.path)
         return await anyio.to_thread.run_sync(
-            fetch_image, shown, self.settings.allow_image_hosts, limiter=self.fetching
+            fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching
         )
 
     async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
@@ -126,7 +139,7 @@ class Host:
             stack.push_async_callback(_given_back, use)
             first = requests[0]
             told = facts_of(http.scope)
-            told |= {"model": facts.id, "images": int(first.image is not None), "content": first.skill}
+            told |= {"model": facts.id, "images": len(first.shown), "content": first.skill}
             runs: list[Run] = []
             for request in requests:
                 limited = request if request.timeout is not None else replace(request, timeout=self.settings.timeout)

@@ -21,6 +21,11 @@ IMAGE: Json = {
     "format": "image-url",
     "description": "the image itself: a data: URL in base64, or the bare base64; JPEG, PNG, WebP, GIF, BMP and others",
 }
+VIDEO: Json = {
+    "type": "string",
+    "format": "video-url",
+    "description": "the video itself: a data: URL in base64, or the bare base64; MP4, WebM, GIF and others",
+}
 _FALSY: list[Any] = [None, False, 0, "", [], {}]
 
 
@@ -89,6 +94,11 @@ def _chat() -> Json:
             record({**shown, "image_url": IMAGE}, {"detail": detail}),
         ]
     }
+    moving = {"type": choice("video_url", "input_video")}
+    video = {
+        "anyOf": [record({**moving, "video_url": record({"url": VIDEO})}), record({**moving, "video_url": VIDEO})],
+        "description": "for models that look at videos",
+    }
     none = {name: {"enum": _FALSY} for name in ("tool_calls", "function_call", "audio")}
 
     def turn(roles: list[str], parts: Json, absent: bool = False) -> Json:
@@ -98,12 +108,12 @@ def _chat() -> Json:
 
     turns = [
         turn(["system", "developer"], text),
-        turn(["user"], {"anyOf": [text, image]}),
+        turn(["user"], {"anyOf": [text, image, video]}),
         turn(["assistant"], {"anyOf": [text, refusal]}, absent=True),
     ]
     messages = {
         **array({"anyOf": turns}, 1),
-        "description": "a conversation that ends with a user's turn, which has text or an image; one image in all",
+        "description": "a conversation that ends with a user's turn, which has text or an image",
     }
     unsupported = {
         name: {"enum": [None, *neutral], "description": "only what asks for nothing"}

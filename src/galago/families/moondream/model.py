@@ -13,39 +13,39 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from galago.engine.batch import Batch, stepped
 from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Output, Steps
-from galago.errors import CheckpointError, ContextLengthExceeded, InvalidRequest
+from galago.engine.step import Feed, Look, Output, Prefix, Steps
+from galago.errors import CheckpointError, InvalidRequest
+from galago.families import work
+from galago.families.family import Family, Outline
 from galago.families.moondream.config import MoondreamConfig, make_config
 from galago.families.moondream.image import Crops, make_crops, tiling_of
 from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import BlockLora, decoder, embedded, logits_of
-from galago.families.moondream.tokenizer import Tokenizer, decide_revision, load_tokenizer
+from galago.families.moondream.tokenizer import decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
-from galago.families.moondream.weights import MoondreamWeights, load, load_lora, read, table
-from galago.nn.attention import attend_cached, attention, store
+from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
+from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.media.clip import Clip
+from galago.nn.attention import attention, store
 from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.precision import Precision
 from galago.precision.packed import pack
-from galago.request import Detail, Encoding, Request
+from galago.request import Detail, Media, Request
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
     from galago.hub import Files
 
-WORK = {"cpu": 25 * 10**9, "cuda": 10**13, "mps": 10**12}
-"""Floating-point operations in one piece of work: a tenth or two of a second, for which a running answer may wait."""
-FASTER = 4
-"""How many times as many operations on whole numbers a CPU does."""
-MAX_CROPS = 32
-"""Crops that an accelerator sees at once."""
 MAX_LORAS = 8
 """LoRA variants kept in memory; the one loaded first is dropped first."""
+ONE_IMAGE = "this model looks at one image, not at a clip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,10 @@ class Moondream:
     variants: Path | None = None
     """the folder that variants are named in; without one a variant is a path to a file"""
     loras: dict[str, tuple[BlockLora, ...]] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> str:
+        return self.config.revision.name
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,7 +85,7 @@ class Moondream:
         c = self.config
         return vocabulary(self.tokenizer.backend.to_str(), c.text.vocab_size, c.tokens.eos_id)
 
-    def check_image(self, image: Image.Image | Encoding | None, variant: str | None) -> None:
+    def check_image(self, image: Media | None, variant: str | None) -> None:
         """Raise InvalidRequest unless the image is one to encode, or was encoded by this model and variant.
 
         Loads the variant if it is new, and raises CheckpointError if it does not fit.
@@ -89,6 +93,8 @@ class Moondream:
         self.lora(variant)
         if image is None or isinstance(image, Image.Image):
             return
+        if isinstance(image, Clip):
+            raise InvalidRequest(ONE_IMAGE, "image")
         if not isinstance(image, EncodedImage):
             raise InvalidRequest(f"an image must be a PIL image or an encoded one, not {type(image).__name__}", "image")
         if image.model != self.identity:
@@ -117,25 +123,22 @@ class Moondream:
         return 2 * t.n_layers * t.n_kv_heads * t.head_dim * self.precision.kv.itemsize
 
     @property
-    def prefix_positions(self) -> int:
-        """Positions of an image, BOS included."""
-        return self.config.prefix_len
-
-    @property
     def crops_at_once(self) -> int:
-        """Crops that one pass sees. On a CPU one crop keeps all cores busy, and takes the memory of one."""
-        return 1 if self.device.type == "cpu" else MAX_CROPS
+        """Crops that one pass sees."""
+        return work.crops_at_once(self.device)
 
     @property
     def rows_at_once(self) -> int:
-        """Rows of a prompt in one pass: no fewer than a batch of decode steps would take."""
+        """Rows of a prompt in one pass."""
         t = self.config.text
-        return max(32, self._times(t.n_layers * _block_size(t.dim, t.qkv_dim, t.ff_dim)))
+        weights = t.n_layers * _block_size(t.dim, t.qkv_dim, t.ff_dim)
+        return work.rows_at_once(weights, self.device, self.precision)
 
-    def _times(self, weights: int) -> int:
-        """How often so many weights may be gone through in one piece of work."""
-        whole = self.device.type == "cpu" and self.precision.bits is not None
-        return WORK[self.device.type] * (FASTER if whole else 1) // (2 * weights)
+    def opening(self, shown: Image.Image | Clip, detail: Detail = "high") -> Prefix:
+        """BOS and an image, which every question begins with."""
+        if isinstance(shown, Clip):
+            raise InvalidRequest(ONE_IMAGE, "image")
+        return Prefix((Look(shown, detail),), self.config.prefix_len)
 
     def views(self, image: Image.Image, detail: Detail = "high") -> Crops:
         """What the vision tower sees of an image; may run in any thread."""
@@ -145,7 +148,8 @@ class Moondream:
         """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""
         c = self.config.vision
         rows = len(pixels) * c.n_tokens
-        at_once = max(1, self._times(rows * _block_size(c.enc_dim, 3 * c.enc_dim, c.enc_ff_dim)))
+        block = _block_size(c.enc_dim, 3 * c.enc_dim, c.enc_ff_dim)
+        at_once = work.blocks_at_once(rows * block, self.device, self.precision)
         given = torch.from_numpy(pixels).to(self.device)
         return crop_passes(given, self.weights.vision, c, at_once, self.precision.kv)
 
@@ -153,10 +157,9 @@ class Moondream:
         """All crops' features [n, T, E] to the image's embedding [T, D], in the type that keys and values have."""
         return embedding_of(features, views.tiling, self.weights.vision, self.config.vision).to(self.precision.kv)
 
-    def prefix(
-        self, embedding: Tensor, size: tuple[int, int], variant: str | None = None, detail: Detail = "high"
-    ) -> Passes[EncodedImage]:
-        """Keys and values of BOS and an image of this width and height, which look at each other in both directions."""
+    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
+        """Keys and values of BOS and an image, which look at each other in both directions."""
+        (look,), (embedding,) = prefix.looks, embeddings
         c, t, w, kv = self.config, self.config.text, self.weights.text, self.precision.kv
         shape = (t.n_layers, t.n_kv_heads, c.prefix_len, t.head_dim)
         keys = torch.empty(shape, dtype=kv, device=self.device)
@@ -174,7 +177,8 @@ class Moondream:
         place = (keys.data_ptr(), values.data_ptr(), 0, c.prefix_len)
         lora = self.lora(variant)
         stack = w.stack if w.stack and w.stack.by.has_attention and lora is None else None
-        at_once = max(1, self._times(c.prefix_len * _block_size(t.dim, t.qkv_dim, t.ff_dim)))
+        block = _block_size(t.dim, t.qkv_dim, t.ff_dim)
+        at_once = work.blocks_at_once(c.prefix_len * block, self.device, self.precision)
         for blocks in pieces(t.n_layers, at_once):
             if blocks.start:
                 yield
@@ -182,13 +186,14 @@ class Moondream:
                 stack.forward(x, [([place], c.prefix_len)], table, together=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, lora, blocks)[0]
-        rows, columns = tiling_of(size[1], size[0], c.vision) if detail == "high" else (1, 1)
+        width, height = look.image.size
+        rows, columns = tiling_of(height, width, c.vision) if look.detail == "high" else (1, 1)
         return EncodedImage(
             model=self.identity,
             variant=variant,
             k=keys,
             v=values,
-            size=size,
+            size=look.image.size,
             crops=1 if (rows, columns) == (1, 1) else 1 + rows * columns,
             image_tokens=c.vision.n_tokens,
         )
@@ -203,7 +208,7 @@ class Moondream:
         embedding = self.embed_image(torch.cat(seen), views)
         synchronize(self.device)
         middle = time.perf_counter()
-        encoded = finish(self.prefix(embedding, image.size, variant, detail))
+        encoded = finish(self.prefix(self.opening(image, detail), [embedding], variant))
         synchronize(self.device)
         return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
 
@@ -224,58 +229,33 @@ class Moondream:
     def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
         """The same for several sequences of one variant, which do not meet. A failed call can be repeated."""
         t, w = self.config.text, self.weights.text
-        counts = [len(given) for given in tokens]
-        for cache, n in zip(caches, counts, strict=True):
-            if n > cache.room:
-                raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
-            cache.reserve(n)
+        batch = Batch(caches, [len(given) for given in tokens], self.device)
         x = torch.cat([part if part.is_floating_point() else embedded(part, w, self.dtype) for part in tokens])
-        begins = [cache.length for cache in caches]
-        places = [torch.arange(begin, begin + n) for begin, n in zip(begins, counts, strict=True)]
-        positions = torch.cat(places).to(self.device)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            parts = zip(caches, begins, *(rows[0].split(counts, 1) for rows in (q, k, v)), strict=True)
-            mixed = [attend_cached(q, cache.append(layer, k, v), begin) for cache, begin, q, k, v in parts]
-            return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).unsqueeze(0)
-
         lora = self.lora(caches[0].variant)
         if w.stack and lora is None:
-            rows = [(cache.places(), n) for cache, n in zip(caches, counts, strict=True)]
-            w.stack.forward(x, rows, rotary_table(positions, t.head_dim // 2))
+            w.stack.forward(x, batch.places, rotary_table(batch.positions, t.head_dim // 2))
         else:
-            x = decoder(x.unsqueeze(0), w, t, positions, attend, lora)[0]
-        for cache, n in zip(caches, counts, strict=True):
-            cache.advance(n)
-        return x.split(counts)
+            x = decoder(x.unsqueeze(0), w, t, batch.positions, batch.attend, lora)[0]
+        return batch.advance(x)
 
     @torch.inference_mode()
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
         """One step of several sequences. None of it depends on what else is in the step."""
-        last: list[Tensor] = [torch.empty(0)] * len(feeds)
-        for together in self._groups(caches, feeds):
-            found = self._hidden([caches[i] for i in together], [feeds[i].input for i in together])
-            for i, rows in zip(together, found, strict=True):
-                last[i] = rows[-1]
-        asked = [i for i, feed in enumerate(feeds) if feed.logits]
-        logits: dict[int, Tensor] = {}
-        if asked:
-            rows = logits_of(torch.stack([last[i] for i in asked]), self.weights.text).float()
-            logits = dict(zip(asked, rows, strict=True))
-        return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]
+        groups = self._groups(caches, feeds)
+        return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, self.weights.text))
 
-    def _groups(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[list[int]]:
-        """Which feeds go through the decoder together.
+    def _groups(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[object]:
+        """Which feeds go through the decoder together: those of equal groups.
 
         Of one variant they must be. Where torch multiplies, the last bits of a row depend on how many there
         are, but for few; so there only single rows go together.
         """
         exact = self.weights.text.stack is not None
-        groups: dict[object, list[int]] = {}
+        groups: list[object] = []
         for i, (cache, feed) in enumerate(zip(caches, feeds, strict=True)):
             alone = len(feed.input) > 1 and not (exact and cache.variant is None)
-            groups.setdefault((cache.variant, i if alone else None), []).append(i)
-        return list(groups.values())
+            groups.append((cache.variant, i if alone else None))
+        return groups
 
 
 def _block_size(dim: int, qkv: int, inner: int) -> int:
@@ -324,11 +304,19 @@ def config_of(files: "Files", tokenizer: Tokenizer, revision: str | None = None)
     return make_config(files.config.get("config") or {}, decided)
 
 
-def pack_moondream(
-    files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None
-) -> MoondreamConfig:
-    """Write a checkpoint's packed form, see precision/packed.py; the model's config. Raises CheckpointError."""
+def pack_moondream(files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write a checkpoint's packed form, see precision/packed.py. Raises CheckpointError."""
     config = config_of(files, load_tokenizer(files.tokenizer))
     about = {"format": "pt", "galago.model": files.name, "galago.revision": config.revision.name}
     pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
-    return config
+
+
+def outline(files: "Files") -> Outline:
+    """What the files say without the weights."""
+    config = config_of(files, load_tokenizer(files.tokenizer))
+    stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
+    exact = frozenset(f"model.{name}" for name in FLOAT32)
+    return Outline(config.revision.name, stored, "model.text.lm_head.bias", config.tokens.eos_id, exact)
+
+
+FAMILY = Family(load_moondream, outline, pack_moondream)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from galago.errors import InvalidRequest
 from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.tokenizer import Tokenizer
+from galago.families.tokenizer import Tokenizer
 from galago.request import Box, Length, Message, Spot
 
 

@@ -3,21 +3,20 @@
 import random
 import statistics
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from math import dist
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Row, Sampler
-from galago.engine.step import End, Feed, Output, Start, Steps
-from galago.engine.text_stream import TextStream
+from galago.engine.sampling import Sampler
+from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
 from galago.engine.token_log import TokenLog
-from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
+from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
 from galago.families.moondream.region import (
@@ -29,6 +28,8 @@ from galago.families.moondream.region import (
     size_of_bin,
 )
 from galago.families.moondream.text import embedded
+from galago.families.spelling import Fed, logits_without, spell
+from galago.media.clip import Clip
 from galago.request import (
     Box,
     Caption,
@@ -36,11 +37,10 @@ from galago.request import (
     Detail,
     Detect,
     DetectGaze,
-    Encoding,
     Event,
-    FinishReason,
     GazeFound,
     Grounding,
+    Media,
     ObjectFound,
     Point,
     PointFound,
@@ -48,13 +48,12 @@ from galago.request import (
     Reasoning,
     Request,
     Spot,
-    TextDelta,
 )
 
 if TYPE_CHECKING:
     from galago.families.moondream.model import Moondream
 
-Pixels = Image.Image | Encoding | None
+Pixels = Media | None
 
 GAZE_SAMPLES = 10
 BOX_STEPS, POINT_STEPS, GAZE_STEPS = 3, 2, 2
@@ -67,6 +66,7 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not
     fit, and UnsupportedTask for what the model's revision lacks.
     """
+    request = _looking(request)
     c, t, skill = m.config, m.tokenizer, request.skill
     image, sampling = request.image, request.sampling
     variant = None if isinstance(skill, DetectGaze) else request.variant
@@ -109,7 +109,19 @@ def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Star
     """The start of a sequence that feeds the prompt and so many steps, or what fits of them."""
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
-    return Start(request.image, min(len(prompt) + steps, room), variant, request.detail)
+    image = request.image
+    prefix = m.opening(image, request.detail) if isinstance(image, Image.Image | Clip) else image
+    return Start(prefix, min(len(prompt) + steps, room), variant)
+
+
+def _looking(request: Request) -> Request:
+    """The same, with the one image of a conversation as that of the request."""
+    if not isinstance(request.skill, Chat):
+        return request
+    shown = request.shown
+    if len(shown) > 1:
+        raise TooManyImages("this model takes one image in a conversation", "messages")
+    return replace(request, image=shown[0] if shown else None)
 
 
 def _check_supported(m: "Moondream", request: Request) -> None:
@@ -144,10 +156,8 @@ def _fitting(m: "Moondream", image: Pixels, prompt: Prompt) -> Prompt:
 
 # --- one step ----------------------------------------------------------------------------------
 
-Step = Generator[Start | Feed | Event, EncodedImage | Output | None, Output]
 
-
-def _feed(m: "Moondream", prompt: Prompt, logits: bool = True) -> Step:
+def _feed(m: "Moondream", prompt: Prompt, logits: bool = True) -> Fed:
     out = yield Feed(embed(m, prompt), logits)
     assert isinstance(out, Output)
     return out
@@ -178,14 +188,6 @@ def _size(m: "Moondream", out: Output) -> Size:
     return Size(*sizes.tolist())
 
 
-def _without(out: Output, ids: Sequence[int | None]) -> Row:
-    """The logits [vocab], where these ids (None: no such) cannot be chosen."""
-    assert out.logits is not None
-    logits = out.logits.float().cpu().numpy().copy()
-    logits[[i for i in ids if i is not None]] = -np.inf
-    return logits
-
-
 # --- text --------------------------------------------------------------------------------------
 
 
@@ -211,31 +213,13 @@ def text(
             return End("length", reasoned)
         out = yield from _feed(m, _only(tokens.answer_id))
 
-    stream = TextStream(m.tokenizer.decode, sampler.sampling.stop)
-    emitted = 0
-    reason: FinishReason = "length"
-    token = sampler.draw(_without(out, ()), constraint)
-    while True:
-        if token == tokens.eos_id:
-            reason = "stop"
-            break
-        emitted += 1
-        if log:
-            log.add(stream.seen, token, _without(out, ()))
-        if piece := stream.push(token):
-            yield TextDelta(piece, log.before(stream.given) if log else ())
-        if constraint and constraint.complete:
-            reason = "stop"
-            break
-        if stream.stopped or emitted == limit or out.room == 0:
-            break
-        out = yield from _feed(m, (token,))
-        # The answer marker may come first only.
-        token = sampler.draw(_without(out, (tokens.answer_id,)), constraint)
-    piece, told = stream.finish(), log.before(float("inf")) if log else ()
-    if piece or told:
-        yield TextDelta(piece, told)
-    return End("stop" if stream.stopped else reason, reasoned + emitted)
+    def feed(token: int) -> Fed:
+        return _feed(m, (token,))
+
+    # The answer marker may come first only.
+    banned = (tokens.answer_id,)
+    reason, emitted = yield from spell(out, m.tokenizer, tokens.eos_id, sampler, limit, feed, constraint, log, banned)
+    return End(reason, reasoned + emitted)
 
 
 def _only(token: int | None) -> Prompt:
@@ -249,7 +233,7 @@ def _reason(
     """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
     chunks: list[tuple[list[int], list[float]]] = [([], [])]
-    token = sampler.draw(_without(out, ()))
+    token = sampler.draw(logits_without(out))
     count = 0
     # One position is kept for the marker that starts the answer.
     while token != tokens.answer_id and count < limit and out.room > 1:
@@ -262,7 +246,7 @@ def _reason(
             values.append(_coordinate(m, out))
             item = Coordinate(values[-1])
         out = yield from _feed(m, (item,))
-        token = sampler.draw(_without(out, (tokens.eos_id, tokens.size_id)))
+        token = sampler.draw(logits_without(out, (tokens.eos_id, tokens.size_id)))
         count += 1
 
     whole, grounding = "", []
@@ -287,7 +271,7 @@ def objects(m: "Moondream", start: Start, prompt: Prompt, most: int, boxes: bool
     yield start
     out = yield from _feed(m, prompt)
     found = 0
-    while int(_without(out, ()).argmax()) != eos:
+    while int(logits_without(out).argmax()) != eos:
         if found == most or out.room < steps:
             return End("length", found * steps)
         x = _coordinate(m, out)
@@ -325,7 +309,7 @@ def _look(
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Spot | None, int]]:
     out = yield from _feed(m, prompt)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
-    token = 0 if force else int(_without(out, ()).argmax())
+    token = 0 if force else int(logits_without(out).argmax())
     if token == m.config.tokens.eos_id or out.room == 0:
         return None, 0
     x = _coordinate(m, out)
@@ -347,12 +331,12 @@ def _sampled_gaze(
     spots: list[Spot] = []
     steps = 0
     for mirrored in (False, True):
-        seen: Image.Image | EncodedImage = ImageOps.mirror(image) if mirrored else image
+        seen: Prefix | EncodedImage = m.opening(ImageOps.mirror(image) if mirrored else image, detail)
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
             # Room for the mirrored image too.
-            started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS, detail=detail)
+            started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS)
             assert isinstance(started, EncodedImage)
             seen = started
             spot, n = yield from _look(m, prompt, force)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import read_tensors
+from galago.checkpoint import checked, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
@@ -211,21 +211,7 @@ def read(files: Iterable[Path], c: MoondreamConfig) -> Iterator[tuple[str, Tenso
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
     """
     expected = shapes(c)
-    seen = set()
-    for name, tensor in _joined_int4(_named(files), expected):
-        if name not in expected:
-            raise CheckpointError(f"unexpected tensor {name} {tuple(tensor.shape)}: not part of this model")
-        if tuple(tensor.shape) != expected[name]:
-            given = tuple(tensor.shape)
-            raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {expected[name]}")
-        if name in seen:
-            raise CheckpointError(f"tensor {name} occurs twice")
-        seen.add(name)
-        yield name, tensor
-    missing = [name for name in expected if name not in seen]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"missing tensor {missing[0]}{more}")
+    return checked(_joined_int4(_named(files), expected), expected)
 
 
 def table(c: MoondreamConfig) -> Table:

@@ -9,10 +9,9 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import h11
-from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from galago.server.guard.crowd import COUNTED, TOLD, Crowd
@@ -176,7 +175,7 @@ class Connection(H11Protocol):
             response = h11.Response(status_code=status, headers=list(headers.items()), reason=STATUS_PHRASES[status])
             for part in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(part) or b"")
-            scope = cast(Scope, self.scope) if asked else None
+            scope: Any = self.scope if asked else None
             tell_refusal(scope, status=status, code=code, bytes_out=len(body))
         if asked:
             self.cycle.disconnected = True

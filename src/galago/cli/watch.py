@@ -1,0 +1,87 @@
+"""galago watch"""
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from galago.cli.options import Loading, TextSettings, settings_of, takes_groups
+from galago.request import Query, check_skill
+
+EXAMPLES = """\b
+Examples:
+  galago watch clip.mp4 "Is there a person?"
+  galago watch door.webm "Is the door open?" --fps 4 --max-frames 256
+  galago watch clip.gif "What color is the light?" --json"""
+
+
+@takes_groups
+def watch(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A path; - reads standard input.", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of each frame.", show_default=False)],
+    fps: Annotated[float, typer.Option(help="How many frames of each second to look at.")] = 1.0,
+    max_frames: Annotated[
+        int, typer.Option(help="Look at so many at the most, spread over the whole; up to 512.")
+    ] = 64,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per frame.")] = False,
+    *,
+    text: TextSettings,
+    loading: Loading,
+) -> None:
+    """Ask a question about a video: when the answer is yes, or which answer it has when."""
+    from galago.media.timeline import FrameSampling
+    from galago.media.video import load_clip
+    from galago.watching import spans
+    from galago.watching import watch as watched
+
+    check_skill(Query(question))
+    settings = settings_of(text)
+    sampling = FrameSampling(fps, max_frames)
+    clip = load_clip(sys.stdin.buffer.read() if video == "-" else video, sampling)
+    with loading.open() as model, _counted(len(clip.frames)) as count:
+        answers = count(watched(model, clip, question, settings=settings))
+        if json:
+            for time, answer in answers:
+                print(jsonlib.dumps({"time": round(time, 3), "answer": answer}, ensure_ascii=False), flush=True)
+            return
+        none = None
+        found = False
+        for span in spans(answers, clip.duration):
+            line = f"{clock(span.start, fps > 1)}\u2013{clock(span.end, fps > 1)} {span.answer}"
+            # When it is not so is what is left, unless it never is.
+            if span.answer == "no":
+                none = line
+            else:
+                found = True
+                print(line, flush=True)
+        if none and not found:
+            print(none, flush=True)
+
+
+def clock(seconds: float, tenths: bool = False) -> str:
+    """0:03, 12:40 or 1:05:00; 0:03.5 with tenths."""
+    whole, tenth = divmod(round(seconds * 10), 10) if tenths else (round(seconds), 0)
+    minutes, left = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    return f"{text}.{tenth}" if tenths else text
+
+
+Answers = Iterable[tuple[float, str]]
+
+
+@contextmanager
+def _counted(total: int) -> Iterator[Callable[[Answers], Answers]]:
+    """Lets answers through; with a bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    # On a terminal what is printed comes above the bar (typer.echo would write into it); a file gets it as it is.
+    with Progress(
+        console=console, disable=not console.is_terminal, transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as bar:
+        yield lambda answers: bar.track(answers, total=total, description="Frames")

@@ -1,0 +1,76 @@
+"""Several sequences on their way through the decoder together, none of which sees another."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from galago.engine.kv_cache import KVCache
+from galago.engine.step import Feed, Output
+from galago.errors import ContextLengthExceeded
+from galago.kernels import Place
+from galago.nn.attention import attend_cached
+
+
+class Batch:
+    """The rows of one pass: so many of each sequence, after what its cache holds.
+
+    The caches count them as kept when `advance` is called; a pass that failed before can be repeated.
+    """
+
+    def __init__(self, caches: Sequence[KVCache], counts: Sequence[int], device: torch.device) -> None:
+        """Raises ContextLengthExceeded if they do not fit."""
+        for cache, n in zip(caches, counts, strict=True):
+            if n > cache.room:
+                raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
+            cache.reserve(n)
+        self._caches, self._counts = caches, list(counts)
+        self._begins = [cache.length for cache in caches]
+        places = [torch.arange(begin, begin + n) for begin, n in zip(self._begins, counts, strict=True)]
+        self.positions = torch.cat(places).to(device)
+        """of each row, int64 [rows]"""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [1, H, rows, d] over what its sequence has, with k and v [1, K, rows, d] kept: [1, H, rows, d]."""
+        rows = (part[0].split(self._counts, 1) for part in (q, k, v))
+        parts = zip(self._caches, self._begins, *rows, strict=True)
+        mixed = [attend_cached(q, cache.append(layer, k, v), begin) for cache, begin, q, k, v in parts]
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).unsqueeze(0)
+
+    @property
+    def places(self) -> list[tuple[list[Place], int]]:
+        """Where each sequence's keys and values are, and how many rows are its own: what a Stack is given."""
+        return [(cache.places(), n) for cache, n in zip(self._caches, self._counts, strict=True)]
+
+    def advance(self, rows: Tensor) -> Sequence[Tensor]:
+        """Count the rows as kept; what became of them [rows, dim], by sequence."""
+        for cache, n in zip(self._caches, self._counts, strict=True):
+            cache.advance(n)
+        return rows.split(self._counts)
+
+
+def stepped(
+    caches: Sequence[KVCache],
+    feeds: Sequence[Feed],
+    groups: Sequence[Hashable],
+    hidden: Callable[[Sequence[KVCache], Sequence[Tensor]], Sequence[Tensor]],
+    logits_of: Callable[[Tensor], Tensor],
+) -> list[Output]:
+    """One step of several sequences; those of equal `groups` go through the decoder together.
+
+    `hidden` gives the residual streams [n, dim] of what is fed, `logits_of` the logits [m, vocab] of such rows.
+    """
+    together: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        together.setdefault(group, []).append(i)
+    last: list[Tensor] = [torch.empty(0)] * len(feeds)
+    for members in together.values():
+        found = hidden([caches[i] for i in members], [feeds[i].input for i in members])
+        for i, rows in zip(members, found, strict=True):
+            last[i] = rows[-1]
+    asked = [i for i, feed in enumerate(feeds) if feed.logits]
+    logits: dict[int, Tensor] = {}
+    if asked:
+        rows = logits_of(torch.stack([last[i] for i in asked])).float()
+        logits = dict(zip(asked, rows, strict=True))
+    return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]

@@ -1,0 +1,85 @@
+"""What SmolVLM can do: write text, each answer a generator of steps (see engine/step.py)."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from galago.engine.sampling import Sampler
+from galago.engine.step import End, Feed, Output, Start, Steps
+from galago.engine.token_log import TokenLog
+from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
+from galago.families.smolvlm import prompts
+from galago.families.smolvlm.prompts import Prompt
+from galago.families.spelling import Fed, spell
+from galago.request import Caption, Chat, Message, Query, Request
+
+if TYPE_CHECKING:
+    from galago.families.smolvlm.model import SmolVLM
+
+MAX_TOKENS = 512
+"""Of an answer whose request has no limit."""
+
+
+def skill_steps(m: "SmolVLM", request: Request) -> Steps:
+    """The steps of a request.
+
+    Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not fit, and
+    UnsupportedTask for what these models cannot do.
+    """
+    if request.variant is not None:
+        raise UnsupportedTask("this model has no LoRA variants")
+    messages = _messages(request)
+    for message in messages:
+        for shown in message.shown:
+            m.check(shown)
+    prompt = prompts.chat(m.config, m.tokenizer, messages, request.detail)
+    taken = 0 if prompt.prefix is None else prompt.prefix.positions
+    room = m.config.text.max_context - taken
+    if len(prompt.ids) > room:
+        raise ContextLengthExceeded(f"the prompt has {taken + len(prompt.ids)} tokens, {room + taken} fit")
+    return _answer(m, request, prompt, min(request.sampling.max_tokens or MAX_TOKENS, room), room)
+
+
+def _messages(request: Request) -> tuple[Message, ...]:
+    """Any request as a conversation."""
+    skill, image = request.skill, request.image
+    match skill:
+        case Caption(length):
+            if image is None:
+                raise InvalidRequest("this skill needs an image", "image")
+            asked: tuple[Message, ...] = (Message("user", prompts.caption(length, image)),)
+        case Query(question, reasoning, refs):
+            if reasoning or refs:
+                raise UnsupportedTask(f"this model has no {'reasoning' if reasoning else 'spatial references'}")
+            asked = (Message("user", question),)
+        case Chat(messages):
+            asked = messages
+        case _:
+            raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
+    if image is None:
+        return asked
+    first = next(i for i, message in enumerate(asked) if message.role == "user")
+    seen = replace(asked[first], content=(image, *asked[first].parts))
+    return (*asked[:first], seen, *asked[first + 1 :])
+
+
+def _answer(m: "SmolVLM", request: Request, prompt: Prompt, limit: int, room: int) -> Steps:
+    sampling, top = request.sampling, request.top_logprobs
+    constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
+    log = None if top is None else TokenLog(m.tokenizer.spelled, top)
+    start = Start(prompt.prefix, min(len(prompt.ids) + limit, room))
+
+    def feed(*ids: int) -> Fed:
+        out = yield Feed(torch.tensor(ids, device=m.device))
+        assert isinstance(out, Output)
+        return out
+
+    def steps() -> Steps:
+        yield start
+        out = yield from feed(*prompt.ids)
+        # The prompt ends without a blank, so that answers begin with one.
+        written = spell(out, m.tokenizer, m.eos_id, Sampler(sampling), limit, feed, constraint, log, trim=True)
+        return End(*(yield from written))
+
+    return steps()

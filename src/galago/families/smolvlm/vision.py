@@ -1,0 +1,79 @@
+"""From frames to image embeddings: vision tower, pixel shuffle, projection."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from galago.families.smolvlm.config import VisionConfig
+from galago.nn.linear import LinearWeight, linear
+from galago.nn.passes import Passes, finish
+from galago.nn.vit import VitWeights, patchify, vit_passes
+
+
+@dataclass(frozen=True)
+class VisionWeights:
+    tower: VitWeights
+    projection: LinearWeight
+
+
+def patches_of(frames: Tensor, c: VisionConfig) -> Tensor:
+    """Normalised frames [n, 3, side, side] to patches [n, grid * grid, 3 * p * p]."""
+    side = c.grid * c.patch_size
+    return patchify(frames[:, :, :side, :side], c.patch_size)
+
+
+def frame_features(
+    frames: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Normalised frames [n, 3, side, side] to features [n, grid * grid, dim].
+
+    `mask` bool [n, grid, grid] tells the patches that hold something; by default all do. See nn.vit for kv.
+    """
+    return finish(frame_passes(frames, w, c, c.n_layers, kv, mask))
+
+
+def frame_passes(
+    frames: Tensor,
+    w: VisionWeights,
+    c: VisionConfig,
+    at_once: int,
+    kv: torch.dtype | None = None,
+    mask: Tensor | None = None,
+) -> Passes[Tensor]:
+    """The same, `at_once` blocks in each piece."""
+    patches = patches_of(frames, c).to(w.tower.pos_emb.dtype)
+    places = None if mask is None else torch.stack([positions(one) for one in mask])
+    seen = None if mask is None else mask.flatten(1)
+    return vit_passes(patches, w.tower, c.n_heads, at_once, c.eps, kv, places, seen)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Which of the learned positions each patch of a frame has, int64 [n * n], where only some hold something.
+
+    Those bool [n, n] are spread over the whole of the frame as if there were no others; the others have the first.
+    """
+    n = len(mask)
+
+    def buckets(count: int) -> Tensor:
+        # float32 whatever the model computes with: coarser numbers fall into other buckets.
+        places = torch.arange(count, dtype=torch.float32) * (1 / max(count, 1))
+        edges = torch.arange(1 / n, 1.0, 1 / n, dtype=torch.float32)
+        return torch.bucketize(places.clamp(max=1 - 1e-6), edges, right=True)
+
+    rows, columns = buckets(int(mask[:, 0].sum())), buckets(int(mask[0].sum()))
+    ids = torch.zeros(n * n, dtype=torch.int64)
+    ids[mask.flatten().cpu()] = (rows[:, None] * n + columns).flatten()
+    return ids.to(mask.device)
+
+
+def shuffled(features: Tensor, c: VisionConfig) -> Tensor:
+    """Features [n, grid * grid, dim] to [n, T, dim * scale * scale]: a square of patches to each token, row by row."""
+    side, s = c.grid // c.scale, c.scale
+    x = features.view(len(features), side, s, side, s, -1)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(len(features), side * side, -1)
+
+
+def projected(features: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
+    """Features [n, grid * grid, dim] to the embeddings of the frames' tokens [n, T, text dim]."""
+    return linear(shuffled(features, c), w.projection)

@@ -1,0 +1,198 @@
+"""The table from checkpoint names to parameters, and strict loading."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from galago.checkpoint import checked, read_tensors
+from galago.families.smolvlm.config import SmolVLMConfig
+from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
+from galago.families.smolvlm.vision import VisionWeights
+from galago.nn.linear import GatedMlp, LinearWeight, Mlp, Norm
+from galago.nn.vit import VitBlock, VitWeights, vit_stack
+from galago.precision import Precision, packed
+from galago.precision.packed import Table
+
+Shape = tuple[int, ...]
+HEAD, EMBEDDINGS = "lm_head.weight", "model.text_model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class SmolVLMWeights:
+    vision: VisionWeights
+    text: TextWeights
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of a checkpoint, and the tensor of ours that it is, or is the next part of."""
+
+    name: str
+    shape: Shape
+    ours: str
+
+
+def sources(c: SmolVLMConfig) -> list[Source]:
+    """Every tensor of a checkpoint. Those of one name of ours lie one upon the other in it."""
+    v, t = c.vision, c.text
+    out: list[Source] = []
+
+    def add(name: str, ours: str, *shape: int) -> None:
+        out.append(Source(name, shape, ours))
+
+    def dense(name: str, ours: str, n_out: int, *n_in: int) -> None:
+        add(f"{name}.weight", f"{ours}.weight", n_out, *n_in)
+        add(f"{name}.bias", f"{ours}.bias", n_out)
+
+    def norm(name: str, ours: str) -> None:
+        add(f"{name}.weight", f"{ours}.weight", v.dim)
+        add(f"{name}.bias", f"{ours}.bias", v.dim)
+
+    tower = "model.vision_model"
+    dense(f"{tower}.embeddings.patch_embedding", "vision.patch_emb", v.dim, 3, v.patch_size, v.patch_size)
+    add(f"{tower}.embeddings.position_embedding.weight", "vision.pos_emb", v.grid**2, v.dim)
+    for i in range(v.n_layers):
+        name, ours = f"{tower}.encoder.layers.{i}", f"vision.blocks.{i}"
+        norm(f"{name}.layer_norm1", f"{ours}.ln1")
+        for part in "qkv":
+            dense(f"{name}.self_attn.{part}_proj", f"{ours}.attn.qkv", v.dim, v.dim)
+        dense(f"{name}.self_attn.out_proj", f"{ours}.attn.proj", v.dim, v.dim)
+        norm(f"{name}.layer_norm2", f"{ours}.ln2")
+        dense(f"{name}.mlp.fc1", f"{ours}.mlp.fc1", v.ff_dim, v.dim)
+        dense(f"{name}.mlp.fc2", f"{ours}.mlp.fc2", v.dim, v.ff_dim)
+    norm(f"{tower}.post_layernorm", "vision.post_ln")
+    add("model.connector.modality_projection.proj.weight", "vision.proj.weight", t.dim, v.dim * v.scale**2)
+
+    add(EMBEDDINGS, "text.wte", t.vocab_size, t.dim)
+    for i in range(t.n_layers):
+        name, ours = f"model.text_model.layers.{i}", f"text.blocks.{i}"
+        add(f"{name}.input_layernorm.weight", f"{ours}.norm1", t.dim)
+        for part, n_out in (("q", t.q_dim), ("k", t.kv_dim), ("v", t.kv_dim)):
+            add(f"{name}.self_attn.{part}_proj.weight", f"{ours}.attn.qkv.weight", n_out, t.dim)
+        add(f"{name}.self_attn.o_proj.weight", f"{ours}.attn.proj.weight", t.dim, t.q_dim)
+        add(f"{name}.post_attention_layernorm.weight", f"{ours}.norm2", t.dim)
+        for part in ("gate", "up"):
+            add(f"{name}.mlp.{part}_proj.weight", f"{ours}.mlp.gate_up.weight", t.ff_dim, t.dim)
+        add(f"{name}.mlp.down_proj.weight", f"{ours}.mlp.down.weight", t.dim, t.ff_dim)
+    add("model.text_model.norm.weight", "text.norm", t.dim)
+    add(HEAD, "text.lm_head.weight", t.vocab_size, t.dim)
+    return out
+
+
+def shapes(c: SmolVLMConfig) -> dict[str, Shape]:
+    """Every tensor of ours with its shape."""
+    out: dict[str, Shape] = {}
+    for source in sources(c):
+        first, *rest = source.shape
+        if source.ours == "vision.patch_emb.weight":
+            rest = [rest[0] * rest[1] * rest[2]]
+        out[source.ours] = (out.get(source.ours, (0,))[0] + first, *rest)
+    return out
+
+
+def table(c: SmolVLMConfig) -> Table:
+    """What precisions need to know of a checkpoint."""
+    all_shapes = shapes(c)
+    linears = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in all_shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
+    return Table(all_shapes, linears, looked_up=frozenset({"text.wte"}))
+
+
+def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint under our names, put together from their parts, one by one.
+
+    Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
+    """
+    by_name = {source.name: source for source in sources(c)}
+    parts: dict[str, list[str]] = {}
+    for source in by_name.values():
+        parts.setdefault(source.ours, []).append(source.name)
+    have: dict[str, dict[str, Tensor]] = {}
+    expected = {name: source.shape for name, source in by_name.items()}
+    for name, tensor in checked(_with_head(read_tensors(files), c.tied), expected):
+        ours = by_name[name].ours
+        found = have.setdefault(ours, {})
+        found[name] = tensor.flatten(1) if tensor.dim() == 4 else tensor
+        if len(found) == len(parts[ours]):
+            yield ours, torch.cat([found[part] for part in parts[ours]]) if len(found) > 1 else found[name]
+            del have[ours]
+
+
+def _with_head(pairs: Iterable[tuple[str, Tensor]], tied: bool) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, and last the embedding table as the head where the checkpoint has none of its own."""
+    head: Tensor | None = None
+    for name, tensor in pairs:
+        if name == EMBEDDINGS and tied:
+            head = tensor
+        tied = tied and name != HEAD
+        yield name, tensor
+    if tied and head is not None:
+        yield HEAD, head
+
+
+def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight], c: SmolVLMConfig) -> SmolVLMWeights:
+    """The weight tree over named linear maps and a full set of the other tensors."""
+    dense = linears.__getitem__
+
+    def norm(name: str) -> Norm:
+        return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    tower = VitWeights(
+        patch_emb=dense("vision.patch_emb"),
+        pos_emb=tensors["vision.pos_emb"].unsqueeze(0),
+        blocks=tuple(
+            VitBlock(
+                ln1=norm(f"vision.blocks.{i}.ln1"),
+                qkv=dense(f"vision.blocks.{i}.attn.qkv"),
+                proj=dense(f"vision.blocks.{i}.attn.proj"),
+                ln2=norm(f"vision.blocks.{i}.ln2"),
+                mlp=Mlp(dense(f"vision.blocks.{i}.mlp.fc1"), dense(f"vision.blocks.{i}.mlp.fc2")),
+            )
+            for i in range(c.vision.n_layers)
+        ),
+        post_ln=norm("vision.post_ln"),
+    )
+    text = TextWeights(
+        wte=tensors["text.wte"],
+        blocks=tuple(
+            TextBlock(
+                norm1=tensors[f"text.blocks.{i}.norm1"],
+                qkv=dense(f"text.blocks.{i}.attn.qkv"),
+                proj=dense(f"text.blocks.{i}.attn.proj"),
+                norm2=tensors[f"text.blocks.{i}.norm2"],
+                mlp=GatedMlp(dense(f"text.blocks.{i}.mlp.gate_up"), dense(f"text.blocks.{i}.mlp.down")),
+            )
+            for i in range(c.text.n_layers)
+        ),
+        norm=tensors["text.norm"],
+        lm_head=dense("text.lm_head"),
+    )
+    return SmolVLMWeights(VisionWeights(tower, dense("vision.proj")), text)
+
+
+def load(
+    files: Sequence[Path],
+    c: SmolVLMConfig,
+    precision: Precision,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> SmolVLMWeights:
+    """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
+    if packed.bits_of(files):
+        found = packed.load_packed(files, table(c), precision, device)
+    else:
+        found = packed.load(read(files, c), table(c), precision, device, progress)
+    return with_stack(assemble(*found, c), c, precision.kv)
+
+
+def with_stack(w: SmolVLMWeights, c: SmolVLMConfig, kv: torch.dtype) -> SmolVLMWeights:
+    """The same weights, with the blocks of tower and decoder as one call each where their precision allows it."""
+    tower = replace(w.vision.tower, stack=vit_stack(w.vision.tower.blocks, c.vision.n_heads, kv))
+    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, kv))
+    return replace(w, vision=replace(w.vision, tower=tower), text=text)

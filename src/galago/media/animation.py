@@ -1,0 +1,58 @@
+"""Animated GIF, WebP and PNG as videos, through Pillow, which reads all three."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import BinaryIO
+
+from PIL import Image
+
+from galago.media.image import load_image
+from galago.media.timeline import Timeline, Unreadable, VideoLimits
+
+FORMATS = ("GIF", "WEBP", "PNG")
+MAX_WORK = 4_000_000_000
+"""Pixels of all frames together: each of them is decoded."""
+
+
+def is_one(head: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is of one of the formats."""
+    return head[:4] == b"GIF8" or head[:8] == b"\x89PNG\r\n\x1a\n" or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+
+
+def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
+    """When each frame is shown. Raises Unreadable."""
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        pixels = image.width * image.height
+        if pixels > limits.pixels:
+            raise Unreadable(f"has {image.width} x {image.height} pixels; {limits.pixels / 1e6:g} million are allowed")
+        times, now, cut = [], 0.0, False
+        for place in count():
+            try:
+                image.seek(place)
+                image.load()
+            except EOFError:
+                break
+            except Exception:
+                # Pillow's decoders raise whatever comes on damaged bytes.
+                cut = True
+                break
+            if place == limits.frames or (place + 1) * pixels > MAX_WORK:
+                raise Unreadable(f"has more than {place} frames of {image.width} x {image.height} pixels: too much")
+            times.append(now / 1000)
+            # Browsers show a frame so long that claims no time, or next to none.
+            now += said if (said := image.info.get("duration") or 0) > 10 else 100
+        if len(times) == 1 and not cut:
+            raise Unreadable("is a still image, not a video")
+        return Timeline(times, now / 1000, cut=cut)
+
+
+def frames(
+    file: BinaryIO, timeline: Timeline, places: Sequence[int], limits: VideoLimits
+) -> Iterator[tuple[float, Image.Image]]:
+    """The frames at these places of the timeline, each with its time."""
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        for place in places:
+            image.seek(place)
+            yield timeline.times[place], load_image(image, max_pixels=limits.pixels)

@@ -1,0 +1,97 @@
+"""One question asked of a video: of frame after frame."""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from galago.media.clip import Clip
+from galago.media.timeline import FrameSampling
+from galago.media.video import VideoSource, load_clip
+from galago.request import Query, Request, TextDelta, sampling_from
+
+if TYPE_CHECKING:
+    from galago.engine.engine import Run
+    from galago.model import Model, Settings
+
+AT_ONCE = 16
+"""Frames that are asked about together: as many as an engine carries out at once."""
+
+
+def watch(
+    model: "Model",
+    video: Clip | VideoSource,
+    question: str,
+    *,
+    fps: float = 1.0,
+    max_frames: int = 64,
+    settings: "Settings | None" = None,
+) -> Iterator[tuple[float, str]]:
+    """(seconds, answer) for frames of a video, in their order; `spans` puts equal answers together.
+
+    Looked at are `fps` frames of each second, but `max_frames` (1..512) at the most, spread over the whole; of
+    a Clip all of its frames. `settings` are those of Model.query. Raises InvalidVideo and InvalidRequest at
+    once, and while it goes on what the engine raises. Ending it early cancels what is under way.
+    """
+    given = dict(settings or {})
+    about = Request(
+        Query(question),
+        sampling=sampling_from(given),
+        variant=given.get("variant"),
+        detail=given.get("detail") or "high",
+        priority="batch",
+    )
+    clip = video if isinstance(video, Clip) else load_clip(video, FrameSampling(fps, max_frames))
+    return _answers(model, clip, about)
+
+
+def _answers(model: "Model", clip: Clip, about: Request) -> Iterator[tuple[float, str]]:
+    flying: deque[tuple[float, Run]] = deque()
+    try:
+        for time, frame in zip(clip.times, clip.frames, strict=True):
+            if len(flying) == AT_ONCE:
+                yield _answer(*flying.popleft())
+            flying.append((time, model.submit(replace(about, image=frame))))
+        while flying:
+            yield _answer(*flying.popleft())
+    finally:
+        for _, run in flying:
+            run.cancel()
+
+
+def _answer(time: float, run: "Run") -> tuple[float, str]:
+    return time, "".join(event.text for event in run if isinstance(event, TextDelta)).strip()
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `start` until `end`, in seconds, the answer was this one."""
+
+    start: float
+    end: float
+    answer: str
+
+
+def spans(answers: Iterable[tuple[float, str]], duration: float) -> Iterator[Span]:
+    """Equal answers together, each span as soon as it is over; an answer holds until the next frame was asked about.
+
+    Case, spaces and the last full stop make no difference, and of an answer that begins with yes or no only that
+    counts.
+    """
+    start, same, said = 0.0, None, ""
+    for time, answer in answers:
+        meant = _meaning(answer)
+        if meant == same:
+            continue
+        if same is not None:
+            yield Span(start, time, said)
+        start, same, said = time, meant, meant if meant in ("yes", "no") else answer
+    if same is not None:
+        yield Span(start, max(duration, start), said)
+
+
+def _meaning(answer: str) -> str:
+    plain = " ".join(answer.casefold().split()).rstrip(".!")
+    verdict = re.match(r"(yes|no)\b", plain)
+    return verdict[1] if verdict else plain

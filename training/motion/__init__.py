@@ -1,0 +1,1 @@
+"""Training of the bundled `motion` model: `make train-motion`, or `python -m training.motion.train --help`."""

@@ -1,0 +1,17 @@
+"""A quick score of a checkpoint on clips that it was not trained on."""
+
+from pathlib import Path
+
+import galago
+from galago.eval.report import run_of
+from galago.eval.run import answers
+from galago.eval.tasks.motion import TASK
+
+SEED = 20262
+
+
+def score(folder: Path, clips: int) -> dict[str, float]:
+    """Percent of each measure, through the engine, as users get it."""
+    with galago.load(str(folder)) as model:
+        records = answers(model, TASK.cases(Path(), clips, SEED))
+    return {name: round(100 * s.share, 1) for name, s in run_of(TASK, {}, records).scores.items()}

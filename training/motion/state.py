@@ -1,0 +1,71 @@
+"""A run before its first step, and the checkpoint that it leaves."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from galago.families.smolvlm.config import SmolVLMConfig
+from galago.families.smolvlm.weights import assemble, read, shapes, sources, table
+from galago.nn.linear import Dense
+from training.motion.objective import heads
+from training.motion.recipe import prepare
+from training.scenes.state import grid_positions
+from training.state import State, optimisers, write
+
+
+def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> State:
+    """A run before its first step, in a folder that may be empty; `start` is a finished checkpoint to begin from.
+
+    Raises CheckpointError where that has other sizes or another tokenizer's number of tokens.
+    """
+    c = prepare(run).config
+    torch.manual_seed(0)
+    tensors = initial(c) if start is None else dict(read([start / "model.safetensors"], c))
+    params = {n: nn.Parameter(t.float().to(device)) for n, t in tensors.items()}
+    linears = {n: Dense(params[f"{n}.weight"], params.get(f"{n}.bias")) for n in table(c).linears}
+    auxiliary = heads(c).to(device)
+    average = {n: p.detach().clone() for n, p in params.items()}
+    return State(
+        c, params, average, assemble(params, linears, c), auxiliary, optimisers(params, auxiliary, rate, uses_muon),
+        partial(export, c),
+    )  # fmt: skip
+
+
+def initial(c: SmolVLMConfig) -> dict[str, Tensor]:
+    """Random tensors for every one of the model."""
+    depth = {"text": c.text.n_layers, "vision": c.vision.n_layers}
+    out: dict[str, Tensor] = {}
+    for name, shape in shapes(c).items():
+        if name.endswith("bias"):
+            out[name] = torch.zeros(shape)
+        elif len(shape) == 1:
+            out[name] = torch.ones(shape)
+        elif name == "vision.pos_emb":
+            out[name] = grid_positions(c.vision.grid, c.vision.dim)[0]
+        else:
+            std = 0.5 if name == "text.wte" else shape[-1] ** -0.5
+            if name.endswith(("attn.proj.weight", "mlp.fc2.weight", "mlp.down.weight")):
+                std /= (2 * depth[name.split(".")[0]]) ** 0.5
+            if name == "text.lm_head.weight":
+                std *= 0.2
+            out[name] = torch.randn(shape) * std
+    return out
+
+
+def uses_muon(name: str, tensor: Tensor) -> bool:
+    """Inner matrices are orthogonalised; embeddings, outputs, norms and biases are not."""
+    return tensor.ndim == 2 and ("blocks" in name or name == "vision.proj.weight")
+
+
+def export(c: SmolVLMConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write the checkpoint as it is bundled: the Hub's names, float16."""
+    taken: dict[str, int] = {}
+    stored = {}
+    for source in sources(c):
+        begin = taken.get(source.ours, 0)
+        taken[source.ours] = end = begin + source.shape[0]
+        part = tensors[source.ours][begin:end].reshape(source.shape)
+        stored[source.name] = part.detach().to("cpu", torch.float16).contiguous()
+    write(stored, folder)
