@@ -20,6 +20,7 @@ from galago.engine.scheduler import Limits
 from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
 from galago.nn.passes import Passes
+from galago.precision import pick_precision
 from galago.request import Caption, Detail, Done, Query, Request, TextDelta
 
 PATIENCE = 30
@@ -33,6 +34,7 @@ class Gated:
         self.ended: list[str] = []
 
     name, identity, device = "gated", "gated@1", torch.device("cpu")
+    precision = pick_precision("float32", device)
     kv_bytes, crops_at_once, rows_at_once = 16, 1, 4
 
     def skill(self, request: Request) -> Steps:

@@ -2,8 +2,9 @@
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,21 @@ class Run:
         """Wait for the next event."""
         if self._over:
             raise StopIteration
-        event = self._job.events.get()
+        return self._given(self._job.events.get())
+
+    def poll(self) -> Event | None:
+        """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
+        try:
+            return None if self._over else self._given(self._job.events.get_nowait())
+        except Empty:
+            return None
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Have `told` called whenever there may be something to poll: by the engine's thread, so it must be short."""
+        self._job.told = told
+        told()
+
+    def _given(self, event: Event | GalagoError) -> Event:
         if isinstance(event, GalagoError):
             self._over = True
             raise event

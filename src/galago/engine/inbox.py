@@ -25,6 +25,13 @@ class Job:
         self.first: Step | End | None = None
         """the first step, once the scheduler has looked at it"""
         self.events: SimpleQueue[Event | GalagoError] = SimpleQueue()
+        """what has come of it; put in by `tell`"""
+        self.told: Callable[[], None] = lambda: None
+        """called after each of them, from the thread that tells"""
+
+    def tell(self, event: Event | GalagoError) -> None:
+        self.events.put(event)
+        self.told()
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -88,7 +95,7 @@ class Inbox:
             if self._remove(job):
                 waited = time.perf_counter() - job.since
                 self._given_up(job, "cancelled")
-                job.events.put(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
+                job.tell(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
             self._tell()
 
     def wake(self) -> None:
@@ -110,7 +117,7 @@ class Inbox:
                 while queue:
                     job = queue.popleft()
                     self._given_up(job, "failed")
-                    job.events.put(EngineClosed("the engine was shut down"))
+                    job.tell(EngineClosed("the engine was shut down"))
             self._tell()
 
     def _remove(self, job: Job) -> bool:

@@ -279,11 +279,11 @@ class Scheduler:
             self._metrics.finished(s.job.skill, "failed", None, None)
             told = how if isinstance(how, GalagoError) else _failed(how)
             how.__traceback__ = None  # its frames hold caches and images, for as long as somebody has the error
-            s.job.events.put(told)
+            s.job.tell(told)
         else:
             done = s.done(how)
             self._metrics.finished(s.job.skill, "done" if how else "cancelled", done.usage, done.timings)
-            s.job.events.put(done)
+            s.job.tell(done)
         if self._limits.tidy == "always":
             return_memory(self._model.device)
 

@@ -83,7 +83,7 @@ class Sequence:
             self.first_s = now - self.job.since
         gap = None if self.last_event is None else now - self.last_event
         self.last_event = now
-        self.job.events.put(event)
+        self.job.tell(event)
         return gap
 
     def done(self, end: End | None) -> Done:

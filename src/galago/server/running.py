@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -96,13 +97,10 @@ class Host:
         Raises Refused while the models are being loaded.
         """
         self.models.check_ready()
-        asked = await self.parsed(http, reader)
-        opened: list[Image.Image | Clip] = []
-        left = MAX_PIXELS
-        for shown in asked.images:
+        asked, opened = await self.parsed(http, lambda body: _opened(reader(body)))
+        for shown in asked.images[len(opened) :]:
             fetched = await self._fetched(shown)
-            found = await anyio.to_thread.run_sync(read_shown, shown, fetched, left, limiter=self.decoding)
-            left -= sum(image.width * image.height for image in (found.frames if isinstance(found, Clip) else [found]))
+            found = await anyio.to_thread.run_sync(read_shown, shown, fetched, _left(opened), limiter=self.decoding)
             opened.append(found)
         try:
             return replace(asked, request=asked.placed(asked.request, opened))
@@ -133,33 +131,56 @@ class Host:
 
         They are one to the client, and fail together.
         """
-        use = self.models.use(self.models.meant(name))
-        async with AsyncExitStack() as stack:
-            facts, model = await waited(use.__enter__)
-            stack.push_async_callback(_given_back, use)
-            first = requests[0]
-            told = facts_of(http.scope)
-            told |= {"model": facts.id, "images": len(first.shown), "content": first.skill}
+        told = facts_of(http.scope)
+        begun = await waited(partial(self._begun, requests, self.models.meant(name), told))
+        events = self.served.counted(events_of(http, begun.runs), told)
+        return begun.facts, _until_done(events, begun.use)
+
+    def _begun(self, requests: Sequence[ModelRequest], key: str, told: dict[str, Any]) -> "_Begun":
+        """Have the model, which may have to be loaded first, and submit the requests to it."""
+        with ExitStack() as stack:
+            facts, model = stack.enter_context(self.models.use(key))
+            told |= {"model": facts.id, "images": len(requests[0].shown), "content": requests[0].skill}
             runs: list[Run] = []
             for request in requests:
                 limited = request if request.timeout is not None else replace(request, timeout=self.settings.timeout)
-                runs.append(await waited(partial(model.submit, limited)))
+                runs.append(model.submit(limited))
                 stack.callback(runs[-1].cancel)
-            return facts, _until_done(self.served.counted(events_of(http, runs), told), stack.pop_all())
+            return _Begun(facts, runs, stack.pop_all())
 
 
-async def _given_back(use: AbstractContextManager[object]) -> None:
-    # A client that goes away cancels what runs for it; without a shield the model would stay in use until some
-    # collection of garbage.
-    with anyio.CancelScope(shield=True):
-        await waited(partial(use.__exit__, None, None, None))
+def _opened(asked: Asked) -> tuple[Asked, list[Image.Image | Clip]]:
+    """What was asked, with what it shows as far as the first that has to be fetched."""
+    opened: list[Image.Image | Clip] = []
+    for shown in takewhile(lambda shown: not shown.remote, asked.images):
+        opened.append(read_shown(shown, max_pixels=_left(opened)))
+    return asked, opened
 
 
-async def _until_done(events: AsyncIterator[Numbered], stack: AsyncExitStack) -> AsyncIterator[Numbered]:
+def _left(opened: Sequence[Image.Image | Clip]) -> int:
+    """The pixels that a request may have besides."""
+    images = (image for one in opened for image in (one.frames if isinstance(one, Clip) else [one]))
+    return MAX_PIXELS - sum(image.width * image.height for image in images)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    facts: Facts
+    runs: "list[Run]"
+    use: ExitStack
+    """ends the use of the model"""
+
+
+async def _until_done(events: AsyncIterator[Numbered], use: ExitStack) -> AsyncIterator[Numbered]:
     """The same events; the model is in use until their end."""
-    async with stack:
+    try:
         async for event in events:
             yield event
+    finally:
+        # A client that goes away cancels what runs for it; without a shield the model would stay in use until some
+        # collection of garbage.
+        with anyio.CancelScope(shield=True):
+            await waited(use.close)
 
 
 async def waited(call: Callable[[], T]) -> T:
@@ -192,32 +213,32 @@ async def events_of(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbe
 
     All are cancelled when the client goes away, when nobody reads on, and when one of them fails.
     """
+    loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+    def told() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(news.set)
+
     watcher = asyncio.create_task(_cancel_when_gone(http, runs))
-    waiting = {_next_of(run): i for i, run in enumerate(runs)}
+    left = dict(enumerate(runs))
     try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=waiting.__getitem__):
-                i = waiting.pop(task)
-                event = task.result()
-                yield i, event
-                if not isinstance(event, Done):
-                    waiting[_next_of(runs[i])] = i
+        for run in runs:
+            run.watch(told)
+        while left:
+            await news.wait()
+            news.clear()
+            for i, run in list(left.items()):
+                while event := run.poll():
+                    yield i, event
+                    if isinstance(event, Done):
+                        del left[i]
     finally:
         watcher.cancel()
         for run in runs:
             run.cancel()
-        for task in waiting:
-            # Nobody is left to be told of their failures.
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-
-def _next_of(run: "Run") -> "asyncio.Task[Event]":
-    return asyncio.create_task(waited(lambda: next(run)))
 
 
 async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
-    # A thread that waits for the next event cannot be interrupted; the run can, and then the thread returns.
     while (await http.receive())["type"] != "http.disconnect":
         pass
     for run in runs:
