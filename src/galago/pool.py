@@ -116,6 +116,11 @@ class ModelPool:
             del model
             self._release(slot)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a model stays for a while after its use, so that the end of a use never waits."""
+        return self._keep_alive != 0
+
     def load(self, name: str, progress: Progress | None = None) -> None:
         """Load a model ahead of its use; counts as a use, and raises as `use` does."""
         with self.use(name, progress):

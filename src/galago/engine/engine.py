@@ -1,6 +1,7 @@
 """The engine in front of a model: requests in, events out, one thread that does the work."""
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -105,8 +106,8 @@ class Engine:
         Raises EngineBusy when the queue is full, EngineClosed after close(), and at once what is
         wrong with the request itself.
         """
-        skill = type(request.skill).__name__.lower()
-        return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout))
+        since, skill = time.perf_counter(), type(request.skill).__name__.lower()
+        return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout, since))
 
     def encode_image(
         self, shown: "Image.Image | Clip", variant: str | None = None, detail: Detail = "high"

@@ -16,10 +16,16 @@ class Job:
     """A request between the inbox, the scheduler and its Run."""
 
     def __init__(
-        self, steps: Steps, skill: str = "", priority: Priority = "interactive", timeout: float | None = None
+        self,
+        steps: Steps,
+        skill: str = "",
+        priority: Priority = "interactive",
+        timeout: float | None = None,
+        since: float | None = None,
     ) -> None:
+        """`since` is when the request came, by time.perf_counter: now, unless work on it has begun before."""
         self.steps, self.skill, self.priority = steps, skill, priority
-        self.since = time.perf_counter()
+        self.since = time.perf_counter() if since is None else since
         self.deadline = None if timeout is None else self.since + timeout
         self.cancelled = False
         self.first: Step | End | None = None

@@ -134,7 +134,7 @@ class Host:
         told = facts_of(http.scope)
         begun = await waited(partial(self._begun, requests, self.models.meant(name), told))
         events = self.served.counted(events_of(http, begun.runs), told)
-        return begun.facts, _until_done(events, begun.use)
+        return begun.facts, _until_done(events, begun.use, self.models.pool.keeps)
 
     def _begun(self, requests: Sequence[ModelRequest], key: str, told: dict[str, Any]) -> "_Begun":
         """Have the model, which may have to be loaded first, and submit the requests to it."""
@@ -171,8 +171,8 @@ class _Begun:
     """ends the use of the model"""
 
 
-async def _until_done(events: AsyncIterator[Numbered], use: ExitStack) -> AsyncIterator[Numbered]:
-    """The same events; the model is in use until their end."""
+async def _until_done(events: AsyncIterator[Numbered], use: ExitStack, keeps: bool) -> AsyncIterator[Numbered]:
+    """The same events; the model is in use until their end, and leaves then unless the pool keeps it."""
     try:
         async for event in events:
             yield event
@@ -180,7 +180,10 @@ async def _until_done(events: AsyncIterator[Numbered], use: ExitStack) -> AsyncI
         # A client that goes away cancels what runs for it; without a shield the model would stay in use until some
         # collection of garbage.
         with anyio.CancelScope(shield=True):
-            await waited(use.close)
+            if keeps:
+                use.close()
+            else:
+                await waited(use.close)
 
 
 async def waited(call: Callable[[], T]) -> T:
