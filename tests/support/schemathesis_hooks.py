@@ -16,6 +16,7 @@ EXCUSED = (
     ("invalid_value", "a conversation whose last turn has text"),
     ("invalid_value", "json_schema"),  # which schemas can be enforced is for a library to say
     ("invalid_value", "not at a clip"),  # the bundled model's family looks at images
+    ("invalid_value", "must have the same detail"),  # nor of equal members of several
     ("too_many_images", ""),  # how many a conversation may have is a matter of the model
     ("context_length_exceeded", ""),
 )
