@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.rows import placed
+
 NONE = -1
 ROW = 96
 """Positions of one row: blocks never cross from row to row, so attention stays within it."""
@@ -51,16 +53,10 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         next_token=np.full((rows, ROW), NONE, np.int64),
         kind=np.zeros((rows, ROW), np.int64),
     )
-    filled = [0] * rows
-    for number, one in enumerate(sorted(blocks, key=lambda b: -len(b.tokens))):
-        n = len(one.tokens)
-        row = next((r for r in range(rows) if filled[r] + n <= ROW), None)
-        if row is None:
-            continue
-        span = slice(filled[row], filled[row] + n)
-        filled[row] += n
+    for number, row, span in placed([len(b.tokens) for b in blocks], rows, ROW):
+        one = blocks[number]
         out.block[row, span] = number
-        out.position[row, span] = np.arange(n)
+        out.position[row, span] = np.arange(len(one.tokens))
         out.tokens[row, span] = one.tokens
         out.next_token[row, span] = one.next_token
         out.kind[row, span] = one.kind

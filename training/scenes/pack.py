@@ -13,6 +13,7 @@ from galago.eval.scenes.tasks import Task
 from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
+from training.rows import placed
 
 NONE = -1
 
@@ -175,16 +176,10 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         next_value=np.full((rows, ROW, 2), np.nan, np.float32),
         kind=np.zeros((rows, ROW), np.int64),
     )
-    filled = [0] * rows
-    for number, block in enumerate(sorted(blocks, key=lambda b: -len(b.tokens))):
-        n = len(block.tokens)
-        row = next((r for r in range(rows) if filled[r] + n <= ROW), None)
-        if row is None:
-            continue
-        span = slice(filled[row], filled[row] + n)
-        filled[row] += n
+    for number, row, span in placed([len(b.tokens) for b in blocks], rows, ROW):
+        block = blocks[number]
         out.block[row, span] = number
-        out.position[row, span] = np.arange(n)
+        out.position[row, span] = np.arange(len(block.tokens))
         out.tokens[row, span] = block.tokens
         out.fed[row, span] = block.fed
         out.next_token[row, span] = block.next_token

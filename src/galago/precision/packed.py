@@ -4,7 +4,7 @@ A packed checkpoint is a .safetensors file: the tensors of the model, but for ea
 parts name.panels, .scale, .total, .bias and .multiply (see quantise.py). Its metadata tell the bits.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,20 @@ def load_packed(
         parts = {part: found.pop(f"{linear}.{part}") for part in PARTS}
         made[linear] = on_device(Quantised(n=n, k=k, bits=precision.bits, **parts), device, precision.dtype)
     return {name: _placed(name, t, table, precision, device) for name, t in found.items()}, made
+
+
+def load_either(
+    files: Sequence[Path],
+    read: Callable[[], Pairs],
+    table: Table,
+    precision: Precision,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
+    """The same from files that are packed, or from the floating-point tensors that `read` gives. Raises as both do."""
+    if bits_of(files):
+        return load_packed(files, table, precision, device)
+    return load(read(), table, precision, device, progress)
 
 
 def pack(

@@ -231,10 +231,7 @@ def load(
     progress: Callable[[int, int], None] | None = None,
 ) -> MoondreamWeights:
     """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
-    if packed.bits_of(files):
-        found = packed.load_packed(files, table(c), precision, device)
-    else:
-        found = packed.load(read(files, c), table(c), precision, device, progress)
+    found = packed.load_either(files, lambda: read(files, c), table(c), precision, device, progress)
     return with_stacks(assemble(*found, c), c, precision.kv)
 
 
