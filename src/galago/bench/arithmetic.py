@@ -5,19 +5,23 @@ what is reported.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
+from torch import Tensor
 
 from galago import hub
 from galago.bench.case import Case
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
 from galago.families.moondream.image import tiling_of
 from galago.families.moondream.weights import shapes
-from galago.precision import Precision, pick_precision
 
 if TYPE_CHECKING:
     from galago.model import Model
+
+LEAST_BYTES = 4096
+"""Biases and norms are left out: reading them would take longer than they count."""
 
 
 def work_of(model: "Model", case: Case) -> dict[str, Any]:
@@ -32,10 +36,27 @@ def work_of(model: "Model", case: Case) -> dict[str, Any]:
     crops = crops_of(config, case.width, case.height) if case.detail == "high" else 1
     return {
         "crops": crops,
-        "decode_bytes": decode_bytes(config, pick_precision(model.precision, torch.device(model.device))),
+        "decode_bytes": sum(t.nbytes for t in decode_weights(model)),
         "prefill_flop": 2 * _weights(config, "text.blocks."),
         "encode_flop": encode_flop(config, crops),
     }
+
+
+def decode_weights(model: "Model") -> list[Tensor]:
+    """The tensors that one decode step must read, those of all text blocks and the head."""
+    text = cast(Any, model._loaded).weights.text
+    return [t for t in _tensors([text.blocks, text.lm_head]) if t.nbytes >= LEAST_BYTES]
+
+
+def _tensors(held: Any) -> Iterator[Tensor]:
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, list | tuple):
+        for one in held:
+            yield from _tensors(one)
+    elif is_dataclass(held):
+        for field in fields(held):
+            yield from _tensors(getattr(held, field.name))
 
 
 def crops_of(c: MoondreamConfig, width: int, height: int) -> int:
@@ -49,11 +70,6 @@ def encode_flop(c: MoondreamConfig, crops: int) -> int:
     projection = _weights(c, "vision.proj_mlp.")
     tower = _weights(c, "vision.") - projection
     return 2 * c.vision.n_tokens * (tower * crops + projection)
-
-
-def decode_bytes(c: MoondreamConfig, precision: Precision) -> float:
-    """Weights that one decode step must read, those of all text blocks and the head, in bytes."""
-    return precision.weight_bytes * (_weights(c, "text.blocks.") + _weights(c, "text.lm_head."))
 
 
 def _weights(c: MoondreamConfig, prefix: str) -> int:

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ def ceilings(
     torch.set_num_threads(threads or usable_cores())
     where = pick_device(device)
     with torch.inference_mode():
-        read = read_bytes / _read_s(read_bytes, where, budget_s) / 1e9
+        # Ones, not zeros: the system may have a single page stand for all that was never written.
+        read = sustained_read([torch.ones(read_bytes // 8, dtype=torch.int64, device=where)], budget_s)
         rows, inner, outer = shape
         operations = 2 * rows * inner * outer
         products = {}
@@ -59,12 +60,16 @@ def mean_s(call: Callable[[], object], where: torch.device, budget_s: float, lea
             return spent / count
 
 
-def _read_s(count: int, where: torch.device, budget_s: float) -> float:
-    # Ones, not zeros: the system may have a single page stand for all that was never written.
-    data = torch.ones(count // 8, dtype=torch.int64, device=where)
-    if where.type == "cpu" and (best := native.kernels()):
-        return mean_s(lambda: best.read(data), where, budget_s)
-    return mean_s(lambda: torch.sum(data), where, budget_s)
+def sustained_read(tensors: Sequence[torch.Tensor], budget_s: float) -> float:
+    """GB/s of reading contiguous tensors one after another, as the device sustains it."""
+    where = tensors[0].device
+    best = native.kernels() if where.type == "cpu" else None
+
+    def one(tensor: torch.Tensor) -> object:
+        return best.read(tensor) if best else torch.sum(tensor)
+
+    numbers = [t.reshape(-1).view(torch.int32) for t in tensors]
+    return sum(t.nbytes for t in tensors) / mean_s(lambda: [one(t) for t in numbers], where, budget_s) / 1e9
 
 
 def _products(shape: tuple[int, int, int], where: torch.device) -> dict[str, list[Callable[[], Callable[[], object]]]]:

@@ -10,14 +10,17 @@ from PIL import Image
 
 import galago
 from galago import hub
-from galago.bench.arithmetic import work_of
+from galago.bench.arithmetic import decode_weights, work_of
 from galago.bench.case import Case
+from galago.bench.ceilings import sustained_read
 from galago.nn.device import memory, pick_device, usable_cores
 from galago.packing import packed_copy
 from galago.precision import pick_precision
 from galago.request import Caption, Done, Request, Sampling
 
 Message = dict[str, Any]
+READ_S = 0.3
+"""Spent after each caption on reading the weights."""
 
 
 def prepare(case: Case) -> None:
@@ -41,7 +44,9 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
     """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
 
     The first run has `ready_s` too, when the first image was encoded, and the peaks of memory. `started` is when
-    the process was started, on the monotonic clock, which all processes share.
+    the process was started, on the monotonic clock, which all processes share. Each run has `read_gb_per_s`, how
+    fast a plain read of the weights is that its decode steps had to read: right after them, since a virtual
+    machine's share of the memory's speed changes within seconds.
     """
     with galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads) as model:
         load_s = time.monotonic() - started
@@ -56,9 +61,10 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
                 "threads": torch.get_num_threads(),
                 "torch": f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
                 "kernels": model.kernels,
-                **work_of(model, case),
+                **(work := work_of(model, case)),
             }
         )
+        weights = decode_weights(model) if work else []
         for number in range(case.runs):
             before = time.monotonic() - started
             run = _caption(model, case, number)
@@ -66,7 +72,8 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
             if number == 0:
                 # Of one image: the cache keeps those of further ones.
                 first = {"ready_s": before + run["encode_s"], **_peaks(model)}
-            tell({"event": "run", **run, **first})
+            read = {"read_gb_per_s": sustained_read(weights, READ_S)} if weights else {}
+            tell({"event": "run", **run, **first, **read})
         tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
 
 

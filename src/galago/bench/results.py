@@ -42,6 +42,7 @@ FIGURES = (
     Figure("peak_of_all_bytes", "the same, all images cached", "GB", scale=1e9),
     Figure("peak_device_bytes", "peak device memory", "GB", scale=1e9),
     Figure("decode_gb_per_s", "decode reads weights", "GB/s", higher=True, ceiling="decode"),
+    Figure("read_gb_per_s", "a plain read of them", "GB/s", higher=True),
     Figure("prefill_tflop_per_s", "prefill computes", "Top/s", higher=True, ceiling="prefill"),
     Figure("encode_tflop_per_s", "encode computes", "Top/s", higher=True, ceiling="encode"),
 )

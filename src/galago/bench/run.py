@@ -138,34 +138,41 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
         "runs": len(runs),
         **figures,
         "ceilings": ceilings,
-        "share_of_ceiling": _shares(figures, ceilings, facts["precision"]),
+        "share_of_ceiling": {**_shares(figures, ceilings, facts["precision"]), **_share_of_read(facts, runs)},
     }
 
 
 def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[str, float | None]]:
-    """GB/s of weights in decode, Tera-operations a second in prefill and encode; see arithmetic.py."""
+    """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see arithmetic.py."""
     if "decode_bytes" not in facts:
         return {}
     speeds = [m["decode_tokens_per_s"] for m in runs]
     decode = [None if speed is None else facts["decode_bytes"] * speed / 1e9 for speed in speeds]
     prefill = [facts["prefill_flop"] * m["prompt_tokens"] / m["prefill_s"] / 1e12 for m in runs]
     encode = [facts["encode_flop"] / m["encode_s"] / 1e12 for m in runs]
-    named = {"decode_gb_per_s": decode, "prefill_tflop_per_s": prefill, "encode_tflop_per_s": encode}
+    named = {"decode_gb_per_s": decode, "read_gb_per_s": [m["read_gb_per_s"] for m in runs]}
+    named |= {"prefill_tflop_per_s": prefill, "encode_tflop_per_s": encode}
     return {key: spread(values, higher=True) for key, values in named.items()}
 
 
 def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """The best figures of the best ceilings and the median of the median, 0..1; of what has a ceiling."""
-    if not ceilings or "decode_gb_per_s" not in figures:
+    if not ceilings or "prefill_tflop_per_s" not in figures:
         return {}
     product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
     pairs = {
-        "decode": (figures["decode_gb_per_s"], ceilings["read_gb_per_s"]),
         "prefill": (figures["prefill_tflop_per_s"], product),
         "encode": (figures["encode_tflop_per_s"], product),
     }
     known = {name: (done, most) for name, (done, most) in pairs.items() if done["best"] and most and most["best"]}
     return {n: {which: round(done[which] / most[which], 3) for which in most} for n, (done, most) in known.items()}
+
+
+def _share_of_read(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, Any]:
+    """How fast decode read its weights, over how fast a plain read right after it did, 0..1."""
+    pairs = [(m["decode_tokens_per_s"], m.get("read_gb_per_s")) for m in runs]
+    shares = [facts.get("decode_bytes", 0) * speed / 1e9 / read for speed, read in pairs if speed and read]
+    return {"decode": spread(shares, higher=True)} if any(shares) else {}
 
 
 def _version() -> str | None:

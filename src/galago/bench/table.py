@@ -74,7 +74,8 @@ def _ceilings(results: Sequence[Result]) -> list[str]:
     for reached, name in told:
         products = ", ".join(f"{kind} {_both(v)}" for kind, v in reached["matmul_tflop_per_s"].items())
         lines.append(f"  {name}: {_both(reached['read_gb_per_s'])} GB/s on a plain read, Top/s: {products}.")
-    return [*lines, "Counted is the work with weights: attention and the KV cache come on top."]
+    lines.append("Counted is the work with weights: attention and the KV cache come on top.")
+    return [*lines, "A decode step's share is of a plain read of the same weights right after it."]
 
 
 def _both(value: Mapping[str, float]) -> str:

@@ -35,6 +35,7 @@ inline float exponentials(float* x, int64_t n) {
 inline void score(const float* q, const uint16_t* k, int64_t n, int64_t dim, float* scores) {
     for (int64_t i = 0; i < n; i++, k += dim) {
         F a = f_zero();
+        ask_ahead(k, dim * sizeof(uint16_t));
         for (int64_t d = 0; d < dim; d += kLanes) a = f_fma(f_load(q + d), f_of_bf16(k + d), a);
         scores[i] = f_sum(a);
     }
@@ -46,6 +47,7 @@ inline void mix(const float* p, const uint16_t* v, int64_t n, int64_t dim, float
     for (int j = 0; j < V; j++) acc[j] = f_load(out + j * kLanes);
     for (int64_t i = 0; i < n; i++) {
         F weight = f_set(p[i]);
+        ask_ahead(v + i * dim, V * kLanes * sizeof(uint16_t));
         for (int j = 0; j < V; j++) acc[j] = f_fma(weight, f_of_bf16(v + i * dim + j * kLanes), acc[j]);
     }
     for (int j = 0; j < V; j++) f_store(out + j * kLanes, acc[j]);

@@ -71,6 +71,7 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
         for (int v = 0; v < kAcross; v++) acc[r][v] = i_zero();
     for (int64_t g = 0; g < n_groups; g++, w += (kGroup + 1) * kPanel / 2) {
         const uint8_t* scales = w + kGroup * kPanel / 2;
+        ask_ahead(w, kGroup * kPanel / 2);
         // The sums of a group stay in registers, for as many vectors as there are registers.
         for (int first = 0; first < kAcross; first += kFourVectors) {
             I part[R][kFourVectors];
