@@ -1,9 +1,9 @@
 """Reading an image from a path, bytes, URL or data URL, within bounds."""
 
 import base64
-import binascii
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -54,14 +54,21 @@ def decode_data_url(text: str, what: str = "image") -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             raise InvalidImage(f"a data: URL must look like data:{what}/{_USUAL[what]};base64,...")
-    compact = re.sub(r"\s+", "", text).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
-        data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        data = _base64(text)
+    except ValueError:
         raise InvalidImage(f"the {what} is not valid base64") from None
     if not data:
         raise InvalidImage(f"the {what} is empty")
     return data
+
+
+def _base64(text: str) -> bytes:
+    # Nearly all need none of the repairs, which take ten times as long as the decoding.
+    with suppress(ValueError):
+        return base64.b64decode(text, validate=True)
+    compact = re.sub(r"\s+", "", text).rstrip("=").translate(str.maketrans("-_", "+/"))
+    return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
 
 
 def _read(source: Path | str | bytes) -> tuple[bytes, str]:

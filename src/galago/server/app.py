@@ -10,13 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from galago.errors import TooManyImages
 from galago.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
 from galago.server.guard.origins import is_loopback
 from galago.server.guard.stopping import Underway
 from galago.server.models import Models
-from galago.server.openai import choices, read_chat
+from galago.server.openai import read_chat
 from galago.server.running import Host, ran, streamed, waited
 from galago.server.settings import Settings
 
@@ -67,17 +66,13 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         arrived = time.perf_counter()
-        asked = await host.read(http, read_chat)
-        try:
-            facts, events = await host.run_all(http, choices(asked), asked.model)
-        except TooManyImages as error:
-            error.param = asked.images[1].path
-            raise
+        answer = await host.answer(http, read_chat)
+        facts, asked = answer.facts, answer.asked
         fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
         head = openai_reply.Head(facts.id, fingerprint, arrived, host.settings.assistant_compat)
         if asked.stream:
-            return await streamed(openai_reply.chunks(head, asked, events), ran(facts))
-        whole = openai_reply.completion(head, asked, [event async for event in events])
+            return await streamed(openai_reply.chunks(head, asked, answer.events), ran(facts))
+        whole = openai_reply.completion(head, asked, [event async for event in answer.events])
         return JSONResponse(whole, headers=ran(facts))
 
 
@@ -85,12 +80,12 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
     def add(path: str, reader: moondream.Reader) -> None:
         @app.post(path)
         async def skill(http: Request) -> Response:
-            asked = await host.read(http, reader)
-            facts, events = await host.run(http, asked.request, asked.model)
+            answer = await host.answer(http, reader)
+            asked, headers = answer.asked, ran(answer.facts)
+            events = (event async for _, event in answer.events)
             if asked.stream:
-                return await streamed(moondream_reply.chunks(events), ran(facts))
-            whole = moondream_reply.reply(asked.request.skill, [event async for event in events])
-            return JSONResponse(whole, headers=ran(facts))
+                return await streamed(moondream_reply.chunks(events), headers)
+            return JSONResponse(moondream_reply.reply(asked.request.skill, [e async for e in events]), headers=headers)
 
     for path, reader in moondream.PATHS.items():
         add(path, reader)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
+from random import Random
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -68,6 +69,19 @@ class Asked:
     n: int = 1
     placed: Callable[[Request, Sequence[Image.Image | Clip]], Request] = one_image
     """the request with the images where they belong"""
+
+
+def choices(asked: Asked, opened: Sequence[Image.Image | Clip]) -> list[Request]:
+    """The request over its images, once for each choice.
+
+    From one seed each draws with its own, the first with that very one. Raises TooManyImages.
+    """
+    request = asked.placed(asked.request, opened)
+    sampling = request.sampling
+    if sampling.seed is None:
+        return [request] * asked.n
+    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, asked.n)]
+    return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
 def load_json(body: bytes) -> Json:

@@ -126,6 +126,10 @@ class Models:
             raise Refused("model_not_found", f"no model {name[:LONGEST_NAME]!r}; there are {ids}", "model")
         return key
 
+    def at_hand(self, key: str) -> bool:
+        """Whether using it need not wait for a load, as things stand."""
+        return any(row.name == key and not row.loading for row in self.pool.loaded())
+
     def facts(self, key: str) -> Facts | None:
         """None before its first load."""
         return self._facts.get(key)

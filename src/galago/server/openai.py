@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from random import Random
 from typing import Any, Literal
 
 from PIL import Image
@@ -98,15 +97,6 @@ def _placed(turns: Sequence[Turn], request: Request, opened: Sequence[Image.Imag
     left = iter(opened)
     messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)
     return replace(request, skill=Chat(tuple(messages)))
-
-
-def choices(asked: Asked) -> list[Request]:
-    """The request once for each choice. From one seed each draws with its own, the first with that very one."""
-    request, sampling = asked.request, asked.request.sampling
-    if sampling.seed is None:
-        return [request] * asked.n
-    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, asked.n)]
-    return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
 def _json_schema(given: Json) -> str | None:

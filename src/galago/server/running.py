@@ -21,9 +21,8 @@ from galago.errors import DeadlineExceeded, InvalidImage, TooManyImages
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.request import Done, Event
-from galago.request import Request as ModelRequest
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Shown, fetch_shown, read_shown
+from galago.server.fields import Asked, Shown, choices, fetch_shown, read_shown
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
@@ -89,24 +88,36 @@ class Host:
         body = await read_body(http, self.settings.body_limit)
         return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
 
-    async def read(self, http: Request, reader: Callable[[bytes], Asked]) -> Asked:
-        """What a dialect's reader makes of the body, with the images and videos opened.
+    async def answer(self, http: Request, reader: Callable[[bytes], Asked]) -> "Answer":
+        """What a dialect's reader makes of the body, put to the model that it means.
 
-        Together they have no more pixels than one may have.
+        Images and videos are opened; together they have no more pixels than one may have.
 
         Raises Refused while the models are being loaded.
         """
         self.models.check_ready()
-        asked, opened = await self.parsed(http, lambda body: _opened(reader(body)))
-        for shown in asked.images[len(opened) :]:
-            fetched = await self._fetched(shown)
-            found = await anyio.to_thread.run_sync(read_shown, shown, fetched, _left(opened), limiter=self.decoding)
-            opened.append(found)
-        try:
-            return replace(asked, request=asked.placed(asked.request, opened))
-        except TooManyImages as error:
-            error.param = asked.images[1].path
-            raise
+        told = facts_of(http.scope)
+        asked, opened, begun = await self.parsed(http, lambda body: self._at_once(reader(body), told))
+        if begun is None:
+            for shown in asked.images[len(opened) :]:
+                fetched = await self._fetched(shown)
+                found = await anyio.to_thread.run_sync(read_shown, shown, fetched, _left(opened), limiter=self.decoding)
+                opened.append(found)
+            begun = await waited(partial(self._begun, asked, opened, told))
+        events = self.served.counted(events_of(http, begun.runs), told)
+        return Answer(asked, begun.facts, _until_done(events, begun.use, self.models.pool.keeps))
+
+    def _at_once(self, asked: Asked, told: dict[str, Any]) -> "tuple[Asked, list[Image.Image | Clip], _Begun | None]":
+        """What was asked, what it shows as far as the first that has to be fetched, and what was begun.
+
+        Nothing is begun yet where that would have to wait, for a site or for a model: whoever is here keeps others
+        from decoding.
+        """
+        opened: list[Image.Image | Clip] = []
+        for shown in takewhile(lambda shown: not shown.remote, asked.images):
+            opened.append(read_shown(shown, max_pixels=_left(opened)))
+        waits = len(opened) < len(asked.images) or not self.models.at_hand(self.models.meant(asked.model))
+        return asked, opened, None if waits else self._begun(asked, opened, told)
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
@@ -119,42 +130,33 @@ class Host:
             fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching
         )
 
-    async def run(self, http: Request, request: ModelRequest, name: str | None) -> tuple[Facts, AsyncIterator[Event]]:
-        """What answers a request to the model that the client calls by this name, and the events as they come."""
-        facts, events = await self.run_all(http, [request], name)
-        return facts, (event async for _, event in events)
-
-    async def run_all(
-        self, http: Request, requests: Sequence[ModelRequest], name: str | None
-    ) -> tuple[Facts, AsyncIterator[Numbered]]:
-        """What answers several requests to one model, and their events as they come.
+    def _begun(self, asked: Asked, opened: Sequence[Image.Image | Clip], told: dict[str, Any]) -> "_Begun":
+        """Have the model, which may have to be loaded first, and submit a request for each choice to it.
 
         They are one to the client, and fail together.
         """
-        told = facts_of(http.scope)
-        begun = await waited(partial(self._begun, requests, self.models.meant(name), told))
-        events = self.served.counted(events_of(http, begun.runs), told)
-        return begun.facts, _until_done(events, begun.use, self.models.pool.keeps)
-
-    def _begun(self, requests: Sequence[ModelRequest], key: str, told: dict[str, Any]) -> "_Begun":
-        """Have the model, which may have to be loaded first, and submit the requests to it."""
         with ExitStack() as stack:
-            facts, model = stack.enter_context(self.models.use(key))
-            told |= {"model": facts.id, "images": len(requests[0].shown), "content": requests[0].skill}
+            facts, model = stack.enter_context(self.models.use(self.models.meant(asked.model)))
             runs: list[Run] = []
-            for request in requests:
-                limited = request if request.timeout is not None else replace(request, timeout=self.settings.timeout)
-                runs.append(model.submit(limited))
-                stack.callback(runs[-1].cancel)
+            try:
+                for request in choices(asked, opened):
+                    told |= {"model": facts.id, "images": len(request.shown), "content": request.skill}
+                    timeout = self.settings.timeout if request.timeout is None else request.timeout
+                    runs.append(model.submit(replace(request, timeout=timeout)))
+                    stack.callback(runs[-1].cancel)
+            except TooManyImages as error:
+                error.param = asked.images[1].path
+                raise
             return _Begun(facts, runs, stack.pop_all())
 
 
-def _opened(asked: Asked) -> tuple[Asked, list[Image.Image | Clip]]:
-    """What was asked, with what it shows as far as the first that has to be fetched."""
-    opened: list[Image.Image | Clip] = []
-    for shown in takewhile(lambda shown: not shown.remote, asked.images):
-        opened.append(read_shown(shown, max_pixels=_left(opened)))
-    return asked, opened
+@dataclass(frozen=True)
+class Answer:
+    """What was asked, what answers it, and the events as they come."""
+
+    asked: Asked
+    facts: Facts
+    events: AsyncIterator[Numbered]
 
 
 def _left(opened: Sequence[Image.Image | Clip]) -> int:
