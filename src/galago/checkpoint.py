@@ -110,6 +110,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
+    before = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in TYPES:
             raise CheckpointError(f"{file.name}: tensor {name} is of type {entry['dtype']}, which is not supported")
@@ -121,8 +122,10 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
         flat = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
         yield name, flat.view(entry["shape"])
         if hasattr(mmap, "MADV_DONTNEED"):
-            first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            # The one before too: a weight is read only when its bias, which follows it, is here.
+            first = before // mmap.PAGESIZE * mmap.PAGESIZE
             data.madvise(mmap.MADV_DONTNEED, first, end - first)
+        before = begin
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:

@@ -138,4 +138,4 @@ def _end(done: Done) -> Json:
 
 def _speed(done: Done) -> Json:
     tokens, seconds = done.usage.completion_tokens, done.timings.total_s
-    return {"tokens": tokens, "duration": round(seconds, 3), "tokens_per_sec": round(tokens / max(seconds, 1e-9), 1)}
+    return {"tokens": tokens, "duration": round(seconds, 5), "tokens_per_sec": round(tokens / max(seconds, 1e-9), 1)}
