@@ -6,16 +6,20 @@ falls to zero; the run itself can go on.
 
 import argparse
 import json
+import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from galago.nn.device import pick_device
 from training.state import STATE, State, follow, keep, rate_at, resume
@@ -60,7 +64,7 @@ class Recipe:
     fresh: Callable[[Path, Path | None, torch.device, float], State]
     """a run before its first step: folder, finished checkpoint to begin from, device, learning rate"""
     batches: Callable[[Options, int], Iterable[Any]]
-    """the batches from this step on, dataclasses"""
+    """the batches from this number on, dataclasses"""
     losses: Callable[[Any, State], Losses]
     weights: dict[str, float]
     """how much each loss counts"""
@@ -73,6 +77,8 @@ def train(options: Options, recipe: Recipe) -> State:
     """Train until the minutes or the number are reached, the decay ends or a signal comes; the state is kept."""
     began = time.monotonic()
     run, device = options.run, pick_device(options.device)
+    # Attention written out is to be computed in the type of its inputs.
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     run.mkdir(parents=True, exist_ok=True)
     if options.branch and not (run / STATE).exists():
         for name in (*recipe.files, STATE):
@@ -107,15 +113,18 @@ def _steps(
 ) -> None:
     if state.step >= last:
         return
-    batches = iter(recipe.batches(options, state.step))
+    parts = math.gcd(options.batch, torch.get_num_threads() if device.type == "cpu" else 1)
+    batches = iter(recipe.batches(replace(options, batch=options.batch // parts), state.step * parts))
+    pool = ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) if parts > 1 else None
     sums, kinds, since = dict[str, float](), torch.zeros(len(recipe.kinds), 2), time.monotonic()
     kept = scored = began
     first = state.step
     while state.step < last and not stopped and time.monotonic() - began < 60 * options.minutes:
         rate = options.rate * rate_at(state.step, WARM, state.decay)
-        parts, by_kind, norm = step(state, _moved(next(batches), device), rate, recipe)
+        together = [_moved(next(batches), device) for _ in range(parts)]
+        lost, by_kind, norm = step(state, together, rate, recipe, pool)
         kinds += by_kind.cpu()
-        for name, value in parts.items():
+        for name, value in lost.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         if state.step % options.log_steps == 0:
             count, seconds = min(options.log_steps, state.step - first), time.monotonic() - since
@@ -134,13 +143,33 @@ def _steps(
             scored = kept = since = time.monotonic()
 
 
-def step(state: State, batch: Any, rate: float, recipe: Recipe) -> tuple[dict[str, Tensor], Tensor, float]:
-    """One step of the optimisers; the losses, those of each kind of task, and the gradient's norm."""
-    device = next(iter(state.params.values())).device.type
-    with torch.autocast(device, torch.bfloat16):
-        parts, by_kind = recipe.losses(batch, state)
-    torch.stack([recipe.weights[name] * value for name, value in parts.items()]).sum().backward()
-    norm = nn.utils.clip_grad_norm_(state.trained, 1.0)
+def step(
+    state: State, batches: Sequence[Any], rate: float, recipe: Recipe, pool: Executor | None = None
+) -> tuple[dict[str, Tensor], Tensor, float]:
+    """One step of the optimisers; the losses, those of each kind of task, and the gradient's norm.
+
+    Several batches are worked on side by side in the pool's threads: two cores with a batch each are a quarter quicker
+    than two cores that share every operation.
+    """
+    device, trained = next(iter(state.params.values())).device.type, state.trained
+
+    def work(batch: Any) -> tuple[dict[str, Tensor], Tensor, Sequence[Tensor | None]]:
+        with torch.autocast(device, torch.bfloat16):
+            parts, by_kind = recipe.losses(batch, state)
+        whole = torch.stack([recipe.weights[name] * value for name, value in parts.items()]).sum()
+        return (
+            {n: v.detach() for n, v in parts.items()},
+            by_kind,
+            torch.autograd.grad(whole, trained, allow_unused=True),
+        )
+
+    # On a CPU the fused kernel's backward pass takes more than twice as long as the product written out.
+    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        done = list(pool.map(work, batches) if pool else map(work, batches))
+    for param, each in zip(trained, zip(*(gradients for _, _, gradients in done), strict=True), strict=True):
+        known = [gradient for gradient in each if gradient is not None]
+        param.grad = torch.stack(known).sum(0).div_(len(done)) if known else None
+    norm = nn.utils.clip_grad_norm_(trained, 1.0)
     for optimiser in state.optimisers:
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -148,7 +177,8 @@ def step(state: State, batch: Any, rate: float, recipe: Recipe) -> tuple[dict[st
         optimiser.zero_grad(set_to_none=True)
     state.step += 1
     follow(state)
-    return {name: part.detach() for name, part in parts.items()}, by_kind, round(float(norm), 3)
+    means = {name: torch.stack([parts[name] for parts, _, _ in done]).mean() for name in done[0][0]}
+    return means, torch.stack([by_kind for _, by_kind, _ in done]).sum(0), round(float(norm), 3)
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

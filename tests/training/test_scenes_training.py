@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from galago.families.tokenizer import load_tokenizer
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train
-from training.scenes.data import GLYPHS, NO_GLYPH, patch_truth
+from training.scenes.data import GLYPHS, NO_GLYPH, loader, patch_truth
 from training.scenes.pack import spell
 from training.scenes.transplant import transplant
 from training.state import rate_at
@@ -56,6 +57,10 @@ def _with(options: Options, **fields: object) -> Options:
     return Options(**{**vars(options), **fields})
 
 
+def _last_line(run: Path) -> dict:
+    return json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+
+
 def _kept(run: Path) -> dict:
     return torch.load(run / "state.pt", weights_only=True)
 
@@ -72,6 +77,33 @@ def test_a_run_goes_on_exactly_where_it_ended(options: Options, tmp_path: Path) 
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
     steps = [json.loads(line)["step"] for line in (parted.run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
+
+
+def test_without_rows_the_tower_alone_learns(options: Options) -> None:
+    before = train.train(_with(options, seen=2, rows=0))
+    tower = {n: p.clone() for n, p in before.params.items() if n.startswith("vision")}
+    rest = {n: p.clone() for n, p in before.params.items() if not n.startswith("vision")}
+    after = train.train(_with(options, seen=8, rows=0))
+    assert all(torch.equal(after.params[n], p) for n, p in rest.items())
+    assert not any(torch.equal(after.params[n], p) for n, p in tower.items())
+    line = _last_line(options.run)
+    assert "glyph" in line and "token_glyph" in line and "token" not in line and line["kinds"] == {}
+    train.train(_with(options, seen=10))
+    assert "token" in _last_line(options.run)
+
+
+def test_batches_side_by_side_are_one_batch(options: Options) -> None:
+    """Two halves that are worked on in two threads give the gradient that both give one after the other."""
+    state = train.RECIPE.fresh(options.run, None, torch.device("cpu"), 1e-3)
+    again = train.RECIPE.fresh(options.run, None, torch.device("cpu"), 1e-3)
+    halves = [batch for batch, _ in zip(loader(options.run, 1, 1, 0, 4, 0), range(2), strict=False)]
+    states, done = (state, again), []
+    for side_by_side, one in zip((2, 1), states, strict=True):
+        with ThreadPoolExecutor(side_by_side, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            done.append(loop.step(one, halves, 1e-3, train.RECIPE, pool))
+    one, other = done
+    assert one[2] == other[2] and torch.equal(one[1], other[1])
+    assert all(torch.equal(state.params[n], p) for n, p in again.params.items())
 
 
 def test_a_run_is_scored_on_the_way(options: Options) -> None:

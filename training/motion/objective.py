@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from galago.eval.motion.score import MEASURES
 from galago.families.smolvlm.config import SmolVLMConfig
@@ -79,8 +78,7 @@ def packed_attention(block: Tensor, prefix: int) -> Attend:
     def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        with sdpa_kernel(SDPBackend.MATH):
-            first = F.scaled_dot_product_attention(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], is_causal=True)
+        first = F.scaled_dot_product_attention(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], is_causal=True)
         keys, values = (
             torch.cat((x[:, :, :prefix].repeat_interleave(r, dim=0), rows(x[:, :, prefix:])), dim=2) for x in (k, v)
         )
@@ -99,8 +97,7 @@ def losses(batch: Batch, w: SmolVLMWeights, c: SmolVLMConfig, heads: nn.ModuleDi
     what the decoder makes of the frames' tokens.
     """
     b, n = batch.pixels.shape[:2]
-    with sdpa_kernel(SDPBackend.MATH):
-        features = frame_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
+    features = frame_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
     image = projected(features, w.vision, c.vision)
     out = {
         "patch": heads["tower"](features.unflatten(0, (b, n)), batch.patch_kind, batch.patch_offset),

@@ -20,7 +20,7 @@ from galago.families.moondream.image import Crops, make_crops
 from training.scenes.pack import Packed, pack, write_block
 from training.scenes.recipe import RANGE, prepare
 
-SEED = 1
+SEED = 1_000_003
 """Scenes of this seed are for training: evaluate on any other."""
 
 TASKS = 11
@@ -157,14 +157,14 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
     The first `single` scenes are small enough for one view: cheap steps while little is known. After them
-    every other scene still is, since tiles cost much and teach mostly the same.
+    every other scene still is, since tiles cost much and teach mostly the same. With no rows there are no tasks, and
+    only what lies under each patch is taught.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
         self.folder, self.batch, self.rows, self.first, self.single = folder, batch, rows, first, single
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.set_num_threads(1)
         info = get_worker_info()
         number, step = self.first + (info.id if info else 0), info.num_workers if info else 1
         config, tokenizer = prepare(self.folder)
@@ -173,16 +173,21 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
                 small = i < self.single or i % 2 == 0
-                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, i % 3 == 0)
-                tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
-                # A second caption, of another length: captions are the longest answers and learn last.
-                length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
-                tasks.append(Task("caption", "caption", length=length, text=caption_of(scene, length)))
+                hard = i % 3 == 0 or (i % 3 == 1 and not self.rows)
+                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, hard)
+                tasks = _tasks(scene, i) if self.rows else []
                 crops = make_crops(scene.image, config.vision)
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
             yield _collate(drawn)
             number += step
+
+
+def _tasks(scene: Scene, i: int) -> list[Task]:
+    tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
+    # A second caption, of another length: captions are the longest answers and learn last.
+    length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
+    return [*tasks, Task("caption", "caption", length=length, text=caption_of(scene, length))]
 
 
 def _draw(rng: np.random.Generator, sides: tuple[int, int], hard: bool) -> Scene:
@@ -229,6 +234,7 @@ def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers
 
 
 def undisturbed(_: int) -> None:
-    """Ctrl-C reaches workers too; the trainer ends them once its state is kept."""
+    """On one thread. Ctrl-C reaches workers too; the trainer ends them once its state is kept."""
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import coordinate_logits, encode_coordinate, encode_size, size_logits
@@ -122,11 +121,10 @@ def losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
 
-    Losses: token, coordinate, size; patch, glyph and look of the tower's features, the same with `token_` of
-    the projected ones.
+    Losses: patch, glyph and look of the tower's features, the same with `token_` of the projected ones; where the
+    batch has rows, token, coordinate and size.
     """
-    with sdpa_kernel(SDPBackend.MATH):
-        features = crop_features(batch.pixels, w.vision, c.vision)
+    features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
     local = torch.stack(
         [
@@ -135,21 +133,28 @@ def losses(
         ]
     )
     image = project(features[starts], local, w.vision)
+    truth = (batch.patch_class, batch.patch_shape, batch.patch_glyph, batch.patch_look)
+    out = heads["tower"](features, *truth)
+    projected = heads["projected"](image, *(part[starts] for part in truth))
+    out |= {f"token_{name}": loss for name, loss in projected.items()}
+    by_kind = torch.zeros(len(KINDS), 2, device=features.device)
+    return (out | _answers(batch, w, c, image, by_kind), by_kind) if batch.block.shape[1] else (out, by_kind)
+
+
+def _answers(
+    batch: Batch, w: MoondreamWeights, c: MoondreamConfig, image: Tensor, by_kind: Tensor
+) -> dict[str, Tensor]:
+    """Losses of what is said about images [B, T, D]; those of each kind are added to by_kind."""
     x = embed(batch, w, image, c.tokens.bos_id)
     prefix = c.prefix_len
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
     hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))[:, prefix:]
     hidden = hidden.flatten(0, 1)
-
-    truth = (batch.patch_class, batch.patch_shape, batch.patch_glyph, batch.patch_look)
-    out = heads["tower"](features, *truth)
-    projected = heads["projected"](image, *(part[starts] for part in truth))
-    out |= {f"token_{name}": loss for name, loss in projected.items()}
+    out: dict[str, Tensor] = {}
 
     kind = batch.kind.flatten()
     weight = torch.tensor([WEIGHT.get(name, 1.0) for name in KINDS], device=kind.device)
-    by_kind = torch.zeros(len(KINDS), 2, device=kind.device)
 
     def mean(loss: Tensor, at: Tensor, counts: Tensor) -> Tensor:
         by_kind.index_add_(0, kind[at], torch.stack((loss.detach() * counts, counts.float()), 1))
@@ -171,7 +176,7 @@ def losses(
     sizes = (value[at].nan_to_num().clamp(min=1 / bins).log2() + 10) / 10 * (bins - 1)
     spread = soft_bins(size_logits(hidden[at], w.region).flatten(0, 1), sizes.flatten())
     out["size"] = mean_of(spread.unflatten(0, (-1, 2)).mean(1), counts)
-    return out, by_kind
+    return out
 
 
 WEIGHTS = {
