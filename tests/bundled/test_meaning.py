@@ -14,10 +14,11 @@ import galago
 from galago.cli.app import app, main
 from galago.eval.places import iou
 from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.ranges import V1
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 # The picture is scene 1396 of seed 7, so the truth about it is known.
-SCENE = scene_at(7, 1396)
+SCENE = scene_at(7, 1396, V1)
 CIRCLE = next(thing for thing in SCENE.things if thing.name == "circle")
 
 FLOOR = {

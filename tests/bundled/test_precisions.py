@@ -13,6 +13,7 @@ from galago import hub
 from galago.eval.drift import Answered, Divergence, answered, divergence, logits
 from galago.eval.outliers import write_with_outliers
 from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.ranges import V1
 from galago.eval.scenes.score import cases, skill_of
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.kernels import load
@@ -21,7 +22,7 @@ from galago.precision import pick_precision
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 CPU = torch.device("cpu")
 SCENES = 12
-COLOR = next(thing.color for thing in scene_at(7, 1396).things if thing.name == "circle")
+COLOR = next(thing.color for thing in scene_at(7, 1396, V1).things if thing.name == "circle")
 """In the example, which is that scene."""
 Told = list[tuple[Image.Image, list[Answered], list[torch.Tensor]]]
 """Of each scene its image, the reference's answers and its logits over tokens."""

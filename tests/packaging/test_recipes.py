@@ -14,11 +14,12 @@ import httpx
 import pytest
 
 from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.ranges import V1
 
 ADDRESS = "http://127.0.0.1:8080"
 TEXT = (Path(__file__).parents[2] / "packaging" / "recipes.md").read_text()
 # The picture is scene 1396 of seed 7, so the truth about it is known.
-COLOR = next(thing.color for thing in scene_at(7, 1396).things if thing.name == "circle")
+COLOR = next(thing.color for thing in scene_at(7, 1396, V1).things if thing.name == "circle")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from PIL import Image
 
 from galago.eval.places import iou
 from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.ranges import V1
 
 md = pytest.importorskip("moondream", reason="the moondream client is not installed (pip install --no-deps moondream)")
 
 # The picture is scene 1396 of seed 7, so the truth about it is known.
-THINGS = {thing.name: thing for thing in scene_at(7, 1396).things}
+THINGS = {thing.name: thing for thing in scene_at(7, 1396, V1).things}
 CIRCLE = THINGS["circle"]
 QUESTION = "What color is the circle?"
 COUNT = "How many yellow shapes are there?"  # the model was taught to think about counts alone

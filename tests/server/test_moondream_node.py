@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from galago.eval.scenes.draw import scene_at
+from galago.eval.scenes.ranges import V1
 
 pytestmark = pytest.mark.skipif(not (shutil.which("npm") and shutil.which("node")), reason="there is no Node here")
 
-CIRCLE = next(thing for thing in scene_at(7, 1396).things if thing.name == "circle")
+CIRCLE = next(thing for thing in scene_at(7, 1396, V1).things if thing.name == "circle")
 WITHOUT_SHARP = """
 const Module = require("module"), load = Module._load;
 Module._load = function (name, ...rest) {
