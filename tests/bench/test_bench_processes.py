@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 from typing import Any
 
 import pytest
+import tiny_smolvlm
 import torch
 from tiny_moondream import write
 
@@ -132,9 +134,23 @@ def test_the_peak_is_that_of_the_process_itself():
 
 
 def test_image_sizes():
-    from galago.bench.case import image_size
+    from galago.bench.case import clip_size, image_size
 
     assert image_size("1024x768") == (1024, 768)
+    assert (clip_size("1024x768"), clip_size("8x512X512")) == ((0, 1024, 768), (8, 512, 512))
     for wrong in ("1024", "0x10", "-3x4", "axb", "10x10x10", "99999x99999", "1e3x4", ""):
         with pytest.raises(InvalidRequest, match="--image"):
             image_size(wrong)
+    for wrong in ("8x", "0x8x8", "1x2x3x4", "900x900x900"):
+        with pytest.raises(InvalidRequest, match="--image"):
+            clip_size(wrong)
+
+
+def test_a_clip_is_measured_as_its_frames(tmp_path):
+    tiny_smolvlm.write(tmp_path)
+    told = []
+    measure(Case(str(tmp_path), "float32", 32, 32, 8, tokens=2, runs=2), time.monotonic(), told.append)
+    loaded, *runs, _ = told
+    assert loaded["crops"] == 8 and loaded["prefill_flop"] > 0 and loaded["encode_flop"] > 0
+    assert [run["tokens"] for run in runs] == [2, 2]
+    assert all(run["again_s"] > 0 for run in runs)

@@ -35,7 +35,7 @@ NO_GLYPH = -100
 
 @dataclass
 class Batch:
-    """B images. Crops of all images stand in one row; `crop_image` says whose each is."""
+    """B images. Crops of all images stand in one row, after them those of images of which the tower alone learns."""
 
     pixels: Tensor  # uint8 [N, crop, crop, 3]
     tilings: list[tuple[int, int]]  # B
@@ -157,8 +157,9 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
     The first `single` scenes are small enough for one view: cheap steps while little is known. After them
-    every other scene still is, since tiles cost much and teach mostly the same. With no rows there are no tasks, and
-    only what lies under each patch is taught.
+    every other scene still is, since tiles cost much and teach mostly the same. Half as many more have words or faces
+    and no tasks: what lies under their patches costs little, and letters and looks want to be seen often. With no rows
+    no scene has tasks.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
@@ -169,18 +170,25 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
         number, step = self.first + (info.id if info else 0), info.num_workers if info else 1
         config, tokenizer = prepare(self.folder)
         while True:
-            drawn = []
+            drawn, alone = [], []
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
                 small = i < self.single or i % 2 == 0
                 hard = i % 3 == 0 or (i % 3 == 1 and not self.rows)
                 scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, hard)
                 tasks = _tasks(scene, i) if self.rows else []
-                crops = make_crops(scene.image, config.vision)
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
-                drawn.append((crops, patch_truth(scene, crops, config.vision), packed))
-            yield _collate(drawn)
+                drawn.append((*_seen(scene, config.vision), packed))
+                if self.rows and i % 2:
+                    other = _draw(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), True)
+                    alone.append(_seen(other, config.vision))
+            yield _collate(drawn, alone)
             number += step
+
+
+def _seen(scene: Scene, c: VisionConfig) -> tuple[Crops, Truth]:
+    crops = make_crops(scene.image, c)
+    return crops, patch_truth(scene, crops, c)
 
 
 def _tasks(scene: Scene, i: int) -> list[Task]:
@@ -200,8 +208,9 @@ def _draw(rng: np.random.Generator, sides: tuple[int, int], hard: bool) -> Scene
     return scene
 
 
-def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
+def _collate(drawn: list[tuple[Crops, Truth, Packed]], alone: list[tuple[Crops, Truth]]) -> Batch:
     counts = [len(crops.pixels) for crops, _, _ in drawn]
+    seen = [(crops, truth) for crops, truth, _ in drawn] + alone
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(packed, name) for _, _, packed in drawn]))
@@ -209,14 +218,14 @@ def _collate(drawn: list) -> Batch:  # type: ignore[type-arg]
     def row(arrays: list[np.ndarray]) -> Tensor:
         # Blank crops up to a round number: kernels are made anew for each size that they meet.
         whole = np.concatenate(arrays)
-        spare = -len(whole) % 16 if len(whole) > len(drawn) else 0
+        spare = -len(whole) % 16 if len(whole) > len(seen) else 0
         return torch.from_numpy(np.concatenate([whole, np.zeros_like(whole[:spare])]))
 
     return Batch(
-        pixels=row([crops.pixels for crops, _, _ in drawn]),
+        pixels=row([crops.pixels for crops, _ in seen]),
         tilings=[crops.tiling for crops, _, _ in drawn],
         starts=[int(v) for v in np.cumsum([0, *counts])[:-1]],
-        **{f.name: row([getattr(truth, f.name) for _, truth, _ in drawn]) for f in fields(Truth)},
+        **{f.name: row([getattr(truth, f.name) for _, truth in seen]) for f in fields(Truth)},
         **{f.name: stack(f.name) for f in fields(Packed)},
     )
 

@@ -180,6 +180,6 @@ def _answers(
 
 
 WEIGHTS = {
-    "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.4, "token_glyph": 0.4,
+    "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.7, "token_glyph": 0.5,
     "look": 0.5, "token_look": 0.5,
 }  # fmt: skip

@@ -5,17 +5,19 @@ what is reported.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from galago import hub
 from galago.bench.case import Case
-from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
+from galago.families.moondream import weights as moondream
+from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.image import tiling_of
-from galago.families.moondream.weights import shapes
+from galago.families.smolvlm import weights as smolvlm
+from galago.families.smolvlm.config import SmolVLMConfig
+from galago.families.smolvlm.image import tiling_of as frame_tiling
 
 if TYPE_CHECKING:
     from galago.model import Model
@@ -25,20 +27,22 @@ LEAST_BYTES = 4096
 
 
 def work_of(model: "Model", case: Case) -> dict[str, Any]:
-    """`crops`, `decode_bytes` a step, `prefill_flop` a position, `encode_flop` an image; nothing for other families.
+    """`crops`, `decode_bytes` a step, `prefill_flop` a position, `encode_flop` an image or clip.
 
     A multiplication and its addition count as two operations.
     """
-    files = hub.locate(case.model)
-    if files.family != "moondream":
-        return {}
-    config = make_config(files.config.get("config") or {}, REVISIONS[model.revision])
-    crops = crops_of(config, case.width, case.height) if case.detail == "high" else 1
+    c = cast(Any, model._loaded).config
+    if isinstance(c, MoondreamConfig):
+        crops = crops_of(c, case.width, case.height) if case.detail == "high" else 1
+        flop, text = encode_flop(c, crops), _weights(moondream.shapes(c), "text.blocks.")
+    else:
+        crops = case.frames or frames_of(c, case)
+        flop, text = frames_flop(c, crops), _weights(smolvlm.shapes(c), "text.blocks.")
     return {
         "crops": crops,
         "decode_bytes": sum(t.nbytes for t in decode_weights(model)),
-        "prefill_flop": 2 * _weights(config, "text.blocks."),
-        "encode_flop": encode_flop(config, crops),
+        "prefill_flop": 2 * text,
+        "encode_flop": flop,
     }
 
 
@@ -65,16 +69,29 @@ def crops_of(c: MoondreamConfig, width: int, height: int) -> int:
     return 1 if rows * columns == 1 else 1 + rows * columns
 
 
+def frames_of(c: SmolVLMConfig, case: Case) -> int:
+    """Frames that SmolVLM's tower looks at: the tiles of an image, and all of it."""
+    rows, columns = frame_tiling((case.width, case.height), c.image, c.image.split and case.detail == "high")
+    return rows * columns + 1
+
+
 def encode_flop(c: MoondreamConfig, crops: int) -> int:
     """The tower sees every patch of every crop; the projection each patch of one."""
-    projection = _weights(c, "vision.proj_mlp.")
-    tower = _weights(c, "vision.") - projection
+    projection = _weights(moondream.shapes(c), "vision.proj_mlp.")
+    tower = _weights(moondream.shapes(c), "vision.") - projection
     return 2 * c.vision.n_tokens * (tower * crops + projection)
 
 
-def _weights(c: MoondreamConfig, prefix: str) -> int:
+def frames_flop(c: SmolVLMConfig, frames: int) -> int:
+    """The tower sees every patch of every frame, the projection each token of it."""
+    projection = _weights(smolvlm.shapes(c), "vision.proj.")
+    tower = _weights(smolvlm.shapes(c), "vision.") - projection
+    return 2 * frames * (c.vision.grid**2 * tower + c.vision.n_tokens * projection)
+
+
+def _weights(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     """Weights of the linear maps whose names start so: matrices, neither biases nor tables."""
-    found = shapes(c).items()
+    found = shapes.items()
     return sum(
         math.prod(s) for name, s in found if name.startswith(prefix) and name.endswith(".weight") and len(s) == 2
     )

@@ -15,13 +15,15 @@ MAX_PIXELS = 64_000_000
 class Case:
     """Captions of `runs` noise images of width x height pixels, `tokens` new tokens each.
 
-    `model` is what galago.load takes. What is None is for galago.load to choose.
+    With `frames` they are clips of so many. `model` is what galago.load takes. What is None is for galago.load to
+    choose.
     """
 
     model: str
     precision: str | None = None
     width: int = 378
     height: int = 378
+    frames: int = 0
     tokens: int = 64
     runs: int = 3
     threads: int | None = None
@@ -36,15 +38,25 @@ class Case:
     @property
     def image(self) -> str:
         """Its size, and how it is looked at if that is not the usual way."""
-        return f"{self.width}x{self.height}" + (" low" if self.detail == "low" else "")
+        frames = f"{self.frames}x" if self.frames else ""
+        return f"{frames}{self.width}x{self.height}" + (" low" if self.detail == "low" else "")
 
 
 def image_size(text: str) -> tuple[int, int]:
     """Width and height in pixels of 1024x768. Raises InvalidRequest."""
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip().lower())
-    if not found or not all(map(int, found.groups())):
+    frames, *size = clip_size(text)
+    if frames:
         raise InvalidRequest(f"--image must be WIDTHxHEIGHT in pixels, as 1024x768, not {text!r}", "image")
-    width, height = map(int, found.groups())
-    if width * height > MAX_PIXELS:
+    return size[0], size[1]
+
+
+def clip_size(text: str) -> tuple[int, int, int]:
+    """Frames (0 of a still image), width and height in pixels of 1024x768 or 8x512x512. Raises InvalidRequest."""
+    found = re.fullmatch(r"(?:(\d{1,3})x)?(\d{1,6})x(\d{1,6})", text.strip().lower())
+    if not found or not all(int(part) for part in found.groups() if part is not None):
+        said = "WIDTHxHEIGHT in pixels, as 1024x768, or FRAMESxWIDTHxHEIGHT, as 8x512x512"
+        raise InvalidRequest(f"--image must be {said}, not {text!r}", "image")
+    frames, width, height = (int(part or 0) for part in found.groups())
+    if max(1, frames) * width * height > MAX_PIXELS:
         raise InvalidRequest(f"--image {text} has too many pixels; {MAX_PIXELS / 1e6:g} million are allowed", "image")
-    return width, height
+    return frames, width, height

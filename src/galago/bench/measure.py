@@ -13,14 +13,17 @@ from galago import hub
 from galago.bench.arithmetic import decode_weights, work_of
 from galago.bench.case import Case
 from galago.bench.ceilings import sustained_read
+from galago.media.clip import Clip
 from galago.nn.device import memory, pick_device, usable_cores
 from galago.packing import packed_copy
 from galago.precision import pick_precision
-from galago.request import Caption, Done, Request, Sampling
+from galago.request import Caption, Done, Query, Request, Sampling
 
 Message = dict[str, Any]
 READ_S = 0.3
 """Spent after each caption on reading the weights."""
+SECOND = "What is on the left?"
+"""Asked about each image after its caption: what the cache of images saves."""
 
 
 def prepare(case: Case) -> None:
@@ -82,11 +85,21 @@ def _peaks(model: "galago.Model") -> dict[str, int]:
     return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
 
 
-def _caption(model: "galago.Model", case: Case, number: int) -> Message:
+def _shown(case: Case, number: int) -> Image.Image | Clip:
     # Another image each time, so that no cache of images has it already; the same ones for every case.
-    pixels = np.random.default_rng(number).integers(0, 256, (case.height, case.width, 3), np.uint8)
-    request = Request(Caption("normal"), Image.fromarray(pixels), Sampling(max_tokens=case.tokens), detail=case.detail)
-    done = next(event for event in model.submit(request) if isinstance(event, Done))
+    shape = (max(1, case.frames), case.height, case.width, 3)
+    images = [Image.fromarray(p) for p in np.random.default_rng(number).integers(0, 256, shape, np.uint8)]
+    return Clip(tuple(images), tuple(map(float, range(case.frames))), case.frames) if case.frames else images[0]
+
+
+def _done(model: "galago.Model", request: Request) -> Done:
+    return next(event for event in model.submit(request) if isinstance(event, Done))
+
+
+def _caption(model: "galago.Model", case: Case, number: int) -> Message:
+    shown = _shown(case, number)
+    done = _done(model, Request(Caption("normal"), shown, Sampling(max_tokens=case.tokens), detail=case.detail))
+    again = _done(model, Request(Query(SECOND), shown, Sampling(max_tokens=1), detail=case.detail)).timings
     times, made = done.timings, done.usage.completion_tokens
     # The first token comes from the prompt's last position. After the last one nothing is computed, unless the
     # model had to say that it was the last.
@@ -96,6 +109,7 @@ def _caption(model: "galago.Model", case: Case, number: int) -> Message:
         "prefill_s": times.prefill_s,
         # Not Timings.ttft_s, which waits for text to show: random tokens may make none.
         "ttft_s": times.encode_s + times.prefill_s,
+        "again_s": again.encode_s + again.prefill_s,
         "decode_s": times.decode_s,
         "decode_tokens_per_s": steps / times.decode_s if steps > 0 else None,
         "total_s": times.total_s,

@@ -35,6 +35,7 @@ FIGURES = (
     Figure("encode_s", "encode (vision)", "s"),
     Figure("prefill_s", "prefill (image, prompt)", "s"),
     Figure("ttft_s", "time to first token", "s"),
+    Figure("again_s", "the same, asked again", "s"),
     Figure("decode_s", "decode (all tokens)", "s"),
     Figure("decode_tokens_per_s", "decode speed", "tokens/s", higher=True),
     Figure("total_s", "whole request", "s"),

@@ -15,6 +15,7 @@ from galago.bench.results import Result, spread
 Told = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""
 
+TIMES = ("encode_s", "prefill_s", "ttft_s", "again_s", "decode_s", "total_s")
 SAME_TYPE = {"int4": "int8"}
 """The type that a precision multiplies in, where that has another name."""
 
@@ -116,7 +117,7 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
     figures = {
         "load_s": spread([m["load_s"] for m in loaded]),
         "ready_s": spread([m["ready_s"] for m in firsts]),
-        **{key: spread([m[key] for m in runs]) for key in ("encode_s", "prefill_s", "ttft_s", "decode_s", "total_s")},
+        **{key: spread([m[key] for m in runs]) for key in TIMES},
         "decode_tokens_per_s": spread([m["decode_tokens_per_s"] for m in runs], higher=True),
         **{k: spread([m[k] for m in firsts]) for k in ("peak_rss_bytes", "peak_device_bytes") if k in firsts[0]},
         "peak_of_all_bytes": spread([m["peak_of_all_bytes"] for m in ends]),

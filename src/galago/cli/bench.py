@@ -21,6 +21,7 @@ Examples:
   galago bench
   galago bench --random --precision float32 --precision int8 --threads 2
   galago bench moondream2 --image 1024x768 --tokens 32 --rounds 3 --save today.json
+  galago bench smolvlm2-500m-int8 --random --image 8x512x512
   galago bench moondream2 --compare yesterday.json --plot speed.svg"""
 
 
@@ -33,7 +34,9 @@ def bench(
         list[str] | None,
         typer.Option(help="A precision to measure; may be given again. By default what other commands take."),
     ] = None,
-    image: Annotated[str, typer.Option(metavar="WxH", help="The size of the image in pixels.")] = "378x378",
+    image: Annotated[
+        str, typer.Option(metavar="[Nx]WxH", help="The size of the image in pixels, or of a clip of N frames.")
+    ] = "378x378",
     detail: Annotated[
         str, typer.Option(metavar="low|high", help="low sees a large image as a whole only, as other engines do.")
     ] = "high",
@@ -56,13 +59,13 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the results.")] = None,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
-    from galago.bench.case import Case, image_size
+    from galago.bench.case import Case, clip_size
     from galago.bench.results import read
     from galago.bench.run import Plan
     from galago.bench.run import bench as carry_out
 
     # What can be wrong is looked at before minutes are spent.
-    width, height = image_size(image)
+    frames, width, height = clip_size(image)
     if detail not in ("low", "high"):
         raise InvalidRequest(f"--detail must be low or high, not {detail!r}", "detail")
     saved = None if compare is None else read(compare)
@@ -75,7 +78,8 @@ def bench(
     for model, named in _located(models, random):
         wanted: list[str | None] = [*dict.fromkeys(precision or [])]
         for name in wanted or [named]:
-            cases.append(Case(model, name, width, height, tokens, runs, threads, device, cast(Detail, detail)))
+            seen = cast(Detail, detail)
+            cases.append(Case(model, name, width, height, frames, tokens, runs, threads, device, seen))
     with _progress("Measuring") as tell:
         outcome = carry_out(Plan(tuple(cases), rounds, ceilings, random), tell)
     for failure in outcome.failures:
