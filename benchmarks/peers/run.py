@@ -6,11 +6,12 @@
         --baseline reference:bfloat16 llama:q4_0
 
 An engine is `name:precision`: `galago`, `galago-low` (one view of any image, as `llama` has), `llama`, `reference`
-(also `reference-compiled`), `phi`. Each gets a process of its own; with several rounds they take turns, so that a
-machine which slows down for a while hits all of them. Best is over all runs of all rounds; median is the median of the
-rounds' medians. Weights are read into the system's cache before each process. An engine that is not there is named
-with the reason, and skipped. Everything beside ours is started with `--peer-python`, which may be of another
-environment than this one.
+(also `reference-compiled`), `phi`; for SmolVLM2, of whose images `8x512x512` is a clip of eight frames, `galago`,
+`galago-low`, `smolvlm` and `smolvlm-low` (transformers). Each gets a process of its own; with several rounds they take
+turns, so that a machine which slows down for a while hits all of them. Best is over all runs of all rounds; median is
+the median of the rounds' medians. Weights are read into the system's cache before each process. An engine that is not
+there is named with the reason, and skipped. Everything beside ours is started with `--peer-python`, which may be of
+another environment than this one.
 
 Writes `OUT.json` and `OUT.md`.
 """
@@ -31,13 +32,14 @@ from typing import Any
 from common import HIGHER_IS_BETTER
 
 HERE = Path(__file__).resolve().parent
-ENGINES = ("galago", "galago-low", "llama", "reference", "reference-compiled", "phi")
+ENGINES = ("galago", "galago-low", "llama", "reference", "reference-compiled", "phi", "smolvlm", "smolvlm-low")
 RATIOS = ("encode_s", "prefill_s", "ttft_s", "decode_tokens_per_s", "total_s")
 HEADINGS = {
     "load_s": "load s",
     "encode_s": "encode s",
     "prefill_s": "prefill s",
     "ttft_s": "first token s",
+    "again_s": "asked again s",
     "decode_tokens_per_s": "decode tok/s",
     "total_s": "total s",
 }
@@ -59,6 +61,8 @@ def command(engine: str, image: str, args: argparse.Namespace) -> list[str]:
             "reference": ("reference.py", ["--reference", args.reference]),
             "reference-compiled": ("reference.py", ["--reference", args.reference, "--compile"]),
             "phi": ("phi.py", []),
+            "smolvlm": ("smolvlm.py", []),
+            "smolvlm-low": ("smolvlm.py", ["--low"]),
         }[name]
         made = [args.peer_python, HERE / script, "--checkpoint", args.checkpoint, *settings, *extra]
         made += ["--precision", precision] if precision and name != "phi" else []
