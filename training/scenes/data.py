@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from galago.eval.scenes.captions import LENGTHS
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
+from galago.eval.scenes.ranges import SHADES, TEXTURES
 from galago.eval.scenes.tasks import Task, caption_of, tasks_for
 from galago.eval.scenes.things import Thing
 from galago.families.moondream.config import VisionConfig
@@ -29,6 +30,7 @@ TASKS = 11
 COLOR_CLASSES = ("", *RANGE.colors)
 NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
+FINISHES = (("", *SHADES), ("", *TEXTURES))
 NO_GLYPH = -100
 """Ignored by the cross-entropy."""
 
@@ -42,6 +44,7 @@ class Batch:
     starts: list[int]  # B: where each image's crops begin
     patch_class: Tensor  # int64 [N, T, 2]: colour, name under each patch (0: nothing)
     patch_shape: Tensor  # float32 [N, T, 6]: offset to centre (2), log size (2), offset of gaze (2); NaN: none
+    patch_finish: Tensor  # int64 [N, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
     patch_glyph: Tensor  # int64 [N, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
     patch_look: Tensor  # float32 [N, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
     block: Tensor  # int64 [B, R, ROW]
@@ -59,6 +62,7 @@ class Truth:
 
     patch_class: np.ndarray
     patch_shape: np.ndarray
+    patch_finish: np.ndarray
     patch_glyph: np.ndarray
     patch_look: np.ndarray
 
@@ -80,13 +84,14 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
         ]
     classes = np.zeros((len(boxes), grid * grid, 2), np.int64)
     shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
-    glyph = np.full((len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
+    finish, glyph = np.full((2, len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
     look = np.full((len(boxes), grid * grid, 3), np.nan, np.float32)
     n = len(scene.things)
     if n == 0:
-        return Truth(classes, shape, glyph, look)
+        return Truth(classes, shape, finish, glyph, look)
     looks = _looks(scene)
     kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
+    finishes = np.array([_finish(t) for t in scene.things])
     things = np.array([(*t.center, t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in scene.things])
     gazes = np.array([t.gaze or (np.nan, np.nan) for t in scene.things])
     centers = (np.arange(grid) + 0.5) / grid
@@ -103,6 +108,7 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
         px, py = np.tile(centers, grid)[on], np.repeat(centers, grid)[on]
         cx, cy = (things[thing, 0] - x0) / w, (things[thing, 1] - y0) / h
         classes[k, on] = kinds[thing]
+        finish[k, on] = finishes[thing]
         inside = (cx >= -0.2) & (cx <= 1.2) & (cy >= -0.2) & (cy <= 1.2)
         around = np.stack(
             [
@@ -124,7 +130,7 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
             look[k, :, 2] = np.nan
         for patch, number, x in zip(np.flatnonzero(on), thing, x0 + px * w, strict=True):
             glyph[k, patch] = _glyph(scene.things[number], float(x))
-    return Truth(classes, shape, glyph, look)
+    return Truth(classes, shape, finish, glyph, look)
 
 
 def _looks(scene: Scene) -> np.ndarray:
@@ -142,6 +148,13 @@ def _looks(scene: Scene) -> np.ndarray:
             dx, dy = (t.gaze[0] - t.eye[0]) * width, (t.gaze[1] - t.eye[1]) * height
             out[i, :2] = np.array((dx, dy)) / math.hypot(dx, dy)
     return out
+
+
+def _finish(thing: Thing) -> tuple[int, int]:
+    """The classes of a shape's shade and texture."""
+    if thing.kind != "shape":
+        return NO_GLYPH, NO_GLYPH
+    return FINISHES[0].index(thing.shade), FINISHES[1].index(thing.texture)
 
 
 def _glyph(thing: Thing, x: float) -> tuple[int, int]:

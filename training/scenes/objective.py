@@ -1,5 +1,7 @@
 """The forward pass over a batch and its losses, through the family's own functions."""
 
+from dataclasses import fields
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from galago.families.moondream.text import Attend, decoder, logits_of
 from galago.families.moondream.vision import crop_features, local_features, project
 from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
-from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch
+from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch, Truth
 from training.scenes.pack import KINDS, NONE, WEIGHT
 
 SIGMA = 4.0
@@ -28,8 +30,11 @@ class PatchHeads(nn.Module):
         self.letter = nn.Linear(dim, len(GLYPHS))
         self.place = nn.Linear(dim, 4)
         self.look = nn.Linear(dim, 3)
+        self.shade, self.texture = (nn.Linear(dim, len(names)) for names in FINISHES)
 
-    def forward(self, x: Tensor, classes: Tensor, shape: Tensor, glyph: Tensor, look: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, classes: Tensor, shape: Tensor, finish: Tensor, glyph: Tensor, look: Tensor
+    ) -> dict[str, Tensor]:
         """Losses of features x [..., dim]; for the rest see Batch. Rare things are averaged by themselves."""
         far = F.smooth_l1_loss(self.shape(x).float(), shape.nan_to_num(), reduction="none")
         seen = self.look(x).float()
@@ -39,6 +44,7 @@ class PatchHeads(nn.Module):
             "patch": F.cross_entropy(self.color(x).flatten(0, -2).float(), classes[..., 0].flatten())
             + F.cross_entropy(self.name(x).flatten(0, -2).float(), classes[..., 1].flatten())
             + 0.3 * mean_of(far[..., :4], ~shape[..., :4].isnan()),
+            "finish": known_mean(self.shade(x), finish[..., 0]) + known_mean(self.texture(x), finish[..., 1]),
             "glyph": known_mean(self.letter(x), glyph[..., 0]) + 0.5 * known_mean(self.place(x), glyph[..., 1]),
             "look": mean_of(turn, ~look[..., :2].isnan())
             + mean_of(target, ~look[..., 2].isnan())
@@ -121,8 +127,8 @@ def losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
 
-    Losses: patch, glyph and look of the tower's features, the same with `token_` of the projected ones; where the
-    batch has rows, token, coordinate and size.
+    Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; where
+    the batch has rows, token, coordinate and size.
     """
     features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
@@ -133,7 +139,7 @@ def losses(
         ]
     )
     image = project(features[starts], local, w.vision)
-    truth = (batch.patch_class, batch.patch_shape, batch.patch_glyph, batch.patch_look)
+    truth = tuple(getattr(batch, f.name) for f in fields(Truth))
     out = heads["tower"](features, *truth)
     projected = heads["projected"](image, *(part[starts] for part in truth))
     out |= {f"token_{name}": loss for name, loss in projected.items()}
@@ -181,5 +187,5 @@ def _answers(
 
 WEIGHTS = {
     "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.7, "token_glyph": 0.5,
-    "look": 0.5, "token_look": 0.5,
+    "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2,
 }  # fmt: skip
