@@ -2,10 +2,11 @@
 
 import pytest
 
-from galago.catalog import Bundled, Hosted, entries, find
+from galago.catalog import Bundled, Hosted, entries, find, lookup, routes
 from galago.errors import ModelNotFound
 from galago.families.moondream.config import REVISIONS
 from galago.precision import NAMES
+from galago.routing import MEDIA, ways_of
 
 
 def test_the_default_is_bundled():
@@ -13,7 +14,7 @@ def test_the_default_is_bundled():
 
 
 def test_ids_and_aliases_are_unique_in_any_case():
-    names = [n.lower() for e in entries() for n in (e.id, *e.aliases)]
+    names = [n.lower() for e in entries() for n in (e.id, *e.aliases)] + [r.id.lower() for r in routes()]
     assert len(names) == len(set(names))
 
 
@@ -35,6 +36,16 @@ def test_only_the_newest_moondream_has_the_starmie_tokenizer():
 
 def test_find_by_id_alias_and_any_case():
     assert find("Moondream2").id == find("vikhyatk/moondream2").id == find("2B").id == "moondream2"
+
+
+@pytest.mark.parametrize("route", routes(), ids=lambda r: r.id)
+def test_a_route_leads_to_models_that_see_what_they_take_and_ends_with_the_smallest(route):
+    assert route.description and lookup(f"{route.id}-INT8") is route
+    for way in ways_of(route.id, {}):
+        assert set(way.takes) <= set(MEDIA)
+        sizes = [find(model).parameters for model in way.models]
+        assert sizes == sorted(sizes, reverse=True)
+        assert "video" not in way.takes or all(find(model).revision == "SmolVLM2" for model in way.models)
 
 
 def test_an_unknown_name_is_told_with_the_closest_and_all_known():

@@ -1,4 +1,4 @@
-"""The models that can be served by name, read from catalog.toml."""
+"""The models and routes that can be served by name, read from catalog.toml."""
 
 import tomllib
 from collections.abc import Mapping
@@ -58,6 +58,28 @@ class Entry:
     """Bytes at the measured peak, by precision; what was not measured is absent."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """What a way of a route takes (see routing.MEDIA), and its models, the one that is wanted most first."""
+
+    takes: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A name behind which a server has several models of the catalogue; see routing.py."""
+
+    id: str
+    description: str
+    ways: tuple[Way, ...]
+
+
+def _route(name: str, table: dict[str, Any]) -> Route:
+    ways = tuple(Way(tuple(way["takes"]), tuple(way["models"])) for way in table["route"])
+    return Route(name, table["description"], ways)
+
+
 def _entry(name: str, table: dict[str, Any]) -> Entry:
     if "folder" in table:
         source: Bundled | Hosted = Bundled(table.pop("folder"))
@@ -77,16 +99,31 @@ def _whole(repo: str, parts: int) -> Hosted:
     return Hosted(tuple(Remote(repo, "main", f) for f in weights), *(Remote(repo, "main", f) for f in others))
 
 
+def _tables() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(files("galago").joinpath("catalog.toml").read_text(encoding="utf-8"))
+
+
 @cache
 def entries() -> tuple[Entry, ...]:
     """Every model of the catalogue, the default one first."""
-    text = files("galago").joinpath("catalog.toml").read_text(encoding="utf-8")
-    return tuple(_entry(name, table) for name, table in tomllib.loads(text).items())
+    return tuple(_entry(name, table) for name, table in _tables().items() if "route" not in table)
+
+
+@cache
+def routes() -> tuple[Route, ...]:
+    """Every route of the catalogue."""
+    return tuple(_route(name, table) for name, table in _tables().items() if "route" in table)
+
+
+def _named() -> dict[str, Entry | Route]:
+    """All of the catalogue by its ids and aliases, in small letters."""
+    models = {name.lower(): entry for entry in entries() for name in (entry.id, *entry.aliases)}
+    return models | {route.id.lower(): route for route in routes()}
 
 
 def with_precision(name: str) -> tuple[str, str | None]:
     """A name such as moondream2-int8 as model and precision; (name, None) where it ends in none."""
-    known = {n.lower() for e in entries() for n in (e.id, *e.aliases)}
+    known = _named()
     base, _, precision = name.rpartition("-")
     precision = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(precision.lower(), precision.lower())
     if name.lower() not in known and base.lower() in known and any(precision in e.precisions for e in entries()):
@@ -94,16 +131,21 @@ def with_precision(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def find(name: str) -> Entry:
-    """The entry of this id or alias, in any case, with or without a precision (moondream2-int8).
+def lookup(name: str) -> Entry | Route | None:
+    """What has this id or alias, in any case, with or without a precision (moondream2-int8)."""
+    return _named().get(with_precision(name)[0].lower())
 
-    Raises ModelNotFound, naming what there is.
-    """
-    name, _ = with_precision(name)
-    by_name = {n.lower(): e for e in entries() for n in (e.id, *e.aliases)}
-    if entry := by_name.get(name.lower()):
-        return entry
-    close = get_close_matches(name.lower(), by_name, n=1)
+
+def find(name: str) -> Entry:
+    """The model of this id or alias, as for lookup(). Raises ModelNotFound, naming what there is."""
+    found = lookup(name)
+    if isinstance(found, Entry):
+        return found
+    if found:
+        models = ", ".join(dict.fromkeys(model for way in found.ways for model in way.models))
+        raise ModelNotFound(f"{found.id} is a route: name one of {models}, or run galago serve {found.id}")
+    name = with_precision(name)[0]
+    close = get_close_matches(name.lower(), _named(), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    known = ", ".join(e.id for e in entries())
+    known = ", ".join(dict.fromkeys(found.id for found in _named().values()))
     raise ModelNotFound(f"no model {name!r}{hint} (known are {known}, and folders that hold a checkpoint)")

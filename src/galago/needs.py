@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galago.catalog import Entry, find, with_precision
+from galago.catalog import Entry, lookup, with_precision
 from galago.checkpoint import count_weights
 from galago.errors import ModelNotFound
 
@@ -73,21 +73,21 @@ def precisions_of(name: str) -> tuple[str, ...]:
 
 
 def one_name(name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None) -> str:
-    """The same name for whatever means the same model: its id, with a precision unless it would be that anyway.
+    """The same name for whatever means the same model or route: its id, with a precision if that is not the usual one.
 
     A path becomes the real one; a name that is neither in the catalogue nor a path stays as it is.
     """
     from galago.nn.device import pick_device
     from galago.precision import pick_precision
 
-    entry = _entry(name)
-    if entry is None:
+    found = lookup(name)
+    if found is None:
         path = Path(name).expanduser()
         return str(path.resolve()) if path.exists() else name
     named = with_precision(name)[1]
     if precision or named in (None, pick_precision(None, pick_device(device), profile).name):
-        return entry.id
-    return f"{entry.id}-{named}"
+        return found.id
+    return f"{found.id}-{named}"
 
 
 def size_of(count: int) -> str:
@@ -96,7 +96,5 @@ def size_of(count: int) -> str:
 
 
 def _entry(name: str) -> Entry | None:
-    try:
-        return find(name)
-    except ModelNotFound:
-        return None
+    found = lookup(name)
+    return found if isinstance(found, Entry) else None

@@ -90,10 +90,13 @@ def test_drawings_of_one_image_and_of_several(galago, photo, on, tmp_path):
 
 
 def test_models_lists_the_catalogue(galago):
-    from galago.catalog import entries
+    from galago.catalog import entries, routes
 
-    assert [m["id"] for m in galago("models", "--json").json] == [e.id for e in entries()]
-    assert all(e.id in galago("models").out for e in entries())
+    ids = [*(e.id for e in entries()), *(r.id for r in routes())]
+    assert [m["id"] for m in galago("models", "--json").json] == ids
+    said = galago("models").out
+    assert all(name in said for name in ids)
+    assert "images, video: smolvlm2-500m or smolvlm2-256m" in said
 
 
 def test_json_keeps_letters_readable(galago, photo, on, tmp_path):

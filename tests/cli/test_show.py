@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from galago.catalog import entries, find
+from galago.needs import memory_needed
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,28 @@ def test_it_tells_what_is_slower_than_it_could_be(galago, monkeypatch):
     assert len(told["precisions"]["int4"]["fallbacks"]) == 2
     said = galago("show", "scenes", "--device", "cpu").out
     assert all(said.count(fallback) == 1 for fallback in told["precisions"]["int4"]["fallbacks"])
+
+
+def test_a_route_and_what_its_models_need(galago):
+    [told] = galago("show", "SmolVLM-hybrid-int8", "--device", "cpu", "--json").json
+    assert told["id"] == "smolvlm-hybrid" and [way["takes"] for way in told["ways"]] == [
+        ["text", "image"],
+        ["images", "video"],
+    ]
+    for model in (model for way in told["ways"] for model in way["models"]):
+        assert model == {"id": model["id"], "memory": memory_needed(model["id"], device="cpu")}
+        assert model["id"].endswith("-int8")
+    said = galago("show", "smolvlm-hybrid", "--device", "cpu").out
+    assert all(name in said for name in ("smolvlm-256m ", "smolvlm2-500m ", "several images, videos"))
+
+
+@pytest.mark.parametrize(
+    "command", [("caption", "x.png", "-m"), ("models", "pull"), ("models", "remove"), ("quantize", "--to", "int8")]
+)
+def test_what_takes_a_model_names_those_of_a_route(galago, command, tmp_path, photo):
+    args = [photo if part == "x.png" else part for part in command]
+    more = ("--out", tmp_path / "out") if "quantize" in command else ()
+    assert "is a route: name one of smolvlm-500m, smolvlm-256m" in galago(*args, "smolvlm-hybrid", *more).error
 
 
 @pytest.mark.parametrize(

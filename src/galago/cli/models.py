@@ -1,11 +1,12 @@
 """galago models"""
 
 import json as jsonlib
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from galago.catalog import Entry, entries, find, with_precision
+from galago.catalog import Entry, entries, find, routes, with_precision
 from galago.errors import ModelNotFound
 from galago.needs import size_of
 
@@ -28,11 +29,16 @@ def models(
     if json:
         for entry in entries():
             typer.echo(jsonlib.dumps(_described(entry, here.get(entry.id))))
+        for route in routes():
+            typer.echo(jsonlib.dumps(asdict(route)))
         return
     rows = [("", "on disk", "memory", "")]
     for entry in entries():
         size = here.get(entry.id)
         rows.append((entry.id, "-" if size is None else size_of(size), _memory(entry), entry.description))
+    for route in routes():
+        ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
+        rows.append((route.id, "", "", f"{route.description} ({ways})"))
     first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
     for name, disk, memory, description in rows:
         typer.echo(f"{name:{first}}  {disk:>{second}}  {memory:{third}}  {description}".rstrip())

@@ -68,17 +68,14 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
 
 
 def _pool(settings: "Settings") -> "ModelPool":
-    """Where the models will be; what is wrong with a name or an option is told before anything is loaded."""
+    """Where the models will be."""
     import galago
     from galago.pool import ModelPool
 
     options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
     options["limits"] = galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size)
     budget = None if settings.max_memory_gb is None else int(settings.max_memory_gb * 1e9)
-    pool = ModelPool(budget, keep_alive=None, options=options)
-    for model in settings.model:
-        pool.need(model)
-    return pool
+    return ModelPool(budget, keep_alive=None, options=options)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galago.catalog import Entry, find, with_precision
-from galago.errors import ModelNotFound
+from galago.catalog import Entry, Route, lookup, with_precision
 from galago.needs import size_of
 
 if TYPE_CHECKING:
@@ -44,17 +43,17 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
-    try:
-        entry = find(model)
-    except ModelNotFound:
-        about = _of_files(model)
-    else:
-        about = _of_entry(entry, with_precision(model)[1])
-    told = _told(about, device)
+    match lookup(model):
+        case Route() as route:
+            told, shown = _route_told(route, model, device), _print_route
+        case Entry() as entry:
+            told, shown = _told(_of_entry(entry, with_precision(model)[1]), device), _print
+        case None:
+            told, shown = _told(_of_files(model), device), _print
     if json:
         typer.echo(jsonlib.dumps(told, ensure_ascii=False))
     else:
-        _print(told)
+        shown(told)
 
 
 def _of_entry(entry: Entry, precision: str | None) -> About:
@@ -151,6 +150,34 @@ def _print(told: Mapping[str, Any]) -> None:
         typer.echo(f"{name:10}  {memory:>8}  {entry['kernels']}")
     for fallback in dict.fromkeys(f for entry in told["precisions"].values() for f in entry["fallbacks"]):
         typer.echo(f"! {fallback}")
+
+
+def _route_told(route: Route, name: str, device: str | None) -> dict[str, Any]:
+    from galago.needs import memory_needed
+    from galago.routing import ways_of
+
+    return {
+        "id": route.id,
+        "description": route.description,
+        "ways": [
+            {
+                "takes": list(way.takes),
+                "models": [{"id": model, "memory": memory_needed(model, device=device)} for model in way.models],
+            }
+            for way in ways_of(name, {"device": device})
+        ],
+    }
+
+
+def _print_route(told: Mapping[str, Any]) -> None:
+    from galago.routing import MEDIA
+
+    typer.echo(f"{told['id']}\n{told['description']}")
+    for way in told["ways"]:
+        typer.echo(f"\n{', '.join(MEDIA[medium] for medium in way['takes'])}: the first that memory has room for of")
+        width = max(len(model["id"]) for model in way["models"])
+        for model in way["models"]:
+            typer.echo(f"  {model['id']:{width}}  {size_of(model['memory']):>8}")
 
 
 def _product(shape: tuple[int, ...]) -> int:

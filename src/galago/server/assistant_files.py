@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from galago.catalog import find
-from galago.errors import InvalidRequest, ModelNotFound
+from galago.catalog import lookup
+from galago.errors import InvalidRequest
 
 Json = dict[str, Any]
 Given = dict[str, tuple[Any, str]]
@@ -133,11 +133,7 @@ def _add_model(named: Json, file: str, given: Given) -> None:
 
 
 def _found(name: str) -> bool:
-    try:
-        find(name)
-    except ModelNotFound:
-        return Path(name).expanduser().exists()
-    return True
+    return lookup(name) is not None or Path(name).expanduser().exists()
 
 
 def _same(value: Any, origin: str) -> Any:

@@ -20,6 +20,7 @@ from galago.media.image import MAX_PIXELS, decode_data_url, load_image
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
 from galago.request import Request, Sampling
+from galago.routing import medium_of
 from galago.server.errors import Refused
 
 T = TypeVar("T")
@@ -69,6 +70,11 @@ class Asked:
     n: int = 1
     placed: Callable[[Request, Sequence[Image.Image | Clip]], Request] = one_image
     """the request with the images where they belong"""
+
+    @property
+    def medium(self) -> str:
+        """What it shows, by which a route sends it on."""
+        return medium_of(len(self.images), sum(shown.video for shown in self.images))
 
 
 def choices(asked: Asked, opened: Sequence[Image.Image | Clip]) -> list[Request]:

@@ -1,5 +1,6 @@
 """What the server says of itself: health, counts, metrics, and a screen for people."""
 
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
@@ -48,6 +49,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
                 "memory": _memory(facts.device),
                 "performance": host.served.report(),
                 "models": loaded_models(models),
+                "routes": {plan.name: [asdict(lane) for lane in plan.lanes] for plan in models.routes},
             }
         )
 

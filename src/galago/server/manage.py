@@ -4,13 +4,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from galago.errors import InvalidRequest
+from galago.routing import Plan
 from galago.server import openai_reply
 from galago.server.errors import failure
 from galago.server.fields import Json, load_json, read, required
@@ -45,26 +46,27 @@ def add_routes(app: FastAPI, host: Host) -> None:
     @app.post(LOAD)
     async def load(http: Request) -> Response:
         asked = await _asked(http, host)
-        key = await waited(partial(models.known, asked.model))
+        plan = await waited(partial(models.known, asked.model))
         if asked.stream:
-            return await streamed(_told(models, key))
-        async for _ in _loading(models, key):
+            return await streamed(_told(models, plan))
+        async for _ in _loading(models, plan):
             pass
-        return JSONResponse(await _entry_of(models, key))
+        return JSONResponse(await _entry_of(models, plan))
 
     @app.post(UNLOAD)
     async def unload(http: Request) -> Response:
         asked = await _asked(http, host)
-        key = await waited(partial(models.known, asked.model))
-        was_loaded = await waited(partial(models.pool.unload, key))
-        return JSONResponse({**await _entry_of(models, key), "unloaded": was_loaded})
+        plan = await waited(partial(models.known, asked.model))
+        # One in use is refused. Those of a route that left before it come back when they are asked for.
+        were_loaded = [await waited(partial(models.pool.unload, key)) for key in plan.models]
+        return JSONResponse({**await _entry_of(models, plan), "unloaded": any(were_loaded)})
 
     @app.get("/v1/models/{name:path}")
     async def one(http: Request, name: str) -> Response:
         if http.url.path in (LOAD, UNLOAD):
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
-        key = await waited(partial(models.known, name))
-        return JSONResponse(await _entry_of(models, key))
+        plan = await waited(partial(models.known, name))
+        return JSONResponse(await _entry_of(models, plan))
 
 
 async def _asked(http: Request, host: Host) -> Asked:
@@ -75,8 +77,8 @@ async def _asked(http: Request, host: Host) -> Asked:
     return await host.parsed(http, read_asked)
 
 
-async def _entry_of(models: Models, key: str) -> Json:
-    return _entry(await waited(partial(models.row, key)), models)
+async def _entry_of(models: Models, plan: Plan) -> Json:
+    return _entry(await waited(partial(models.row, plan.name)), models)
 
 
 def _entry(row: Row, models: Models) -> Json:
@@ -85,30 +87,28 @@ def _entry(row: Row, models: Models) -> Json:
         "object": "model",
         "created": models.started,
         "owned_by": "galago",
-        "loaded": row.loaded is not None and not row.loaded.loading,
+        "loaded": row.loaded,
         "installed": row.installed,
         "precision": row.precision,
         "memory_bytes": row.bytes,
-        "in_use": row.loaded.in_use if row.loaded else 0,
+        "in_use": row.in_use,
+        **({"ways": [asdict(lane) for lane in row.lanes]} if row.lanes else {}),
     }
 
 
 def _entries(row: Row, models: Models) -> list[Json]:
     """A model and its other names."""
     entry = _entry(row, models)
-    other = row.entry.aliases if row.entry and row.id == row.entry.id else ()
-    return [entry, *({**entry, "id": name, "root": row.id} for name in other)]
+    return [entry, *({**entry, "id": name, "root": row.id} for name in row.aliases)]
 
 
 def _described(row: Row) -> Json:
     """As the clients of Moondream Station read it."""
-    revision = row.facts.revision if row.facts else row.entry.revision if row.entry else None
-    description = row.entry.description if row.entry else ""
-    return {"id": row.id, "name": row.id, "description": description, "version": revision or ""}
+    return {"id": row.id, "name": row.id, "description": row.description, "version": row.revision or ""}
 
 
-async def _loading(models: Models, key: str) -> AsyncIterator[tuple[int, int] | None]:
-    """Load a model: bytes that are downloaded and of how many, None after a while without news.
+async def _loading(models: Models, plan: Plan) -> AsyncIterator[tuple[int, int] | None]:
+    """Load what answers to a name: bytes of a model that are downloaded and of how many, None if nothing is new.
 
     Raises what the load raises. It goes on when nobody listens any more, since others may wait for it.
     """
@@ -129,8 +129,7 @@ async def _loading(models: Models, key: str) -> AsyncIterator[tuple[int, int] | 
 
     def work() -> None:
         try:
-            with models.use(key, progress):
-                pass
+            models.load(plan.models, progress)
         except Exception as error:
             tell(error)
         else:
@@ -151,17 +150,17 @@ async def _loading(models: Models, key: str) -> AsyncIterator[tuple[int, int] | 
         yield item
 
 
-async def _told(models: Models, key: str) -> AsyncIterator[str]:
+async def _told(models: Models, plan: Plan) -> AsyncIterator[str]:
     """A load as server-sent events; what fails before the first of them is raised, and gets its own status."""
     begun = False
     try:
-        async for step in _loading(models, key):
+        async for step in _loading(models, plan):
             begun = True
             if step is None:
                 yield ": still loading\n\n"
             else:
                 yield line({"status": "loading", "bytes_done": step[0], "bytes_total": step[1]})
-        yield line({"status": "loaded", "model": await _entry_of(models, key)})
+        yield line({"status": "loaded", "model": await _entry_of(models, plan)})
     except Exception as error:
         if not begun:
             raise

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from galago.catalog import Entry, entries, find, with_precision
-from galago.errors import EngineBusy, GalagoError, InvalidRequest, LoadFailed, ModelNotFound
+from galago.catalog import Entry, Route, entries, lookup, with_precision
+from galago.errors import EngineBusy, GalagoError, InvalidRequest, LoadFailed
 from galago.hub import installed
 from galago.needs import one_name
 from galago.nn.device import pick_device
 from galago.pool import Loaded, ModelPool
 from galago.precision import pick_precision
+from galago.routing import Lane, Plan, alone, plans
 from galago.server.errors import Refused
 
 if TYPE_CHECKING:
@@ -43,23 +44,32 @@ class Facts:
 
 @dataclass(frozen=True)
 class Row:
-    """A model that is in memory or can be loaded. `bytes` is what it needs, if that is known."""
+    """A model that is in memory or can be loaded; or a route, of which is told what its models have together.
+
+    `bytes` is what it needs, if that is known.
+    """
 
     id: str
-    key: str
     precision: str | None
     bytes: int | None
     installed: bool
-    entry: Entry | None
-    facts: Facts | None
-    loaded: Loaded | None
+    loaded: bool
+    loading: bool = False
+    in_use: int = 0
+    description: str = ""
+    revision: str | None = None
+    aliases: tuple[str, ...] = ()
+    facts: Facts | None = None
+    lanes: tuple[Lane, ...] = ()
+    """of a route"""
 
 
 class Models:
     """The models that a pool holds for a server. A key is a model's name in the pool, an id what clients call it.
 
-    `names` are those of the settings, the default one first: any request may have them loaded. Others of the
-    catalogue answer once they were loaded by load(), so that no stranger's request starts a download.
+    `names` are those of the settings, models and routes, the default one first: any request may have what answers to
+    them loaded. Other models of the catalogue answer once they were loaded by load(), so that no stranger's request
+    starts a download.
     """
 
     def __init__(self, pool: ModelPool, names: Sequence[str], strict: bool = False) -> None:
@@ -67,27 +77,33 @@ class Models:
             raise InvalidRequest("a server needs at least one model", "model")
         self.pool = pool
         self.strict = strict
-        self.own = tuple(dict.fromkeys(one_name(name, **pool.choice) for name in names))
+        self.plans = plans(names, pool)
+        self.own = tuple(dict.fromkeys(key for plan in self.plans.values() for key in plan.models))
         self.started = int(time.time())
         self.opened: Future[None] = Future()
         """done when the models of the settings are loaded, or with the error of the one that is not"""
         self._facts: dict[str, Facts] = {}
         self._seen: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._waiting = threading.BoundedSemaphore(WAITING)
-        ids = [id_of(key) for key in self.own]
+        ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {twice!r}; rename one's folder", "model")
+        for key in self.own:
+            pool.need(key)  # what is wrong with a name is told before anything is loaded
 
     @property
     def default(self) -> str:
-        return self.own[0]
+        """The name of a model or a route."""
+        return next(iter(self.plans))
+
+    @property
+    def routes(self) -> tuple[Plan, ...]:
+        return tuple(plan for plan in self.plans.values() if isinstance(lookup(plan.name), Route))
 
     def open(self) -> None:
         """Load the models of the settings, which must fit beside each other; how it went is in `opened`."""
         try:
-            with ExitStack() as stack:
-                for key in self.own:
-                    stack.enter_context(self.use(key))
+            self.load(self.own)
         except BaseException as error:
             self.opened.set_exception(error)
         else:
@@ -100,6 +116,12 @@ class Models:
         if error := self.opened.exception():
             raise LoadFailed(f"the model could not be loaded: {error}")
 
+    def load(self, keys: Sequence[str], progress: Progress | None = None) -> None:
+        """Load models, which must fit beside each other; raises as `use` does."""
+        with ExitStack() as stack:
+            for key in keys:
+                stack.enter_context(self.use(key, progress))
+
     @contextmanager
     def use(self, key: str, progress: Progress | None = None) -> "Iterator[tuple[Facts, Model]]":
         """A model of the pool, loaded first if it is not there; see ModelPool.use."""
@@ -107,43 +129,45 @@ class Models:
             # The model is in no variable of this frame, which lives until its memory is to be free.
             yield self._met(key, self._entered(key, progress, stack))
 
-    def meant(self, name: str | None) -> str:
-        """The key of the model that a request names: one of the settings or in memory, or else the default.
+    def meant(self, name: str | None, medium: str) -> str:
+        """The key of the model that a request means which shows this (see routing.MEDIA).
 
-        Raises Refused for any other name where names are strict.
+        It names a model or route, one of the settings or in memory, or else the default is meant. Raises Refused for
+        any other name where names are strict, and InvalidRequest for what a route does not take.
         """
-        key = None if name is None else self._answering(name)
-        if key is None and name is not None and self.strict:
+        found = None if name is None else self._answering(name)
+        if found is None and name is not None and self.strict:
             ids = ", ".join(map(id_of, self._here()))
             raise Refused("model_not_found", f"no model {name[:LONGEST_NAME]!r} here; there is {ids}", "model")
-        return key or self.default
+        return self._plan(found or self.default).model_for(medium)
 
-    def known(self, name: str) -> str:
-        """The key of a model that can be loaded. Raises Refused; paths, which strangers may send, are none."""
-        key = self._exact(name)
-        if key is None:
+    def known(self, name: str) -> Plan:
+        """What can be loaded by this name: a model, or a route of the settings.
+
+        Raises Refused; paths, which strangers may send, are none.
+        """
+        found = self._exact(name)
+        if found is None:
             ids = ", ".join(dict.fromkeys([*map(id_of, self._here()), *(entry.id for entry in entries())]))
             raise Refused("model_not_found", f"no model {name[:LONGEST_NAME]!r}; there are {ids}", "model")
-        return key
+        return self._plan(found)
 
     def at_hand(self, key: str) -> bool:
         """Whether using it need not wait for a load, as things stand."""
         return any(row.name == key and not row.loading for row in self.pool.loaded())
 
-    def facts(self, key: str) -> Facts | None:
-        """None before its first load."""
-        return self._facts.get(key)
+    def facts(self, name: str) -> Facts | None:
+        """Of a model, or of a route's first; None before its first load."""
+        return self._facts.get(self._plan(name).models[0])
 
     def rows(self) -> list[Row]:
-        """The models of the settings, then others in memory, then the rest of the catalogue. Looks at files."""
-        here, kept = {row.name: row for row in self.pool.loaded()}, installed()
-        keys = dict.fromkeys([*self.own, *here, *(one_name(e.id, **self.pool.choice) for e in entries())])
-        return [self._row(key, here.get(key), kept) for key in keys]
+        """What the settings name, then others in memory, then the rest of the catalogue. Looks at files."""
+        models = [one_name(entry.id, **self.pool.choice) for entry in entries()]
+        return self._rows(list(dict.fromkeys([*self._here(), *models])))
 
-    def row(self, key: str) -> Row:
-        """One model, whatever its precision. Looks at files."""
-        here = {row.name: row for row in self.pool.loaded()}
-        return self._row(key, here.get(key), installed())
+    def row(self, name: str) -> Row:
+        """A model, whatever its precision, or a route. Looks at files."""
+        return self._rows([name])[0]
 
     def loaded(self) -> list[tuple[Facts, Loaded]]:
         """The models in memory, oldest first."""
@@ -171,24 +195,33 @@ class Models:
             )
         return self._facts[key], model
 
+    def _plan(self, name: str) -> Plan:
+        return self.plans.get(name) or alone(name)
+
     def _here(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.own, *(row.name for row in self.pool.loaded())]))
+        """Names of routes, and keys."""
+        return tuple(dict.fromkeys([*self.plans, *self.own, *(row.name for row in self.pool.loaded())]))
 
     def _exact(self, name: str) -> str | None:
         if len(name) > LONGEST_NAME:
             return None
-        for key in self._here():
-            if id_of(key).lower() == name.lower():
-                return key
+        for other in self._here():
+            if id_of(other).lower() == name.lower():
+                return other
         return one_name(name, **self.pool.choice) if entry_of(name) else None
 
     def _answering(self, name: str) -> str | None:
-        """A name that says no precision means the first of that model in whatever precision."""
-        here, key = self._here(), self._exact(name)
-        if key is None or key in here:
-            return key
-        entry = None if with_precision(name)[1] else entry_of(name)
-        return next((other for other in here if entry and entry_of(other) is entry), None)
+        """A name that says no precision means the first of that model or route in whatever precision."""
+        here, exact = self._here(), self._exact(name)
+        if exact in here:
+            return exact
+        known = None if len(name) > LONGEST_NAME or with_precision(name)[1] else lookup(name)
+        return next((other for other in here if known and lookup(other) is known), None)
+
+    def _rows(self, names: Sequence[str]) -> list[Row]:
+        here, kept = {row.name: row for row in self.pool.loaded()}, installed()
+        plans = [self._plan(name) for name in names]
+        return [_row_of(plan, [self._row(key, here.get(key), kept) for key in plan.models]) for plan in plans]
 
     def _row(self, key: str, loaded: Loaded | None, kept: dict[str, int]) -> Row:
         facts, entry, need = self._facts.get(key), entry_of(key), None
@@ -200,19 +233,48 @@ class Models:
         # A folder may have gone since.
         with suppress(GalagoError):
             need = loaded.bytes if loaded else self.pool.need(key)
-        return Row(id_of(key), key, precision, need, entry is None or entry.id in kept, entry, facts, loaded)
+        return Row(
+            id=id_of(key),
+            precision=precision,
+            bytes=need,
+            installed=entry is None or entry.id in kept,
+            loaded=loaded is not None and not loaded.loading,
+            loading=loaded is not None and loaded.loading,
+            in_use=loaded.in_use if loaded else 0,
+            description=entry.description if entry else "",
+            revision=facts.revision if facts else entry.revision if entry else None,
+            aliases=entry.aliases if entry and entry.id == key else (),
+            facts=facts,
+        )
 
 
-def id_of(key: str) -> str:
-    """What clients call a model: as in the catalogue, or a folder's or file's own name without what leads there."""
-    if entry_of(key):
-        return key
-    path = Path(key)
+def _row_of(plan: Plan, rows: Sequence[Row]) -> Row:
+    """What answers to a name, from the rows of its models."""
+    route = lookup(plan.name)
+    if not isinstance(route, Route):
+        return rows[0]
+    precisions, needs = {row.precision for row in rows}, [row.bytes for row in rows]
+    return Row(
+        id=plan.name,
+        precision=precisions.pop() if len(precisions) == 1 else None,
+        bytes=None if None in needs else sum(need or 0 for need in needs),
+        installed=all(row.installed for row in rows),
+        loaded=all(row.loaded for row in rows),
+        loading=any(row.loading for row in rows),
+        in_use=sum(row.in_use for row in rows),
+        description=route.description,
+        lanes=plan.lanes,
+    )
+
+
+def id_of(name: str) -> str:
+    """What clients call a model or route: as in the catalogue, or a folder's or file's own name without its path."""
+    if lookup(name):
+        return name
+    path = Path(name)
     return path.name if path.is_dir() else path.stem
 
 
 def entry_of(name: str) -> Entry | None:
-    try:
-        return find(name)
-    except ModelNotFound:
-        return None
+    found = lookup(name)
+    return found if isinstance(found, Entry) else None

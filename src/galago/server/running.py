@@ -113,10 +113,11 @@ class Host:
         Nothing is begun yet where that would have to wait, for a site or for a model: whoever is here keeps others
         from decoding.
         """
+        key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not decoded
         opened: list[Image.Image | Clip] = []
         for shown in takewhile(lambda shown: not shown.remote, asked.images):
             opened.append(read_shown(shown, max_pixels=_left(opened)))
-        waits = len(opened) < len(asked.images) or not self.models.at_hand(self.models.meant(asked.model))
+        waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
         return asked, opened, None if waits else self._begun(asked, opened, told)
 
     async def _fetched(self, shown: Shown) -> bytes | None:
@@ -136,7 +137,7 @@ class Host:
         They are one to the client, and fail together.
         """
         with ExitStack() as stack:
-            facts, model = stack.enter_context(self.models.use(self.models.meant(asked.model)))
+            facts, model = stack.enter_context(self.models.use(self.models.meant(asked.model, asked.medium)))
             runs: list[Run] = []
             try:
                 for request in choices(asked, opened):

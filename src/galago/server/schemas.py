@@ -278,6 +278,10 @@ def _completion() -> Json:
     )
 
 
+def _way() -> Json:
+    return record({"takes": array(TEXT), "model": TEXT, "too_large": array(TEXT)})
+
+
 def _models() -> Json:
     entry = {
         "id": TEXT,
@@ -290,13 +294,14 @@ def _models() -> Json:
         "memory_bytes": may(COUNT, "what it needs at its peak, caches included"),
         "in_use": {**COUNT, "description": "requests that run on it"},
     }
+    ways = {"ways": {**array(_way()), "description": "of a route: what it takes, and the model that answers"}}
     described = record(dict.fromkeys(("id", "name", "description", "version"), TEXT))
     root = {"root": {**TEXT, "description": "the model that this is another name of"}}
-    listed = {"object": choice("list"), "data": array(record(entry, root)), "models": array(described)}
+    listed = {"object": choice("list"), "data": array(record(entry, ways | root)), "models": array(described)}
     return {
-        "ModelEntry": record(entry),
+        "ModelEntry": record(entry, ways),
         "ModelList": record(listed),
-        "Unloaded": record({**entry, "unloaded": {**FLAG, "description": "whether it was in memory"}}),
+        "Unloaded": record({**entry, "unloaded": {**FLAG, "description": "whether it was in memory"}}, ways),
         "UnloadRequest": record({"model": {**TEXT, "description": "an id of GET /v1/models, or scenes-int8 and such"}}),
         "LoadRequest": record({"model": TEXT}, {"stream": may(FLAG, "tell the progress as server-sent events")}),
     }
@@ -312,8 +317,10 @@ def _info() -> Json:
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
     more = {"default_timeout": may(SECONDS), "model": TEXT, "status": TEXT, "requests_processed": COUNT}
     each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}
+    ways = "of each route its ways: what is taken, the model that answers, and those that memory has no room for"
+    routes = {"type": "object", "description": ways, "additionalProperties": array(_way())}
     return {
-        "Health": record({**healthy, "models": array(loaded)}),
+        "Health": record({**healthy, "models": array(loaded), "routes": routes}),
         "NotReady": record({"status": choice("loading", "failed", "stopping"), **who}, {"error": TEXT}),
         "Stats": record({**counts, **more, "models": each}),
         "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),

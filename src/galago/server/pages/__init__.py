@@ -18,14 +18,15 @@ def start_page(
     address: str, version: str, status: str, rows: Sequence[Row], budget: int, used: Mapping[str, int], served: Served
 ) -> str:
     """What runs here and how to connect. `address` is the server's as this client sees it, without a slash."""
-    here = [row for row in rows if row.loaded and not row.loaded.loading]
+    here = [row for row in rows if row.loaded and not row.lanes]
     return _render(
         "start.html",
         address=address,
         version=version,
         status=status,
         loaded=here,
-        others=[row for row in rows if row not in here],
+        others=[row for row in rows if not row.loaded and not row.lanes],
+        routes=[row for row in rows if row.lanes],
         budget=budget,
         used=used,
         served=served.report(),
