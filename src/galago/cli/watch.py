@@ -20,7 +20,9 @@ Examples:
 
 @takes_groups
 def watch(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A path; - reads standard input.", show_default=False)],
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A path or URL; - reads standard input.", show_default=False)
+    ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of each frame.", show_default=False)],
     fps: Annotated[float, typer.Option(help="How many frames of each second to look at.")] = 1.0,
     max_frames: Annotated[
@@ -40,7 +42,7 @@ def watch(
     check_skill(Query(question))
     settings = settings_of(text)
     sampling = FrameSampling(fps, max_frames)
-    clip = load_clip(sys.stdin.buffer.read() if video == "-" else video, sampling)
+    clip = load_clip(sys.stdin.buffer if video == "-" else video, sampling)
     with loading.open() as model, _counted(len(clip.frames)) as count:
         answers = count(watched(model, clip, question, settings=settings))
         if json:
