@@ -1,4 +1,4 @@
-"""The Python face: load a model, ask it about images.
+"""The Python face: load a model, ask it about images and videos.
 
 Results have the shapes that Moondream's own clients return. Coordinates are 0..1 from the top left.
 """
@@ -20,6 +20,9 @@ from galago.errors import InvalidRequest
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
+from galago.media.load import load_media
+from galago.media.source import FileSource
+from galago.media.timeline import FrameSampling
 from galago.nn.device import pick_device, usable_cores
 from galago.packing import packed_copy
 from galago.precision import pick_precision
@@ -47,8 +50,8 @@ from galago.request import (
 
 log = logging.getLogger(__name__)
 
-Source = str | Path | bytes | Image.Image | Clip | EncodedImage
-"""An image: a path, a URL, the bytes of a file, a PIL image, or one that is already encoded; or a clip."""
+Source = FileSource | Image.Image | Clip | EncodedImage
+"""An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
 Turn = Mapping[str, Any]
 """A turn of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
 part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded."""
@@ -112,8 +115,11 @@ def load(
 class Model:
     """A loaded model. Its methods may be called from any thread; requests are carried out together.
 
-    All raise InvalidRequest for arguments out of range, InvalidImage for an image that cannot be
-    read, UnsupportedTask for what the model's revision lacks, and EngineBusy when too many wait.
+    Of a video the frames are looked at that the model was trained to look at (`video_sampling`), and what moves, as
+    some GIFs do, is one; detect, point and detect_gaze take images, and of what moves the first frame.
+
+    All raise InvalidRequest for arguments out of range, InvalidImage and InvalidVideo for what cannot be read,
+    UnsupportedTask for what the model's revision lacks, such as videos, and EngineBusy when too many wait.
     """
 
     def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
@@ -154,6 +160,11 @@ class Model:
         return str(self._loaded.device)
 
     @property
+    def video_sampling(self) -> FrameSampling | None:
+        """Which frames of a video it looks at; None where it looks at images only."""
+        return self._loaded.video_sampling
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue, those under way not counted."""
         return self._engine.waiting
@@ -167,11 +178,11 @@ class Model:
         self._engine.trim()
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
-        """See an image or a clip once, for many questions about it; of the settings `variant` and `detail` matter."""
+        """See an image or a video once, for many questions about it; of the settings `variant` and `detail` matter."""
         sampling_from(settings)
-        if isinstance(image, EncodedImage):
-            return image
-        opened = load_image(image) if not isinstance(image, Clip) else image
+        opened = self._opened(image)
+        if isinstance(opened, EncodedImage):
+            return opened
         return self._engine.encode_image(opened, _variant(settings), _detail(settings))
 
     def caption(
@@ -203,7 +214,9 @@ class Model:
         self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
     ) -> dict[str, Any]:
         """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
-        turns = tuple(m if isinstance(m, Message) else _message(m, f"messages.{i}.") for i, m in enumerate(messages))
+        turns = tuple(
+            m if isinstance(m, Message) else self._message(m, f"messages.{i}.") for i, m in enumerate(messages)
+        )
         return self._text("answer", Chat(turns), None, stream, settings)
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
@@ -289,9 +302,28 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _opened(self, source: Source, still: bool = False) -> Image.Image | Clip | EncodedImage:
+        if isinstance(source, EncodedImage | Clip):
+            return source
+        if still or isinstance(source, Image.Image):
+            return load_image(source)
+        return load_media(source, lambda: self.video_sampling)
+
+    def _message(self, turn: Turn, path: str) -> Message:
+        if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+            raise InvalidRequest(f"{path[:-1]} must have a role and content", path[:-1])
+        role, content = turn["role"], turn["content"]
+        if role not in ("system", "user", "assistant"):
+            raise InvalidRequest(f"{path}role must be system, user or assistant; got {role!r}", f"{path}role")
+        if isinstance(content, str):
+            return Message(role, content)
+        if not isinstance(content, list | tuple):
+            raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
+        return Message(role, tuple(part if isinstance(part, str) else self._opened(part) for part in content))
+
     def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
         sampling = sampling_from(settings)
-        opened = None if image is None else _opened(image)
+        opened = None if image is None else self._opened(image, still=isinstance(skill, Detect | Point | DetectGaze))
         return self.submit(Request(skill, opened, sampling, _variant(settings), _detail(settings)))
 
     def _text(
@@ -310,23 +342,6 @@ class Model:
             }
         pieces = _pieces(run)
         return {**result, key: pieces if stream else "".join(pieces)}
-
-
-def _opened(source: Source) -> Image.Image | Clip | EncodedImage:
-    return source if isinstance(source, EncodedImage | Clip) else load_image(source)
-
-
-def _message(turn: Turn, path: str) -> Message:
-    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
-        raise InvalidRequest(f"{path[:-1]} must have a role and content", path[:-1])
-    role, content = turn["role"], turn["content"]
-    if role not in ("system", "user", "assistant"):
-        raise InvalidRequest(f"{path}role must be system, user or assistant; got {role!r}", f"{path}role")
-    if isinstance(content, str):
-        return Message(role, content)
-    if not isinstance(content, list | tuple):
-        raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
-    return Message(role, tuple(part if isinstance(part, str) else _opened(part) for part in content))
 
 
 def _pieces(run: Run) -> Iterator[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from galago.media.clip import Clip
+from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
-from galago.media.video import VideoSource, load_clip
+from galago.media.video import load_clip
 from galago.request import Query, Request, TextDelta, sampling_from
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ AT_ONCE = 16
 
 def watch(
     model: "Model",
-    video: Clip | VideoSource,
+    video: Clip | FileSource,
     question: str,
     *,
     fps: float = 1.0,
@@ -30,9 +31,10 @@ def watch(
 ) -> Iterator[tuple[float, str]]:
     """(seconds, answer) for frames of a video, in their order; `spans` puts equal answers together.
 
-    Looked at are `fps` frames of each second, but `max_frames` (1..512) at the most, spread over the whole; of
-    a Clip all of its frames. `settings` are those of Model.query. Raises InvalidVideo and InvalidRequest at
-    once, and while it goes on what the engine raises. Ending it early cancels what is under way.
+    The video is a path, a URL, bytes, an open file or a Clip. Looked at are `fps` frames of each second, but
+    `max_frames` (1..512) at the most, spread over the whole; of a Clip all of its frames. `settings` are those of
+    Model.query. Raises InvalidVideo and InvalidRequest at once, and while it goes on what the engine raises. Ending it
+    early cancels what is under way.
     """
     given = dict(settings or {})
     about = Request(

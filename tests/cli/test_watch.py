@@ -11,6 +11,7 @@ import clips
 import pytest
 from PIL import Image, ImageDraw
 from told import Told
+from websites import served
 
 import galago as package
 from galago.errors import InvalidRequest, InvalidVideo
@@ -86,6 +87,12 @@ def test_a_gif_from_standard_input_and_a_bound(galago, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(clips.animated(frames, "GIF", 1000))))
     [only] = galago("watch", "-", "What color is the circle?", "--max-frames", 1, "--json").json
     assert only["answer"] in ("red", "blue")
+
+
+def test_a_url(galago, red):
+    with served(red.read_bytes()) as url:
+        assert galago("watch", f"{url}/red.mp4", "Is there a red circle?").out.splitlines() == ["0:03\u20130:10 yes"]
+        assert "answered 404" in galago("watch", f"{url}/none", "Is there a red circle?").error
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.image import decode_data_url, load_image
+from galago.media.image import load_image
+from galago.media.source import decode_data_url
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -84,14 +84,6 @@ def test_how_many_frames_and_where(video, sampling, wanted):
     assert clip.times == pytest.approx([n / 10 for n in wanted])
 
 
-def test_a_path_bytes_and_an_open_file_are_the_same(video, tmp_path):
-    path = tmp_path / "notes.txt"
-    path.write_bytes(video)
-    with path.open("rb") as file:
-        for source in (path, str(path), video, io.BytesIO(video), file):
-            assert numbers(load_clip(source)) == [0, 12, 24, 36, 49]
-
-
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
 def test_a_variable_frame_rate_is_sampled_by_time(kind, codec):
     # By count nearly all would be of the first second.
@@ -298,7 +290,11 @@ def test_playlists_are_not_followed(make, name, tmp_path):
         ("with\0zero.mp4", "cannot read"),
         ("/", "cannot read /"),
         ("concat:/etc/hostname", "cannot read concat"),
-        ("http://127.0.0.1:9/clip.mp4", "cannot read http"),
+        ("http://127.0.0.1:9/clip.mp4", "could not fetch http"),
+        ("ftp://127.0.0.1/clip.mp4", "cannot read ftp"),
+        ("data:video/mp4,AAAA", "must look like data:video/mp4;base64"),
+        ("data:video/mp4;base64,", "the video is empty"),
+        ("data:video/mp4;base64,aGVsbG8=", "the video is not a video"),
         (7, "not int"),
     ],
 )

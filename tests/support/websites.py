@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -17,3 +17,21 @@ def hosted(site: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def served(file: bytes) -> Iterator[str]:
+    """The address of a site that has this file everywhere but at /none."""
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if self.path == "/none" else 200)
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(file)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with hosted(Site) as url:
+        yield url

@@ -4,38 +4,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.cli.options import Images, Json, Loading, Stream, TextSettings, settings_of, takes_groups
-from galago.cli.running import Output, each_image
+from galago.cli.options import Frames, Json, Loading, Media, Stream, TextSettings, settings_of, takes_groups
+from galago.cli.running import Output, each_media
 from galago.request import Length
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.media.clip import Clip
     from galago.model import Model
 
 EXAMPLES = """\b
 Examples:
   galago caption photo.jpg
   galago caption *.png --length short --json > captions.jsonl
-  cat photo.jpg | galago caption - --stream"""
+  cat photo.jpg | galago caption - --stream
+  galago caption clip.mp4 --model smolvlm2 --fps 2"""
 
 
 @takes_groups
 def caption(
-    images: Images,
+    sources: Media,
     length: Annotated[Length, typer.Option(help="How much to say.")] = "normal",
     stream: Stream = False,
     json: Json = False,
     *,
+    frames: Frames,
     text: TextSettings,
     loading: Loading,
 ) -> None:
-    """Describe images."""
+    """Describe images and videos."""
     settings = settings_of(text)
-    output = Output(images, json, stream)
+    output = Output(sources, json, stream)
 
-    def ask(model: "Model", image: "Image.Image", place: int) -> None:
-        answer = model.caption(image, length, stream, settings)
-        output.show(images[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
+    def ask(model: "Model", shown: "Image.Image | Clip", place: int) -> None:
+        answer = model.caption(shown, length, stream, settings)
+        output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
-    each_image(images, loading, ask)
+    each_media(sources, loading, frames, ask)

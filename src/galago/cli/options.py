@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -12,10 +12,17 @@ from galago.catalog import entries
 from galago.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from galago.media.timeline import FrameSampling
     from galago.model import Model
 
 Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input.", show_default=False)
+]
+Media = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE|VIDEO", help="Paths or URLs of images or videos; - reads standard input.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")]
@@ -54,6 +61,26 @@ class Loading:
         import galago
 
         return galago.load(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Which frames of a video are looked at."""
+
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames of each second of a video to look at; by default 1, or the model's own."),
+    ] = None
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Look at so many of a video at the most, spread over the whole; by default 64, or the model's."
+        ),
+    ] = None
+
+    def of(self, usual: "FrameSampling") -> "FrameSampling":
+        """The usual, but for what was given. Raises InvalidRequest for what is out of range."""
+        return replace(usual, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -6,29 +6,33 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from galago.cli.options import Json, Loading, Stream, TextSettings, numbers, settings_of, takes_groups
-from galago.cli.running import Output, each_image
+from galago.cli.options import Frames, Json, Loading, Stream, TextSettings, numbers, settings_of, takes_groups
+from galago.cli.running import Output, each_media
 from galago.errors import InvalidRequest
 from galago.request import Query, check_skill
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.media.clip import Clip
     from galago.model import Model
 
 EXAMPLES = """\b
 Examples:
   galago query photo.jpg "How many people?"
   galago query a.jpg b.jpg "Is it raining?" --json
+  galago query clip.mp4 "Who comes in first?" --model smolvlm2
   galago query photo.jpg "What is this?" --ref 0.4,0.7
   galago query "What is the capital of Kenya?\""""
 
 
 @takes_groups
 def query(
-    images: Annotated[
+    media: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input; may be left out."),
+        typer.Argument(
+            metavar="IMAGE|VIDEO", help="Paths or URLs of images or videos; - reads standard input; may be left out."
+        ),
     ] = None,
     *,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
@@ -39,11 +43,12 @@ def query(
     ] = None,
     stream: Stream = False,
     json: Json = False,
+    frames: Frames,
     text: TextSettings,
     loading: Loading,
 ) -> None:
-    """Ask a question about images, or without one."""
-    sources = images or []
+    """Ask a question about images or videos, or without one."""
+    sources = media or []
     if question == "-" or (question and not sources and Path(question).is_file()):
         raise InvalidRequest(f'no question after {question}; ask as in galago query {question} "What is this?"')
     refs = tuple(numbers(r, "--ref", 2, 4) for r in ref or ())
@@ -51,14 +56,14 @@ def query(
     settings = settings_of(text)
     output = Output(sources, json, stream)
 
-    def ask(model: "Model", image: "Image.Image | None", place: int = 0) -> None:
-        answer = model.query(image, question, reasoning, refs, stream, settings)
+    def ask(model: "Model", shown: "Image.Image | Clip | None", place: int = 0) -> None:
+        answer = model.query(shown, question, reasoning, refs, stream, settings)
         thought = [f"({answer['reasoning']['text'].strip()})\n"] if reasoning else []
         pieces = answer["answer"] if stream else [answer["answer"].strip()]
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))
 
     if sources:
-        each_image(sources, loading, ask)
+        each_media(sources, loading, frames, ask)
     else:
         with loading.open() as model:
             ask(model, None)

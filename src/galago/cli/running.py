@@ -1,26 +1,29 @@
-"""What the commands share: opening images, asking the model about each, and printing its answers."""
+"""What the commands share: opening images and videos, asking the model about each, and printing its answers."""
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from galago.cli.options import Loading
-from galago.errors import InvalidImage, InvalidRequest
+from galago.cli.options import Frames, Loading
+from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.media.clip import Clip
+    from galago.media.source import FileSource
     from galago.model import Model
 
 T = TypeVar("T")
 
 
 class Output:
-    """Standard output: answers as JSON, or as text after the image's name where there are several images."""
+    """Standard output: answers as JSON, or as text after the source's name where there are several."""
 
     def __init__(self, sources: Sequence[str], as_json: bool, stream: bool = False) -> None:
         if as_json and stream:
@@ -29,7 +32,7 @@ class Output:
         self.named = len(sources) > 1
 
     def show(self, source: str | None, answer: Mapping[str, Any], plain: Iterable[str]) -> None:
-        """Print one image's answer: the dict, or the pieces of `plain`, which may still be under way."""
+        """Print one source's answer: the dict, or the pieces of `plain`, which may still be under way."""
         if self.as_json:
             named = {} if source is None else {"image": source}
             typer.echo(json.dumps({**named, **answer}, ensure_ascii=False))
@@ -50,18 +53,49 @@ def each_image(sources: Sequence[str], loading: Loading, ask: Callable[["Model",
     """
     from galago.media.image import load_image
 
+    _each(sources, loading, lambda source, model: load_image(source), ask)
+
+
+def each_media(
+    sources: Sequence[str], loading: Loading, frames: Frames, ask: Callable[["Model", "Image.Image | Clip", int], None]
+) -> None:
+    """The same of images and videos: of a video such frames as the model looks at, but for what `frames` says.
+
+    Raises InvalidRequest where that is out of range. To a model that looks at images only a video is one that cannot
+    be read. The model is loaded before the first video is decoded.
+    """
+    from galago.media.load import load_media
+    from galago.media.timeline import FrameSampling
+
+    frames.of(FrameSampling())
+
+    def opened(source: "FileSource", model: Callable[[], "Model"]) -> "Image.Image | Clip":
+        def sampling() -> FrameSampling | None:
+            usual = model().video_sampling
+            return None if usual is None else frames.of(usual)
+
+        return load_media(source, sampling)
+
+    _each(sources, loading, opened, ask)
+
+
+def _each(
+    sources: Sequence[str],
+    loading: Loading,
+    opened: Callable[["FileSource", Callable[[], "Model"]], T],
+    ask: Callable[["Model", T, int], None],
+) -> None:
     failed = False
     with ExitStack() as stack:
-        model: Model | None = None
+        model = cache(lambda: stack.enter_context(loading.open()))
         for place, source in _counted(list(enumerate(sources))):
             try:
-                image = load_image(sys.stdin.buffer.read() if source == "-" else source)
-            except InvalidImage as error:
+                shown = opened(sys.stdin.buffer if source == "-" else source, model)
+            except (InvalidImage, InvalidVideo, UnsupportedTask) as error:
                 typer.echo(f"error: {error}" if source != "-" else f"error: standard input: {error}", err=True)
                 failed = True
                 continue
-            model = model or stack.enter_context(loading.open())
-            ask(model, image, place)
+            ask(model(), shown, place)
     if failed:
         raise typer.Exit(2)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from galago.cli.options import Loading, TextSettings, settings_of, takes_groups
+from galago.cli.options import Frames, Loading, TextSettings, settings_of, takes_groups
 from galago.request import Query, check_skill
 
 EXAMPLES = """\b
@@ -20,14 +20,13 @@ Examples:
 
 @takes_groups
 def watch(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A path; - reads standard input.", show_default=False)],
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A path or URL; - reads standard input.", show_default=False)
+    ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of each frame.", show_default=False)],
-    fps: Annotated[float, typer.Option(help="How many frames of each second to look at.")] = 1.0,
-    max_frames: Annotated[
-        int, typer.Option(help="Look at so many at the most, spread over the whole; up to 512.")
-    ] = 64,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per frame.")] = False,
     *,
+    frames: Frames,
     text: TextSettings,
     loading: Loading,
 ) -> None:
@@ -39,18 +38,19 @@ def watch(
 
     check_skill(Query(question))
     settings = settings_of(text)
-    sampling = FrameSampling(fps, max_frames)
-    clip = load_clip(sys.stdin.buffer.read() if video == "-" else video, sampling)
+    sampling = frames.of(FrameSampling())
+    clip = load_clip(sys.stdin.buffer if video == "-" else video, sampling)
     with loading.open() as model, _counted(len(clip.frames)) as count:
         answers = count(watched(model, clip, question, settings=settings))
         if json:
             for time, answer in answers:
                 print(jsonlib.dumps({"time": round(time, 3), "answer": answer}, ensure_ascii=False), flush=True)
             return
+        tenths = sampling.fps > 1
         none = None
         found = False
         for span in spans(answers, clip.duration):
-            line = f"{clock(span.start, fps > 1)}\u2013{clock(span.end, fps > 1)} {span.answer}"
+            line = f"{clock(span.start, tenths)}\u2013{clock(span.end, tenths)} {span.answer}"
             # When it is not so is what is left, unless it never is.
             if span.answer == "no":
                 none = line

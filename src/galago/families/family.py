@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
+from galago.media.timeline import FrameSampling
 from galago.precision import Precision
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Loaded(StepModel, Protocol):
 
     @property
     def precision(self) -> Precision: ...
+    @property
+    def video_sampling(self) -> FrameSampling | None:
+        """Which frames of a video it was trained to look at; None where it looks at images only."""
+        ...
 
 
 class Load(Protocol):

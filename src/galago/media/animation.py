@@ -1,6 +1,7 @@
 """Animated GIF, WebP and PNG as videos, through Pillow, which reads all three."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import BinaryIO
 
@@ -15,8 +16,17 @@ MAX_WORK = 4_000_000_000
 
 
 def is_one(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is of one of the formats."""
+    """Whether a file that begins with these bytes, 12 at least, is of one of the formats: a still image or not."""
     return head[:4] == b"GIF8" or head[:8] == b"\x89PNG\r\n\x1a\n" or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+
+
+def moves(file: BinaryIO) -> bool:
+    """Whether a file of one of the formats has more than one frame; not where it is too damaged to tell."""
+    file.seek(0)
+    # Pillow's decoders raise whatever comes on damaged bytes.
+    with suppress(Exception), Image.open(file, formats=FORMATS) as image:
+        return bool(image.is_animated)  # type: ignore[attr-defined]
+    return False
 
 
 def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:

@@ -24,6 +24,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf")
 """FFmpeg's names of them."""
+HEAD = 400
+"""Bytes at the beginning that tell a file of one of them."""
+BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"wide", b"free", b"skip", b"pnot")
+"""What a file of MP4's kin begins with (ISO 14496-12, and QuickTime's older ones)."""
+STILL = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+"""Brands of images that are kept so too (ISO 23008-12)."""
+STARTS = (
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"FLV\x01",
+    b"OggS",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
+    b"\x00\x00\x01\xba",  # MPEG's programme stream
+)
+PACKETS = ((0, 188), (4, 192))
+"""Of transport streams: where the first begins that has its mark, 0x47, and the way to the next."""
 INDEXED = ("mov", "matroska")
 """Those that know where their key frames are."""
 SEEK_S = 2.0
@@ -31,6 +46,15 @@ SEEK_S = 2.0
 CUT_S = 1.0
 """A file that ends so much before it says is cut off."""
 SAME_S = 1e-6
+
+
+def is_one(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, HEAD of them if it is not shorter, is of one of the formats."""
+    if head[4:8] in BOXES:
+        return head[4:8] != b"ftyp" or head[8:12] not in STILL
+    if (head[:4], head[8:12]) == (b"RIFF", b"AVI "):
+        return True
+    return head.startswith(STARTS) or any(head[at::step][:3] == b"\x47" * 3 for at, step in PACKETS)
 
 
 def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:

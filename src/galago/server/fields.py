@@ -16,7 +16,8 @@ from PIL import Image
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, TooManyImages
 from galago.media.clip import Clip
 from galago.media.fetch import fetch
-from galago.media.image import MAX_PIXELS, decode_data_url, load_image
+from galago.media.image import MAX_PIXELS, load_image
+from galago.media.source import decode_data_url
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
 from galago.request import Request, Sampling

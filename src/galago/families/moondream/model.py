@@ -30,6 +30,7 @@ from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
+from galago.media.load import ONE_BY_ONE
 from galago.nn.attention import attention, store
 from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 MAX_LORAS = 8
 """LoRA variants kept in memory; the one loaded first is dropped first."""
-ONE_IMAGE = "this model looks at one image, not at a clip"
+ONE_IMAGE = f"this model looks at one image, not at a clip; {ONE_BY_ONE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,10 @@ class Moondream:
     def dtype(self) -> torch.dtype:
         """The type of activations."""
         return self.precision.dtype
+
+    @property
+    def video_sampling(self) -> None:
+        """It looks at images only."""
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; see skills.skill_steps for what it raises."""

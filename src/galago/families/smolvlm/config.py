@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from galago.errors import CheckpointError
+from galago.errors import CheckpointError, InvalidRequest
+from galago.media.timeline import MOST_FRAMES, FrameSampling
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ class ImageConfig:
     """whether an image is also seen in pieces"""
     resize: bool
     """whether there is a first resizing"""
-    max_frames: int | None
-    """of a video; None: the model was not trained with videos"""
-    fps: float = 1.0
+    video: FrameSampling | None
+    """which frames of a video; None: the model was not trained with videos"""
 
 
 @dataclass(frozen=True)
@@ -154,15 +154,22 @@ def _image(given: Mapping[str, Any]) -> ImageConfig:
     for name in ("image_mean", "image_std"):
         if any(value != 0.5 for value in given.get(name) or ()):
             raise CheckpointError(f"preprocessor_config.json: {name} must be 0.5; got {given[name]}")
-    video = given.get("video_sampling")
     return ImageConfig(
         edge=edges[0],
         tile=edges[1],
         split=given.get("do_image_splitting", True),
         resize=given.get("do_resize", True),
-        max_frames=None if video is None else video.get("max_frames", 64),
-        fps=1.0 if video is None else float(video.get("fps", 1)),
+        video=_video(given.get("video_sampling")),
     )
+
+
+def _video(given: Mapping[str, Any] | None) -> FrameSampling | None:
+    if given is None:
+        return None
+    try:
+        return FrameSampling(given.get("fps", 1), min(given.get("max_frames", 64), MOST_FRAMES))
+    except (InvalidRequest, TypeError) as error:
+        raise CheckpointError(f"preprocessor_config.json: video_sampling: {error}") from None
 
 
 def _check(c: SmolVLMConfig, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from galago.families.smolvlm.vision import frame_passes, projected
 from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
+from galago.media.timeline import FrameSampling
 from galago.nn.attention import attend_cached, store
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
@@ -63,6 +64,11 @@ class SmolVLM:
     def dtype(self) -> torch.dtype:
         """The type of activations."""
         return self.precision.dtype
+
+    @property
+    def video_sampling(self) -> FrameSampling | None:
+        """Which frames of a video it was trained to look at; None where it looks at images only."""
+        return self.config.image.video
 
     def skill(self, request: Request) -> Steps:
         """The steps of a request; see skills.skill_steps for what it raises."""

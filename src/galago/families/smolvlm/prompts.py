@@ -18,6 +18,7 @@ from galago.families.smolvlm.image import tiling_of
 from galago.families.tokenizer import Tokenizer
 from galago.media.clip import Clip
 from galago.media.image import to_rgb
+from galago.media.load import ONE_BY_ONE
 from galago.request import Detail, Length, Message
 
 START, END = "<|im_start|>", "<end_of_utterance>"
@@ -161,11 +162,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_clip(clip: Clip, c: SmolVLMConfig) -> None:
-    most = c.image.max_frames
-    if most is None:
-        raise UnsupportedTask("this model was not trained with videos; SmolVLM2 was")
+    if c.image.video is None:
+        raise UnsupportedTask(f"this model was not trained with videos; SmolVLM2 was; {ONE_BY_ONE}")
     if not clip.frames or len(clip.frames) != len(clip.times):
         raise InvalidRequest("a clip must have frames, and a time for each", "image")
+    most = c.image.video.max_frames
     if len(clip.frames) > most:
         raise InvalidRequest(f"the clip has {len(clip.frames)} frames; this model takes {most} at most", "image")
 
