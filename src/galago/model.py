@@ -116,7 +116,7 @@ class Model:
     """A loaded model. Its methods may be called from any thread; requests are carried out together.
 
     Of a video the frames are looked at that the model was trained to look at (`video_sampling`), and what moves, as
-    some GIFs do, is one; detect, point and detect_gaze take images, and of what moves the first frame.
+    some GIFs do, is one. Other models, and detect, point and detect_gaze, take of what moves the first frame.
 
     All raise InvalidRequest for arguments out of range, InvalidImage and InvalidVideo for what cannot be read,
     UnsupportedTask for what the model's revision lacks, such as videos, and EngineBusy when too many wait.

@@ -13,8 +13,7 @@ from PIL import Image
 
 from galago.errors import InvalidImage, InvalidVideo, UnsupportedTask
 from galago.media.clip import Clip
-from galago.media.containers import HEAD
-from galago.media.load import is_video, load_media
+from galago.media.load import load_media
 from galago.media.timeline import FrameSampling
 
 VIDEOS = {
@@ -54,7 +53,6 @@ def test_videos_are_known(name: str) -> None:
     data = video(name)
     clip = load(data)
     assert isinstance(clip, Clip) and clips.number_in(clip.frames[0]) == 0
-    assert is_video(io.BytesIO(data[:HEAD]))
 
 
 @pytest.mark.parametrize("kind", ANIMATIONS)
@@ -83,12 +81,14 @@ def test_which_frames_is_asked_of_videos_alone() -> None:
         load_media(image(kind), asked)
 
 
-@pytest.mark.parametrize("data", [video("mp4"), clips.animated(clips.pictures(3), "GIF", 100)])
-def test_where_videos_are_not_looked_at(data: bytes, tmp_path: Any) -> None:
+def test_where_videos_are_not_looked_at(tmp_path: Any) -> None:
     path = tmp_path / "clip"
-    path.write_bytes(data)
+    path.write_bytes(video("mp4"))
     with pytest.raises(UnsupportedTask, match="clip is a video, and this model looks at images only; `galago watch`"):
         load_media(path, lambda: None)
+    for kind in ANIMATIONS:
+        found = load_media(clips.animated(clips.pictures(3), kind, 100), lambda: None)
+        assert isinstance(found, Image.Image) and clips.number_in(found) == 0
 
 
 @pytest.mark.parametrize(
