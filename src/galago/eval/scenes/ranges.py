@@ -1,4 +1,4 @@
-"""What scenes may hold. The bundled model was trained on one range; a later model can be trained on a wider one.
+"""What scenes may hold. The bundled model was trained on one range, as the one before it on a narrower one.
 
 A range never changes once a model was made with it: its scenes must stay the same for every seed.
 """
@@ -78,5 +78,5 @@ V1 = Range(version=1, shapes=SHAPES, colors=COLORS, sides=(64, 420), ratio=3, mo
 V2 = Range(version=2, shapes=MORE_SHAPES, colors=MORE_COLORS, sides=(64, 1600), ratio=6, most=9)
 RANGES = {1: V1, 2: V2}
 
-BUNDLED = V1
+BUNDLED = V2
 """The range of the bundled model, and of whatever asks for none."""
