@@ -22,8 +22,9 @@ SCENE = scene_at(7, 1396, V1)
 CIRCLE = next(thing for thing in SCENE.things if thing.name == "circle")
 
 FLOOR = {
-    "color": 94, "shape": 95, "presence": 92, "count4": 87, "relation": 92, "background": 96, "refer": 89,
-    "caption-precision": 81, "caption-recall": 81, "detect": 92, "point": 90, "point-recall": 91,
+    "color": 91, "shape": 86, "presence": 88, "count5": 81, "count": 76, "relation": 79, "background": 96, "read": 78,
+    "letter": 84, "look": 85, "shade": 90, "refer": 87, "caption-precision": 72, "caption-recall": 74, "detect": 87,
+    "detect-crops": 84, "point": 85, "point-recall": 86, "gaze": 82,
 }  # fmt: skip
 """Percent: a few points below what the model reaches on these scenes in int8, which moves a little by kernel."""
 
@@ -40,7 +41,7 @@ def test_cannot_answer_blind(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["eval", "scenes", "--precision", "int8", "--count", "30", "--blank", "--json"])
     assert told.exit_code == 0
     scores = json.loads(told.stdout)
-    for measure in ("color", "shape", "count4", "caption-precision", "detect", "point"):
+    for measure in ("color", "shape", "count5", "caption-precision", "detect", "point"):
         assert 100 * scores["measures"][measure]["share"] > 0.9 * FLOOR[measure], measure
         assert 100 * scores["blank_measures"][measure]["share"] < FLOOR[measure] / 2, measure
 

@@ -39,7 +39,7 @@ def train(options: Options) -> State:
 
 def main(argv: Sequence[str] | None = None) -> None:
     easy = ("single", "scenes at the start that fit in one view")
-    parser = loop.parser(__doc__, Options(Path("runs/scenes")), "scenes", easy)
+    parser = loop.parser(__doc__, Options(Path("runs/scenes"), rate=1.5e-3), "scenes", easy)
     train(Options(**vars(parser.parse_args(argv))))
 
 
