@@ -89,16 +89,16 @@ def test_two_precisions_side_by_side(galago, tmp_path):
     assert told["differences"]["detect"]["tasks"] == told["a"]["measures"]["detect"]["tasks"]
 
 
-def test_scenes_of_the_second_range(galago, float32, tmp_path):
-    out = tmp_path / "wide.jsonl"
-    wide = ("eval", "scenes", "--count", 4, "--seed", 5, "--range", 2, "--out", out)
-    ran = galago(*wide)
-    assert ran.code == 0 and "range 2" in ran.out
+def test_scenes_of_another_range(galago, float32, tmp_path):
+    out = tmp_path / "narrow.jsonl"
+    narrow = ("eval", "scenes", "--count", 4, "--seed", 5, "--range", 1, "--out", out)
+    ran = galago(*narrow)
+    assert ran.code == 0 and "range 1" in ran.out
     first, second = (json.loads(file.read_text().splitlines()[0]) for file in (float32, out))
-    assert (first["range"], second["range"]) == (1, 2)
-    assert json.loads(out.with_suffix(".summary.json").read_text())["range"] == 2
-    assert "range 2 there, 1 now" in galago(*wide[:6], "--out", out).error
-    assert "range 1 there, 2 now" in galago(*wide[:-1], float32).error
+    assert (first["range"], second["range"]) == (2, 1)
+    assert json.loads(out.with_suffix(".summary.json").read_text())["range"] == 1
+    assert "range 1 there, 2 now" in galago(*narrow[:6], "--out", out).error
+    assert "range 2 there, 1 now" in galago(*narrow[:-1], float32).error
     assert "same cases" in galago("eval", "--compare", float32, out).error
 
 

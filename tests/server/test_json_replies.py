@@ -194,7 +194,8 @@ def test_nested_too_deeply(http: httpx.Client) -> None:
 def test_python_settings() -> None:
     import galago
 
-    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"]}
+    count = {"type": "integer", "maximum": 9}
+    schema = {"type": "object", "properties": {"n": count}, "required": ["n"], "additionalProperties": False}
     with galago.load() as model:
         answer = model.query(question=QUESTION, settings={"json_schema": schema, "max_tokens": 60})["answer"]
         assert json.loads(answer)["n"] <= 9

@@ -29,7 +29,7 @@ from training.state import rate_at
 
 BUNDLED = Path(hub.locate("scenes").weights[0]).parent
 TINY = {
-    "text": {"dim": 32, "ff_dim": 64, "n_layers": 1, "n_heads": 2, "vocab_size": 720, "max_context": 512},
+    "text": {"dim": 32, "ff_dim": 64, "n_layers": 1, "n_heads": 2, "vocab_size": 800, "max_context": 512},
     "vision": {
         "enc_dim": 32, "enc_n_layers": 1, "enc_n_heads": 2, "enc_ff_dim": 64, "crop_size": 112, "max_crops": 12,
         "overlap_margin": 1, "proj_inner_dim": 32,
