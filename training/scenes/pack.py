@@ -39,8 +39,8 @@ KINDS = (
     "read", "letter", "face", "look", "background", "refer", "detect", "point", "gaze",
 )  # fmt: skip
 WEIGHT = {
-    "shade": 2.0, "texture": 3.0, "size": 2.0, "read": 2.0, "letter": 2.0, "face": 2.0,
-    "look": 2.0, "gaze": 3.0,
+    "color": 1.5, "shape": 2.0, "presence": 2.0, "count": 2.0, "shade": 2.0, "texture": 3.0, "size": 2.0,
+    "read": 2.0, "letter": 2.0, "face": 2.0, "look": 2.0, "gaze": 3.0,
 }  # fmt: skip
 """How much a position of a task counts, 1 elsewhere: long answers are many positions, hard ones are few."""
 

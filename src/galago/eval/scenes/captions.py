@@ -54,18 +54,35 @@ def caption_of(scene: Scene, length: str = "normal") -> str:
     """The caption of a scene; `length` is 'short', 'normal' or 'long'."""
     if not scene.things:
         return f"An empty {scene.background} background."
-    parts = _join(_groups(scene.things))
+    things = _told(scene.things)
+    parts = _join(_groups(things))
     parts = parts[0].upper() + parts[1:]
     if length == "short":
         return f"{parts}."
     sentences = [f"{parts} on a {scene.background} background."]
     if length == "long":
-        alike = Counter(phrase_of(t) for t in scene.things)
-        sentences += [_sentence(t, alike[phrase_of(t)]) for t in scene.things[:_MOST_SENTENCES]]
+        alike = Counter(phrase_of(t) for t in things)
+        sentences += [_sentence(t, alike[phrase_of(t)]) for t in things[:_MOST_SENTENCES]]
     return " ".join(sentences)
 
 
-def _groups(things: tuple[Thing, ...]) -> list[str]:
+def _told(things: Iterable[Thing]) -> list[Thing]:
+    """Words, faces, then shapes of one name and colour after the other; things alike from left to right.
+
+    What comes next then follows from what was said last alone. From left to right throughout, whoever tells must
+    keep in mind all that was told, and groups that lie among each other are told twice.
+    """
+    kinds, names, colors = ("word", "face", "shape"), tuple(MORE_SHAPES), tuple(MORE_COLORS)
+
+    def place(t: Thing) -> tuple[int, int, int]:
+        if t.kind != "shape":
+            return kinds.index(t.kind), 0, 0
+        return kinds.index(t.kind), names.index(t.name), colors.index(t.color)
+
+    return sorted(things, key=place)
+
+
+def _groups(things: Iterable[Thing]) -> list[str]:
     """Things alike together, in the order of the first of each kind."""
     counts: Counter[str] = Counter(
         f'the word "{t.text}" in {t.color}' if t.kind == "word" else phrase_of(t) for t in things
@@ -104,7 +121,7 @@ def facts_of(scene: Scene, length: str = "normal") -> list[Fact]:
     if length != "short" or not scene.things:
         facts.append(("background", scene.background))
     if length == "long":
-        for t in scene.things[:_MOST_SENTENCES]:
+        for t in _told(scene.things)[:_MOST_SENTENCES]:
             size = t.size if t.kind == "shape" else ""
             name, color = (t.text, "") if t.kind == "word" else (t.name, t.color)
             facts.append(("place", size, color, name, place_of(t)))
