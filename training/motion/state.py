@@ -1,16 +1,20 @@
 """A run before its first step, and the checkpoint that it leaves."""
 
+import math
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from galago.families.moondream.weights import read as read_moondream
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.weights import assemble, read, shapes, sources, table
 from galago.nn.linear import Dense
 from training.motion.objective import heads
 from training.motion.recipe import prepare
+from training.scenes.recipe import prepare as prepare_scenes
 from training.scenes.state import grid_positions
 from training.state import State, optimisers, write
 
@@ -18,11 +22,14 @@ from training.state import State, optimisers, write
 def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> State:
     """A run before its first step, in a folder that may be empty; `start` is a finished checkpoint to begin from.
 
-    Raises CheckpointError where that has other sizes or another tokenizer's number of tokens.
+    Without one it begins with random weights behind the first blocks of the tower of `scenes`, which knows colours and
+    shapes: frames have the size of its crops.
+
+    Raises CheckpointError where a start has other sizes or another tokenizer's number of tokens.
     """
     c = prepare(run).config
     torch.manual_seed(0)
-    tensors = initial(c) if start is None else dict(read([start / "model.safetensors"], c))
+    tensors = initial(c) | tower(c) if start is None else dict(read([start / "model.safetensors"], c))
     params = {n: nn.Parameter(t.float().to(device)) for n, t in tensors.items()}
     linears = {n: Dense(params[f"{n}.weight"], params.get(f"{n}.bias")) for n in table(c).linears}
     auxiliary = heads(c).to(device)
@@ -52,6 +59,17 @@ def initial(c: SmolVLMConfig) -> dict[str, Tensor]:
                 std *= 0.2
             out[name] = torch.randn(shape) * std
     return out
+
+
+def tower(c: SmolVLMConfig) -> dict[str, Tensor]:
+    """What the bundled `scenes` sees with, as far as this model has it in the same size."""
+    scenes = Path(str(files("galago") / "assets" / "scenes"))
+    seen = dict(read_moondream([scenes / "model.safetensors"], prepare_scenes(scenes)[0]))
+    return {
+        name: seen[name].reshape(shape)
+        for name, shape in shapes(c).items()
+        if name.startswith("vision.") and name in seen and seen[name].numel() == math.prod(shape)
+    }
 
 
 def uses_muon(name: str, tensor: Tensor) -> bool:
