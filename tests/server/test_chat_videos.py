@@ -69,6 +69,13 @@ def test_the_model_is_given_the_frames(model: Model, url: str) -> None:
     assert reply.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 5 * tiny.TOKENS
 
 
+def test_of_a_long_video_it_is_given_as_many_as_it_was_trained_on(url: str) -> None:
+    reply = post(url, shown(data(encoded(pictures(300), fps=10))), ASK)
+    most = tiny.PREPROCESSOR["video_sampling"]["max_frames"]
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["usage"]["prompt_tokens_details"]["image_tokens"] == most * tiny.TOKENS
+
+
 def test_a_video_alone_is_described(url: str) -> None:
     assert post(url, shown(data(CLIP))).json()["usage"]["completion_tokens"] > 0
 

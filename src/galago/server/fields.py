@@ -186,25 +186,29 @@ def fetch_shown(shown: Shown, allow_hosts: Collection[str]) -> bytes:
         raise
 
 
-def read_shown(shown: Shown, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image | Clip:
+def read_shown(
+    shown: Shown, sampling: FrameSampling | None, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image | Clip:
     """The image or the frames of the video, decoded; the bytes are `fetched` if it is remote.
 
-    All frames together have `max_pixels` at the most. No file is ever opened for a client.
+    The frames are those that `sampling` says, which is the model's own, or else the usual ones; all together have
+    `max_pixels` at the most. No file is ever opened for a client.
     """
     what = "video" if shown.video else "image"
     try:
         if shown.url[:5].lower() == "file:":
             raise InvalidImage(f"files are never read for a client; send the {what} itself as a data: URL")
         data = decode_data_url(shown.url, what) if fetched is None else fetched
-        return _read_clip(data, max_pixels) if shown.video else load_image(data, max_pixels=max_pixels)
+        if shown.video:
+            return _read_clip(data, sampling or FrameSampling(), max_pixels)
+        return load_image(data, max_pixels=max_pixels)
     except InvalidRequest as error:
         error.param = shown.path
         raise
 
 
-def _read_clip(data: bytes, max_pixels: int) -> Clip:
-    usual = FrameSampling()
-    edge = min(usual.longest_edge, isqrt(max_pixels // usual.max_frames))
+def _read_clip(data: bytes, sampling: FrameSampling, max_pixels: int) -> Clip:
+    edge = min(sampling.longest_edge, isqrt(max_pixels // sampling.max_frames))
     if edge < LEAST_EDGE:
         raise InvalidVideo(f"too many pixels in one request; {MAX_PIXELS / 1e6:g} million are allowed")
-    return load_clip(data, replace(usual, longest_edge=edge))
+    return load_clip(data, replace(sampling, longest_edge=edge))

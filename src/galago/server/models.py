@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from galago.catalog import Entry, Route, entries, lookup, with_precision
 from galago.errors import EngineBusy, GalagoError, InvalidRequest, LoadFailed
 from galago.hub import installed
+from galago.media.timeline import FrameSampling
 from galago.needs import one_name
 from galago.nn.device import pick_device
 from galago.pool import Loaded, ModelPool
@@ -40,6 +41,8 @@ class Facts:
     device: str
     kernels: str
     fallbacks: list[str]
+    video_sampling: FrameSampling | None
+    """see Model.video_sampling"""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,13 @@ class Models:
         if self._seen.get(key) is not model:
             self._seen[key] = model
             self._facts[key] = Facts(
-                id_of(key), model.revision, model.precision, model.device, model.kernels, model.fallbacks
+                id_of(key),
+                model.revision,
+                model.precision,
+                model.device,
+                model.kernels,
+                model.fallbacks,
+                model.video_sampling,
             )
         return self._facts[key], model
 

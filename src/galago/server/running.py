@@ -101,8 +101,8 @@ class Host:
         if begun is None:
             for shown in asked.images[len(opened) :]:
                 fetched = await self._fetched(shown)
-                found = await anyio.to_thread.run_sync(read_shown, shown, fetched, _left(opened), limiter=self.decoding)
-                opened.append(found)
+                reading = partial(self._opened, asked, shown, opened, fetched)
+                opened.append(await anyio.to_thread.run_sync(reading, limiter=self.decoding))
             begun = await waited(partial(self._begun, asked, opened, told))
         events = self.served.counted(events_of(http, begun.runs), told)
         return Answer(asked, begun.facts, _until_done(events, begun.use, self.models.pool.keeps))
@@ -116,9 +116,17 @@ class Host:
         key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not decoded
         opened: list[Image.Image | Clip] = []
         for shown in takewhile(lambda shown: not shown.remote, asked.images):
-            opened.append(read_shown(shown, max_pixels=_left(opened)))
+            opened.append(self._opened(asked, shown, opened))
         waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
         return asked, opened, None if waits else self._begun(asked, opened, told)
+
+    def _opened(
+        self, asked: Asked, shown: Shown, opened: Sequence[Image.Image | Clip], fetched: bytes | None = None
+    ) -> Image.Image | Clip:
+        """What is shown after these, decoded; of a video the frames that the model was trained to look at."""
+        # Whatever may be meant was loaded once, so its facts are known.
+        facts = self.models.facts(self.models.meant(asked.model, asked.medium))
+        return read_shown(shown, facts.video_sampling if facts else None, fetched, _left(opened))
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
