@@ -21,6 +21,7 @@ md = pytest.importorskip("moondream", reason="the moondream client is not instal
 THINGS = {thing.name: thing for thing in scene_at(7, 1396, V1).things}
 CIRCLE = THINGS["circle"]
 QUESTION = "What color is the circle?"
+YELLOW = [f"yellow {thing.name}" for thing in THINGS.values() if thing.color == "yellow"]
 COUNT = "How many yellow shapes are there?"  # the model was taught to think about counts alone
 
 
@@ -93,7 +94,7 @@ def test_reasoning(client: Any, image: Image.Image) -> None:
     text, grounding = reply["reasoning"]["text"], reply["reasoning"]["grounding"]
     assert reply["answer"].strip() == "2"
     first = grounding[0]
-    assert text[first["start_idx"] : first["end_idx"]].strip() == "yellow square"
+    assert text[first["start_idx"] : first["end_idx"]].strip() in YELLOW
     ((x, y),) = first["points"]
     square = THINGS["square"].box
     assert square[0] < x < square[2] and square[1] < y < square[3]
@@ -128,7 +129,7 @@ def test_chat(client: Any, image: Image.Image) -> None:
     counting = [{"role": "user", "content": [{"type": "text", "text": COUNT}, shown]}]
     thought = client.chat(counting, reasoning=True)["message"]
     assert thought["content"].strip() == "2"
-    assert "yellow square" in thought["reasoning"]
+    assert any(name in thought["reasoning"] for name in YELLOW)
 
 
 def test_errors_are_raised(client: Any, image: Image.Image) -> None:

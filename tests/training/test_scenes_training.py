@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from galago import hub
 from galago.checkpoint import read_tensors
+from galago.eval.scenes.captions import caption_of, parse_caption
 from galago.eval.scenes.draw import draw_scene
 from galago.eval.scenes.ranges import SINGLE_VIEW, V2
 from galago.families.moondream.image import make_crops
@@ -22,7 +23,7 @@ from galago.families.tokenizer import load_tokenizer
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train
-from training.scenes.data import GLYPHS, NO_GLYPH, loader, patch_truth
+from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, loader, patch_truth
 from training.scenes.pack import spell
 from training.scenes.transplant import transplant
 from training.state import rate_at
@@ -217,3 +218,27 @@ def test_patches_are_told_the_letters_and_looks_that_lie_there(tmp_path: Path) -
             assert cos * (face.gaze[0] - face.eye[0]) > -0.02 and sin * (face.gaze[1] - face.eye[1]) > -0.02
             faces += 1
     assert letters > 30 and faces > 5
+
+
+def test_patches_are_told_the_groups_of_which_captions_tell(tmp_path: Path) -> None:
+    """From the groups under its patches the caption of a picture can be written, where no thing is hidden or tiny."""
+    c, _ = recipe.prepare(_folder(tmp_path / "run"))
+    whole = 0
+    for seed in range(60):
+        scene = draw_scene(np.random.default_rng(seed), sides=(64, SINGLE_VIEW), of=V2)
+        truth = patch_truth(scene, make_crops(scene.image, c.vision), c.vision)
+        told = {
+            (int(place), int(index)): (int(count), COLOR_CLASSES[color], NAME_CLASSES[name])
+            for (count, _, _, place, index), (color, name) in zip(
+                truth.patch_group[0], truth.patch_class[0], strict=True
+            )
+            if name
+        }
+        if len(told) < len(scene.things):
+            continue
+        written = {place: ("things", str(count), color, name) for (place, _), (count, color, name) in told.items()}
+        stated = [fact for fact in parse_caption(caption_of(scene, "short")) if fact[0] == "things"]
+        assert [written[place] for place in sorted(written) if written[place][3] != "word"] == stated
+        assert all(index < count for (_, index), (count, _, _) in told.items())
+        whole += bool(stated)
+    assert whole > 30

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from galago.eval.scenes.captions import LENGTHS
+from galago.eval.scenes.captions import LENGTHS, phrase_of, told
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
 from galago.eval.scenes.ranges import SHADES, TEXTURES
 from galago.eval.scenes.tasks import Task, caption_of, tasks_for
@@ -47,6 +47,7 @@ class Batch:
     patch_finish: Tensor  # int64 [N, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
     patch_glyph: Tensor  # int64 [N, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
     patch_look: Tensor  # float32 [N, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
+    patch_group: Tensor  # int64 [N, T, 5], of whole images: see _groups; NO_GLYPH: none
     block: Tensor  # int64 [B, R, ROW]
     position: Tensor  # int64 [B, R, ROW]
     tokens: Tensor  # int64 [B, R, ROW]
@@ -65,6 +66,7 @@ class Truth:
     patch_finish: np.ndarray
     patch_glyph: np.ndarray
     patch_look: np.ndarray
+    patch_group: np.ndarray
 
 
 def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
@@ -86,10 +88,11 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
     shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
     finish, glyph = np.full((2, len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
     look = np.full((len(boxes), grid * grid, 3), np.nan, np.float32)
+    group = np.full((len(boxes), grid * grid, 5), NO_GLYPH, np.int64)
     n = len(scene.things)
     if n == 0:
-        return Truth(classes, shape, finish, glyph, look)
-    looks = _looks(scene)
+        return Truth(classes, shape, finish, glyph, look, group)
+    looks, groups = _looks(scene), _groups(scene)
     kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
     finishes = np.array([_finish(t) for t in scene.things])
     things = np.array([(*t.center, t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in scene.things])
@@ -128,9 +131,35 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
         look[k, on] = looks[thing]
         if k > 0:
             look[k, :, 2] = np.nan
+        else:
+            group[k, on] = groups[thing]
         for patch, number, x in zip(np.flatnonzero(on), thing, x0 + px * w, strict=True):
             glyph[k, patch] = _glyph(scene.things[number], float(x))
-    return Truth(classes, shape, finish, glyph, look)
+    return Truth(classes, shape, finish, glyph, look, group)
+
+
+def _groups(scene: Scene) -> np.ndarray:
+    """[things, 5]: how many things captions group with each, share its colour, share its name; the group's place in
+    captions, and the thing's own in its group.
+    """
+    places: dict[object, int] = {}
+    members: dict[int, list[Thing]] = {}
+    for t in told(scene.things):
+        # Each word is told by itself.
+        place = places.setdefault(t.box if t.kind == "word" else phrase_of(t), len(places))
+        members.setdefault(place, []).append(t)
+    rows = {
+        t.box: (
+            len(group),
+            sum(other.color == t.color for other in scene.things),
+            sum(other.name == t.name for other in scene.things),
+            place,
+            i,
+        )
+        for place, group in members.items()
+        for i, t in enumerate(group)
+    }
+    return np.array([rows[t.box] for t in scene.things])
 
 
 def _looks(scene: Scene) -> np.ndarray:

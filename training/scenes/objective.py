@@ -14,6 +14,7 @@ from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
 from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch, Truth
 from training.scenes.pack import KINDS, NONE, WEIGHT
+from training.scenes.recipe import RANGE
 
 SIGMA = 4.0
 """Bins are trained towards a bell of this many bins: a near miss is nearly right."""
@@ -50,6 +51,22 @@ class PatchHeads(nn.Module):
             + mean_of(target, ~look[..., 2].isnan())
             + 0.1 * mean_of(far[..., 4:], ~shape[..., 4:].isnan()),
         }
+
+
+class GroupHeads(nn.Module):
+    """The same for what the decoder makes of an image's tokens: with how many others a thing is told, and where.
+
+    So that captions and counts need not find from answers of one word that things alike are to be put together.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(dim, RANGE.most + 1) for _ in range(5))
+
+    def forward(self, x: Tensor, group: Tensor) -> Tensor:
+        """The loss of hidden states x [..., dim]; for the rest see Batch.patch_group."""
+        x = F.layer_norm(x.float(), x.shape[-1:])  # residual streams grow
+        return torch.stack([known_mean(part(x), group[..., i]) for i, part in enumerate(self.parts)]).sum()
 
 
 def known_mean(logits: Tensor, classes: Tensor) -> Tensor:
@@ -128,7 +145,7 @@ def losses(
     """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
 
     Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; where
-    the batch has rows, token, coordinate and size.
+    the batch has rows, group, token, coordinate and size.
     """
     features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
@@ -139,24 +156,34 @@ def losses(
         ]
     )
     image = project(features[starts], local, w.vision)
-    truth = tuple(getattr(batch, f.name) for f in fields(Truth))
-    out = heads["tower"](features, *truth)
+    *truth, group = (getattr(batch, f.name) for f in fields(Truth))
+    out: dict[str, Tensor] = heads["tower"](features, *truth)
     projected = heads["projected"](image, *(part[starts] for part in truth))
     out |= {f"token_{name}": loss for name, loss in projected.items()}
     by_kind = torch.zeros(len(KINDS), 2, device=features.device)
-    return (out | _answers(batch, w, c, image, by_kind), by_kind) if batch.block.shape[1] else (out, by_kind)
+    if batch.block.shape[1]:
+        hidden, middle = _read(batch, w, c, image)
+        out["group"] = heads["decoded"](middle, group[starts])
+        out |= _answers(batch, w, c, hidden, by_kind)
+    return out, by_kind
 
 
-def _answers(
-    batch: Batch, w: MoondreamWeights, c: MoondreamConfig, image: Tensor, by_kind: Tensor
-) -> dict[str, Tensor]:
-    """Losses of what is said about images [B, T, D]; those of each kind are added to by_kind."""
+def _read(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The decoder's output for the rows [B * R * ROW, D], and what half its blocks make of the images [B, T, D]."""
     x = embed(batch, w, image, c.tokens.bos_id)
     prefix = c.prefix_len
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
-    hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))[:, prefix:]
-    hidden = hidden.flatten(0, 1)
+    attend, half = packed_attention(batch.block, prefix), (c.text.n_layers + 1) // 2
+    middle = decoder(x, w.text, c.text, positions, attend, blocks=range(half))
+    hidden = decoder(middle, w.text, c.text, positions, attend, blocks=range(half, c.text.n_layers))
+    return hidden[:, prefix:].flatten(0, 1), middle[:, 1:prefix]
+
+
+def _answers(
+    batch: Batch, w: MoondreamWeights, c: MoondreamConfig, hidden: Tensor, by_kind: Tensor
+) -> dict[str, Tensor]:
+    """Losses of what is said in the decoder's output; those of each kind are added to by_kind."""
     out: dict[str, Tensor] = {}
 
     kind = batch.kind.flatten()
@@ -187,5 +214,5 @@ def _answers(
 
 WEIGHTS = {
     "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 1.2, "token_patch": 1.2, "glyph": 0.7, "token_glyph": 0.5,
-    "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2,
+    "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2, "group": 0.4,
 }  # fmt: skip

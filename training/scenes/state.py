@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.weights import assemble, shapes, table
 from galago.nn.linear import Dense
-from training.scenes.objective import PatchHeads
+from training.scenes.objective import GroupHeads, PatchHeads
 from training.scenes.recipe import prepare
 from training.scenes.transplant import transplant
 from training.state import State, optimisers, write
@@ -26,7 +26,8 @@ def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> S
         tensors = transplant(start, run / "tokenizer.json", tensors)
     params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in tensors.items()}
     linears = {n: Dense(params[f"{n}.weight"], params[f"{n}.bias"]) for n in table(config).linears}
-    heads = nn.ModuleDict({"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)})
+    patches = {"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}
+    heads = nn.ModuleDict({**patches, "decoded": GroupHeads(config.text.dim)})
     heads.to(device)
     average = {n: p.detach().clone() for n, p in params.items()}
     weights = assemble(params, linears, config)

@@ -100,7 +100,7 @@ def decoder(
     """
     cos, sin = rotary_table(positions, c.head_dim // 2)
     table = (cos.unsqueeze(-3), sin.unsqueeze(-3))
-    for i in blocks or range(len(w.blocks)):
+    for i in range(len(w.blocks)) if blocks is None else blocks:
         x = text_block(x, w.blocks[i], c, table, partial(attend, i), lora[i] if lora else None)
     return x
 
