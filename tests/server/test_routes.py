@@ -3,7 +3,9 @@
 import base64
 import io
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from galago.catalog import Route, Way
 from galago.model import Model
 from galago.pool import ModelPool
 from galago.server.app import create_app
+from galago.server.models import Models
 from galago.server.settings import Settings
 
 HYBRID = "smolvlm-hybrid"
@@ -261,3 +264,36 @@ def test_a_route_is_not_loaded_as_a_model() -> None:
         galago.load(HYBRID)
     with galago.ModelPool() as models, pytest.raises(galago.ModelNotFound, match="is a route"), models.use(HYBRID):
         pass
+
+
+def test_a_video_waits_for_the_model_that_says_which_frames_it_wants(tmp_path: Path, monkeypatch: Any) -> None:
+    first, second = "smolvlm2-500m", "smolvlm2-256m"
+    begun, asked = threading.Event(), threading.Event()
+    facts_of = Models.facts
+
+    def facts(models: Models, name: str) -> Any:
+        found = facts_of(models, name)
+        if name == second:
+            asked.set()
+        return found
+
+    def load(name: str, progress: Any) -> Model:
+        if name == second:
+            begun.set()
+            assert asked.wait(60)
+        tiny.write(tmp_path / name)
+        return tiny.open_model(tmp_path / name)
+
+    monkeypatch.setattr(Models, "facts", facts)
+    models = ModelPool(ALL, keep_alive=None, load=load, need=need, options={"device": "cpu"})
+    long = base64.b64encode(encoded(pictures(300), fps=10)).decode()
+    video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{long}"}}
+    with serving(create_app(models, Settings(model=(first,)))) as url, ThreadPoolExecutor(1) as other:
+        loads = other.submit(post, url, "/v1/models/load", model=second)
+        assert begun.wait(60)
+        reply = post(url, "/v1/chat/completions", model=second, messages=turn(video), max_tokens=2)
+        assert loads.result().status_code == 200
+    most = tiny.PREPROCESSOR["video_sampling"]["max_frames"]
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["model"] == second
+    assert reply.json()["usage"]["prompt_tokens_details"]["image_tokens"] == most * tiny.TOKENS

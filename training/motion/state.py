@@ -62,7 +62,7 @@ def initial(c: SmolVLMConfig) -> dict[str, Tensor]:
 
 
 def tower(c: SmolVLMConfig) -> dict[str, Tensor]:
-    """What the bundled `scenes` sees with, as far as this model has it in the same size."""
+    """The tensors of `vision.` by name that the bundled `scenes` has in the same size, in this model's shapes."""
     scenes = Path(str(files("galago") / "assets" / "scenes"))
     seen = dict(read_moondream([scenes / "model.safetensors"], prepare_scenes(scenes)[0]))
     return {

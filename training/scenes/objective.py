@@ -64,7 +64,7 @@ class GroupHeads(nn.Module):
         self.parts = nn.ModuleList(nn.Linear(dim, RANGE.most + 1) for _ in range(5))
 
     def forward(self, x: Tensor, group: Tensor) -> Tensor:
-        """The loss of hidden states x [..., dim]; for the rest see Batch.patch_group."""
+        """The loss of hidden states x [..., dim] against groups [..., 5], see Batch.patch_group."""
         x = F.layer_norm(x.float(), x.shape[-1:])  # residual streams grow
         return torch.stack([known_mean(part(x), group[..., i]) for i, part in enumerate(self.parts)]).sum()
 

@@ -191,8 +191,9 @@ def read_shown(
 ) -> Image.Image | Clip:
     """The image or the frames of the video, decoded; the bytes are `fetched` if it is remote.
 
-    The frames are those that `sampling` says, which is the model's own, or else the usual ones; all together have
-    `max_pixels` at the most. No file is ever opened for a client.
+    The frames are those that `sampling` says, which is the model's own, or the usual ones where it looks at images only
+    and will refuse them; all together have `max_pixels` at the most. No file is ever opened for a client. Raises
+    InvalidImage and InvalidVideo with the path of the field.
     """
     what = "video" if shown.video else "image"
     try:

@@ -99,9 +99,13 @@ class Host:
         told = facts_of(http.scope)
         asked, opened, begun = await self.parsed(http, lambda body: self._at_once(reader(body), told))
         if begun is None:
+            key = self.models.meant(asked.model, asked.medium)
+            if self.models.facts(key) is None:
+                # It is being loaded for the first time: only then it is known which frames of a video it looks at.
+                await waited(partial(self.models.load, [key]))
             for shown in asked.images[len(opened) :]:
                 fetched = await self._fetched(shown)
-                reading = partial(self._opened, asked, shown, opened, fetched)
+                reading = partial(self._opened, key, shown, opened, fetched)
                 opened.append(await anyio.to_thread.run_sync(reading, limiter=self.decoding))
             begun = await waited(partial(self._begun, asked, opened, told))
         events = self.served.counted(events_of(http, begun.runs), told)
@@ -115,18 +119,22 @@ class Host:
         """
         key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not decoded
         opened: list[Image.Image | Clip] = []
-        for shown in takewhile(lambda shown: not shown.remote, asked.images):
-            opened.append(self._opened(asked, shown, opened))
+        if self.models.facts(key) is not None:
+            for shown in takewhile(lambda shown: not shown.remote, asked.images):
+                opened.append(self._opened(key, shown, opened))
         waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
         return asked, opened, None if waits else self._begun(asked, opened, told)
 
     def _opened(
-        self, asked: Asked, shown: Shown, opened: Sequence[Image.Image | Clip], fetched: bytes | None = None
+        self, key: str, shown: Shown, opened: Sequence[Image.Image | Clip], fetched: bytes | None = None
     ) -> Image.Image | Clip:
-        """What is shown after these, decoded; of a video the frames that the model was trained to look at."""
-        # Whatever may be meant was loaded once, so its facts are known.
-        facts = self.models.facts(self.models.meant(asked.model, asked.medium))
-        return read_shown(shown, facts.video_sampling if facts else None, fetched, _left(opened))
+        """What is shown after these, decoded; of a video the frames that the model was trained to look at.
+
+        Raises InvalidRequest as read_shown does.
+        """
+        facts = self.models.facts(key)
+        assert facts is not None
+        return read_shown(shown, facts.video_sampling, fetched, _left(opened))
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
