@@ -115,6 +115,21 @@ def byte_symbols() -> list[str]:
     return [chr(byte if byte in plain else next(spare)) for byte in range(256)]
 
 
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int) -> None:
+    """A tokenizer of the 256 bytes, an end token and fillers."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    symbols = byte_symbols()
+    writer.add_token_list(symbols + [f"<filler {i}>" for i in range(FIRST_FILLER, vocabulary)])
+    control = [gguf.TokenType.CONTROL]
+    fillers = [gguf.TokenType.UNUSED] * (vocabulary - FIRST_FILLER - 1)
+    writer.add_token_types([gguf.TokenType.NORMAL] * FIRST_FILLER + control + fillers)
+    writer.add_token_merges([f"{symbols[0]} {symbols[0]}"])  # the list may not be empty; no text contains this pair
+    writer.add_bos_token_id(FIRST_FILLER)
+    writer.add_eos_token_id(FIRST_FILLER)
+    writer.add_add_bos_token(False)
+
+
 def write_text(checkpoint: Checkpoint, file: Path) -> None:
     vocabulary, width = checkpoint.shape("text.wte")
     inner = checkpoint.shape("text.blocks.0.mlp.fc1.weight")[0]
@@ -128,17 +143,7 @@ def write_text(checkpoint: Checkpoint, file: Path) -> None:
     writer.add_head_count_kv(width // HEAD_DIM)
     writer.add_layer_norm_eps(1e-5)
     writer.add_rope_dimension_count(ROTARY_DIM)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    symbols = byte_symbols()
-    writer.add_token_list(symbols + [f"<filler {i}>" for i in range(FIRST_FILLER, vocabulary)])
-    control = [gguf.TokenType.CONTROL]
-    fillers = [gguf.TokenType.UNUSED] * (vocabulary - FIRST_FILLER - 1)
-    writer.add_token_types([gguf.TokenType.NORMAL] * FIRST_FILLER + control + fillers)
-    writer.add_token_merges([f"{symbols[0]} {symbols[0]}"])  # the list may not be empty; no text contains this pair
-    writer.add_bos_token_id(FIRST_FILLER)
-    writer.add_eos_token_id(FIRST_FILLER)
-    writer.add_add_bos_token(False)
+    add_vocabulary(writer, vocabulary)
     write(writer, list(text_parts(checkpoint)))
 
 
@@ -164,8 +169,15 @@ def write_projector(checkpoint: Checkpoint, file: Path) -> None:
     write(writer, list(vision_parts(checkpoint)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_both(folder: Path, out: Path) -> None:
+    checkpoint = Checkpoint(folder / "model.safetensors")
+    write_projector(checkpoint, out / "mmproj-f16.gguf")
+    write_text(checkpoint, out / "text-f16.gguf")
+
+
+def main(about: str | None, write_files: Callable[[Path, Path], None]) -> None:
+    """The command: the files of a checkpoint's folder in another, then the text model's lower precisions."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a folder with model.safetensors")
     parser.add_argument("--out", type=Path, help="default: the folder gguf in the checkpoint's")
     parser.add_argument("--quantize", type=Path, help="llama.cpp's llama-quantize: makes the 8- and 4-bit text models")
@@ -174,10 +186,8 @@ def main() -> None:
 
     out = args.out or args.checkpoint / "gguf"
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(args.checkpoint / "model.safetensors")
+    write_files(args.checkpoint, out)
     text = out / "text-f16.gguf"
-    write_projector(checkpoint, out / "mmproj-f16.gguf")
-    write_text(checkpoint, text)
     if args.quantize:
         for kind in QUANTIZED:
             subprocess.run([args.quantize, text, out / f"text-{kind}.gguf", kind.upper()], check=True)
@@ -188,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, write_both)

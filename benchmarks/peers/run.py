@@ -7,11 +7,11 @@
 
 An engine is `name:precision`: `galago`, `galago-low` (one view of any image, as `llama` has), `llama`, `reference`
 (also `reference-compiled`), `phi`; for SmolVLM2, of whose images `8x512x512` is a clip of eight frames, `galago`,
-`galago-low`, `smolvlm` and `smolvlm-low` (transformers). Each gets a process of its own; with several rounds they take
-turns, so that a machine which slows down for a while hits all of them. Best is over all runs of all rounds; median is
-the median of the rounds' medians. Weights are read into the system's cache before each process. An engine that is not
-there is named with the reason, and skipped. Everything beside ours is started with `--peer-python`, which may be of
-another environment than this one.
+`galago-low`, `smolvlm` and `smolvlm-low` (transformers) and `llama-text` (decoding alone). Each gets a process of its
+own; with several rounds they take turns, so that a machine which slows down for a while hits all of them. Best is over
+all runs of all rounds; median is the median of the rounds' medians. Weights are read into the system's cache before
+each process. An engine that is not there is named with the reason, and skipped. Everything beside ours is started with
+`--peer-python`, which may be of another environment than this one.
 
 Writes `OUT.json` and `OUT.md`.
 """
@@ -32,7 +32,17 @@ from typing import Any
 from common import HIGHER_IS_BETTER
 
 HERE = Path(__file__).resolve().parent
-ENGINES = ("galago", "galago-low", "llama", "reference", "reference-compiled", "phi", "smolvlm", "smolvlm-low")
+ENGINES = (
+    "galago",
+    "galago-low",
+    "llama",
+    "llama-text",
+    "reference",
+    "reference-compiled",
+    "phi",
+    "smolvlm",
+    "smolvlm-low",
+)
 RATIOS = ("encode_s", "prefill_s", "ttft_s", "decode_tokens_per_s", "total_s")
 HEADINGS = {
     "load_s": "load s",
@@ -58,6 +68,7 @@ def command(engine: str, image: str, args: argparse.Namespace) -> list[str]:
     else:
         script, extra = {
             "llama": ("llama_server.py", ["--server", args.llama_server]),
+            "llama-text": ("llama_text.py", ["--bench", args.llama_bench, "--depth", args.depth]),
             "reference": ("reference.py", ["--reference", args.reference]),
             "reference-compiled": ("reference.py", ["--reference", args.reference, "--compile"]),
             "phi": ("phi.py", []),
@@ -186,6 +197,8 @@ def main() -> None:
     made.add_argument("--limit", type=int, default=1800, help="seconds that one process may take")
     made.add_argument("--baseline", nargs="*", default=[], help="engines to give ratios against")
     made.add_argument("--llama-server", default="llama-server", help="the binary")
+    made.add_argument("--llama-bench", default="llama-bench", help="the binary")
+    made.add_argument("--depth", type=int, default=1158, help="positions before what llama-text decodes")
     made.add_argument(
         "--reference", type=Path, default=Path("moondream-reference"), help="a clone of vikhyat/moondream"
     )
