@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from galago import hub
 from galago.checkpoint import read_tensors
-from galago.eval.scenes.captions import caption_of, parse_caption
+from galago.eval.scenes.captions import caption_of, facts_of, parse_caption
 from galago.eval.scenes.draw import draw_scene
 from galago.eval.scenes.ranges import SINGLE_VIEW, V2
 from galago.families.moondream.image import make_crops
@@ -24,7 +24,7 @@ from training import loop
 from training.loop import Options
 from training.scenes import recipe, train
 from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, loader, patch_truth
-from training.scenes.pack import spell
+from training.scenes.pack import HOW_MANY, KINDS, NONE, WEIGHT, spell
 from training.scenes.transplant import transplant
 from training.state import rate_at
 
@@ -193,6 +193,31 @@ def test_what_is_written_is_spelt_letter_by_letter(text: str, whole: bool) -> No
         word = text.split('"')[1]
         at = next(i for i, piece in enumerate(pieces) if piece.endswith('"'))
         assert pieces[at + 1 : at + 1 + len(word)] == list(word)
+
+
+def test_what_is_rare_is_seen_often_and_how_many_counts_most(tmp_path: Path) -> None:
+    _, tokenizer = recipe.prepare(_folder(tmp_path / "run"))
+    batch = next(iter(loader(tmp_path / "run", 60, 2, 0, 60, 0)))
+    captions = batch.kind == KINDS.index("caption")
+    weights = dict[str, set[float]]()
+    for token, weight in zip(batch.next_token[captions].tolist(), batch.weight[captions].tolist(), strict=True):
+        if token != NONE:
+            weights.setdefault(tokenizer.decode([token]), set()).add(weight)
+    assert weights[" a"] == weights["A"] == weights[" two"] == weights["Two"] == {HOW_MANY}
+    assert weights[" red"] == weights[" on"] == weights["."] == {1.0}
+    of_kind = [batch.weight[(batch.kind == KINDS.index(kind)) & (batch.next_token != NONE)] for kind in WEIGHT]
+    assert all((weight == WEIGHT[kind]).all() for kind, weight in zip(WEIGHT, of_kind, strict=True))
+
+    several = batch.patch_group[:60, :, 0].flatten(1).amax(1) > 1
+    drawn = [draw_scene(np.random.default_rng(i), sides=(64, SINGLE_VIEW), of=V2) for i in range(60)]
+    plain = sum(any(int(fact[1]) > 1 for fact in facts_of(scene, "short") if fact[0] == "things") for scene in drawn)
+    assert several.sum() > 1.5 * plain > 0
+    # Those of which the tower alone learns: words or faces, and many small shapes.
+    alone = batch.patch_class[60:, :, 1]
+    with_special = ((alone == NAME_CLASSES.index("word")) | (alone == NAME_CLASSES.index("face"))).any(1)
+    assert with_special[::2].float().mean() > 0.7 and not with_special[1::2].any()
+    kinds = [len({tuple(pair) for pair in patches.tolist()}) for patches in batch.patch_class[61::2]]
+    assert np.mean(kinds) > 5
 
 
 def test_patches_are_told_the_letters_and_looks_that_lie_there(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from galago.eval.scenes import wide
 from galago.eval.scenes.captions import LENGTHS, phrase_of, told
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
 from galago.eval.scenes.ranges import SHADES, TEXTURES
@@ -55,6 +56,7 @@ class Batch:
     next_token: Tensor  # int64 [B, R, ROW]
     next_value: Tensor  # float32 [B, R, ROW, 2]
     kind: Tensor  # int64 [B, R, ROW]
+    weight: Tensor  # float32 [B, R, ROW]
 
 
 @dataclass
@@ -216,12 +218,13 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
             for i in range(number * self.batch, (number + 1) * self.batch):
                 rng = np.random.default_rng([SEED, i])
                 small = i < self.single or i % 2 == 0
-                scene = _draw(rng, (64, SINGLE_VIEW) if small else RANGE.sides, i % 3 == 0)
+                sides = (64, SINGLE_VIEW) if small else RANGE.sides
+                scene = _to_ask(rng, sides, i) if self.rows else _seen_alone(rng, sides, i)
                 tasks = _tasks(scene, i) if self.rows else []
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((*_seen(scene, config.vision), packed))
                 if self.rows:
-                    other = _draw(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), i % 2 == 1)
+                    other = _seen_alone(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), i)
                     alone.append(_seen(other, config.vision))
             yield _collate(drawn, alone)
             number += step
@@ -239,11 +242,25 @@ def _tasks(scene: Scene, i: int) -> list[Task]:
     return [*tasks, Task("caption", "caption", length=length, text=caption_of(scene, length))]
 
 
-def _draw(rng: np.random.Generator, sides: tuple[int, int], hard: bool) -> Scene:
-    """A scene; a `hard` one nearly always has a word or a face, which are learnt last."""
+def _to_ask(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
+    """A scene with tasks: in three of them one with a word or a face, and one with things that captions tell together,
+    since what is rare is learnt last.
+    """
+    if i % 3 == 0:
+        return _special(rng, sides)
+    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.groups if i % 3 == 1 else None)
+
+
+def _seen_alone(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
+    """A scene without tasks: with words and faces, or with a crowd of small shapes."""
+    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.crowd) if i % 2 else _special(rng, sides)
+
+
+def _special(rng: np.random.Generator, sides: tuple[int, int]) -> Scene:
+    """A scene that nearly always has a word or a face."""
     scene = draw_scene(rng, sides=sides, of=RANGE)
     for _ in range(3):
-        if not hard or any(t.kind != "shape" for t in scene.things):
+        if any(t.kind != "shape" for t in scene.things):
             break
         scene = draw_scene(rng, sides=sides, of=RANGE)
     return scene

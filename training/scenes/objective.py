@@ -13,7 +13,7 @@ from galago.families.moondream.vision import crop_features, local_features, proj
 from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
 from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch, Truth
-from training.scenes.pack import KINDS, NONE, WEIGHT
+from training.scenes.pack import KINDS, NONE
 from training.scenes.recipe import RANGE
 
 SIGMA = 4.0
@@ -186,12 +186,11 @@ def _answers(
     """Losses of what is said in the decoder's output; those of each kind are added to by_kind."""
     out: dict[str, Tensor] = {}
 
-    kind = batch.kind.flatten()
-    weight = torch.tensor([WEIGHT.get(name, 1.0) for name in KINDS], device=kind.device)
+    kind, weight = batch.kind.flatten(), batch.weight.flatten()
 
     def mean(loss: Tensor, at: Tensor, counts: Tensor) -> Tensor:
         by_kind.index_add_(0, kind[at], torch.stack((loss.detach() * counts, counts.float()), 1))
-        return mean_of(loss, counts * weight[kind[at]])
+        return mean_of(loss, counts * weight[at])
 
     at, counts = chosen(batch.next_token != NONE, 256)
     said = batch.next_token.flatten()[at].clamp(min=0)

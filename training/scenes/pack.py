@@ -4,11 +4,14 @@ All tasks of an image share its prefix. Each is a block that attends to the pref
 past, so one pass over the image teaches a dozen answers.
 """
 
+import functools
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
 
+from galago.eval.scenes.captions import NUMBERS
 from galago.eval.scenes.tasks import Task
 from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
@@ -30,6 +33,8 @@ class Block:
     """Token that must follow, or NONE."""
     next_value: list[tuple[float, float]]
     """Coordinate (x, NaN) or size (width, height) that must be read from this position."""
+    weight: list[float]
+    """How much what follows counts."""
     kind: str = ""
     """What the task measures, see KINDS."""
 
@@ -43,6 +48,10 @@ WEIGHT = {
     "read": 2.0, "letter": 2.0, "face": 2.0, "look": 2.0, "gaze": 3.0,
 }  # fmt: skip
 """How much a position of a task counts, 1 elsewhere: long answers are many positions, hard ones are few."""
+HOW_MANY = 3.0
+"""How much more a word counts with which a caption says how many: the rest of a group follows from it, and from 'a' in
+nine of ten it is soon learnt that 'a' is never far wrong.
+"""
 
 NAN = float("nan")
 NOTHING = (NAN, NAN)
@@ -50,7 +59,7 @@ NOTHING = (NAN, NAN)
 
 class _Writer:
     def __init__(self) -> None:
-        self.block = Block([], [], [], [])
+        self.block = Block([], [], [], [], [])
 
     def prompt(self, items: prompts.Prompt) -> None:
         """What the model is told."""
@@ -68,10 +77,12 @@ class _Writer:
         self.block.next_token[-1] = token
         self.block.next_value[-1] = value
 
-    def say(self, ids: list[int], last: int = NONE) -> None:
+    def say(self, ids: list[int], last: int = NONE, stressed: Container[int] = ()) -> None:
         """Tokens that the model must produce, each from the one before; `last` is not fed."""
         for i in ids:
             self.expect(i)
+            if i in stressed:
+                self.block.weight[-1] *= HOW_MANY
             self._feed(i, NOTHING)
         if last != NONE:
             self.expect(last)
@@ -90,6 +101,7 @@ class _Writer:
         self.block.fed.append(value)
         self.block.next_token.append(NONE)
         self.block.next_value.append(NOTHING)
+        self.block.weight.append(1.0)
 
 
 _QUOTED = re.compile(r'(?<=")[^"]*(?=")')
@@ -117,7 +129,7 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     match task.skill:
         case "caption":
             out.prompt(prompts.caption(c, task.length))
-            out.say(spell(tokenizer, task.text), t.eos_id)
+            out.say(spell(tokenizer, task.text), t.eos_id, stressed=_counts(tokenizer))
         case "query":
             out.prompt(prompts.query(c, tokenizer, task.question, bool(task.reasoning), task.refs))
             if task.reasoning:
@@ -148,6 +160,13 @@ def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     return out.block
 
 
+@functools.cache
+def _counts(tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens with which words that say how many begin, at the start of a sentence and within."""
+    words = ("a", "an", *NUMBERS)
+    return frozenset(tokenizer.encode(text)[0] for word in words for text in (word.capitalize(), f" {word}"))
+
+
 ROW = 96
 """Positions of one row: blocks never cross from row to row, so attention stays within it."""
 
@@ -166,6 +185,8 @@ class Packed:
     next_value: np.ndarray
     kind: np.ndarray
     """int64, index in KINDS"""
+    weight: np.ndarray
+    """float32, with that of the kind"""
 
 
 def pack(blocks: list[Block], rows: int) -> Packed:
@@ -178,6 +199,7 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         next_token=np.full((rows, ROW), NONE, np.int64),
         next_value=np.full((rows, ROW, 2), np.nan, np.float32),
         kind=np.zeros((rows, ROW), np.int64),
+        weight=np.zeros((rows, ROW), np.float32),
     )
     for number, row, span in placed([len(b.tokens) for b in blocks], rows, ROW):
         block = blocks[number]
@@ -188,4 +210,5 @@ def pack(blocks: list[Block], rows: int) -> Packed:
         out.next_token[row, span] = block.next_token
         out.next_value[row, span] = block.next_value
         out.kind[row, span] = KINDS.index(block.kind)
+        out.weight[row, span] = np.array(block.weight) * WEIGHT.get(block.kind, 1.0)
     return out

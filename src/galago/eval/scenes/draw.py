@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +35,9 @@ __all__ = [
     "scene_at",
 ]
 
+Planner = Callable[[np.random.Generator, tuple[int, int], str, RGB], list[Plan]]
+"""What a scene of a size (width, height), background and colour of that is to hold."""
+
 _MIN_VISIBLE = 0.65
 _TRIES = 30
 
@@ -44,8 +47,16 @@ def scene_at(seed: int, index: int, of: Range = BUNDLED) -> Scene:
     return draw_scene(np.random.default_rng([seed, index]), of=of)
 
 
-def draw_scene(rng: np.random.Generator, *, sides: tuple[int, int] | None = None, of: Range = BUNDLED) -> Scene:
-    """Draw one scene; `sides` are the least and greatest side in pixels, by default those of the range."""
+def draw_scene(
+    rng: np.random.Generator,
+    *,
+    sides: tuple[int, int] | None = None,
+    of: Range = BUNDLED,
+    plans: Planner | None = None,
+) -> Scene:
+    """Draw one scene; `sides` are the least and greatest side in pixels, `plans` what it is to hold, by default as in
+    the range.
+    """
     sides = sides or of.sides
     narrow = of.version == 1
     size = _image_size(rng, sides) if narrow else wide.image_size(rng, sides)
@@ -60,8 +71,9 @@ def draw_scene(rng: np.random.Generator, *, sides: tuple[int, int] | None = None
     overlap = rng.random() < 0.4
     ids = np.zeros((2 * height, 2 * width), np.uint8)
     placed: list[Placed] = []
-    plans = _plans(rng, short, base) if narrow else wide.plans(rng, (width, height), background, base)
-    for plan in plans:
+    if plans is None:
+        plans = _plans if narrow else wide.plans
+    for plan in plans(rng, (width, height), background, base):
         found = _place(rng, plan, placed, ids, 2 * short, overlap, turned=not narrow)
         if found is not None:
             placed.append(found)
@@ -115,9 +127,10 @@ def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, 
     return (long_px, short_px) if rng.random() < 0.55 else (short_px, long_px)
 
 
-def _plans(rng: np.random.Generator, short: int, base: RGB) -> list[Plan]:
+def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, base: RGB) -> list[Plan]:
     """What the scene is to hold; words and faces first, since they need the most room."""
     mode = rng.random()
+    short = min(size)
     if mode < 0.01:
         return []
     faces = words = 0
@@ -144,9 +157,9 @@ def _plans(rng: np.random.Generator, short: int, base: RGB) -> list[Plan]:
     if count > 4:
         weights = (0.5, 0.45, 0.05)
     for color, name in names:
-        size = _pick(rng, tuple(SIZES), weights)
-        extent = max(float(rng.uniform(*SIZES[size])), 11.2 / short)  # 11 px: still recognisable
-        plans.append(Plan("shape", name, color, size, extent))
+        large = _pick(rng, tuple(SIZES), weights)
+        extent = max(float(rng.uniform(*SIZES[large])), 11.2 / short)  # 11 px: still recognisable
+        plans.append(Plan("shape", name, color, large, extent))
     return plans
 
 

@@ -77,6 +77,21 @@ def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base
     return out
 
 
+def crowd(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[Plan]:
+    """Five to nine shapes of any name and colour, nearly all of them small: what is hardest to see."""
+    names = _free(rng, _clear_colors(background), 5 + int(rng.integers(5)))
+    return _shapes(rng, names, min(size), max(size) / min(size), len(names), base)
+
+
+def groups(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[Plan]:
+    """Two to nine shapes of one to three kinds that share names or colours: what captions tell together."""
+    colors, names = (rng.choice(items, 2, replace=False) for items in (_clear_colors(background), MORE_SHAPES))
+    kinds = [(str(c), str(n)) for c, n in rng.permutation([(c, n) for c in colors for n in names])]
+    kinds = kinds[: 1 + int(rng.integers(3))]
+    pairs = [kinds[int(rng.integers(len(kinds)))] for _ in range(2 + int(rng.integers(8)))]
+    return _shapes(rng, pairs, min(size), max(size) / min(size), len(pairs), base)
+
+
 def _clear_colors(background: str) -> tuple[str, ...]:
     hidden = {"white": ("white",), "gray": ("gray",), "black": ("black",), "navy": ("black",)}.get(background, ())
     return tuple(c for c in MORE_COLORS if c not in hidden)
