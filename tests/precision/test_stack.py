@@ -23,10 +23,12 @@ CPU = torch.device("cpu")
 SETS = [name for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod") if load(name)]
 MOST = 16
 """Sequences that step together."""
-CLOSE = 3e-3
+CLOSE = 5e-3
 """Root mean square of the difference as a share of the values': some activations round the other way."""
-CLOSE_IN_BYTES = 0.02
-"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16, or in bfloat16 and float32."""
+CLOSE_IN_BYTES = 0.03
+"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16, or in bfloat16 and float32. Of these weights int8 is
+as far from float32 (0.022) as the two are from each other, so how far depends on the weights.
+"""
 MANY = 32
 """Rows from which on a prompt's attention is in bfloat16."""
 pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built (no C++ compiler)")
