@@ -26,8 +26,9 @@ MOST = 16
 CLOSE = 5e-3
 """Root mean square of the difference as a share of the values': some activations round the other way."""
 CLOSE_IN_BYTES = 0.03
-"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16, or in bfloat16 and float32. Of these weights int8 is
-as far from float32 (0.022) as the two are from each other, so how far depends on the weights.
+"""Where the stack's attention over all is in int8 and the blocks' is in bfloat16, or in bfloat16 and float32.
+
+Of the bundled weights int8 is as far from float32 (0.022) as the two are from each other: it depends on the weights.
 """
 MANY = 32
 """Rows from which on a prompt's attention is in bfloat16."""
