@@ -157,9 +157,9 @@ def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, ba
     if count > 4:
         weights = (0.5, 0.45, 0.05)
     for color, name in names:
-        large = _pick(rng, tuple(SIZES), weights)
-        extent = max(float(rng.uniform(*SIZES[large])), 11.2 / short)  # 11 px: still recognisable
-        plans.append(Plan("shape", name, color, large, extent))
+        label = _pick(rng, tuple(SIZES), weights)
+        extent = max(float(rng.uniform(*SIZES[label])), 11.2 / short)  # 11 px: still recognisable
+        plans.append(Plan("shape", name, color, label, extent))
     return plans
 
 
