@@ -73,7 +73,7 @@ def test_shuffled_clips_stand_beside(galago, tmp_path):
 
 
 def test_a_model_of_images_is_asked_nothing_about_clips(galago):
-    assert "clip" in galago("eval", "motion", *FEW).error
+    assert "clip" in galago("eval", "motion", "-m", "scenes", *FEW).error
 
 
 def test_two_precisions_side_by_side(galago, tmp_path):

@@ -94,7 +94,7 @@ def losses(batch: Batch, w: SmolVLMWeights, c: SmolVLMConfig, heads: nn.ModuleDi
     """Every loss of a batch, each a mean, and of each measure the sums of its losses and their number [K, 2].
 
     Losses: token; patch of the tower's features and token_patch of the projected ones; before, motion and state of
-    what the decoder makes of the frames' tokens.
+    what the first half of the decoder makes of the frames' tokens.
     """
     b, n = batch.pixels.shape[:2]
     features = frame_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
@@ -111,8 +111,11 @@ def losses(batch: Batch, w: SmolVLMWeights, c: SmolVLMConfig, heads: nn.ModuleDi
     prefix = len(batch.prefix)
     first = torch.arange(prefix, device=x.device).expand(b, -1)
     positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
-    hidden = decoder(x, w.text, c.text, positions, packed_attention(batch.block, prefix))
-    seen = hidden[:, :prefix][:, is_image].unflatten(1, (n, -1))
+    attend, depth = packed_attention(batch.block, prefix), len(w.text.blocks)
+    # Half way: what is known there the other blocks can look for.
+    half = decoder(x, w.text, c.text, positions, attend, range(depth // 2))
+    hidden = decoder(half, w.text, c.text, positions, attend, range(depth // 2, depth))
+    seen = half[:, :prefix][:, is_image].unflatten(1, (n, -1))
     out |= heads["decoded"](seen, batch.before, batch.step, batch.state)
 
     at, counts = chosen(batch.next_token != NONE, 256)

@@ -39,7 +39,7 @@ def train(options: Options) -> State:
 
 def main(argv: Sequence[str] | None = None) -> None:
     easy = ("easy", "clips at the start that are short and small")
-    parser = loop.parser(__doc__, Options(Path("runs/motion"), rate=1.5e-3, easy=20_000), "clips", easy)
+    parser = loop.parser(__doc__, Options(Path("runs/motion"), batch=16, rate=1.5e-3, easy=30_000), "clips", easy)
     train(Options(**vars(parser.parse_args(argv))))
 
 

@@ -9,8 +9,11 @@ from galago.eval.scenes.ranges import COLORS, SHAPES
 
 COLOR_CLASSES = ("", *COLORS)
 NAME_CLASSES = ("", *SHAPES)
-STATES = 6
-"""Still so far, moving, or at rest again; each for things that were there at first and for those that came."""
+STATES = 8
+"""Still so far, moving, or at rest again; each for things that were there at first and for those that came. Of a cell
+that a thing has just left, whether it is elsewhere now or GONE.
+"""
+ELSEWHERE, GONE = 6, 7
 UNKNOWN = -100
 """Ignored by the cross-entropy."""
 STEP = 0.1
@@ -36,7 +39,7 @@ class Moving:
     step: np.ndarray
     """float32 [n, T, 2]: of the thing that lies there since the frame before, in STEPs; NaN: nothing, or not yet"""
     state: np.ndarray
-    """int64 [n, T]: one of STATES; UNKNOWN where nothing is"""
+    """int64 [n, T]: one of STATES; UNKNOWN where nothing is, nor was in the frame before"""
 
 
 def lying(drawn: Drawn, grid: int, probes: int) -> tuple[Lying, np.ndarray]:
@@ -66,7 +69,12 @@ def moving(drawn: Drawn, lying: Lying, top: np.ndarray) -> Moving:
         steps[number, first + 1 : last + 1] = np.diff(np.array(thing.track), axis=0)[first:last] / STEP
         states[number] = [_state(thing, i) for i in range(n)]
     at = np.arange(n)[:, None]
-    return Moving(before, steps[top, at], states[top, at])
+    state = states[top, at]
+    last = np.array([0, *(thing.seen[1] for thing in drawn.things)])
+    was = np.concatenate([np.zeros_like(top[:1]), top[:-1]])
+    left = (top == 0) & (was > 0)
+    state[left] = np.where(last[was] < at, GONE, ELSEWHERE)[left]
+    return Moving(before, steps[top, at], state)
 
 
 def _state(thing: Thing, frame: int) -> int:

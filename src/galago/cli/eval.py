@@ -23,7 +23,7 @@ Examples:
   galago eval scenes --count 300 --min color=90 --min detect=85
   galago eval scenes -m moondream2-int8 --blank
   galago eval scenes -m ./my-finetune --range 2
-  galago eval motion -m runs/motion --seed 777 --shuffle-frames
+  galago eval motion --seed 777 --shuffle-frames
   galago eval vqav2 -m moondream2-int8 --data ~/vqav2 --count 1000 --out vqav2.jsonl
   galago eval scenes --compare scenes scenes-int8 --plot precision.svg
   galago eval --compare monday.jsonl tuesday.jsonl"""
@@ -97,6 +97,7 @@ def eval(
     what = _What(task, tasks.load(task).within(range), data, count, seed)
     if shuffle and not what.task.clips:
         raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
+    loading = replace(loading, model=loading.model or what.task.model or None)
     wanted = _least(what.task, least or [])
     for path in (out, plot):
         if path is not None and not path.absolute().parent.is_dir():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from galago.catalog import entries
 from galago.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -42,8 +41,11 @@ class Loading:
     """Which model, and how it is to run."""
 
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A name of `galago models`, or a folder or weights file.")
-    ] = entries()[0].id
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A name of `galago models`, or a folder or weights file; by default the bundled one."
+        ),
+    ] = None
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16, int8 or int4; by default the profile's.")
     ] = None

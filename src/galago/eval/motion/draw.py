@@ -55,13 +55,22 @@ def clip_at(seed: int, index: int) -> Drawn:
     return draw_clip(np.random.default_rng([seed, index]))
 
 
-def draw_clip(rng: np.random.Generator, *, sides: tuple[int, int] = SIDES, frames: tuple[int, int] = FRAMES) -> Drawn:
-    """Draw one clip; `sides` are the least and greatest side in pixels, `frames` the fewest and most frames."""
+def draw_clip(
+    rng: np.random.Generator,
+    *,
+    sides: tuple[int, int] = SIDES,
+    frames: tuple[int, int] = FRAMES,
+    story: str | None = None,
+) -> Drawn:
+    """Draw one clip; `sides` are the least and greatest side in pixels, `frames` the fewest and most frames.
+
+    `story` is what it tells, one of plans.STORIES that fits in so many frames; without one it is drawn too.
+    """
     count = int(rng.integers(frames[0], frames[1] + 1))
     width, height = _image_size(rng, sides)
     background = one_of(rng, tuple(BACKGROUNDS))
     canvas = paint_background(rng, scenes.jitter(rng, BACKGROUNDS[background], 7), (width, height))
-    story = story_of(rng, count)
+    story = story or story_of(rng, count)
     wanted = plans(rng, story, count)
     placed = _all_placed(rng, story, wanted, count, canvas.size)
     colors = [scenes.jitter(rng, COLORS[p.plan.color], 12) for p in placed]

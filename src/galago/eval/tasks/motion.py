@@ -27,4 +27,4 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
 
 
 TASK = Task("drawn clips of any seed: what moves, where, how fast, in which order; needs no data", MEASURES, cases,
-            clips=True)  # fmt: skip
+            clips=True, model="motion")  # fmt: skip
