@@ -20,7 +20,7 @@ from galago.media.video import load_clip
 from galago.model import Model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "clip.mp4"
-FLOOR = {"direction": 92, "object": 92, "order": 86, "count": 80, "speed": 90, "moving": 90}
+FLOOR = {"direction": 96, "object": 96, "order": 95, "count": 82, "speed": 92, "moving": 96}
 """Percent: a few points below what the model reaches on these clips in int8, which moves a little by kernel."""
 # The video is clip 533 of seed 7, so the truth about it is known.
 MOVES = next(t for t in clip_at(7, 533).things if t.direction)
