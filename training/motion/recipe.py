@@ -94,7 +94,7 @@ def corpus(clips: int) -> Iterator[str]:
 def make_tokenizer() -> tokenizers.Tokenizer:
     """A byte-level BPE; special tokens are named as SmolVLM2's.
 
-    Unlike SmolLM2's it joins digits: a frame's time takes three tokens of ten, and its seconds are one.
+    Unlike SmolLM2's it joins digits: a frame with its time takes 26 tokens, not 29, and its seconds are one.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
