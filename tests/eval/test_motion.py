@@ -50,6 +50,11 @@ def test_the_same_seed_draws_the_same_clip(seed, index):
     assert clip_at(seed, index + 1).things != a.things
 
 
+@pytest.mark.parametrize("story", STORIES)
+def test_a_clip_tells_the_story_that_is_asked_for(story):
+    assert {draw_clip(np.random.default_rng([6, i]), frames=(8, 8), story=story).story for i in range(12)} == {story}
+
+
 def test_clips_have_the_promised_sizes():
     made = [clip_at(SEED, i) for i in range(60)]
     sizes = [d.clip.frames[0].size for d in made]

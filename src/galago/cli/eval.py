@@ -97,7 +97,7 @@ def eval(
     what = _What(task, tasks.load(task).within(range), data, count, seed)
     if shuffle and not what.task.clips:
         raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
-    loading = replace(loading, model=loading.model or what.task.model or None)
+    loading = replace(loading, model=loading.model or what.task.model)
     wanted = _least(what.task, least or [])
     for path in (out, plot):
         if path is not None and not path.absolute().parent.is_dir():

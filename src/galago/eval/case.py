@@ -86,8 +86,8 @@ class Task:
     """which of these `cases` is"""
     clips: bool = False
     """whether its cases show clips, whose frames can be shuffled"""
-    model: str = ""
-    """who is asked where nobody is named; empty: the catalogue's first"""
+    model: str | None = None
+    """who is asked where nobody is named; None: the catalogue's first"""
 
     def within(self, range: int | None) -> Task:
         """The task over another of its ranges; None leaves it at its own. Raises InvalidRequest."""
