@@ -154,7 +154,8 @@ def step(
     device, trained = next(iter(state.params.values())).device.type, state.trained
 
     def work(batch: Any) -> tuple[dict[str, Tensor], Tensor, Sequence[Tensor | None]]:
-        with torch.autocast(device, torch.bfloat16):
+        # The cache of weights in bfloat16 is one for all threads: what is cast once and what twice would be chance.
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
             parts, by_kind = recipe.losses(batch, state)
         whole = torch.stack([recipe.weights[name] * value for name, value in parts.items()]).sum()
         return (

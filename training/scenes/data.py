@@ -25,8 +25,8 @@ from training.scenes.recipe import RANGE, prepare
 SEED = 1_000_003
 """Scenes of this seed are for training: evaluate on any other."""
 
-TASKS = 11
-"""Tasks of one scene; more scenes teach more than more questions about one."""
+TASKS = 5
+"""Tasks of one scene for each row; more scenes teach more than more questions about one."""
 
 COLOR_CLASSES = ("", *RANGE.colors)
 NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
@@ -38,17 +38,20 @@ NO_GLYPH = -100
 
 @dataclass
 class Batch:
-    """B images. Crops of all images stand in one row, after them those of images of which the tower alone learns."""
+    """B images that are asked about, and after them as many or none of which nothing is asked: N images in all.
 
-    pixels: Tensor  # uint8 [N, crop, crop, 3]
-    tilings: list[tuple[int, int]]  # B
-    starts: list[int]  # B: where each image's crops begin
-    patch_class: Tensor  # int64 [N, T, 2]: colour, name under each patch (0: nothing)
-    patch_shape: Tensor  # float32 [N, T, 6]: offset to centre (2), log size (2), offset of gaze (2); NaN: none
-    patch_finish: Tensor  # int64 [N, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
-    patch_glyph: Tensor  # int64 [N, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
-    patch_look: Tensor  # float32 [N, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
-    patch_group: Tensor  # int64 [N, T, 5], of whole images: see _groups; NO_GLYPH: none
+    Crops of all images stand in one row.
+    """
+
+    pixels: Tensor  # uint8 [C, crop, crop, 3]
+    tilings: list[tuple[int, int]]  # N
+    starts: list[int]  # N: where each image's crops begin
+    patch_class: Tensor  # int64 [C, T, 2]: colour, name under each patch (0: nothing)
+    patch_shape: Tensor  # float32 [C, T, 6]: offset to centre (2), log size (2), offset of gaze (2); NaN: none
+    patch_finish: Tensor  # int64 [C, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
+    patch_glyph: Tensor  # int64 [C, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
+    patch_look: Tensor  # float32 [C, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
+    patch_group: Tensor  # int64 [C, T, 5], of whole images: see _groups; NO_GLYPH: none
     block: Tensor  # int64 [B, R, ROW]
     position: Tensor  # int64 [B, R, ROW]
     tokens: Tensor  # int64 [B, R, ROW]
@@ -202,8 +205,8 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
 
     The first `single` scenes are small enough for one view: cheap steps while little is known. After them
     every other scene still is, since tiles cost much and teach mostly the same. As many more have no tasks: what lies
-    under their patches costs little, and letters, looks and small shapes want to be seen often. With no rows no scene
-    has tasks.
+    under their patches and which of it goes together costs little, and letters, looks, small shapes and groups want to
+    be seen often. With no rows no scene has tasks.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
@@ -220,7 +223,7 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
                 small = i < self.single or i % 2 == 0
                 sides = (64, SINGLE_VIEW) if small else RANGE.sides
                 scene = _to_ask(rng, sides, i) if self.rows else _seen_alone(rng, sides, i)
-                tasks = _tasks(scene, i) if self.rows else []
+                tasks = _tasks(scene, i, self.rows) if self.rows else []
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((*_seen(scene, config.vision), packed))
                 if self.rows:
@@ -235,11 +238,11 @@ def _seen(scene: Scene, c: VisionConfig) -> tuple[Crops, Truth]:
     return crops, patch_truth(scene, crops, c)
 
 
-def _tasks(scene: Scene, i: int) -> list[Task]:
-    tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS)
-    # A second caption, of another length: captions are the longest answers and learn last.
-    length = LENGTHS[(LENGTHS.index(tasks[0].length) + 1 + i % 2) % 3]
-    return [*tasks, Task("caption", "caption", length=length, text=caption_of(scene, length))]
+def _tasks(scene: Scene, i: int, rows: int) -> list[Task]:
+    tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS * rows)
+    # Captions of the other lengths too: they are the longest answers and learn last.
+    lengths = [length for length in LENGTHS if length != tasks[0].length]
+    return [*tasks, *(Task("caption", "caption", length=length, text=caption_of(scene, length)) for length in lengths)]
 
 
 def _to_ask(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
@@ -252,8 +255,10 @@ def _to_ask(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
 
 
 def _seen_alone(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
-    """A scene without tasks: with words and faces, or with a crowd of small shapes."""
-    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.crowd) if i % 2 else _special(rng, sides)
+    """A scene without tasks: with words and faces, with a crowd of small shapes, or with things told together."""
+    if i % 3 == 0:
+        return _special(rng, sides)
+    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.crowd if i % 3 == 1 else wide.groups)
 
 
 def _special(rng: np.random.Generator, sides: tuple[int, int]) -> Scene:
@@ -267,8 +272,8 @@ def _special(rng: np.random.Generator, sides: tuple[int, int]) -> Scene:
 
 
 def _collate(drawn: list[tuple[Crops, Truth, Packed]], alone: list[tuple[Crops, Truth]]) -> Batch:
-    counts = [len(crops.pixels) for crops, _, _ in drawn]
     seen = [(crops, truth) for crops, truth, _ in drawn] + alone
+    counts = [len(crops.pixels) for crops, _ in seen]
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(packed, name) for _, _, packed in drawn]))
@@ -281,7 +286,7 @@ def _collate(drawn: list[tuple[Crops, Truth, Packed]], alone: list[tuple[Crops, 
 
     return Batch(
         pixels=row([crops.pixels for crops, _ in seen]),
-        tilings=[crops.tiling for crops, _, _ in drawn],
+        tilings=[crops.tiling for crops, _ in seen],
         starts=[int(v) for v in np.cumsum([0, *counts])[:-1]],
         **{f.name: row([getattr(truth, f.name) for _, truth in seen]) for f in fields(Truth)},
         **{f.name: stack(f.name) for f in fields(Packed)},

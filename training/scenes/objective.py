@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from galago.families.moondream.config import MoondreamConfig
+from galago.families.moondream.config import MoondreamConfig, VisionConfig
 from galago.families.moondream.region import coordinate_logits, encode_coordinate, encode_size, size_logits
 from galago.families.moondream.text import Attend, decoder, logits_of
 from galago.families.moondream.vision import crop_features, local_features, project
@@ -144,40 +144,61 @@ def losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
 
-    Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; where
-    the batch has rows, group, token, coordinate and size.
+    Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; group;
+    where the batch has rows, token, coordinate and size.
     """
     features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
-    local = torch.stack(
-        [
-            local_features(features[start : start + 1 + rows * cols], (rows, cols), c.vision)
-            for start, (rows, cols) in zip(batch.starts, batch.tilings, strict=True)
-        ]
-    )
-    image = project(features[starts], local, w.vision)
+    local = whole = features.index_select(0, starts)
+    tiled = [i for i, tiling in enumerate(batch.tilings) if tiling != (1, 1)]
+    if tiled:
+        views = [_local(features, batch.starts[i], batch.tilings[i], c.vision) for i in tiled]
+        local = local.index_copy(0, torch.tensor(tiled, device=features.device), torch.stack(views))
+    image = project(whole, local, w.vision)
     *truth, group = (getattr(batch, f.name) for f in fields(Truth))
     out: dict[str, Tensor] = heads["tower"](features, *truth)
     projected = heads["projected"](image, *(part[starts] for part in truth))
     out |= {f"token_{name}": loss for name, loss in projected.items()}
     by_kind = torch.zeros(len(KINDS), 2, device=features.device)
-    if batch.block.shape[1]:
-        hidden, middle = _read(batch, w, c, image)
-        out["group"] = heads["decoded"](middle, group[starts])
+    asked, middle = batch.block.shape[0] if batch.block.shape[1] else 0, list[Tensor]()
+    if asked:
+        hidden, seen = _read(batch, w, c, image[:asked])
+        middle.append(seen)
         out |= _answers(batch, w, c, hidden, by_kind)
+    if asked < len(image):
+        middle.append(_seen(image[asked:], w, c))
+    out["group"] = heads["decoded"](torch.cat(middle), group[starts])
     return out, by_kind
+
+
+def _local(features: Tensor, start: int, tiling: tuple[int, int], c: VisionConfig) -> Tensor:
+    """The local view [T, E] of the image whose crops begin at `start`."""
+    return local_features(features[start : start + 1 + tiling[0] * tiling[1]], tiling, c)
 
 
 def _read(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, image: Tensor) -> tuple[Tensor, Tensor]:
     """The decoder's output for the rows [B * R * ROW, D], and what half its blocks make of the images [B, T, D]."""
     x = embed(batch, w, image, c.tokens.bos_id)
-    prefix = c.prefix_len
+    prefix, half = c.prefix_len, _half(c)
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     positions = torch.cat((first, prefix + batch.position.flatten(1)), dim=1)
-    attend, half = packed_attention(batch.block, prefix), (c.text.n_layers + 1) // 2
+    attend = packed_attention(batch.block, prefix)
     middle = decoder(x, w.text, c.text, positions, attend, blocks=range(half))
     hidden = decoder(middle, w.text, c.text, positions, attend, blocks=range(half, c.text.n_layers))
     return hidden[:, prefix:].flatten(0, 1), middle[:, 1:prefix]
+
+
+def _seen(image: Tensor, w: MoondreamWeights, c: MoondreamConfig) -> Tensor:
+    """What half the decoder's blocks make of images [B, T, D] of which nothing is asked."""
+    start = w.text.wte[c.tokens.bos_id].expand(len(image), 1, -1)
+    x = torch.cat((start, image.to(start.dtype)), dim=1)
+    positions = torch.arange(c.prefix_len, device=x.device).expand(len(x), -1)
+    seen = decoder(x, w.text, c.text, positions, lambda _layer, q, k, v: attention(q, k, v), blocks=range(_half(c)))
+    return seen[:, 1:]
+
+
+def _half(c: MoondreamConfig) -> int:
+    return (c.text.n_layers + 1) // 2
 
 
 def _answers(

@@ -167,7 +167,7 @@ def _counts(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(tokenizer.encode(text)[0] for word in words for text in (word.capitalize(), f" {word}"))
 
 
-ROW = 96
+ROW = 128
 """Positions of one row: blocks never cross from row to row, so attention stays within it."""
 
 
