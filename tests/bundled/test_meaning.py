@@ -22,9 +22,9 @@ SCENE = scene_at(7, 1396, V1)
 CIRCLE = next(thing for thing in SCENE.things if thing.name == "circle")
 
 FLOOR = {
-    "color": 94, "shape": 94, "presence": 93, "count5": 88, "count": 86, "relation": 81, "background": 96, "read": 89,
-    "letter": 90, "look": 92, "shade": 93, "texture": 82, "refer": 87, "caption-precision": 82, "caption-recall": 82,
-    "detect": 91, "detect-crops": 89, "point": 90, "point-recall": 90, "gaze": 93,
+    "color": 94, "shape": 93, "presence": 93, "count5": 91, "count": 91, "relation": 81, "background": 97, "read": 82,
+    "letter": 92, "look": 94, "shade": 94, "texture": 80, "refer": 86, "caption-precision": 85, "caption-recall": 85,
+    "detect": 91, "detect-crops": 90, "point": 90, "point-recall": 90, "gaze": 93,
 }  # fmt: skip
 """Percent: a few points below what the model reaches on these scenes in int8, which moves a little by kernel."""
 
@@ -41,7 +41,8 @@ def test_cannot_answer_blind(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["eval", "scenes", "--precision", "int8", "--count", "30", "--blank", "--json"])
     assert told.exit_code == 0
     scores = json.loads(told.stdout)
-    for measure in ("color", "shape", "count5", "caption-precision", "detect", "point"):
+    # Not "point", the share of what was pointed at: blind, the model points at next to nothing.
+    for measure in ("color", "shape", "count5", "caption-precision", "detect", "point-recall"):
         assert 100 * scores["measures"][measure]["share"] > 0.9 * FLOOR[measure], measure
         assert 100 * scores["blank_measures"][measure]["share"] < FLOOR[measure] / 2, measure
 
