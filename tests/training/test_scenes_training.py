@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from galago import hub
 from galago.checkpoint import read_tensors
-from galago.eval.scenes.captions import caption_of, facts_of, parse_caption
+from galago.eval.scenes.captions import PLACES, Fact, caption_of, facts_of, parse_caption
 from galago.eval.scenes.draw import draw_scene
 from galago.eval.scenes.ranges import SINGLE_VIEW, V2
 from galago.families.moondream.image import make_crops
@@ -23,7 +23,7 @@ from galago.families.tokenizer import load_tokenizer
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train
-from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, loader, patch_truth
+from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, SIZES, loader, patch_truth
 from training.scenes.pack import HOW_MANY, KINDS, NONE, WEIGHT, spell
 from training.scenes.transplant import transplant
 from training.state import rate_at
@@ -88,7 +88,7 @@ def test_without_rows_the_tower_and_half_the_decoder_learn(options: Options) -> 
     changed = {n for n, p in kept.items() if not torch.equal(after.params[n], p)}
     assert changed == {n for n in kept if n.startswith(("vision.", *half)) or n == "text.wte"}
     line = _last_line(options.run)
-    assert {"glyph", "token_glyph", "group"} <= line.keys() and "token" not in line and line["kinds"] == {}
+    assert {"glyph", "token_glyph", "told"} <= line.keys() and "token" not in line and line["kinds"] == {}
     train.train(_with(options, seen=10))
     assert "token" in _last_line(options.run)
 
@@ -209,12 +209,12 @@ def test_what_is_rare_is_seen_often_and_how_many_counts_most(tmp_path: Path) -> 
     of_kind = [batch.weight[(batch.kind == KINDS.index(kind)) & (batch.next_token != NONE)] for kind in WEIGHT]
     assert all((weight == WEIGHT[kind]).all() for kind, weight in zip(WEIGHT, of_kind, strict=True))
 
-    several = batch.patch_group[:60, :, 0].flatten(1).amax(1) > 1
+    several = batch.patch_told[:60, :, 0].flatten(1).amax(1) > 1
     drawn = [draw_scene(np.random.default_rng(i), sides=(64, SINGLE_VIEW), of=V2) for i in range(60)]
     plain = sum(any(int(fact[1]) > 1 for fact in facts_of(scene, "short") if fact[0] == "things") for scene in drawn)
     assert several.sum() > 1.5 * plain > 0
     # Those without questions: words or faces, many small shapes, things that are told together.
-    names, told = batch.patch_class[60:, :, 1], batch.patch_group[60:, :, 0].flatten(1).amax(1)
+    names, told = batch.patch_class[60:, :, 1], batch.patch_told[60:, :, 0].flatten(1).amax(1)
     with_special = ((names == NAME_CLASSES.index("word")) | (names == NAME_CLASSES.index("face"))).any(1)
     assert with_special[::3].float().mean() > 0.7 and not with_special[1::3].any() and not with_special[2::3].any()
     kinds = [len({tuple(pair) for pair in patches.tolist()}) for patches in batch.patch_class[61::3]]
@@ -254,18 +254,27 @@ def test_patches_are_told_the_groups_of_which_captions_tell(tmp_path: Path) -> N
     for seed in range(60):
         scene = draw_scene(np.random.default_rng(seed), sides=(64, SINGLE_VIEW), of=V2)
         truth = patch_truth(scene, make_crops(scene.image, c.vision), c.vision)
-        told = {
-            (int(place), int(index)): (int(count), COLOR_CLASSES[color], NAME_CLASSES[name])
-            for (count, _, _, place, index), (color, name) in zip(
-                truth.patch_group[0], truth.patch_class[0], strict=True
-            )
-            if name
-        }
+        told, lying = dict[tuple[int, int], tuple[int, str, str]](), dict[tuple[int, int], Fact]()
+        for row, (color, name) in zip(truth.patch_told[0].tolist(), truth.patch_class[0].tolist(), strict=True):
+            if name:
+                count, _, _, place, index, where, size = row
+                told[place, index] = count, COLOR_CLASSES[color], NAME_CLASSES[name]
+                lying[place, index] = (
+                    "place",
+                    "" if size == NO_GLYPH else SIZES[size],
+                    *told[place, index][1:],
+                    PLACES[where],
+                )
         if len(told) < len(scene.things):
             continue
         written = {place: ("things", str(count), color, name) for (place, _), (count, color, name) in told.items()}
         stated = [fact for fact in parse_caption(caption_of(scene, "short")) if fact[0] == "things"]
         assert [written[place] for place in sorted(written) if written[place][3] != "word"] == stated
         assert all(index < count for (_, index), (count, _, _) in told.items())
+        places = [fact for fact in facts_of(scene, "long") if fact[0] == "place"]
+        words = {t.text for t in scene.things if t.kind == "word"}
+        if len(scene.things) == len(places):
+            mine = [lying[at] for at in sorted(lying) if lying[at][3] != "word"]
+            assert mine == [fact for fact in places if fact[3] not in words]
         whole += bool(stated)
     assert whole > 30

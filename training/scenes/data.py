@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from galago.eval.scenes import wide
-from galago.eval.scenes.captions import LENGTHS, phrase_of, told
+from galago.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of
+from galago.eval.scenes.captions import told as in_order
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
 from galago.eval.scenes.ranges import SHADES, TEXTURES
 from galago.eval.scenes.tasks import Task, caption_of, tasks_for
@@ -32,6 +33,9 @@ COLOR_CLASSES = ("", *RANGE.colors)
 NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
 FINISHES = (("", *SHADES), ("", *TEXTURES))
+SIZES = ("small", "medium", "large")
+TOLD = 7
+"""What captions say of a thing, see _told."""
 NO_GLYPH = -100
 """Ignored by the cross-entropy."""
 
@@ -51,7 +55,7 @@ class Batch:
     patch_finish: Tensor  # int64 [C, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
     patch_glyph: Tensor  # int64 [C, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
     patch_look: Tensor  # float32 [C, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
-    patch_group: Tensor  # int64 [C, T, 5], of whole images: see _groups; NO_GLYPH: none
+    patch_told: Tensor  # int64 [C, T, 7], of whole images: see _told; NO_GLYPH: none
     block: Tensor  # int64 [B, R, ROW]
     position: Tensor  # int64 [B, R, ROW]
     tokens: Tensor  # int64 [B, R, ROW]
@@ -71,7 +75,7 @@ class Truth:
     patch_finish: np.ndarray
     patch_glyph: np.ndarray
     patch_look: np.ndarray
-    patch_group: np.ndarray
+    patch_told: np.ndarray
 
 
 def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
@@ -93,11 +97,11 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
     shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
     finish, glyph = np.full((2, len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
     look = np.full((len(boxes), grid * grid, 3), np.nan, np.float32)
-    group = np.full((len(boxes), grid * grid, 5), NO_GLYPH, np.int64)
+    told = np.full((len(boxes), grid * grid, TOLD), NO_GLYPH, np.int64)
     n = len(scene.things)
     if n == 0:
-        return Truth(classes, shape, finish, glyph, look, group)
-    looks, groups = _looks(scene), _groups(scene)
+        return Truth(classes, shape, finish, glyph, look, told)
+    looks, tellings = _looks(scene), _told(scene)
     kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
     finishes = np.array([_finish(t) for t in scene.things])
     things = np.array([(*t.center, t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in scene.things])
@@ -137,19 +141,19 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
         if k > 0:
             look[k, :, 2] = np.nan
         else:
-            group[k, on] = groups[thing]
+            told[k, on] = tellings[thing]
         for patch, number, x in zip(np.flatnonzero(on), thing, x0 + px * w, strict=True):
             glyph[k, patch] = _glyph(scene.things[number], float(x))
-    return Truth(classes, shape, finish, glyph, look, group)
+    return Truth(classes, shape, finish, glyph, look, told)
 
 
-def _groups(scene: Scene) -> np.ndarray:
-    """[things, 5]: how many things captions group with each, share its colour, share its name; the group's place in
-    captions, and the thing's own in its group.
+def _told(scene: Scene) -> np.ndarray:
+    """[things, TOLD]: how many things captions group with each, share its colour, share its name; the group's place in
+    captions, and the thing's own in its group; of nine parts of the image the one that it lies in, and its size.
     """
     places: dict[object, int] = {}
     members: dict[int, list[Thing]] = {}
-    for t in told(scene.things):
+    for t in in_order(scene.things):
         # Each word is told by itself.
         place = places.setdefault(t.box if t.kind == "word" else phrase_of(t), len(places))
         members.setdefault(place, []).append(t)
@@ -160,6 +164,8 @@ def _groups(scene: Scene) -> np.ndarray:
             sum(other.name == t.name for other in scene.things),
             place,
             i,
+            PLACES.index(place_of(t)),
+            SIZES.index(t.size) if t.kind == "shape" else NO_GLYPH,
         )
         for place, group in members.items()
         for i, t in enumerate(group)

@@ -12,7 +12,7 @@ from galago.families.moondream.text import Attend, decoder, logits_of
 from galago.families.moondream.vision import crop_features, local_features, project
 from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
-from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, Batch, Truth
+from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, TOLD, Batch, Truth
 from training.scenes.pack import KINDS, NONE
 from training.scenes.recipe import RANGE
 
@@ -53,20 +53,20 @@ class PatchHeads(nn.Module):
         }
 
 
-class GroupHeads(nn.Module):
-    """The same for what the decoder makes of an image's tokens: with how many others a thing is told, and where.
+class ToldHeads(nn.Module):
+    """The same for what the decoder makes of an image's tokens: what captions say of a thing, and of which others too.
 
     So that captions and counts need not find from answers of one word that things alike are to be put together.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(nn.Linear(dim, RANGE.most + 1) for _ in range(5))
+        self.parts = nn.ModuleList(nn.Linear(dim, RANGE.most + 1) for _ in range(TOLD))
 
-    def forward(self, x: Tensor, group: Tensor) -> Tensor:
-        """The loss of hidden states x [..., dim] against groups [..., 5], see Batch.patch_group."""
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """The loss of hidden states x [..., dim] against what is told [..., TOLD], see Batch.patch_told."""
         x = F.layer_norm(x.float(), x.shape[-1:])  # residual streams grow
-        return torch.stack([known_mean(part(x), group[..., i]) for i, part in enumerate(self.parts)]).sum()
+        return torch.stack([known_mean(part(x), told[..., i]) for i, part in enumerate(self.parts)]).sum()
 
 
 def known_mean(logits: Tensor, classes: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every loss of a batch, each a mean, and of each of KINDS the sums of its losses and their number [K, 2].
 
-    Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; group;
+    Losses: patch, finish, glyph and look of the tower's features, the same with `token_` of the projected ones; told;
     where the batch has rows, token, coordinate and size.
     """
     features = crop_features(batch.pixels, w.vision, c.vision)
@@ -155,7 +155,7 @@ def losses(
         views = [_local(features, batch.starts[i], batch.tilings[i], c.vision) for i in tiled]
         local = local.index_copy(0, torch.tensor(tiled, device=features.device), torch.stack(views))
     image = project(whole, local, w.vision)
-    *truth, group = (getattr(batch, f.name) for f in fields(Truth))
+    *truth, told = (getattr(batch, f.name) for f in fields(Truth))
     out: dict[str, Tensor] = heads["tower"](features, *truth)
     projected = heads["projected"](image, *(part[starts] for part in truth))
     out |= {f"token_{name}": loss for name, loss in projected.items()}
@@ -167,7 +167,7 @@ def losses(
         out |= _answers(batch, w, c, hidden, by_kind)
     if asked < len(image):
         middle.append(_seen(image[asked:], w, c))
-    out["group"] = heads["decoded"](torch.cat(middle), group[starts])
+    out["told"] = heads["decoded"](torch.cat(middle), told[starts])
     return out, by_kind
 
 
@@ -234,5 +234,5 @@ def _answers(
 
 WEIGHTS = {
     "token": 1.0, "coordinate": 0.4, "size": 0.3, "patch": 1.2, "token_patch": 1.2, "glyph": 0.7, "token_glyph": 0.5,
-    "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2, "group": 0.4,
+    "look": 0.5, "token_look": 0.5, "finish": 0.2, "token_finish": 0.2, "told": 0.4,
 }  # fmt: skip

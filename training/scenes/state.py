@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.weights import assemble, shapes, table
 from galago.nn.linear import Dense
-from training.scenes.objective import GroupHeads, PatchHeads
+from training.scenes.objective import PatchHeads, ToldHeads
 from training.scenes.recipe import prepare
 from training.scenes.transplant import transplant
 from training.state import State, optimisers, write
@@ -27,7 +27,7 @@ def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> S
     params = {n: nn.Parameter(t.to(device), requires_grad=n not in FROZEN) for n, t in tensors.items()}
     linears = {n: Dense(params[f"{n}.weight"], params[f"{n}.bias"]) for n in table(config).linears}
     patches = {"tower": PatchHeads(config.vision.enc_dim), "projected": PatchHeads(config.text.dim)}
-    heads = nn.ModuleDict({**patches, "decoded": GroupHeads(config.text.dim)})
+    heads = nn.ModuleDict({**patches, "decoded": ToldHeads(config.text.dim)})
     heads.to(device)
     average = {n: p.detach().clone() for n, p in params.items()}
     weights = assemble(params, linears, config)

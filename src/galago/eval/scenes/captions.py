@@ -18,11 +18,7 @@ Fact = tuple[str, ...]
 
 LENGTHS = ("short", "normal", "long")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_PLACES = (
-    ("top left", "top", "top right"),
-    ("left", "center", "right"),
-    ("bottom left", "bottom", "bottom right"),
-)
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 _MOST_SENTENCES = 6
 
 
@@ -44,7 +40,7 @@ def phrase_of(thing: Thing) -> str:
 def place_of(thing: Thing) -> str:
     """Where a thing is, on a grid of three by three: 'top left' ... 'center' ... 'bottom right'."""
     column, row = (min(int(3 * v), 2) for v in thing.center)
-    return _PLACES[row][column]
+    return PLACES[3 * row + column]
 
 
 # --- writing --------------------------------------------------------------------------------
@@ -133,7 +129,7 @@ _NAMES = {name: name for name in (*MORE_SHAPES, "face")}
 _NAMES |= {plural(name): name for name in (*MORE_SHAPES, "face")}
 _ANY_NAME, _ANY_COLOR = "|".join(_NAMES), "|".join(MORE_COLORS)
 _ANY_GROUND = "|".join(BACKGROUNDS)
-_ANY_PLACE = "|".join(place for row in _PLACES for place in row)
+_ANY_PLACE = "|".join(PLACES)
 _EMPTY = re.compile(rf"an empty ({_ANY_GROUND}) background$", re.I)
 _ON = re.compile(rf"(?:^|\s)on an? ({_ANY_GROUND}) background$", re.I)
 _THINGS = re.compile(rf"({'|'.join(_COUNTS)}) (?:({_ANY_COLOR}) )?({_ANY_NAME})$", re.I)
