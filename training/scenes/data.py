@@ -29,6 +29,9 @@ SEED = 1_000_003
 TASKS = 5
 """Tasks of one scene for each row; more scenes teach more than more questions about one."""
 
+ALONE = 3
+"""Scenes without tasks for each with; what lies in them costs a sixth as much."""
+
 COLOR_CLASSES = ("", *RANGE.colors)
 NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -42,7 +45,7 @@ NO_GLYPH = -100
 
 @dataclass
 class Batch:
-    """B images that are asked about, and after them as many or none of which nothing is asked: N images in all.
+    """B images that are asked about, and after them ALONE times as many of which nothing is asked: N images in all.
 
     Crops of all images stand in one row.
     """
@@ -209,10 +212,10 @@ def _glyph(thing: Thing, x: float) -> tuple[int, int]:
 class Scenes(IterableDataset):  # type: ignore[type-arg]
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
-    The first `single` scenes are small enough for one view: cheap steps while little is known. After them
-    every other scene still is, since tiles cost much and teach mostly the same. As many more have no tasks: what lies
-    under their patches and which of it goes together costs little, and letters, looks, small shapes and groups want to
-    be seen often. With no rows no scene has tasks.
+    The first `single` scenes are small enough for one view: cheap steps while little is known. After them every other
+    scene still is, since tiles cost much and teach mostly the same. ALONE times as many have no tasks: what lies under
+    their patches and which of it goes together costs little, and letters, looks, small shapes and groups want to be
+    seen often. With no rows no scene has tasks.
     """
 
     def __init__(self, folder: Path, batch: int, rows: int, first: int, single: int) -> None:
@@ -232,8 +235,8 @@ class Scenes(IterableDataset):  # type: ignore[type-arg]
                 tasks = _tasks(scene, i, self.rows) if self.rows else []
                 packed = pack([write_block(t, config, tokenizer) for t in tasks], self.rows)
                 drawn.append((*_seen(scene, config.vision), packed))
-                if self.rows:
-                    other = _seen_alone(np.random.default_rng([SEED, i, 2]), (64, SINGLE_VIEW), i)
+                for k in range(ALONE if self.rows else 0):
+                    other = _seen_alone(np.random.default_rng([SEED, i, 2 + k]), (64, SINGLE_VIEW), k)
                     alone.append(_seen(other, config.vision))
             yield _collate(drawn, alone)
             number += step
