@@ -17,13 +17,15 @@ from galago import hub
 from galago.checkpoint import read_tensors
 from galago.eval.scenes.captions import PLACES, Fact, caption_of, facts_of, parse_caption
 from galago.eval.scenes.draw import draw_scene
-from galago.eval.scenes.ranges import SINGLE_VIEW, V2
+from galago.eval.scenes.ranges import SINGLE_VIEW, SIZES, V2
 from galago.families.moondream.image import make_crops
+from galago.families.moondream.vision import crop_features, image_embedding
 from galago.families.tokenizer import load_tokenizer
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train
-from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, SIZES, loader, patch_truth
+from training.scenes.data import COLOR_CLASSES, GLYPHS, NAME_CLASSES, NO_GLYPH, Scenes, loader, patch_truth
+from training.scenes.objective import images
 from training.scenes.pack import HOW_MANY, KINDS, NONE, WEIGHT, spell
 from training.scenes.transplant import transplant
 from training.state import rate_at
@@ -196,6 +198,21 @@ def test_what_is_written_is_spelt_letter_by_letter(text: str, whole: bool) -> No
         assert pieces[at + 1 : at + 1 + len(word)] == list(word)
 
 
+def test_a_batch_embeds_its_images_as_they_are_embedded_alone(options: Options) -> None:
+    """Whole and in crops, asked about or not."""
+    state = train.RECIPE.fresh(options.run, None, torch.device("cpu"), 1e-3)
+    batch = next(iter(Scenes(options.run, 4, 1, 3, 0)))
+    assert any(tiling != (1, 1) for tiling in batch.tilings) and len(batch.tilings) > 4
+    with torch.no_grad():
+        features = crop_features(batch.pixels, state.weights.vision, state.config.vision)
+        together = images(features, batch, state.weights, state.config)
+        for start, tiling, image in zip(batch.starts, batch.tilings, together, strict=True):
+            count = 1 if tiling == (1, 1) else 1 + tiling[0] * tiling[1]
+            pixels = batch.pixels[start : start + count]
+            alone = image_embedding(pixels, tiling, state.weights.vision, state.config.vision)
+            torch.testing.assert_close(image, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_rare_is_seen_often_and_how_many_counts_most(tmp_path: Path) -> None:
     _, tokenizer = recipe.prepare(_folder(tmp_path / "run"))
     batch = next(iter(loader(tmp_path / "run", 60, 2, 0, 60, 0)))
@@ -261,7 +278,7 @@ def test_patches_are_told_the_groups_of_which_captions_tell(tmp_path: Path) -> N
                 told[place, index] = count, COLOR_CLASSES[color], NAME_CLASSES[name]
                 lying[place, index] = (
                     "place",
-                    "" if size == NO_GLYPH else SIZES[size],
+                    "" if size == NO_GLYPH else list(SIZES)[size],
                     *told[place, index][1:],
                     PLACES[where],
                 )

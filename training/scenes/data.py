@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from galago.eval.scenes import wide
-from galago.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of
-from galago.eval.scenes.captions import told as in_order
+from galago.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of, told
 from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
-from galago.eval.scenes.ranges import SHADES, TEXTURES
+from galago.eval.scenes.ranges import SHADES, SIZES, TEXTURES
 from galago.eval.scenes.tasks import Task, caption_of, tasks_for
 from galago.eval.scenes.things import Thing
 from galago.families.moondream.config import VisionConfig
@@ -36,9 +35,8 @@ COLOR_CLASSES = ("", *RANGE.colors)
 NAME_CLASSES = ("", *RANGE.shapes, "face", "word")
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
 FINISHES = (("", *SHADES), ("", *TEXTURES))
-SIZES = ("small", "medium", "large")
-TOLD = 7
-"""What captions say of a thing, see _told."""
+TOLD = (*[RANGE.most + 1] * 5, len(PLACES), len(SIZES))
+"""How many classes has each of what captions say of a thing, see _told."""
 NO_GLYPH = -100
 """Ignored by the cross-entropy."""
 
@@ -58,7 +56,7 @@ class Batch:
     patch_finish: Tensor  # int64 [C, T, 2]: shade and texture of the shape under each patch; NO_GLYPH: none
     patch_glyph: Tensor  # int64 [C, T, 2]: letter under each patch, its place in the word; NO_GLYPH: none
     patch_look: Tensor  # float32 [C, T, 3]: of faces where they look (cosine, sine); of others, whether seen; NaN: none
-    patch_told: Tensor  # int64 [C, T, 7], of whole images: see _told; NO_GLYPH: none
+    patch_told: Tensor  # int64 [C, T, len(TOLD)], of whole images: see _told; NO_GLYPH: none
     block: Tensor  # int64 [B, R, ROW]
     position: Tensor  # int64 [B, R, ROW]
     tokens: Tensor  # int64 [B, R, ROW]
@@ -100,10 +98,10 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
     shape = np.full((len(boxes), grid * grid, 6), np.nan, np.float32)
     finish, glyph = np.full((2, len(boxes), grid * grid, 2), NO_GLYPH, np.int64)
     look = np.full((len(boxes), grid * grid, 3), np.nan, np.float32)
-    told = np.full((len(boxes), grid * grid, TOLD), NO_GLYPH, np.int64)
+    telling = np.full((len(boxes), grid * grid, len(TOLD)), NO_GLYPH, np.int64)
     n = len(scene.things)
     if n == 0:
-        return Truth(classes, shape, finish, glyph, look, told)
+        return Truth(classes, shape, finish, glyph, look, telling)
     looks, tellings = _looks(scene), _told(scene)
     kinds = np.array([(COLOR_CLASSES.index(t.color), NAME_CLASSES.index(t.name)) for t in scene.things])
     finishes = np.array([_finish(t) for t in scene.things])
@@ -144,19 +142,21 @@ def patch_truth(scene: Scene, crops: Crops, c: VisionConfig) -> Truth:
         if k > 0:
             look[k, :, 2] = np.nan
         else:
-            told[k, on] = tellings[thing]
+            telling[k, on] = tellings[thing]
         for patch, number, x in zip(np.flatnonzero(on), thing, x0 + px * w, strict=True):
             glyph[k, patch] = _glyph(scene.things[number], float(x))
-    return Truth(classes, shape, finish, glyph, look, told)
+    return Truth(classes, shape, finish, glyph, look, telling)
 
 
 def _told(scene: Scene) -> np.ndarray:
-    """[things, TOLD]: how many things captions group with each, share its colour, share its name; the group's place in
-    captions, and the thing's own in its group; of nine parts of the image the one that it lies in, and its size.
+    """What captions say of each thing, int64 [things, len(TOLD)].
+
+    How many things they group with it, share its colour, share its name; the group's place, and the thing's own in its
+    group; of nine parts of the image the one that it lies in, and its size (NO_GLYPH: of what is no shape).
     """
     places: dict[object, int] = {}
     members: dict[int, list[Thing]] = {}
-    for t in in_order(scene.things):
+    for t in told(scene.things):
         # Each word is told by itself.
         place = places.setdefault(t.box if t.kind == "word" else phrase_of(t), len(places))
         members.setdefault(place, []).append(t)
@@ -168,7 +168,7 @@ def _told(scene: Scene) -> np.ndarray:
             place,
             i,
             PLACES.index(place_of(t)),
-            SIZES.index(t.size) if t.kind == "shape" else NO_GLYPH,
+            list(SIZES).index(t.size) if t.kind == "shape" else NO_GLYPH,
         )
         for place, group in members.items()
         for i, t in enumerate(group)

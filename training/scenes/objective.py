@@ -14,7 +14,6 @@ from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
 from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, TOLD, Batch, Truth
 from training.scenes.pack import KINDS, NONE
-from training.scenes.recipe import RANGE
 
 SIGMA = 4.0
 """Bins are trained towards a bell of this many bins: a near miss is nearly right."""
@@ -61,10 +60,10 @@ class ToldHeads(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(nn.Linear(dim, RANGE.most + 1) for _ in range(TOLD))
+        self.parts = nn.ModuleList(nn.Linear(dim, classes) for classes in TOLD)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        """The loss of hidden states x [..., dim] against what is told [..., TOLD], see Batch.patch_told."""
+        """The loss of hidden states x [..., dim] against what is told [..., len(TOLD)], see Batch.patch_told."""
         x = F.layer_norm(x.float(), x.shape[-1:])  # residual streams grow
         return torch.stack([known_mean(part(x), told[..., i]) for i, part in enumerate(self.parts)]).sum()
 
@@ -92,8 +91,14 @@ def embed(batch: Batch, w: MoondreamWeights, prefix: Tensor, bos: int) -> Tensor
     is_size = ~batch.fed[..., 1].isnan()
     x = torch.where(is_coordinate[..., None], encode_coordinate(value[..., :1], w.region, x.dtype), x)
     x = torch.where(is_size[..., None], encode_size(value, w.region, x.dtype), x)
-    start = w.text.wte[bos].expand(len(x), 1, -1)
-    return torch.cat((start, prefix.to(x.dtype), x.to(start.dtype).flatten(1, 2)), dim=1)
+    begun = begin(prefix, w, bos)
+    return torch.cat((begun, x.to(begun.dtype).flatten(1, 2)), dim=1)
+
+
+def begin(image: Tensor, w: MoondreamWeights, bos: int) -> Tensor:
+    """What every sequence about images [B, T, D] begins with, [B, 1 + T, D] in the type of the embeddings."""
+    start = w.text.wte[bos].expand(len(image), 1, -1)
+    return torch.cat((start, image.to(start.dtype)), dim=1)
 
 
 def packed_attention(block: Tensor, prefix: int) -> Attend:
@@ -149,12 +154,7 @@ def losses(
     """
     features = crop_features(batch.pixels, w.vision, c.vision)
     starts = torch.tensor(batch.starts, device=features.device)
-    local = whole = features.index_select(0, starts)
-    tiled = [i for i, tiling in enumerate(batch.tilings) if tiling != (1, 1)]
-    if tiled:
-        views = [_local(features, batch.starts[i], batch.tilings[i], c.vision) for i in tiled]
-        local = local.index_copy(0, torch.tensor(tiled, device=features.device), torch.stack(views))
-    image = project(whole, local, w.vision)
+    image = images(features, batch, w, c)
     *truth, told = (getattr(batch, f.name) for f in fields(Truth))
     out: dict[str, Tensor] = heads["tower"](features, *truth)
     projected = heads["projected"](image, *(part[starts] for part in truth))
@@ -169,6 +169,16 @@ def losses(
         middle.append(_seen(image[asked:], w, c))
     out["told"] = heads["decoded"](torch.cat(middle), told[starts])
     return out, by_kind
+
+
+def images(features: Tensor, batch: Batch, w: MoondreamWeights, c: MoondreamConfig) -> Tensor:
+    """The embeddings [N, T, D] of a batch's images from the features [C, T, E] of its crops."""
+    local = whole = features.index_select(0, torch.tensor(batch.starts, device=features.device))
+    tiled = [i for i, tiling in enumerate(batch.tilings) if tiling != (1, 1)]
+    if tiled:
+        views = [_local(features, batch.starts[i], batch.tilings[i], c.vision) for i in tiled]
+        local = local.index_copy(0, torch.tensor(tiled, device=features.device), torch.stack(views))
+    return project(whole, local, w.vision)
 
 
 def _local(features: Tensor, start: int, tiling: tuple[int, int], c: VisionConfig) -> Tensor:
@@ -190,8 +200,7 @@ def _read(batch: Batch, w: MoondreamWeights, c: MoondreamConfig, image: Tensor) 
 
 def _seen(image: Tensor, w: MoondreamWeights, c: MoondreamConfig) -> Tensor:
     """What half the decoder's blocks make of images [B, T, D] of which nothing is asked."""
-    start = w.text.wte[c.tokens.bos_id].expand(len(image), 1, -1)
-    x = torch.cat((start, image.to(start.dtype)), dim=1)
+    x = begin(image, w, c.tokens.bos_id)
     positions = torch.arange(c.prefix_len, device=x.device).expand(len(x), -1)
     seen = decoder(x, w.text, c.text, positions, lambda _layer, q, k, v: attention(q, k, v), blocks=range(_half(c)))
     return seen[:, 1:]
