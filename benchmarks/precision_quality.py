@@ -19,6 +19,7 @@ import galago
 from galago import hub
 from galago.eval.outliers import write_with_outliers
 from galago.eval.paired import Difference, compare
+from galago.eval.report import by_picture
 from galago.eval.run import answers
 from galago.eval.score import Mark, summarize
 from galago.eval.tasks.scenes import TASK
@@ -65,20 +66,20 @@ def label(precision: str, factor: int) -> str:
     return precision if factor == 1 else f"{precision} x{factor}"
 
 
-def kept_or_measured(args: argparse.Namespace, precision: str, factor: int) -> list[Mark]:
-    """The marks of one run, from the folder of kept ones where they are there."""
+def kept_or_measured(args: argparse.Namespace, precision: str, factor: int) -> list[list[Mark]]:
+    """The marks of one run by scene, from the folder of kept ones where they are there."""
     name = f"{label(precision, factor).replace(' ', '-')}-{args.count}-{args.seed}.json"
     file = args.keep / name if args.keep else None
     if file and file.is_file():
-        return [Mark(*mark) for mark in json.loads(file.read_text())]
+        return [[Mark(*mark) for mark in scene] for scene in json.loads(file.read_text())]
     marks = measured(args.model, precision, factor, args.count, args.seed)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps([(m.measure, m.hits, m.total) for m in marks]))
+        file.write_text(json.dumps([[(m.measure, m.hits, m.total) for m in scene] for scene in marks]))
     return marks
 
 
-def measured(model: str, precision: str, factor: int, count: int, seed: int) -> list[Mark]:
+def measured(model: str, precision: str, factor: int, count: int, seed: int) -> list[list[Mark]]:
     with tempfile.TemporaryDirectory() as folder:
         source: str | Path = model
         if factor != 1:
@@ -87,10 +88,12 @@ def measured(model: str, precision: str, factor: int, count: int, seed: int) -> 
         with galago.load(source, precision=precision) as loaded:
             records = answers(loaded, TASK.cases(Path(), count, seed))
         print(f"{label(precision, factor)}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return [mark for record in records for mark in record.marks]
+    return by_picture(records)
 
 
-def markdown(reference: Sequence[Mark], found: Mapping[str, Mapping[str, Difference]], count: int, seed: int) -> str:
+def markdown(
+    reference: Sequence[Sequence[Mark]], found: Mapping[str, Mapping[str, Difference]], count: int, seed: int
+) -> str:
     lines = [
         f"{count} scenes of seed {seed}. Points that each run scores above or below {REFERENCE}; in brackets half the",
         "width of the paired 95 % interval, and answers lost and won. **Bold**: beyond the bound of "

@@ -118,7 +118,7 @@ class Disk(RuleBasedStateMachine):
         assert used(self.folder) == sum(file_size(t.nbytes) for t in self.held.values()) <= BUDGET
 
 
-Disk.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+Disk.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestDisk = Disk.TestCase
 
 
@@ -130,7 +130,7 @@ def test_keeps_type_shape_and_every_bit(tmp_path: Path, dtype: torch.dtype) -> N
         assert same(DiskCache(tmp_path, 10_000).get(NAMES[0]), made)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_file_is_a_miss_and_goes(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:

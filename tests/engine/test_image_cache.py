@@ -145,7 +145,7 @@ class Cache(RuleBasedStateMachine):
         assert sum(encoded.nbytes for encoded in alive) == self.hot.bytes()
 
 
-Cache.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+Cache.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestCache = Cache.TestCase
 
 
@@ -267,7 +267,6 @@ def images(draw: st.DrawFn, mode: str = "RGB") -> Image.Image:
     return Image.frombytes(mode, (width, height), draw(st.binary(min_size=size, max_size=size)))
 
 
-@settings(deadline=None)
 @given(images(), st.data())
 def test_any_other_pixel_is_another_image(image: Image.Image, data: st.DataObject) -> None:
     raw = bytearray(image.tobytes())
@@ -275,7 +274,6 @@ def test_any_other_pixel_is_another_image(image: Image.Image, data: st.DataObjec
     assert address(Image.frombytes("RGB", image.size, bytes(raw))) != address(image)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 255))
 def test_any_other_size_is_another_image(w: int, h: int, w2: int, h2: int, grey: int) -> None:
     same = (w, h) == (w2, h2)
@@ -287,7 +285,6 @@ def test_any_other_size_is_another_image(w: int, h: int, w2: int, h2: int, grey:
 CONTEXT = st.lists(st.text("ab\0é\ud800", max_size=3), max_size=3)
 
 
-@settings(deadline=None)
 @given(images(), CONTEXT, CONTEXT)
 def test_any_other_context_is_another_image(image: Image.Image, one: list[str], other: list[str]) -> None:
     assert (address(image, *one) == address(image, *other)) == (one == other)
@@ -300,7 +297,6 @@ def test_pixels_and_context_do_not_run_together() -> None:
     assert address(one, "abcd") != address(more)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["L", "LA", "RGBA", "CMYK", "YCbCr", "1", "P"]).flatmap(images))
 def test_equal_pixels_are_one_image_in_any_mode(image: Image.Image) -> None:
     rgb = image.convert("RGB")
@@ -310,7 +306,6 @@ def test_equal_pixels_are_one_image_in_any_mode(image: Image.Image) -> None:
     assert address(clear) == address(rgb)
 
 
-@settings(deadline=None)
 @given(images(), st.sampled_from(["PNG", "BMP", "TIFF", "PPM", "WEBP"]))
 def test_equal_pixels_are_one_image_in_any_file(image: Image.Image, kind: str) -> None:
     file = io.BytesIO()

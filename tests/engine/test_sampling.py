@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.engine.sampling import Sampler, likeliest, log_probabilities, make_generator, probabilities, sample
@@ -32,7 +32,6 @@ def test_what_stays(top_p: float, min_p: float, kept: set[int]) -> None:
     assert float(p.sum()) == pytest.approx(1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(-50, 50), min_size=1, max_size=20),
     st.floats(0.01, 10),
@@ -47,7 +46,6 @@ def test_the_most_likely_always_stays(logits: list[float], temperature: float, t
     assert row[p.argmax()] == pytest.approx(row.max(), abs=1e-3 * temperature)  # or one that is just as likely
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.1, 4), st.floats(0, 1))
 def test_what_falls_is_what_a_full_sort_drops(seed: int, temperature: float, top_p: float) -> None:
     row = np.random.default_rng(seed).normal(0, 3, 500).astype(np.float32)

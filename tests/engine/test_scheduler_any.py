@@ -182,12 +182,12 @@ def breaks(plan: Plan) -> bool:
 
 
 Requests.TestCase.settings = settings(
-    max_examples=EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES, stateful_step_count=40, suppress_health_check=list(HealthCheck)
 )
 TestRequests = Requests.TestCase
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(
     clients=st.lists(
         st.lists(st.tuples(requests(), st.none() | st.integers(0, 4)), max_size=5), min_size=1, max_size=3

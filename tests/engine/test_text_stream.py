@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.engine.text_stream import TextStream
@@ -41,20 +41,17 @@ def stream(tokens: Bytes, stops: Sequence[str]) -> list[str]:
     return [*pieces, out.finish()]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40)))
 def test_pieces_are_the_text(data: bytes, cuts: list[int]) -> None:
     tokens = Bytes(data, cuts)
     assert "".join(stream(tokens, ())) == data.decode("utf-8", "replace")
 
 
-@settings(deadline=None)
 @given(TEXT, st.lists(st.integers(0, 160)), STOPS)
 def test_ends_before_the_first_stop_however_tokens_split_it(text: str, cuts: list[int], stops: list[str]) -> None:
     assert "".join(stream(Bytes(text.encode(), cuts), stops)) == cut_at_stop(text, stops)
 
 
-@settings(deadline=None)
 @given(TEXT, st.lists(st.integers(0, 160)), STOPS)
 def test_nothing_given_out_is_taken_back(text: str, cuts: list[int], stops: list[str]) -> None:
     whole, given_out = cut_at_stop(text, stops), ""
@@ -63,7 +60,6 @@ def test_nothing_given_out_is_taken_back(text: str, cuts: list[int], stops: list
         assert whole.startswith(given_out)
 
 
-@settings(deadline=None)
 @given(TEXT, st.lists(st.integers(0, 160)))
 def test_pieces_end_where_a_word_does(text: str, cuts: list[int]) -> None:
     *pieces, _ = stream(Bytes(text.encode(), cuts), ())

@@ -39,7 +39,7 @@ def asked(small) -> list[tuple[Drawn, Task]]:
 # --- drawing ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_the_same_seed_draws_the_same_clip(seed, index):
     a, b = clip_at(seed, index), clip_at(seed, index)

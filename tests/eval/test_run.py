@@ -1,6 +1,7 @@
 """Runs keep every answer, go on after an interruption, and compare."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,7 @@ def test_what_a_line_holds(tmp_path):
         "id": "c2", "asked": "q 2", "truth": {"n": 2}, "answer": "2",
         "marks": [["right", 1.0, 1.0], ["far", 0.02, 1.0]],
         "tokens": 1, "seconds": {"encode_s": 0.0, "prefill_s": 0.0, "decode_s": 0.0, "ttft_s": 0.0, "total_s": 0.5},
+        "shown": "2",
     }  # fmt: skip
 
 
@@ -193,8 +195,30 @@ def test_a_paired_test_by_hand():
     assert sign_test(0, 0) == 1 and sign_test(0, 6) == pytest.approx(2 / 64)
 
 
+def test_answers_about_one_picture_stand_together(tmp_path):
+    for n in range(5):
+        Image.new("RGB", (30, 20), "red").save(tmp_path / f"{n}.png")
+
+    def asked(right, times):
+        """Five pictures, each asked about so many times, and all answers about one right or wrong."""
+        cases = [replace(case, media=tmp_path / f"{case.place // times}.png") for case in made(5 * times)]
+        told = {str(case.place) for case in cases if case.place // times in right}
+        model = Told(lambda request: number(request) if number(request) in told else "no")
+        return run_of(TASK, SETTINGS, answers(model, Cases(5 * times, cases)))
+
+    once, again = (asked({0, 2, 3}, 1), asked({0}, 1)), (asked({0, 2, 3}, 4), asked({0}, 4))
+    for one, more in zip(once, again, strict=True):
+        a, b = one.scores["right"], more.scores["right"]
+        assert (b.tasks, b.share) == (4 * a.tasks, a.share) and (b.low, b.high) == pytest.approx((a.low, a.high))
+    assert paired(TASK, *again)["right"].spread == pytest.approx(paired(TASK, *once)["right"].spread)
+    # A file of before pictures were noted compares with one of now, each answer for itself.
+    before = run_of(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
+    apart = paired(TASK, before, again[1])["right"]
+    assert apart.spread == pytest.approx(paired(TASK, *again)["right"].spread / 2)
+
+
 def test_nearer_is_better():
-    near, far = [Mark("d", 0.1, 1.0)] * 3, [Mark("d", 0.3, 1.0)] * 3
+    near, far = [[Mark("d", 0.1, 1.0)]] * 3, [[Mark("d", 0.3, 1.0)]] * 3
     found = compare(near, far, distances={"d"})["d"]
     assert found.change == pytest.approx(0.2) and (found.lost, found.won) == (3, 0)
 
@@ -205,7 +229,7 @@ def test_runs_over_other_cases_do_not_compare():
     with pytest.raises(InvalidRequest, match="two tasks"):
         paired(TASK, run([1]), run([1], SETTINGS | {"task": "other"}))
     with pytest.raises(ValueError, match="same cases"):
-        compare([Mark("a", 1, 1)], [Mark("b", 1, 1)])
+        compare([[Mark("a", 1, 1)]], [[Mark("b", 1, 1)]])
 
 
 def test_summary_and_plot():

@@ -33,7 +33,7 @@ def tasks(drawn: list[tuple[Scene, list[Task]]]) -> list[tuple[Scene, Task]]:
 # --- drawing ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_the_same_seed_draws_the_same_scene(seed, index):
     a, b = scene_at(seed, index, V1), scene_at(seed, index, V1)

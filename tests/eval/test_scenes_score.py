@@ -32,9 +32,32 @@ def test_wilson_against_known_values():
 
 def test_the_interval_of_a_mean():
     # mean 0.2, sample variance 0.01, standard error sqrt(0.01 / 3) = 0.057735
-    assert mean_interval([0.1, 0.2, 0.3]) == pytest.approx((0.2 - 1.96 * 0.057735, 0.2 + 1.96 * 0.057735), abs=1e-5)
-    scores = summarize([Mark("far", v, 1.0) for v in (0.1, 0.2, 0.3)], distances={"far"})
+    values = (0.1, 0.2, 0.3)
+    half = 1.96 * 0.057735
+    assert mean_interval([(v, 1.0) for v in values]) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-5)
+    scores = summarize([[Mark("far", v, 1.0)] for v in values], distances={"far"})
     assert scores["far"].share == pytest.approx(0.2) and scores["far"].low == pytest.approx(0.08684, abs=1e-4)
+
+
+def test_what_is_asked_again_of_a_picture_tells_nothing_new():
+    hits = [True, True, False, True, True, True, False, True]
+    once = summarize([[Mark("right", hit, 1)] for hit in hits])["right"]
+    assert (once.low, once.high) == wilson(6, 8)
+    thrice = summarize([[Mark("right", hit, 1)] * 3 for hit in hits])["right"]
+    assert thrice.tasks == 24 and (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+    far = [[Mark("far", v, 1)] * 3 for v in (0.1, 0.2, 0.3)]
+    assert summarize(far, distances={"far"})["far"].low == pytest.approx(0.08684, abs=1e-4)
+
+
+def test_the_interval_of_pictures_that_differ_by_hand():
+    # 7 of 10; off their shares by 4 - 0.7 * 5, 3 - 0.7 * 3 and 0 - 0.7 * 2: squares 0.25 + 0.81 + 1.96 = 3.02,
+    # where independent items have 10 * 0.7 * 0.3 = 2.1. They tell as much as 10 * 2.1 / 3.02 items.
+    marks = [[Mark("m", hit, 1) for hit in picture] for picture in ((1, 1, 1, 1, 0), (1, 1, 1), (0, 0))]
+    found = summarize(marks)["m"]
+    assert (found.low, found.high) == pytest.approx(wilson(0.7 * 6.9536, 6.9536), abs=1e-4)
+    # Evener than chance, as matches of boxes can be: not taken for more items than there are.
+    even = summarize([[Mark("m", 1, 1), Mark("m", 0, 1)] for _ in range(5)])["m"]
+    assert (even.low, even.high) == wilson(5, 10)
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
@@ -80,7 +103,7 @@ def test_scores_by_hand():
     marks += judge(scene, Task("query", "count", text="6"), "7")
     true = "A red circle and a blue star on a white background."
     marks += judge(scene, Task("caption", "caption", text=true), "A red circle and a blue heart.")
-    scores = summarize(marks)
+    scores = summarize([marks])
     # one match; found 1 and 1, true 2 and 0: precision 1/2, recall 1/2
     assert scores["detect"].share == scores["detect-crops"].share == 0.5
     assert scores["detect-absent"].share == 0
@@ -94,7 +117,7 @@ def test_scores_by_hand():
         "point-f1: 66.7 % is below 70 %",
         "gaze: not measured",
     ]
-    assert summarize([Mark("point", 0, 0)])["point"].share == 0
+    assert summarize([[Mark("point", 0, 0)]])["point"].share == 0
 
 
 @pytest.mark.parametrize(("range", "measures"), [(1, 22), (2, 27)])
@@ -114,7 +137,7 @@ def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, mea
             return [(0.0, 0.0)] if lying else task.points
         return [(0.0, 0.0, 0.01, 0.01)] if lying else task.boxes
 
-    marks = [mark for case in cases for mark in case.judge(truth(known[case.id]))]
+    marks = [case.judge(truth(known[case.id])) for case in cases]
     scores = summarize(marks, task.measures)
     assert {name: s.share for name, s in scores.items()} == dict.fromkeys(scores, share)
     assert len(scores) >= measures and set(scores) <= set(task.measures)

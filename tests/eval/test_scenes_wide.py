@@ -38,7 +38,7 @@ def test_the_first_range_asks_what_it_always_asked() -> None:
     assert said.hexdigest()[:16] == "9dabb11f84191270"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_the_same_seed_draws_the_same_scene(seed: int, index: int) -> None:
     a, b = scene_at(seed, index, V2), scene_at(seed, index, V2)
@@ -48,7 +48,7 @@ def test_the_same_seed_draws_the_same_scene(seed: int, index: int) -> None:
     assert tasks_for(a, np.random.default_rng(1)) == tasks_for(b, np.random.default_rng(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**40))
 def test_what_is_said_to_be_drawn_is_there(seed: int) -> None:
     scene = draw_scene(np.random.default_rng(seed), of=V2)
@@ -73,7 +73,7 @@ def test_what_is_said_to_be_drawn_is_there(seed: int) -> None:
             assert 0.9 < t.ends[-1] <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**40))
 def test_a_look_tells_what_is_looked_at(seed: int) -> None:
     scene = draw_scene(np.random.default_rng(seed), of=V2)

@@ -140,7 +140,7 @@ def test_errors_have_one_line_and_name_the_file(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.binary(max_size=200), st.sampled_from(["PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]), st.integers(0, 60))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_damaged_bytes_never_do_worse_than_invalid_image(junk, kind, at):
     data = encoded(picture(), kind)
     for damaged in (junk, data[:at] + junk + data[at + len(junk) :]):

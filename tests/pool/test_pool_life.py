@@ -147,6 +147,6 @@ class LifeWithoutKeeping(Life):
     keep_alive = 0
 
 
-LIVES = settings(max_examples=60, stateful_step_count=30, deadline=None)
+LIVES = settings(max_examples=60, stateful_step_count=30)
 TestLife, TestLifeForEver, TestLifeWithoutKeeping = Life.TestCase, LifeForEver.TestCase, LifeWithoutKeeping.TestCase
 TestLife.settings = TestLifeForEver.settings = TestLifeWithoutKeeping.settings = LIVES

@@ -256,7 +256,7 @@ BODY = st.fixed_dictionaries({"max_tokens": st.just(2), "messages": st.lists(TUR
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(body=BODY | JSON)
 def test_no_body_breaks_the_server(http: httpx.Client, body: Any) -> None:
     reply = http.post(CHAT, content=json.dumps(body).encode())

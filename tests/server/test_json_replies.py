@@ -61,7 +61,7 @@ SCHEMA = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(schema=SCHEMA, temperature=st.sampled_from([0.0, 1.0, 2.0]), seed=st.integers(0, 99), stream=st.booleans())
 def test_what_is_written_fits(
     bundled: openai.OpenAI, schema: dict[str, Any], temperature: float, seed: int, stream: bool
@@ -79,7 +79,7 @@ def test_what_is_written_fits(
         assert reason == "length"
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(schema=SCHEMA, seed=st.integers(0, 99))
 def test_a_model_of_random_weights_fits_too(client: openai.OpenAI, schema: dict[str, Any], seed: int) -> None:
     (choice,) = create(client, response_format=form(schema), temperature=2.0, seed=seed, max_tokens=120).choices

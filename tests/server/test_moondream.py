@@ -316,7 +316,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     skill=st.sampled_from(SKILLS),
     fields=st.fixed_dictionaries({"settings": SETTINGS}, optional={k: r | r | r | JSON for k, r in RIGHT.items()}),

@@ -128,7 +128,7 @@ def test_a_right_request_is_right_to_both(name: str) -> None:
 def test_schemas_and_readers_agree(name: str) -> None:
     validator = Draft202012Validator(SCHEMAS[name])
 
-    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=250, suppress_health_check=list(HealthCheck))
     @given(bodies(name))
     def agree(body: Any) -> None:
         said, valid = refusal(name, body), validator.is_valid(body)

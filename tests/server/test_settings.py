@@ -88,7 +88,7 @@ def test_bounds_of_the_engine_are_its_own_by_default() -> None:
     assert (Settings().max_queue, Settings().max_batch_size) == (usual.waiting, usual.running)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(in_file=SOME, in_environment=SOME, in_flags=SOME)
 def test_flags_go_before_the_environment_before_the_file(
     file: Path, in_file: dict[str, Any], in_environment: dict[str, Any], in_flags: dict[str, Any]

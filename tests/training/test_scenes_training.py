@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from galago import hub
@@ -181,7 +181,6 @@ def test_a_new_vocabulary_keeps_what_tokens_meant(tmp_path: Path) -> None:
     assert all(torch.equal(new[n], t) for n, t in old.items() if n not in tensors)
 
 
-@settings(deadline=None)
 @given(
     st.from_regex(r'[A-Za-z ]{0,20}(the word "[A-Za-z0-9]{1,4}" in red)?[a-z .]{0,9}', fullmatch=True), st.booleans()
 )

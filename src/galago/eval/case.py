@@ -64,6 +64,8 @@ class Record:
     marks: tuple[Mark, ...]
     tokens: int
     seconds: dict[str, float]
+    shown: str = ""
+    """name of the image or clip; empty: one of its own"""
 
 
 @dataclass(frozen=True)

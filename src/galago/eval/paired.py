@@ -30,30 +30,38 @@ class Difference:
 
 
 def compare(
-    reference: Sequence[Mark], run: Sequence[Mark], order: Sequence[str] = (), distances: Collection[str] = ()
+    reference: Sequence[Sequence[Mark]],
+    run: Sequence[Sequence[Mark]],
+    order: Sequence[str] = (),
+    distances: Collection[str] = (),
 ) -> dict[str, Difference]:
     """The differences in all measures: those of `order` first, others in the order of their names.
 
-    Of `distances` the lower one is the better. Raises ValueError for runs over other cases.
+    The marks of one picture stand together. Of `distances` the lower one is the better. Raises ValueError for runs
+    over other cases.
     """
-    if [m.measure for m in reference] != [m.measure for m in run]:
+    if [[m.measure for m in marks] for marks in reference] != [[m.measure for m in marks] for marks in run]:
         raise ValueError("the runs were not over the same cases")
-    pairs: dict[str, list[tuple[Mark, Mark]]] = {}
-    for a, b in zip(reference, run, strict=True):
-        pairs.setdefault(a.measure, []).append((a, b))
+    pairs: dict[str, list[tuple[int, Mark, Mark]]] = {}
+    for picture, (before, after) in enumerate(zip(reference, run, strict=True)):
+        for a, b in zip(before, after, strict=True):
+            pairs.setdefault(a.measure, []).append((picture, a, b))
     names = (*order, *sorted(set(pairs) - set(order)))
     return {name: _difference(pairs[name], name in distances) for name in names if name in pairs}
 
 
-def _difference(pairs: Sequence[tuple[Mark, Mark]], lower_is_better: bool) -> Difference:
+def _difference(found: Sequence[tuple[int, Mark, Mark]], lower_is_better: bool) -> Difference:
+    pairs = [(a, b) for _, a, b in found]
     before, after = (_ratio(marks) for marks in zip(*pairs, strict=True))
-    # How much each answer moves the difference of the two ratios, to first order.
-    moves = [_move(b, after) - _move(a, before) for a, b in pairs]
+    # How much each picture moves the difference of the two ratios, to first order.
+    moves: dict[int, float] = {}
+    for picture, a, b in found:
+        moves[picture] = moves.get(picture, 0.0) + _move(b, after) - _move(a, before)
     lost = sum(_missing(b) > _missing(a) for a, b in pairs)
     won = sum(_missing(b) < _missing(a) for a, b in pairs)
     if lower_is_better:
         lost, won = won, lost
-    spread = 1.96 * math.sqrt(sum(move * move for move in moves))
+    spread = 1.96 * math.sqrt(sum(move * move for move in moves.values()))
     return Difference(len(pairs), after[0], after[0] - before[0], spread, lost, won, sign_test(lost, won))
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from galago.errors import InvalidRequest
 from galago.eval.case import Record, Task
 from galago.eval.paired import Difference, compare
-from galago.eval.score import Score, summarize
+from galago.eval.score import Mark, Score, summarize
 
 VIEWS = ("blank", "shuffled")
 """Settings that say how what a model sees is changed; at most one of them holds."""
@@ -38,11 +38,18 @@ class Run:
 
 def run_of(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> Run:
     """The run with its scores."""
-    marks = [mark for record in records for mark in record.marks]
-    scores = summarize(marks, task.measures, task.distances)
+    scores = summarize(by_picture(records), task.measures, task.distances)
     if task.whole is not None and records:
         scores = task.whole(records) | scores
     return Run(settings, records, scores)
+
+
+def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None) -> list[list[Mark]]:
+    """The marks of each image or clip, by what is noted of it in `shown`, which are the same cases."""
+    marks: dict[tuple[str, str], list[Mark]] = {}
+    for record, noted in zip(records, shown or records, strict=True):
+        marks.setdefault((noted.shown, "" if noted.shown else noted.id), []).extend(record.marks)
+    return list(marks.values())
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def paired(task: Task, a: Run, b: Run) -> dict[str, Difference]:
         raise InvalidRequest(
             f"{a.name} and {b.name} did not answer the same cases; give both one --count, --seed and --range"
         )
-    before, after = ([mark for record in run.records for mark in record.marks] for run in (a, b))
+    before, after = (by_picture(run.records, a.records) for run in (a, b))
     return compare(before, after, task.measures, task.distances)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -122,7 +123,8 @@ def _record(case: Case, run: Run) -> Record:
     marks = tuple(case.judge(answer))
     # As they come out of a file, so that runs of both kinds compare.
     truth, plain = json.loads(json.dumps([case.truth, answer]))
-    return Record(case.id, asked(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds)
+    shown = case.media.name if isinstance(case.media, Path) else str(case.place)
+    return Record(case.id, asked(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds, shown)
 
 
 def answer_of(skill: Skill, events: Iterable[Event]) -> Answer:

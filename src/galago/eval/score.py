@@ -43,31 +43,59 @@ def wilson(hits: float, total: float, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - spread), min(1.0, middle + spread)
 
 
-def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """The interval of a mean by its standard error; as wide as can be for fewer than two values."""
-    if len(values) < 2:
+def share_interval(pictures: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The Wilson interval of a share where the items of one picture, its hits and total, are right or wrong together.
+
+    It is that of as many independent items as would make the share vary as much as it does from picture to picture,
+    but never of more than there are (Kish's effective sample size).
+    """
+    hits, total = map(sum, zip(*pictures, strict=True))
+    if not total:
+        return wilson(0, 0)
+    share = hits / total
+    independent = share * (1 - share) * total
+    varied = sum((h - share * t) ** 2 for h, t in pictures)
+    items = total * min(1.0, independent / varied) if varied > 0 else total
+    return wilson(share * items, items)
+
+
+def mean_interval(pictures: Sequence[tuple[float, float]], z: float = 1.96) -> tuple[float, float]:
+    """The interval of a mean by its standard error, from the sum and number of each picture's values.
+
+    It is as wide as can be for fewer than two pictures.
+    """
+    n = len(pictures)
+    if n < 2:
         return -math.inf, math.inf
-    mean = sum(values) / len(values)
-    spread = z * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    values, total = map(sum, zip(*pictures, strict=True))
+    mean = values / total
+    spread = z * math.sqrt(sum((v - mean * t) ** 2 for v, t in pictures) * n / (n - 1)) / total
     return mean - spread, mean + spread
 
 
-def summarize(marks: Iterable[Mark], order: Sequence[str] = (), distances: Collection[str] = ()) -> dict[str, Score]:
+def summarize(
+    pictures: Iterable[Sequence[Mark]], order: Sequence[str] = (), distances: Collection[str] = ()
+) -> dict[str, Score]:
     """The scores of all measures that came up: those of `order` first, others in the order of their names.
 
-    The intervals take every counted item as independent; items of one picture are not quite.
+    The marks of one picture stand together: they are not independent, and the intervals allow for it.
     """
-    found: dict[str, list[Mark]] = {}
-    for mark in marks:
-        found.setdefault(mark.measure, []).append(mark)
+    found: dict[str, list[list[Mark]]] = {}
+    for marks in pictures:
+        of_this: dict[str, list[Mark]] = {}
+        for mark in marks:
+            of_this.setdefault(mark.measure, []).append(mark)
+        for name, some in of_this.items():
+            found.setdefault(name, []).append(some)
     scores = {}
     for name in (*order, *sorted(set(found) - set(order))):
         if name in found:
-            hits, total = sum(m.hits for m in found[name]), sum(m.total for m in found[name])
-            values = [m.hits for m in found[name] if m.total]
-            interval = mean_interval(values) if name in distances else wilson(hits, total)
+            sums = [(sum(m.hits for m in some), sum(m.total for m in some)) for some in found[name]]
+            hits, total = map(sum, zip(*sums, strict=True))
+            counted = [(h, t) for h, t in sums if t]
+            interval = mean_interval(counted) if name in distances else share_interval(sums)
             # 0 of 0: nothing was claimed, which earns nothing.
-            scores[name] = Score(len(found[name]), hits / total if total else 0.0, *interval)
+            scores[name] = Score(sum(map(len, found[name])), hits / total if total else 0.0, *interval)
     return scores
 
 
