@@ -51,7 +51,7 @@ class Batch:
     kind: Tensor
 
 
-class Clips(IterableDataset):  # type: ignore[type-arg]
+class Clips(IterableDataset):
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
     The first `easy` clips are short and small. After them one of four may be as large as any.
@@ -109,11 +109,11 @@ def blocks_of(clip: Clip, tasks: list[Task], p: Prepared) -> tuple[list[int], li
     return prefix, blocks
 
 
-def _stacked(parts: list, name: str) -> Tensor:  # type: ignore[type-arg]
+def _stacked(parts: list, name: str) -> Tensor:
     return torch.from_numpy(np.stack([getattr(part, name) for part in parts]))
 
 
-def loader(folder: Path, batch: int, rows: int, first: int, easy: int, workers: int) -> DataLoader:  # type: ignore[type-arg]
+def loader(folder: Path, batch: int, rows: int, first: int, easy: int, workers: int) -> DataLoader:
     """A loader whose workers draw ahead; batches come in order."""
     clips = Clips(folder, batch, rows, first, easy)
     return DataLoader(

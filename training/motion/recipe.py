@@ -200,7 +200,9 @@ class Prepared:
     @property
     def end(self) -> int:
         """The token that ends an answer."""
-        return int(self.tokenizer.backend.token_to_id(prompts.END))
+        end = self.tokenizer.backend.token_to_id(prompts.END)
+        assert end is not None
+        return end
 
 
 def prepare(folder: Path) -> Prepared:

@@ -31,7 +31,8 @@ def fresh(run: Path, start: Path | None, device: torch.device, rate: float) -> S
     torch.manual_seed(0)
     tensors = initial(c) | tower(c) if start is None else dict(read([start / "model.safetensors"], c))
     params = {n: nn.Parameter(t.float().to(device)) for n, t in tensors.items()}
-    linears = {n: Dense(params[f"{n}.weight"], params.get(f"{n}.bias")) for n in table(c).linears}
+    weights = {n: params[f"{n}.weight"] for n in table(c).linears}
+    linears = {n: Dense(w, params.get(f"{n}.bias", w.new_zeros(len(w)))) for n, w in weights.items()}
     auxiliary = heads(c).to(device)
     average = {n: p.detach().clone() for n, p in params.items()}
     return State(

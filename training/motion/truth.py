@@ -70,10 +70,10 @@ def moving(drawn: Drawn, lying: Lying, top: np.ndarray) -> Moving:
         states[number] = [_state(thing, i) for i in range(n)]
     at = np.arange(n)[:, None]
     state = states[top, at]
-    last = np.array([0, *(thing.seen[1] for thing in drawn.things)])
+    ends = np.array([0, *(thing.seen[1] for thing in drawn.things)])
     was = np.concatenate([np.zeros_like(top[:1]), top[:-1]])
     left = (top == 0) & (was > 0)
-    state[left] = np.where(last[was] < at, GONE, ELSEWHERE)[left]
+    state[left] = np.where(ends[was] < at, GONE, ELSEWHERE)[left]
     return Moving(before, steps[top, at], state)
 
 

@@ -209,7 +209,7 @@ def _glyph(thing: Thing, x: float) -> tuple[int, int]:
     return GLYPHS.index(thing.text[place].lower()), place
 
 
-class Scenes(IterableDataset):  # type: ignore[type-arg]
+class Scenes(IterableDataset):
     """Batches number `first`, `first + 1`, … : the same for the same numbers, however many workers.
 
     The first `single` scenes are small enough for one view: cheap steps while little is known. After them every other
@@ -302,7 +302,7 @@ def _collate(drawn: list[tuple[Crops, Truth, Packed]], alone: list[tuple[Crops, 
     )
 
 
-def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers: int) -> DataLoader:  # type: ignore[type-arg]
+def loader(folder: Path, batch: int, rows: int, first: int, single: int, workers: int) -> DataLoader:
     """A loader whose workers draw ahead; batches come in order."""
     scenes = Scenes(folder, batch, rows, first, single)
     return DataLoader(

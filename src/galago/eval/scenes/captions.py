@@ -13,10 +13,11 @@ from collections.abc import Iterable
 
 from galago.eval.scenes.ranges import BACKGROUNDS, MORE_COLORS, MORE_SHAPES
 from galago.eval.scenes.things import Scene, Thing
+from galago.request import Length
 
 Fact = tuple[str, ...]
 
-LENGTHS = ("short", "normal", "long")
+LENGTHS: tuple[Length, ...] = ("short", "normal", "long")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 _MOST_SENTENCES = 6

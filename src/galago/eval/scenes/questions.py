@@ -11,7 +11,7 @@ from galago.eval.scenes.captions import article, caption_of, phrase_of, plural
 from galago.eval.scenes.phrases import absent_phrase, meant_by, one_of, phrases_for, unique_phrases, vague_colors
 from galago.eval.scenes.ranges import MORE_COLORS
 from galago.eval.scenes.task import Task, query
-from galago.eval.scenes.things import Point, Scene, Thing
+from galago.eval.scenes.things import Box, Point, Scene, Thing
 
 
 def ask_color(scene: Scene, rng: np.random.Generator) -> Task | None:
@@ -240,7 +240,7 @@ def ask_refer(scene: Scene, rng: np.random.Generator) -> Task | None:
         return None
     i = int(rng.integers(len(scene.things)))
     thing = scene.things[i]
-    ref: tuple[float, ...] = thing.box if rng.random() < 0.4 else _inside(scene, rng, i)
+    ref: Point | Box = thing.box if rng.random() < 0.4 else _inside(scene, rng, i)
     asks = [(("What is this?", "What is here?", "Name this object.", "What is at this place?"),
              phrase_of(thing))]  # fmt: skip
     if thing.kind == "shape":

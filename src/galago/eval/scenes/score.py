@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from galago.eval.scenes.draw import SINGLE_VIEW, Scene, scene_at
 from galago.eval.scenes.ranges import BUNDLED, Range
 from galago.eval.scenes.tasks import Task, tasks_for
 from galago.eval.score import Mark
-from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Skill
+from galago.request import Caption, Detect, DetectGaze, Point, Query, Skill
 
 MEASURES = (
     "color", "shape", "shade", "texture", "presence", "count4", "count5", "count", "relation", "size", "read", "letter",
@@ -35,15 +34,14 @@ def skill_of(task: Task) -> Skill:
     """What a task about a drawn scene asks the engine for."""
     match task.skill:
         case "caption":
-            return Caption(cast(Length, task.length))
+            return Caption(task.length)
         case "detect":
             return Detect(task.object)
         case "point":
             return Point(task.object)
         case "gaze":
             return DetectGaze(eye=task.eye)
-    refs = cast("tuple[Box, ...]", task.refs)
-    return Query(task.question, reasoning=task.kind == "reason", spatial_refs=refs)
+    return Query(task.question, reasoning=task.kind == "reason", spatial_refs=task.refs)
 
 
 def judge(scene: Scene, task: Task, answer: Answer) -> list[Mark]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from galago.eval.scenes.phrases import one_of
 from galago.eval.scenes.things import Box, Point
+from galago.request import Length
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Task:
 
     skill: str  # 'caption', 'query', 'detect', 'point' or 'gaze'
     kind: str  # what it measures: 'color', 'count', ... ; of other skills the skill itself
-    length: str = "normal"  # caption
+    length: Length = "normal"  # caption
     question: str = ""  # query
     object: str = ""  # detect, point
     eye: Point | None = None  # gaze
-    refs: tuple[tuple[float, ...], ...] = ()  # query: points (x, y), boxes (x0, y0, x1, y1)
+    refs: tuple[Point | Box, ...] = ()  # query: points (x, y), boxes (x0, y0, x1, y1)
     text: str = ""  # the true answer or caption
     boxes: tuple[Box, ...] = ()  # detect, point: in the order of scene.things
     points: tuple[Point, ...] = ()  # point: centres in that order; gaze: none or one
@@ -34,7 +35,7 @@ def query(
     kind: str,
     templates: Sequence[str],
     answer: str,
-    refs: tuple[tuple[float, ...], ...] = (),
+    refs: tuple[Point | Box, ...] = (),
     reasoning: tuple[tuple[str, Point], ...] = (),
     spelt: bool = False,
     **fields: str,
