@@ -29,7 +29,7 @@ def test_answers_and_summary_are_kept(float32):
     settings, *answers = [json.loads(line) for line in float32.read_text().splitlines()]
     assert settings["task"] == "scenes" and settings["precision"] == "float32" and settings["seed"] == 5
     assert {a["id"].split("/")[0] for a in answers} == {"0", "1", "2", "3"}
-    assert all(set(a) == {"id", "asked", "truth", "answer", "marks", "tokens", "seconds"} for a in answers)
+    assert all(set(a) == {"id", "asked", "truth", "answer", "marks", "tokens", "seconds", "shown"} for a in answers)
     told = json.loads(float32.with_suffix(".summary.json").read_text())
     assert told["answers"] == len(answers) and told["model"] == "scenes"
     detect = [m for a in answers for m in a["marks"] if m[0] == "detect"]
