@@ -217,6 +217,13 @@ def test_answers_about_one_picture_stand_together(tmp_path):
     assert apart.spread == pytest.approx(paired(TASK, *again)["right"].spread / 2)
 
 
+def test_of_a_single_picture_answers_are_taken_as_independent():
+    before, after = ([[Mark("right", hit, 1) for hit in hits]] for hits in ((1, 1, 1, 0), (0, 1, 0, 0)))
+    apart = [[[mark] for mark in picture] for picture in (before[0], after[0])]
+    assert compare(before, after)["right"] == compare(*apart)["right"]
+    assert compare(before, after)["right"].spread == pytest.approx(1.96 * 1.0**0.5 / 4)  # moves -.5, .5, -.5, .5
+
+
 def test_nearer_is_better():
     near, far = [[Mark("d", 0.1, 1.0)]] * 3, [[Mark("d", 0.3, 1.0)]] * 3
     found = compare(near, far, distances={"d"})["d"]

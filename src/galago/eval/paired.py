@@ -37,8 +37,8 @@ def compare(
 ) -> dict[str, Difference]:
     """The differences in all measures: those of `order` first, others in the order of their names.
 
-    The marks of one picture stand together. Of `distances` the lower one is the better. Raises ValueError for runs
-    over other cases.
+    The marks of one picture stand together, and are not independent; where there is only one, its answers are taken
+    as if they were. Of `distances` the lower one is the better. Raises ValueError for runs over other cases.
     """
     if [[m.measure for m in marks] for marks in reference] != [[m.measure for m in marks] for marks in run]:
         raise ValueError("the runs were not over the same cases")
@@ -53,10 +53,12 @@ def compare(
 def _difference(found: Sequence[tuple[int, Mark, Mark]], lower_is_better: bool) -> Difference:
     pairs = [(a, b) for _, a, b in found]
     before, after = (_ratio(marks) for marks in zip(*pairs, strict=True))
+    several = len({picture for picture, _, _ in found}) > 1
     # How much each picture moves the difference of the two ratios, to first order.
     moves: dict[int, float] = {}
-    for picture, a, b in found:
-        moves[picture] = moves.get(picture, 0.0) + _move(b, after) - _move(a, before)
+    for place, (picture, a, b) in enumerate(found):
+        key = picture if several else place
+        moves[key] = moves.get(key, 0.0) + _move(b, after) - _move(a, before)
     lost = sum(_missing(b) > _missing(a) for a, b in pairs)
     won = sum(_missing(b) < _missing(a) for a, b in pairs)
     if lower_is_better:

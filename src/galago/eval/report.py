@@ -46,9 +46,9 @@ def run_of(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -
 
 def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None) -> list[list[Mark]]:
     """The marks of each image or clip, by what is noted of it in `shown`, which are the same cases."""
-    marks: dict[tuple[str, str], list[Mark]] = {}
+    marks: dict[str, list[Mark]] = {}
     for record, noted in zip(records, shown or records, strict=True):
-        marks.setdefault((noted.shown, "" if noted.shown else noted.id), []).extend(record.marks)
+        marks.setdefault(noted.shown or noted.id, []).extend(record.marks)
     return list(marks.values())
 
 

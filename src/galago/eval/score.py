@@ -47,7 +47,7 @@ def share_interval(pictures: Sequence[tuple[float, float]]) -> tuple[float, floa
     """The Wilson interval of a share where the items of one picture, its hits and total, are right or wrong together.
 
     It is that of as many independent items as would make the share vary as much as it does from picture to picture,
-    but never of more than there are (Kish's effective sample size).
+    but never of more than there are (Kish's effective sample size); of a single picture, as many as there are.
     """
     hits, total = map(sum, zip(*pictures, strict=True))
     if not total:

@@ -1,6 +1,6 @@
 """Drawn scenes with exact answers, from any seed and of each range."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,22 @@ COUNT = 500
 """Scenes where no number is given."""
 
 
-def cases(data: Path, count: int | None, seed: int, of: Range = BUNDLED) -> Cases:
+def cases(
+    data: Path,
+    count: int | None,
+    seed: int,
+    of: Range = BUNDLED,
+    wanted: Callable[[int, SceneTask], bool] = lambda place, task: True,
+) -> Cases:
+    """The first `count` scenes of a series, and those of their tasks that are wanted of the scene at a place."""
     count = COUNT if count is None else count
 
     def each() -> Iterator[Case]:
         for place, (scene, asked) in enumerate(scenes(seed, count, of)):
             for number, task in enumerate(asked):
-                case_id = f"{place}/{number}"
-                yield Case(case_id, scene.image, skill_of(task), _truth(task), partial(judge, scene, task), place)
+                if wanted(place, task):
+                    case_id = f"{place}/{number}"
+                    yield Case(case_id, scene.image, skill_of(task), _truth(task), partial(judge, scene, task), place)
 
     return Cases(count, each())
 
