@@ -13,7 +13,6 @@ galago/eval/outliers.py.
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from galago.families.moondream.vision import crop_features, image_embedding
 from galago.nn.device import pick_device
 from galago.precision import NAMES, pick_precision
 
-DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
+VECTORS = Path(__file__).parents[1] / "tests" / "golden" / "vectors" / "moondream2-tiny"
 Pairs = dict[str, list[tuple[Tensor, Tensor]]]
 
 
@@ -53,10 +52,9 @@ def main() -> None:
 
 
 def on_golden_vectors(precisions: Sequence[str], device: torch.device) -> None:
-    root = Path(os.environ.get("GALAGO_GOLDEN", DEFAULT)) / "moondream2-tiny"
     print(f"{'precision':10} {'model':8} {'what':12} {'max abs':>9} {'rms rel':>9} {'KL':>9} {'max KL':>9} {'same':>6}")
     for precision in precisions:
-        for folder in sorted(p.parent for p in root.glob("*/expected.json")):
+        for folder in sorted(p.parent for p in VECTORS.glob("*/expected.json")):
             pairs: Pairs = {}
             compare(opened(hub.locate(folder), precision, device), folder, pairs)
             for what, found in pairs.items():

@@ -1,7 +1,6 @@
 """The golden vectors of Moondream2, and a trace of everything our implementation computes for one case."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
+from vectors import VECTORS, vectors
 
 from galago import hub
 from galago.engine.encoded_image import EncodedImage
@@ -43,17 +43,14 @@ from galago.request import (
 )
 
 CPU = torch.device("cpu")
-REPO = Path(__file__).parents[2]
-GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", REPO.parent / "shared" / "golden")).resolve()
-ROOT = GOLDEN / "moondream2-tiny"
-COMMON = ROOT / "common"
-FOLDERS = tuple(sorted(p.parent.name for p in ROOT.glob("*/expected.json") if (p.parent / "config.json").is_file()))
-MISSING = f"no golden vectors at {ROOT}; set GALAGO_GOLDEN to their folder"
+COMMON = VECTORS / "moondream2-tiny" / "common"
+AT = vectors("moondream2-tiny")
+FOLDERS = tuple(sorted(AT))
 
 
 @cache
 def expected(folder: str) -> dict[str, Any]:
-    return json.loads((ROOT / folder / "expected.json").read_text(encoding="utf-8"))
+    return json.loads((AT[folder] / "expected.json").read_text(encoding="utf-8"))
 
 
 @cache
@@ -69,7 +66,7 @@ def tensor(file: Path, key: str) -> Tensor:
 
 @cache
 def loaded(folder: str) -> Moondream:
-    return load_moondream(hub.locate(ROOT / folder), precision=pick_precision("float32", CPU), device=CPU)
+    return load_moondream(hub.locate(AT[folder]), precision=pick_precision("float32", CPU), device=CPU)
 
 
 @cache
@@ -79,7 +76,7 @@ def model(folder: str) -> Model:
 
 @cache
 def image(folder: str, name: str) -> Image.Image:
-    picture = Image.open(ROOT / folder / expected(folder)["images"][name]["file"])
+    picture = Image.open(AT[folder] / expected(folder)["images"][name]["file"])
     picture.load()
     return picture
 
@@ -150,7 +147,7 @@ def request(folder: str, case: dict[str, Any]) -> Request:
         seed=args.get("python_random_seed"),
         max_tokens=args.get("max_tokens"),
     )
-    lora = str(ROOT / folder / args["lora"]) if "lora" in args else None
+    lora = str(AT[folder] / args["lora"]) if "lora" in args else None
     return Request(skill, picture(folder, case), sampling, lora)
 
 

@@ -1,17 +1,16 @@
 """The golden vectors of SmolVLM2, and what our implementation makes of one case."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from vectors import VECTORS, vectors
 
 from galago import hub
 from galago.engine.kv_cache import KVCache
@@ -23,36 +22,33 @@ from galago.precision import pick_precision
 from galago.request import Message
 
 CPU = torch.device("cpu")
-GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")).resolve()
-ROOT = GOLDEN / "smolvlm2-tiny"
-CASES = tuple(sorted(p.parent.name for p in ROOT.glob("*/expected.json")))
-MISSING = f"no golden vectors at {ROOT}; set GALAGO_GOLDEN to their folder"
+AT = vectors("smolvlm2-tiny")
+CASES = tuple(sorted(AT))
 
 
 def tables() -> dict[str, Any]:
-    """Empty where the vectors are not there."""
-    file = ROOT / "tables.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: dict[str, Any] = json.loads((VECTORS / "smolvlm2-tiny" / "tables.json").read_text(encoding="utf-8"))
+    return found
 
 
 def rows(name: str) -> list[Any]:
-    return tables().get(name, {"rows": []})["rows"]
+    return tables()[name]["rows"]
 
 
 @cache
 def expected(case: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / case / "expected.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((AT[case] / "expected.json").read_text(encoding="utf-8"))
     return found
 
 
 @cache
 def tensors(case: str) -> dict[str, Tensor]:
-    return load_file(ROOT / case / "expected.safetensors")
+    return load_file(AT[case] / "expected.safetensors")
 
 
 def files_of(case: str) -> hub.Files:
     """The files of a case's model, with the case's own preprocessing."""
-    files = hub.locate(ROOT / f"model_{expected(case)['model']}")
+    files = hub.locate(AT[case].parent / f"model_{expected(case)['model']}")
     return replace(files, preprocessor={**files.preprocessor, **expected(case)["processor_overrides"]})
 
 
@@ -62,16 +58,16 @@ def loaded(case: str, precision: str = "float32") -> SmolVLM:
 
 
 def images(case: str) -> list[Image.Image]:
-    return [Image.open(ROOT / case / name) for name in expected(case)["images"]]
+    return [Image.open(AT[case] / name) for name in expected(case)["images"]]
 
 
 def clip(case: str) -> Clip:
     """The frames that the reference looked at."""
     video = expected(case)["video"]
-    frames = json.loads((ROOT / case / "frames" / "timestamps.json").read_text(encoding="utf-8"))["frames"]
+    frames = json.loads((AT[case] / "frames" / "timestamps.json").read_text(encoding="utf-8"))["frames"]
     times = tuple(video["timestamps_s"])
     chosen = [one["file"] for one in frames if one["time_s"] in times]
-    pictures = tuple(Image.open(ROOT / case / "frames" / name).convert("RGB") for name in chosen)
+    pictures = tuple(Image.open(AT[case] / "frames" / name).convert("RGB") for name in chosen)
     return Clip(pictures, times, video["metadata"]["duration"])
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from moondream_golden import (
     ARGUMENTS,
+    AT,
     BOX,
     FOLDERS,
-    MISSING,
-    ROOT,
     Fed,
     Trace,
     cases,
@@ -28,7 +27,6 @@ from galago.families.moondream import prompts
 from galago.families.moondream.region import coordinate_logits, size_logits
 from galago.families.moondream.skills import embed
 
-pytestmark = pytest.mark.skipif(not FOLDERS, reason=MISSING)
 CASES = [(folder, case) for folder in FOLDERS for case in cases(folder)]
 TEXT, OBJECTS, GAZE = ("caption", "query"), ("detect", "point"), ("detect_gaze",)
 KNOWN = {"id", "skill", "image", "args", "output", "min_top2_margin", "bins"}
@@ -105,11 +103,11 @@ def test_python_face(folder: str, case_id: str) -> None:
     source: Any = picture(folder, case)
     if name and source is image(folder, name):
         # A path, to go through decoding too; but there alpha is composited, which the reference drops.
-        source = source.convert("RGB") if source.mode == "RGBA" else str(ROOT / folder / "images" / f"{name}.png")
+        source = source.convert("RGB") if source.mode == "RGBA" else str(AT[folder] / "images" / f"{name}.png")
     m = model(folder)
     settings: dict[str, Any] = {k: args[k] for k in ("max_tokens", "temperature", "max_objects") if k in args}
     if "lora" in args:
-        settings["variant"] = str(ROOT / folder / args["lora"])
+        settings["variant"] = str(AT[folder] / args["lora"])
     if case["skill"] in TEXT:
         if case["skill"] == "caption":
             call, key, given = m.caption, "caption", {"length": args["length"]}

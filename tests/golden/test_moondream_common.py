@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from moondream_golden import COMMON, FOLDERS, MISSING, loaded, tensor
+from moondream_golden import COMMON, FOLDERS, loaded, tensor
 from moondream_golden import keys as keys_of
 
 from galago.engine.sampling import probabilities
@@ -21,7 +21,6 @@ from galago.families.moondream.skills import without_outliers
 from galago.families.moondream.vision import pool, stitch
 from galago.families.moondream.weights import our_name, shapes, unpack_int4
 
-pytestmark = pytest.mark.skipif(not COMMON.is_dir(), reason=MISSING)
 FILES = sorted(p.name for p in COMMON.glob("*"))
 CHECKS: dict[str, Callable[[Path], None]] = {}
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from moondream_golden import (
+    AT,
     FOLDERS,
-    MISSING,
-    ROOT,
     Fed,
     cases,
     crops,
@@ -39,9 +38,8 @@ from galago.nn.attention import attention
 from galago.nn.linear import linear
 from galago.nn.vit import normalise, patchify, vit_block
 
-pytestmark = pytest.mark.skipif(not FOLDERS, reason=MISSING)
 IMAGES = [(folder, name) for folder in FOLDERS for name in expected(folder)["images"]]
-KEYS = [(folder, key) for folder in FOLDERS for key in keys(ROOT / folder / "expected.safetensors")]
+KEYS = [(folder, key) for folder in FOLDERS for key in keys(AT[folder] / "expected.safetensors")]
 
 VISION, KV, HIDDEN, LOGITS, REGION = 1e-4, 3e-4, 3e-3, 1e-3, 1e-4
 
@@ -90,7 +88,7 @@ def test_image(folder: str, name: str) -> None:
     assert len(pixels) == facts["n_crops"]
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == facts["crops_sha256"]
     if facts.get("crops_png"):
-        held = np.asarray(Image.open(ROOT / folder / facts["crops_png"]))
+        held = np.asarray(Image.open(AT[folder] / facts["crops_png"]))
         assert np.array_equal(held, np.concatenate((pixels[0], pixels[-1])))
     seen = encoded(folder, name)
     assert seen.positions == seen.image_tokens + 1 == facts["prefix_len"]
@@ -104,7 +102,7 @@ def test_image(folder: str, name: str) -> None:
 @pytest.mark.parametrize(("folder", "key"), KEYS)
 @torch.inference_mode()
 def test_tensor(folder: str, key: str) -> None:
-    wanted = tensor(ROOT / folder / "expected.safetensors", key)
+    wanted = tensor(AT[folder] / "expected.safetensors", key)
     owner, _, what = key.partition(".")
     if owner == "region":
         check_region(folder, what, wanted)
@@ -175,7 +173,7 @@ def interleaved(k: Tensor) -> Tensor:
 
 def check_region(folder: str, what: str, wanted: Tensor) -> None:
     w, facts = loaded(folder).weights.region, expected(folder)["region"]
-    file = ROOT / folder / "expected.safetensors"
+    file = AT[folder] / "expected.safetensors"
 
     def given(key: str) -> Tensor:
         return tensor(file, f"region.{key}")

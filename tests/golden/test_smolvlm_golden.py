@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from smolvlm_golden import (
+    AT,
     CASES,
     CPU,
-    MISSING,
-    ROOT,
     Recorder,
     begun,
     clip,
@@ -26,6 +25,7 @@ from smolvlm_golden import (
     tensors,
 )
 from torch import Tensor
+from vectors import VECTORS
 
 from galago import hub
 from galago.engine.engine import Engine
@@ -36,6 +36,7 @@ from galago.families.smolvlm.image import first_size, tiled_size, tiling_of
 from galago.families.smolvlm.prompts import Control, Item
 from galago.families.smolvlm.text import decoder, embedded
 from galago.families.smolvlm.vision import positions, projected
+from galago.media import timeline
 from galago.media.clip import Clip
 from galago.model import Model
 from galago.nn.linear import rms_norm
@@ -43,7 +44,6 @@ from galago.nn.vit import normalise
 from galago.precision import pick_precision
 from galago.request import Chat, Message, Query, Request, Sampling
 
-pytestmark = pytest.mark.skipif(not CASES, reason=MISSING)
 VISION, LOGITS, STEPS = 2e-5, 5e-4, 24
 SEEN = [case for case in CASES if expected(case)["num_tiles"]]
 EMPTY = [c for c in CASES if c not in SEEN]
@@ -225,13 +225,13 @@ def test_grids(row: list[Any]) -> None:
     assert frames == n_rows * n_columns + 1
 
 
-@pytest.mark.parametrize("row", rows("frame_sampling"))
+# Three rows have a rate that does not go with their duration, which no timeline of ours can have.
+@pytest.mark.parametrize(
+    "row", [row for row in rows("frame_sampling") if round(row[0] / row[2], 6) == round(row[1], 6)]
+)
 def test_frame_sampling(row: list[Any]) -> None:
-    timeline = pytest.importorskip("galago.media.timeline")
     total, fps, duration, most, wanted, indices = row
     given = timeline.Timeline([i / fps for i in range(total)], duration)
-    if round(total / duration, 6) != round(fps, 6):
-        pytest.skip("a rate that does not go with the duration")
     assert timeline.chosen(given, timeline.FrameSampling(wanted, most)) == indices
 
 
@@ -292,10 +292,10 @@ def test_python_face() -> None:
     case = "a1_wide_split"
     (turn,) = expected(case)["messages"]
     with Model(loaded(case)) as model:
-        said = model.query(ROOT / case / "image_0.png", turn["content"][1]["text"], settings={"max_tokens": 8})
-        seen = model.encode_image(ROOT / case / "image_0.png")
+        said = model.query(AT[case] / "image_0.png", turn["content"][1]["text"], settings={"max_tokens": 8})
+        seen = model.encode_image(AT[case] / "image_0.png")
         assert model.query(seen, turn["content"][1]["text"], settings={"max_tokens": 8}) == said
-        talk = [{"role": "user", "content": [ROOT / case / "image_0.png", turn["content"][1]["text"]]}]
+        talk = [{"role": "user", "content": [AT[case] / "image_0.png", turn["content"][1]["text"]]}]
         assert model.chat(talk, settings={"max_tokens": 8}) == said
     assert said["answer"] == loaded(case).tokenizer.decode(expected(case)["greedy_ids"][:8]).lstrip()
 
@@ -311,7 +311,7 @@ def test_a_clip_that_was_encoded_goes_on_as_the_clip() -> None:
 
 
 def test_the_files_say_what_they_are() -> None:
-    files = hub.locate(ROOT / "model_a")
+    files = hub.locate(VECTORS / "smolvlm2-tiny" / "model_a")
     assert files.family == "smolvlm"
     assert pick_precision("float32", CPU).name == "float32" and json.dumps(dict(files.config))
 

@@ -1,30 +1,26 @@
 """A real server on a loopback port, with a real model of random weights from the golden folder."""
 
 import base64
-import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import openai
-import pytest
 import uvicorn
 from fastapi import FastAPI
+from vectors import VECTORS
 
 import galago
 from galago.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import Settings
 
-GOLDEN = Path(os.environ.get("GALAGO_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "moondream2-tiny"
+GOLDEN = VECTORS / "moondream2-tiny"
 
 
 def load(folder: str, **options: Any) -> galago.Model:
-    if not (GOLDEN / folder).is_dir():
-        pytest.skip(f"no golden model at {GOLDEN / folder}; set GALAGO_GOLDEN")
     return galago.load(GOLDEN / folder, **options)
 
 
