@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint kernels train-scenes train-motion clean
+.PHONY: help serve test test-slow lint kernels train-scenes train-motion clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ help:  ## show this list
 serve: $(READY) $(KERNELS)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
 	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)"
 
-test: lint $(KERNELS)  ## check style and types, then run every test
-	$(BIN)/python -m pytest
+test: lint $(KERNELS)  ## check style and types, then run the tests that are not slow
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY) $(KERNELS)  ## run the slow tests, which rarely tell anything
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
