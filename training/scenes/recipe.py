@@ -89,9 +89,9 @@ def make_config_json(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
 
 def prepare(folder: Path) -> tuple[MoondreamConfig, Tokenizer]:
     """The config and tokenizer in a folder, made there when it has none."""
-    folder.mkdir(parents=True, exist_ok=True)
     vocabulary, config_json = folder / "tokenizer.json", folder / "config.json"
     if not vocabulary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         tokenizer = make_tokenizer()
         tokenizer.save(str(vocabulary))
         config_json.write_text(json.dumps(make_config_json(tokenizer), indent=1) + "\n")

@@ -1,0 +1,78 @@
+"""A home and caches for the tests and every process that they start, and a watch over what lies outside."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+KEPT = {"GALAGO_KERNELS", "GALAGO_GOLDEN"}
+"""Settings of a person's that mean the tests."""
+PREFIXES = ("GALAGO_", "HF_", "HUGGINGFACE_", "XDG_", "HYPOTHESIS_STORAGE")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+EVENTS = {
+    "open": ((0,), ()), "os.remove": ((0,), (1,)), "os.rename": ((0, 1), (2, 3)), "os.mkdir": ((0,), (2,)),
+    "os.rmdir": ((0,), (1,)), "os.link": ((1,), (3,)), "os.symlink": ((1,), (2,)), "os.truncate": ((0,), ()),
+    "os.chmod": ((0,), (2,)), "os.utime": ((0,), (3,)), "shutil.rmtree": ((0,), ()),
+}  # fmt: skip
+"""By audit event that changes files, which of its arguments are paths, and which the open folders of these."""
+OPEN_FLAGS = 2
+MADE = {"__pycache__", ".pytest_cache", ".hypothesis"}
+"""What Python, pytest and Hypothesis keep in the repository."""
+
+
+def own_environment(home: Path) -> dict[str, str | None]:
+    """The variables that make this folder the home of a process; None for those that it must not have.
+
+    The hub is an address where nobody answers, so that no test downloads anything.
+    """
+    others = {name: None for name in os.environ if name.startswith(PREFIXES) and name not in KEPT}
+    return {**others, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """What this process opens for writing, makes, moves or removes outside HOME meanwhile."""
+    global _noted
+    before, _noted = _noted, []
+    try:
+        yield _noted
+    finally:
+        _noted = before
+
+
+def _heard(event: str, args: tuple[Any, ...]) -> None:
+    if event not in EVENTS or (event == "open" and not _writes(args)):
+        return
+    paths, folders = EVENTS[event]
+    # A name in an open folder is how shutil.rmtree goes down; of the folder itself it has told.
+    if any(isinstance(args[i], int) and args[i] >= 0 for i in folders):
+        return
+    for i in paths:
+        if isinstance(args[i], str | bytes | os.PathLike):
+            path = os.path.realpath(os.path.abspath(os.fsdecode(args[i])))
+            if not f"{path}{os.sep}".startswith(INSIDE) and MADE.isdisjoint(path.split(os.sep)):
+                _noted.append(f"{event} {path}")
+
+
+def _writes(args: tuple[Any, ...]) -> bool:
+    flags = args[OPEN_FLAGS]
+    return isinstance(flags, int) and bool(flags & WRITES)
+
+
+# Importing this begins it, before anything of ours is imported: the hub's client reads its folders then.
+HOME = Path(tempfile.mkdtemp(prefix="galago-tests-")).resolve()
+"""Temporary files, pytest's folders and every home are in here."""
+INSIDE = (f"{HOME}{os.sep}", "/dev/", "/proc/")
+_noted: list[str] = []
+
+(HOME / "tmp").mkdir()
+for _name, _value in {**own_environment(HOME), "TMPDIR": str(HOME / "tmp")}.items():
+    if _value is None:
+        del os.environ[_name]
+    else:
+        os.environ[_name] = _value
+tempfile.tempdir = None
+sys.addaudithook(_heard)
