@@ -144,6 +144,13 @@ inline void gate(float* x, int64_t rows, int64_t n) {
     }
 }
 
+// What a row is multiplied by whose squares have this mean. Where they are too many for a float it is NaN: by 0 they
+// would become zeros, which look like an answer.
+inline float norm_of(float squares, float eps) {
+    float by = 1.0f / std::sqrt(squares + eps);
+    return by > 0.0f ? by : NAN;
+}
+
 void rms_norm(const Norm& g, int64_t from, int64_t to) {
     int64_t whole = g.k / kLanes * kLanes;
     for (int64_t r = from; r < to; r++) {
@@ -153,7 +160,7 @@ void rms_norm(const Norm& g, int64_t from, int64_t to) {
         for (int64_t i = 0; i < whole; i += kLanes) squares = f_fma(f_load(x + i), f_load(x + i), squares);
         float rest = 0;
         for (int64_t i = whole; i < g.k; i++) rest += x[i] * x[i];
-        float by = 1.0f / std::sqrt((f_sum(squares) + rest) / g.k + g.eps);
+        float by = norm_of((f_sum(squares) + rest) / g.k, g.eps);
         for (int64_t i = 0; i < whole; i += kLanes)
             f_store(y + i, f_mul(f_mul(f_load(x + i), f_set(by)), f_load(g.weight + i)));
         for (int64_t i = whole; i < g.k; i++) y[i] = x[i] * by * g.weight[i];
@@ -178,7 +185,7 @@ void norm(const Norm* given) {
                 squares = f_fma(d, d, squares);
             }
             for (int64_t i = whole; i < g.k; i++) rest += (x[i] - mean) * (x[i] - mean);
-            float by = 1.0f / std::sqrt((f_sum(squares) + rest) / g.k + g.eps);
+            float by = norm_of((f_sum(squares) + rest) / g.k, g.eps);
             for (int64_t i = 0; i < whole; i += kLanes) {
                 F d = f_mul(f_sub(f_load(x + i), f_set(mean)), f_set(by));
                 f_store(y + i, f_fma(d, f_load(g.weight + i), f_load(g.bias + i)));

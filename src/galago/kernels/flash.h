@@ -104,12 +104,15 @@ inline float pack(const float* x, int64_t dim, float by, uint8_t* to) {
     return 1;
 }
 
-// A row less another as whole numbers of -127..127, plus `offset`; gives the size of a step.
+// A row less another as whole numbers of -127..127, plus `offset`; gives the size of a step, NaN where one is none.
 inline float pack(const float* x, const float* less, int64_t dim, int offset, uint8_t* to) {
-    F most = f_zero();
-    for (int64_t d = 0; d < dim; d += kLanes)
-        most = f_max(most, _mm512_abs_ps(f_sub(f_first(x + d, dim - d), f_first(less + d, dim - d))));
-    float step = std::max(f_most(most) / 127.0f, 1e-20f);
+    F most = f_zero(), none = f_zero();
+    for (int64_t d = 0; d < dim; d += kLanes) {
+        F v = f_sub(f_first(x + d, dim - d), f_first(less + d, dim - d));
+        most = f_max(most, _mm512_abs_ps(v));
+        none = f_fma(v, f_zero(), none);
+    }
+    float step = std::max(f_most(most) / 127.0f, 1e-20f) + f_sum(none);
     for (int64_t d = 0; d < dim; d += kLanes) {
         F v = f_sub(f_first(x + d, dim - d), f_first(less + d, dim - d));
         I whole = i_add(i_of_f(f_mul(v, f_set(1 / step))), i_set(offset));
@@ -260,7 +263,9 @@ struct Head {
         F most = f_set(-1e30f), sum = f_zero(), steps_of = f_set(step[r]);
         std::fill(x + n, x + used, -1e30f);
         for (int64_t i = 0; i < used; i += kLanes) most = f_max(most, f_load(x + i));
-        F shift = f_set(-f_most(most) * step[r]);
+        float highest = f_most(most);
+        if (highest <= -1e30f) highest = NAN;  // no key has a score that is a number
+        F shift = f_set(-highest * step[r]);
         for (int64_t i = 0; i < used; i += kLanes) {
             F e = f_exp2(f_fma(f_load(x + i), steps_of, shift));
             sum = f_add(sum, e);

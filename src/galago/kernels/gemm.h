@@ -1,8 +1,11 @@
 // y = quantised(x) w^T for int8 and int4 weights.
 //
 // A row of x becomes whole numbers 0..255, x ~ step * (q - zero), with the row's own step: so rows do not
-// depend on their neighbours. All sums are exact in int32, and so the same whatever the number of rows.
+// depend on their neighbours. All sums are exact in int32, and so the same whatever the number of rows. A row with a
+// NaN or an infinity in it has no step, and so gives NaN, where its whole numbers would look like an answer.
 #pragma once
+#include <cmath>
+
 #include "common.h"
 
 namespace {
@@ -13,21 +16,27 @@ struct Row {
 };
 
 inline Row quantise(const float* x, const float* multiply, int64_t k, int64_t padded, float* tmp, uint8_t* q) {
-    F least = f_zero(), most = f_zero();
+    F least = f_zero(), most = f_zero(), none = f_zero();  // the last stays 0 where all are numbers
     int64_t i = 0;
     for (; i + kLanes <= k; i += kLanes) {
         F v = f_mul(f_load(x + i), f_load(multiply + i));
         f_store(tmp + i, v);
         least = f_min(least, v);
         most = f_max(most, v);
+        none = f_fma(v, f_zero(), none);
     }
-    float lo = f_least(least), hi = f_most(most);
+    float lo = f_least(least), hi = f_most(most), zeros = f_sum(none);
     for (; i < k; i++) {
         tmp[i] = x[i] * multiply[i];
         lo = std::min(lo, tmp[i]);
         hi = std::max(hi, tmp[i]);
+        zeros += tmp[i] * 0.0f;
     }
     float step = std::max((hi - lo) / 255.0f, 1e-30f);
+    if (!(zeros == 0.0f && step < INFINITY)) {
+        std::memset(q, 0, padded);
+        return {NAN, 0};
+    }
     int32_t zero = std::clamp(static_cast<int32_t>(std::nearbyint(-lo / step)), 0, 255);
     std::memset(tmp + k, 0, (padded - k) * sizeof(float));
     F per_step = f_set(1.0f / step);
