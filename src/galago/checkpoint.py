@@ -71,6 +71,30 @@ def checked(
         raise CheckpointError(f"missing tensor {missing[0]}{more}")
 
 
+def check_finite(name: str, tensor: "Tensor", again: str = " (galago models remove, then galago models pull)") -> None:
+    """Raise CheckpointError, naming the tensor, where a value of it is NaN or infinite; `again` says how to get it."""
+    from galago.nn.finite import count_not_finite, is_finite
+
+    if not is_finite(tensor):
+        wrong = f"{count_not_finite(tensor)} of {tensor.numel()} values are NaN or infinite"
+        raise CheckpointError(f"tensor {name}: {wrong}; the file is damaged: download it again{again}")
+
+
+def converted(name: str, tensor: "Tensor", device: "torch.device", dtype: "torch.dtype") -> "Tensor":
+    """The tensor on a device, in a floating-point type. Raises CheckpointError where the type cannot hold it."""
+    import torch
+
+    from galago.nn.finite import count_not_finite, is_finite
+
+    made = tensor.to(device=device, dtype=dtype)
+    narrower = tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
+    if narrower and not is_finite(made):
+        many, kind = count_not_finite(made), str(dtype).removeprefix("torch.")
+        wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
+        raise CheckpointError(f"tensor {name}: {many} of {made.numel()} values are too large for {kind}; use {wider}")
+    return made
+
+
 def metadata(file: Path) -> Mapping[str, str]:
     """The texts that a .safetensors says about itself; empty for other files. Raises CheckpointError."""
     if file.suffix != ".safetensors" or not file.is_file():

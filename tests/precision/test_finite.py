@@ -17,9 +17,8 @@ from galago.checkpoint import metadata
 from galago.errors import CheckpointError
 from galago.kernels import Kernels, load
 from galago.nn.finite import is_finite
-from galago.precision.quantise import quantise
+from galago.precision.quantise import quantise, values
 from galago.precision.quantised import RowMajor
-from galago.precision.quantise import values
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")
 SETS = ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod")
@@ -79,7 +78,7 @@ def test_the_other_family_too(tmp_path: Path, precision: str) -> None:
         galago.load(tmp_path, precision=precision)
 
 
-def test_pickles_and_int4_of_others_too(tmp_path: Path) -> None:
+def test_pickles_too(tmp_path: Path) -> None:
     weights = tiny.tensors()
     weights["model.text.post_ln.weight"][0] = math.nan
     tiny.write(tmp_path)
@@ -95,8 +94,25 @@ def test_weights_that_a_narrower_type_cannot_hold(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path, weights=weights)
     with galago.load(folder, precision="bfloat16") as model:
         assert model.caption(tiny.IMAGE, settings={"max_tokens": 2})
-    with pytest.raises(CheckpointError, match=r"mlp\.fc2\.bias: 1 of 64 values are too large for float16.*bfloat16"):
+    with pytest.raises(CheckpointError, match=r"mlp\.fc2\.bias: 1 of 64 values are too large for float16; use bf"):
         galago.load(folder, precision="float16")
+
+
+def test_a_variant_that_a_narrower_type_cannot_hold(tmp_path: Path) -> None:
+    weights = {name: tensor.clone().fill_(1e6) for name, tensor in tiny.lora().items()}
+    save_file(weights, tmp_path / "wide.safetensors")
+    with (
+        galago.load(tiny.write(tmp_path / "model"), variants=tmp_path, precision="float16") as model,
+        pytest.raises(CheckpointError, match=r"wide\.safetensors: tensor .* too large for float16"),
+    ):
+        model.caption(tiny.IMAGE, settings={"variant": "wide.safetensors"})
+
+
+def test_weights_that_cannot_be_evened_out(tmp_path: Path) -> None:
+    weights = tiny.tensors()
+    weights["model.text.lm_head.weight"][0] = 3.4e38
+    with pytest.raises(CheckpointError, match=r"tensor text\.lm_head\.scale: "):
+        galago.load(tiny.write(tmp_path, weights=weights), precision="int4")
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import metadata, read_tensors, write_tensors
+from galago.checkpoint import check_finite, converted, metadata, read_tensors, write_tensors
 from galago.errors import CheckpointError
 from galago.kernels import PANEL
 from galago.nn.linear import Dense, LinearWeight
@@ -66,7 +66,7 @@ def load(
         if bias is None:
             tensors[name] = _placed(name, tensor, table, precision, device)
         elif precision.bits:
-            made[name] = on_device(quantise(tensor, bias, precision.bits), device, precision.dtype)
+            made[name] = on_device(_quantised(name, tensor, bias, precision.bits), device, precision.dtype)
         else:
             parts = {"weight": tensor, "bias": bias}
             made[name] = Dense(*(_placed(f"{name}.{p}", t, table, precision, device) for p, t in parts.items()))
@@ -89,6 +89,8 @@ def load_packed(
         wanted = KINDS.get(name.rpartition(".")[2], torch.float32)
         if name.rpartition(".")[0] in table.linears and tensor.dtype != wanted:
             raise CheckpointError(f"tensor {name} is of type {tensor.dtype}, which should be {wanted}")
+        if name not in table.looked_up:  # was checked when it was packed; of so large a table only some rows are read
+            check_finite(name, tensor)
         found[name] = tensor
     if missing := [name for name in layout if name not in found]:
         raise CheckpointError(f"missing tensor {missing[0]}")
@@ -136,16 +138,20 @@ def pack(
             if bias is None:
                 yield name, tensor.to(layout[name][0])
             else:
-                made = quantise(tensor, bias, bits)
+                made = _quantised(name, tensor, bias, bits)
                 yield from ((f"{name}.{p}", getattr(made, p)) for p in PARTS)
 
     write_tensors(file, layout, parts(), {**about, "galago.packed": VERSION, "galago.bits": str(bits)})
 
 
 def _joined(pairs: Pairs, table: Table, progress: Progress | None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None)."""
+    """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None).
+
+    Raises CheckpointError where a value is NaN or infinite.
+    """
     half: dict[str, Tensor] = {}
     for count, (name, tensor) in enumerate(pairs, 1):
+        check_finite(name, tensor)
         linear, _, part = name.rpartition(".")
         if linear not in table.linears:
             yield name, tensor, None
@@ -176,4 +182,12 @@ def _placed(name: str, tensor: Tensor, table: Table, precision: Precision, devic
     if name in table.looked_up and device.type == "cpu":
         return tensor
     dtype = torch.float32 if name in table.exact else precision.dtype
-    return tensor.to(device=device, dtype=dtype).contiguous()
+    return converted(name, tensor, device, dtype).contiguous()
+
+
+def _quantised(name: str, weight: Tensor, bias: Tensor, bits: int) -> Quantised:
+    """Raises CheckpointError where the weights are too large to be evened out."""
+    made = quantise(weight, bias, bits)
+    for part in ("scale", "multiply"):
+        check_finite(f"{name}.{part}", getattr(made, part))
+    return made

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import checked, read_tensors
+from galago.checkpoint import check_finite, checked, converted, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
@@ -257,7 +257,12 @@ def load_lora(file: Path, c: MoondreamConfig, dtype: torch.dtype, device: torch.
     for name, tensor in read_tensors([file]):
         for old, new in _LORA_NAMES:
             name = name.replace(old, new)
-        tensors[name.removeprefix("model.")] = tensor.to(device=device, dtype=dtype)
+        name = name.removeprefix("model.")
+        try:
+            check_finite(name, tensor, "")
+            tensors[name] = converted(name, tensor, device, dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.name}: {error}") from None
 
     sizes = shapes(c)
 
