@@ -89,6 +89,18 @@ class GenerationFailed(GalagoError):
     code = "generation_failed"
 
 
+class NotANumber(GalagoError):
+    """The model computed NaN or infinity in place of `what` was to be read or kept."""
+
+    code = "not_a_number"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the model gave no number for {what} (NaN or infinity): its weights may be damaged (download it again), "
+            "or what it computes too large for float16 (use bfloat16 or float32)"
+        )
+
+
 class OutOfMemory(GalagoError):
     """A model does not fit beside those in use; the message says what would."""
 

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galago.engine.tier import TierStats
+from galago.nn.finite import is_finite
 
 log = logging.getLogger(__name__)
 
@@ -201,4 +202,7 @@ def _opened(key: str, data: bytes) -> Tensor:
     payload = data[HEADER:]
     if data[:HEADER] != MAGIC + _digest(key, payload):
         raise ValueError("it is damaged, or not an embedding of this image")
-    return load(payload)["embedding"]
+    embedding = load(payload)["embedding"]
+    if not is_finite(embedding):
+        raise ValueError("some of its values are no numbers")
+    return embedding

@@ -16,7 +16,9 @@ from galago.engine.image_cache import ImageCache, address, joined
 from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
 from galago.engine.step import Prefix, Start, StepModel
+from galago.errors import NotANumber
 from galago.nn.device import synchronize
+from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
 
 T = TypeVar("T")
@@ -243,6 +245,8 @@ class Encoder:
         try:
             embedding = self._model.embed_image(torch.cat(sight.features), sight.views.result())
             synchronize(self._model.device)
+            if not is_finite(embedding):
+                raise NotANumber("the image")
         except Exception as error:
             return self._fail_sight(sight, error)
         self._images.keep_embedding(sight.key, embedding)
@@ -255,6 +259,9 @@ class Encoder:
         try:
             passes = self._model.prefix(prefix.wanted, embeddings, prefix.variant)
             encoded, took = yield from _timed(passes, self._model.device)
+            # What is no number in an earlier layer is none in the last: it stays in the residual stream.
+            if not (is_finite(encoded.k[-1]) and is_finite(encoded.v[-1])):
+                raise NotANumber("the image")
         except Exception as error:
             if not self._again(prefix, error):
                 self._fail(prefix, error)

@@ -34,6 +34,9 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SUBMITTED = Family("galago_requests_submitted_total", "Requests taken into the queue.", ("skill", "priority"))
 REFUSED = Family("galago_requests_refused_total", "Requests not taken into the queue.", ("reason",))
 FINISHED = Family("galago_requests_finished_total", "Requests that came to their end.", ("skill", "outcome"))
+FAILED = Family(
+    "galago_requests_failed_total", "Requests that failed, by their error's code.", ("skill", "reason")
+)
 # Families of their own, not one by kind: image and cached tokens are parts of the prompt, so a sum would count twice.
 TOKENS = {
     "prompt": Family("galago_prompt_tokens_total", "Tokens of prompts, images included.", ("skill",)),
@@ -56,7 +59,7 @@ ENCODING = Family("galago_images_encoding", "Images being encoded.")
 MEMORY = Family("galago_memory_bytes", "Bytes held, by what they hold.", ("kind",))
 
 GAUGES = (WAITING, RUNNING, ENCODING, MEMORY)
-COUNTERS = (SUBMITTED, REFUSED, FINISHED, *TOKENS.values(), IMAGES, STEP_ROWS)
+COUNTERS = (SUBMITTED, REFUSED, FINISHED, FAILED, *TOKENS.values(), IMAGES, STEP_ROWS)
 HISTOGRAMS = (QUEUED, FIRST, GAP, TOTAL, STEP, STEP_SEQUENCES)
 
 
@@ -129,10 +132,22 @@ class Metrics:
             self._observe(STEP_SEQUENCES, (kind,), sequences)
             self._count(STEP_ROWS, (kind,), rows)
 
-    def finished(self, skill: str, outcome: Outcome, usage: Usage | None, timings: Timings | None) -> None:
-        """A request ended; what it used counts however it ended, its duration only if it was done."""
+    def finished(
+        self,
+        skill: str,
+        outcome: Outcome,
+        usage: Usage | None,
+        timings: Timings | None,
+        reason: str | None = None,
+    ) -> None:
+        """A request ended; what it used counts however it ended, its duration only if it was done.
+
+        `reason` is the code of its error, if it failed.
+        """
         with _lock:
             self._count(FINISHED, (skill, outcome))
+            if reason is not None:
+                self._count(FAILED, (skill, reason))
             if usage is not None:
                 for kind, family in TOKENS.items():
                     self._count(family, (skill,), getattr(usage, f"{kind}_tokens"))
@@ -166,6 +181,7 @@ class Metrics:
                 "model": self.model,
                 "skills": {skill: _skill(own, skill) for skill in sorted(skills)},
                 "refused": {reason: n for (reason,), n in own.counts.get(REFUSED, {}).items()},
+                "failed": _by_reason(own),
                 "wait_s": _spread(own, QUEUED),
                 "steps": {kind: _step(own, kind) for (kind,) in own.histograms.get(STEP, {})},
                 "images": {tier: n for (tier,), n in own.counts[IMAGES].items()},
@@ -207,6 +223,13 @@ def _skill(tally: Tally, skill: str) -> dict[str, Any]:
         "inter_token_s": _spread(tally, GAP, skill),
         "total_s": _spread(tally, TOTAL, skill),
     }
+
+
+def _by_reason(tally: Tally) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for (_, reason), n in tally.counts.get(FAILED, {}).items():
+        found[reason] = found.get(reason, 0) + n
+    return found
 
 
 def _step(tally: Tally, kind: str) -> dict[str, Any]:

@@ -4,13 +4,30 @@ In numpy, on one thread: torch's threads would go on spinning for milliseconds a
 the next step needs.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from galago.engine.constraint import Constraint
+from galago.errors import NotANumber
 from galago.request import Sampling
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Row = NDArray[np.float32]
+
+
+def numbers(logits: "Tensor", what: str) -> Row:
+    """A copy of logits [...] to choose `what` from. Raises NotANumber where one is NaN or infinite.
+
+    A greedy choice among those would be the first NaN: often token 0, the end.
+    """
+    row: Row = logits.float().cpu().numpy().copy()
+    if not np.isfinite(row).all():
+        raise NotANumber(what)
+    return row
 
 
 def log_probabilities(logits: Row) -> Row:

@@ -276,8 +276,8 @@ class Scheduler:
         with suppress(Exception):
             s.job.steps.close()
         if isinstance(how, Exception):
-            self._metrics.finished(s.job.skill, "failed", None, None)
             told = how if isinstance(how, GalagoError) else _failed(how)
+            self._metrics.finished(s.job.skill, "failed", None, None, told.code)
             how.__traceback__ = None  # its frames hold caches and images, for as long as somebody has the error
             s.job.tell(told)
         else:

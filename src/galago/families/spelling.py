@@ -6,7 +6,7 @@ import numpy as np
 
 from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Row, Sampler
+from galago.engine.sampling import Row, Sampler, numbers
 from galago.engine.step import Feed, Output, Start
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
@@ -19,9 +19,9 @@ Fed = Generator[Start | Feed | Event, Answer, Output]
 
 
 def logits_without(out: Output, ids: Sequence[int | None] = ()) -> Row:
-    """The logits [vocab], where these ids (None: no such) cannot be chosen."""
+    """The logits [vocab], where these ids (None: no such) cannot be chosen. Raises NotANumber."""
     assert out.logits is not None
-    logits = out.logits.float().cpu().numpy().copy()
+    logits = numbers(out.logits, "the next token")
     logits[[i for i in ids if i is not None]] = -np.inf
     return logits
 

@@ -34,6 +34,7 @@ _STATUS = {
     "queue_full": 429,
     "head_too_large": 431,
     "generation_failed": 500,
+    "not_a_number": 500,
     "load_failed": 500,
     "download_failed": 500,
     "invalid_checkpoint": 500,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Sampler
+from galago.engine.sampling import Sampler, numbers
 from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
 from galago.engine.token_log import TokenLog
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
@@ -179,11 +179,13 @@ def embed(m: "Moondream", prompt: Prompt) -> Tensor:
 
 def _coordinate(m: "Moondream", out: Output) -> float:
     logits = coordinate_logits(out.hidden, m.weights.region)
+    numbers(logits, "a coordinate")
     return float(coordinate_of_bin(logits.argmax(-1), logits.shape[-1]))
 
 
 def _size(m: "Moondream", out: Output) -> Size:
     logits = size_logits(out.hidden, m.weights.region)
+    numbers(logits, "a size")
     sizes = size_of_bin(logits.argmax(-1), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
 
