@@ -34,9 +34,7 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 SUBMITTED = Family("galago_requests_submitted_total", "Requests taken into the queue.", ("skill", "priority"))
 REFUSED = Family("galago_requests_refused_total", "Requests not taken into the queue.", ("reason",))
 FINISHED = Family("galago_requests_finished_total", "Requests that came to their end.", ("skill", "outcome"))
-FAILED = Family(
-    "galago_requests_failed_total", "Requests that failed, by their error's code.", ("skill", "reason")
-)
+FAILED = Family("galago_requests_failed_total", "Requests that failed, by their error's code.", ("skill", "reason"))
 # Families of their own, not one by kind: image and cached tokens are parts of the prompt, so a sum would count twice.
 TOKENS = {
     "prompt": Family("galago_prompt_tokens_total", "Tokens of prompts, images included.", ("skill",)),

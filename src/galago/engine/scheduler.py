@@ -20,7 +20,7 @@ from galago.engine.kv_cache import CHUNK
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Prefix, Start, Step, StepModel
-from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest
+from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest, NotANumber
 from galago.nn.device import available_memory, is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
@@ -278,6 +278,8 @@ class Scheduler:
         if isinstance(how, Exception):
             told = how if isinstance(how, GalagoError) else _failed(how)
             self._metrics.finished(s.job.skill, "failed", None, None, told.code)
+            if isinstance(told, NotANumber):  # no fault of the request's: whoever runs the model wants to know
+                log.error("%s in %s: %s", self._model.name, self._model.precision.name, told)
             how.__traceback__ = None  # its frames hold caches and images, for as long as somebody has the error
             s.job.tell(told)
         else:

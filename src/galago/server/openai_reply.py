@@ -18,6 +18,8 @@ _TYPE = {
     503: "server_error",
     504: "server_error",
 }
+# No fault of the server's, nor of the request: clients may tell it from both.
+_TYPE_OF_CODE = {"not_a_number": "model_error"}
 # Arguments of skills and the JSON fields that they come from, where the names differ.
 _FIELD = {"question": "messages", "image": "messages", "json_schema": "response_format"}
 
@@ -25,7 +27,7 @@ _FIELD = {"question": "messages", "image": "messages", "json_schema": "response_
 def error_body(failed: Failure) -> Json:
     """OpenAI's error object, from which its clients raise the right exception with code and param."""
     param = "messages" if failed.whole else _FIELD.get(failed.param, failed.param) if failed.param else None
-    kind = _TYPE.get(failed.status, "invalid_request_error")
+    kind = _TYPE_OF_CODE.get(failed.code) or _TYPE.get(failed.status, "invalid_request_error")
     return {"error": {"message": failed.message, "type": kind, "param": param, "code": failed.code}}
 
 

@@ -270,7 +270,8 @@ async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
 def line(value: dict[str, Any]) -> str:
     """A server-sent event."""
     # ASCII only: some clients also split lines at U+2028 and its like.
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+    # NaN and infinity, which are no JSON, are an error here as they are in replies of one piece.
+    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
 
 
 def ran(facts: Facts) -> dict[str, str]:
