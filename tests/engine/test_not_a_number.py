@@ -19,7 +19,8 @@ import galago
 from galago.engine.disk_cache import DiskCache
 from galago.engine.scheduler import Limits
 from galago.errors import GalagoError
-from galago.request import Caption, Request, Sampling, TextDelta
+from galago.eval.drift import answered, logits
+from galago.request import Caption, Detect, Request, Sampling, TextDelta
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -191,3 +192,14 @@ def test_an_embedding_that_an_earlier_version_left_on_disk(tmp_path: Path) -> No
     disk, key = DiskCache(tmp_path, 1 << 20), "a" * 64
     disk.keep(key, torch.tensor([[1.0, float("nan")]]))
     assert disk.get(key) is None and disk.stats().dropped == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("skill", [Caption(), Detect("a", 2)])
+def test_no_drift_is_measured_of_it(tmp_path: Path, skill: Any) -> None:
+    """NaN agreed with NaN."""
+    sound = tiny.load(tiny.write(tmp_path / "sound"))
+    names = "model.text.lm_head.weight", "model.region.coord_decoder.fc2.weight"
+    broken = tiny.load(with_huge(tmp_path / "broken", "float32", *names))
+    answers = answered(sound, sound.encode_image(tiny.IMAGE), [skill])
+    assert logits(sound, tiny.IMAGE, answers)["token"]
+    refused(lambda: logits(broken, tiny.IMAGE, answers), "the next token")

@@ -262,6 +262,20 @@ def test_a_deadline_passes_while_all_wait_for_an_image() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 1e10])
+def test_a_deadline_that_never_comes(timeout: float) -> None:
+    model = Standin()
+    gate = Gate(model, "views")
+    engine = Engine(model)
+    beside = engine.submit(first := ask(Plan(steps=3), picture(1)))
+    assert gate.reached.wait(PATIENCE)
+    run = engine.submit(late := ask(Plan(steps=2), picture(1), timeout=timeout))
+    engine.submit(ask(Plan())).cancel()  # wakes the thread, which rests until then, while all wait for the image
+    gate.opened.set()
+    assert ending(run) == (alone(late), "stop") and ending(beside) == (alone(first), "stop")
+    engine.close()
+
+
 def test_a_deadline_passes_while_its_image_is_read() -> None:
     model = Standin()
     gate = Gate(model, "views")

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 """After so long without work, memory kept for more of it goes back to the system."""
+REST_S = 3600.0
+"""The longest rest until a deadline: the system's clocks do not take any number of seconds, or infinity."""
 EASE_S = 1.0
 """How often a working engine looks at what memory the machine has left."""
 LOW_BYTES = 256 << 20
@@ -152,7 +154,7 @@ class Scheduler:
     def _rest(self) -> None:
         """Wait for news; memory goes back to the system when none come for a while."""
         late = [job.deadline for job in (*self._inbox.jobs(), *(s.job for s in self._running)) if job.deadline]
-        until = max(0.0, min(late) - time.perf_counter()) if late else None
+        until = min(max(0.0, min(late) - time.perf_counter()), REST_S) if late else None
         if self._running or until is not None:
             self._inbox.rest(until)
         elif not self._inbox.rest(IDLE_S):

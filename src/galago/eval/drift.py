@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
+from galago.engine.sampling import numbers
 from galago.engine.step import Feed, Output, Start
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.region import coordinate_logits, size_logits
@@ -65,7 +66,7 @@ def answered(reference: Moondream, encoded: EncodedImage, skills: Iterable[Skill
 
 @torch.inference_mode()
 def logits(m: Moondream, image: Image.Image, answers: Sequence[Answered]) -> Logits:
-    """What a model would choose from, fed with the reference's answers about the image."""
+    """What a model would choose from, fed with the reference's answers about the image. Raises NotANumber."""
     encoded = m.encode_image(image)
     found: Logits = {"token": [], "coordinate": [], "size": []}
     for answer in answers:
@@ -75,12 +76,12 @@ def logits(m: Moondream, image: Image.Image, answers: Sequence[Answered]) -> Log
             fed = feed.input.to(m.device, m.dtype if feed.input.is_floating_point() else None)
             (out,) = m.forward([cache], [Feed(fed, feed.logits)])
             if out.logits is not None:
-                found["token"].append(out.logits.cpu())
+                found["token"].append(torch.from_numpy(numbers(out.logits, "the next token")))
             # Where the reference ended, no place was chosen.
             if places and (i + 1 < len(answer.feeds) or not feed.logits):
                 choice = places[i % len(places)]
                 read = coordinate_logits if choice == "coordinate" else size_logits
-                found[choice].append(read(out.hidden, m.weights.region).float().cpu())
+                found[choice].append(torch.from_numpy(numbers(read(out.hidden, m.weights.region), f"a {choice}")))
     return found
 
 
