@@ -178,6 +178,8 @@ def test_the_list(galago):
         (("scenes", "--min", "colour=3"), "no measure 'colour'"),
         (("scenes", "--min", "color"), "MEASURE=PERCENT"),
         (("scenes", "--min", "color=high"), "MEASURE=PERCENT"),
+        (("scenes", "--min", "color=nan"), "MEASURE=PERCENT"),
+        (("scenes", "--min", "color=-inf"), "MEASURE=PERCENT"),
         (("gazefollow", "--min", "distance=3"), "no measure 'distance' in percent; there are found, within-0.1"),
         (("scenes", "--out", "no/such/folder/a.jsonl"), "no/such/folder"),
         (("--compare", "none.jsonl", "other.jsonl"), "none.jsonl"),

@@ -20,7 +20,7 @@ from galago.engine.disk_cache import DiskCache
 from galago.engine.scheduler import Limits
 from galago.errors import GalagoError
 from galago.eval.drift import answered, logits
-from galago.request import Caption, Detect, Request, Sampling, TextDelta
+from galago.request import Caption, Detect, Query, Request, Sampling, TextDelta
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -186,6 +186,26 @@ def test_those_beside_it_go_on(tmp_path: Path) -> None:
         assert stats["skills"]["caption"]["failed"] == len(broken)
         assert stats["failed"] == {"not_a_number": len(broken)}
         json.dumps(stats, allow_nan=False)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_rows_of_one_pass_stay_apart(tmp_path: Path, precision: str, kernels: str) -> None:
+    weights = tiny.tensors()
+    weights["model.text.wte"][tiny.ALPHABET.index("X") + len(tiny.CONTROL)] = 1e38
+    with galago.load(tiny.write(tmp_path, weights=weights), precision=precision) as model:
+
+        def ask(question: str, seed: int) -> Request:
+            return Request(Query(question), sampling=Sampling(temperature=1.0, seed=seed, max_tokens=20))
+
+        def text(run: Iterator[Any]) -> str:
+            return "".join(e.text for e in run if isinstance(e, TextDelta))
+
+        whole = [ask("what" * (seed + 1), seed) for seed in range(5)]
+        alone = [text(model.submit(request)) for request in whole]
+        runs = [model.submit(request) for pair in ((r, ask("X", 3)) for r in whole) for request in pair]
+        assert [text(run) for run in runs[::2]] == alone
+        for run in runs[1::2]:
+            refused(lambda run=run: list(run), "the next token")  # type: ignore[misc]
 
 
 def test_an_embedding_that_an_earlier_version_left_on_disk(tmp_path: Path) -> None:

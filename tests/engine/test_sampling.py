@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.engine.sampling import Sampler, likeliest, log_probabilities, make_generator, probabilities, sample
+from galago.errors import NotANumber
 from galago.request import Sampling
 
 # Probabilities 0.5, 0.25, 0.125, 0.125 in another order.
@@ -87,7 +88,7 @@ def test_temperature_zero_is_greedy_and_draws_nothing() -> None:
 
 @pytest.mark.parametrize("logits", [[0.0, float("nan")], [-np.inf, -np.inf], [np.inf, 0.0]])
 def test_logits_that_are_no_numbers_are_refused(logits: list[float]) -> None:
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="not finite"):
+    with np.errstate(invalid="ignore"), pytest.raises(NotANumber, match="the next token"):
         probabilities(np.array(logits, np.float32), 1.0)
 
 

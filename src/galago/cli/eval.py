@@ -1,6 +1,7 @@
 """galago eval"""
 
 import json as jsonlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,7 +132,9 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
         try:
             wanted[name] = float(percent)
         except ValueError:
-            raise InvalidRequest(f"--min {text} is not MEASURE=PERCENT", "min") from None
+            wanted[name] = math.nan
+        if not math.isfinite(wanted[name]):  # nothing is below NaN: such a gate would be no gate
+            raise InvalidRequest(f"--min {text} is not MEASURE=PERCENT", "min")
     return wanted
 
 

@@ -53,7 +53,7 @@ def probabilities(
 
     With top_k only so many of the likeliest are looked at. Of those a token falls when the ones before it, most
     likely first, already sum to more than top_p, or when it is less than min_p times as likely as the first. The
-    first always stays. Raises ValueError for logits of which none is a number.
+    first always stays. Raises NotANumber for logits of which none is a number, or which a low temperature makes none.
     """
     # Below this a temperature may vanish, and the quotient with it; the draw is greedy long before.
     scaled = logits / np.float32(max(temperature, 1e-6))
@@ -63,7 +63,7 @@ def probabilities(
     p = np.exp(scaled - scaled.max())
     p /= p.sum()
     if not np.isfinite(p).all():
-        raise ValueError("the logits are not finite")
+        raise NotANumber("the next token")
     kept = p >= min_p * p.max()
     if top_p < 1:
         # All those less likely than this sum to less than what may fall, so they do: most need not be sorted.

@@ -105,6 +105,6 @@ def missed(scores: Mapping[str, Score], least: Mapping[str, float]) -> list[str]
     for name, percent in least.items():
         if name not in scores:
             lines.append(f"{name}: not measured")
-        elif 100 * scores[name].share < percent:
+        elif not 100 * scores[name].share >= percent:  # NaN is missed too
             lines.append(f"{name}: {100 * scores[name].share:.1f} % is below {percent:g} %")
     return lines

@@ -4,6 +4,7 @@ Published files leave out what equals the defaults of the transformers library (
 here; a wrong one is told when the tensors are read, as their shapes do not fit then.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,12 +173,20 @@ def _video(given: Mapping[str, Any] | None) -> FrameSampling | None:
         raise CheckpointError(f"preprocessor_config.json: video_sampling: {error}") from None
 
 
+def _positive(value: Any) -> bool:
+    """Whether it is such a number: JSON's readers take NaN and Infinity too."""
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
 def _check(c: SmolVLMConfig, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
     v, t = c.vision, c.text
     rules = {
         "vision_config.num_attention_heads must divide the hidden size": v.dim % v.n_heads == 0,
         "scale_factor must divide the patches of a side": v.grid > 0 and v.grid % v.scale == 0,
         "text_config.num_key_value_heads must divide num_attention_heads": t.n_heads % t.n_kv_heads == 0,
+        "vision_config.layer_norm_eps must be a number above 0": _positive(v.eps),
+        "text_config.rms_norm_eps must be a number above 0": _positive(t.eps),
+        "text_config.rope_theta must be a number above 0": _positive(t.theta),
         "text_config.head_dim must be even": t.head_dim % 2 == 0,
         "image_token_id must be in the vocabulary": 0 <= c.image_id < t.vocab_size,
         "text_config.hidden_act must be silu": text.get("hidden_act", "silu") == "silu",
