@@ -119,7 +119,8 @@ class Model:
     some GIFs do, is one. Other models, and detect, point and detect_gaze, take of what moves the first frame.
 
     All raise InvalidRequest for arguments out of range, InvalidImage and InvalidVideo for what cannot be read,
-    UnsupportedTask for what the model's revision lacks, such as videos, and EngineBusy when too many wait.
+    UnsupportedTask for what the model's revision lacks, such as videos, EngineBusy when too many wait, and NotANumber
+    where what the model computes is NaN or infinite.
     """
 
     def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
