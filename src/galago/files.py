@@ -1,0 +1,104 @@
+"""Writing files so that others see them whole or not at all, and holding locks that a dead holder lets go of."""
+
+import logging
+import os
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+PART = ".part"
+"""How the name of a file ends that is still being written."""
+POLL_S = 0.1
+
+
+@contextmanager
+def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A new, empty file beside `path`, under a name that nobody else has; it takes the place of `path` at the end.
+
+    Who reads `path` finds what was there before or all of the new, and of two writers the later one's. What does not
+    come to its end is deleted. The name ends in .part, so a library that goes by endings has to be told the format.
+    A link is followed, and a file that is there keeps its permissions. What is no file on a disk (a pipe,
+    /dev/stdout) is given itself, to be written in place. `sync` waits until the data are on the disk, so that a power
+    cut does not leave the name without them. Raises OSError, PermissionError for a file that may not be written.
+    """
+    if _in_place(path):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}{PART}")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    if mode is not None and not os.access(path, os.W_OK):
+        raise PermissionError(13, os.strerror(13), str(path))
+    # Not as private as tempfile makes them: the umask decides, as for any file.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        if mode is not None:
+            part.chmod(mode)
+        yield part
+        if sync:
+            _sync(part)
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock file `path` against other threads and processes; whether it could be locked.
+
+    Whoever holds it already is waited for, and `waiting` is told once who that is. A holder that is killed lets go of
+    it. Some file systems have no locks (NFS without a lock service): then there is a warning and False, and two may be
+    here at once. The file stays. Raises OSError where it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        held = _lock(path, file.fileno(), waiting)
+        if held:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            file.flush()
+        # Closing the file lets go of it.
+        yield held
+
+
+def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
+    told = False
+    while True:
+        try:
+            if fcntl is None:
+                raise OSError("this system has none")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if not told:
+                waiting(path.read_text(encoding="utf-8", errors="replace") or "another process")
+                told = True
+            # Not a lock that blocks: that would keep a thread where no stop reaches it.
+            time.sleep(POLL_S)
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): another process may do the same work", path, error.strerror or error)
+            return False
+
+
+def _in_place(path: Path) -> bool:
+    # /dev/stdout may lead to a file, which the shell has opened: to put another in its place would lose the output.
+    return path.absolute().parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file())
+
+
+def _sync(file: Path) -> None:
+    handle = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
