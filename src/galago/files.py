@@ -61,15 +61,26 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
     it. Some file systems have no locks (NFS without a lock service): then there is a warning and False, and two may be
     here at once. The file stays. Raises OSError where it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        held = _lock(path, file.fileno(), waiting)
-        if held:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            file.flush()
-        # Closing the file lets go of it.
-        yield held
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            held = _lock(path, file.fileno(), waiting)
+            if not _is_at(file.fileno(), path):
+                continue  # it was deleted meanwhile, and others may hold another one
+            if held:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                file.flush()
+            # Closing the file lets go of it.
+            yield held
+            return
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
@@ -82,13 +93,19 @@ def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
             return True
         except BlockingIOError:
             if not told:
-                waiting(path.read_text(encoding="utf-8", errors="replace") or "another process")
+                waiting(_holder(file))
                 told = True
             # Not a lock that blocks: that would keep a thread where no stop reaches it.
             time.sleep(POLL_S)
         except OSError as error:
             log.warning("%s cannot be locked (%s): another process may do the same work", path, error.strerror or error)
             return False
+
+
+def _holder(file: int) -> str:
+    with open(os.dup(file), "rb") as opened:
+        opened.seek(0)
+        return opened.read(200).decode(errors="replace") or "another process"
 
 
 def _in_place(path: Path) -> bool:

@@ -7,12 +7,16 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from galago.checkpoint import damage
+from galago.engine.metrics import remade
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families.family import family
+from galago.files import PART, locked
 from galago.hub import Files
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
@@ -21,6 +25,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 WORTH_KEEPING = 256 << 20
 """Bytes of a checkpoint from which on a packed copy is kept; smaller ones are packed anew at each load."""
+STALE_S = 86400
+UNFINISHED = ".quantizing"
+"""A folder that quantise_model works in, inside the one that it is asked for."""
 
 
 def cache_folder() -> Path:
@@ -33,20 +40,54 @@ def cache_folder() -> Path:
 def packed_copy(files: Files, precision: str, progress: Progress | None = None) -> Files:
     """The files with their weights packed, from the cache where they are there.
 
-    Small checkpoints come back as they are. `progress` is told how many of how many tensors are done; without
-    it a terminal shows a bar. Raises CheckpointError.
+    Small checkpoints come back as they are. A copy that is not what was written is made anew; of several that want
+    one, in whatever threads or containers, one makes it and the others wait. `progress` is told how many of how many
+    tensors are done; without it a terminal shows a bar. Raises CheckpointError, for a packed checkpoint that was
+    given and is damaged too.
     """
     stats = [(f.resolve(), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
-    if sum(size for _, size, _ in stats) < WORTH_KEEPING or bits_of(files.weights):
+    if bits_of(files.weights):
+        if why := next(filter(None, map(damage, files.weights)), None):
+            raise CheckpointError(f"{why}; quantize the original anew")
+        return files
+    if sum(size for _, size, _ in stats) < WORTH_KEEPING:
         return files
     digest = hashlib.sha256(repr((stats, VERSION, files.revision)).encode()).hexdigest()[:16]
     kept = _kept() / f"{files.name}-{precision}-{digest}.safetensors"
-    if not kept.is_file():
-        _check_space(files, precision, kept.parent)
-        hint = "; GALAGO_CACHE names another folder"
-        with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell, _written(kept.parent, hint):
-            family(files.family).pack(files, BITS[precision], kept, tell)
+    if not _usable(kept):
+        with _written(kept.parent, "; GALAGO_CACHE names another folder"), _alone(kept.parent, files.name):
+            if not _usable(kept):  # by now
+                _make(files, precision, kept, progress)
     return replace(files, weights=(kept,))
+
+
+def _make(files: Files, precision: str, kept: Path, progress: Progress | None) -> None:
+    if kept.is_file():
+        log.warning("%s is made anew: %s", kept, damage(kept))
+        remade(files.name, precision)
+        kept.unlink()  # who has opened it keeps it; its room may be needed
+    _check_space(files, precision, kept.parent)
+    with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell:
+        family(files.family).pack(files, BITS[precision], kept, tell)
+
+
+def _usable(kept: Path) -> bool:
+    return kept.is_file() and damage(kept) is None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Be the only packer of this folder, whoever shares it, and delete what killed ones left."""
+
+    def waiting(holder: str) -> None:
+        log.warning("%s waits for %s, which packs weights in %s", name, holder, folder)
+
+    with locked(folder / ".lock", waiting) as alone:
+        for left in folder.glob(f".*{PART}"):
+            # Without locks what nobody has written to for a day is taken for left behind.
+            if alone or left.stat().st_mtime < time.time() - STALE_S:
+                left.unlink(missing_ok=True)
+        yield
 
 
 @dataclass(frozen=True)
@@ -93,10 +134,18 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
         raise InvalidRequest(f"{folder} holds the original; choose another folder", "out")
     _check_space(files, precision, folder)
     fresh = [p for p in (folder, *folder.parents) if not p.exists()]
-    partial = folder / f".{precision}.{os.getpid()}"
+    partial = folder / UNFINISHED
     done = False
+
+    def waiting(holder: str) -> None:
+        log.warning("waiting for %s, which writes to %s", holder, folder)
+
     try:
-        with _shown(f"Packing {files.name} to {precision}", progress) as tell, _written(folder):
+        with (
+            _shown(f"Packing {files.name} to {precision}", progress) as tell,
+            _written(folder),
+            locked(partial / ".lock", waiting),
+        ):
             kind = family(files.family)
             kind.pack(files, BITS[precision], partial / "model.safetensors", tell)
             shutil.copyfile(files.tokenizer, partial / "tokenizer.json")
@@ -105,12 +154,18 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
             for name, members in written.items():
                 if members:
                     (partial / name).write_text(json.dumps(members, indent=1) + "\n", encoding="utf-8")
-            # The weights last: without them the folder is no model.
+            # The weights go first and come last: without them the folder is no model, and never one of two halves.
+            (folder / "model.safetensors").unlink(missing_ok=True)
             for name in ("tokenizer.json", *(n for n, members in written.items() if members), "model.safetensors"):
                 (partial / name).replace(folder / name)
-        done = True
+            done = True
+            shutil.rmtree(partial)
     finally:
-        shutil.rmtree(partial if done or not fresh else fresh[-1], ignore_errors=True)
+        if not done:
+            shutil.rmtree(partial, ignore_errors=True)
+            for made in fresh:  # unless somebody else put something there
+                with contextlib.suppress(OSError):
+                    made.rmdir()
     return folder / "model.safetensors"
 
 

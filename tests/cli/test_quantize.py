@@ -51,6 +51,14 @@ def test_a_folder_that_is_not_empty_takes_force(galago, checkpoint, here):
         assert model.precision == "int4"
 
 
+def test_what_a_killed_one_left_is_no_reason_to_refuse(galago, checkpoint, here):
+    left = here / "out" / packing.UNFINISHED
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    assert galago("quantize", checkpoint, "--to", "int8", "--out", here / "out").code == 0
+    assert sorted(f.name for f in (here / "out").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

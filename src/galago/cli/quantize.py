@@ -60,8 +60,10 @@ def _known(model: str, to: str) -> Path | None:
 
 
 def _check(folder: Path, force: bool) -> None:
+    from galago.packing import UNFINISHED
+
     try:
-        full = folder.exists() and any(folder.iterdir())
+        full = folder.exists() and any(f.name != UNFINISHED for f in folder.iterdir())
     except OSError as error:
         raise InvalidRequest(f"cannot write {folder}: {error.strerror}", "out") from error
     if full and not force:

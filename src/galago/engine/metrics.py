@@ -50,6 +50,7 @@ TOTAL = Family("galago_request_duration_seconds", "Time to the last event, of re
 STEP = Family("galago_step_duration_seconds", "Time of a forward pass.", ("kind",), GAPS)
 STEP_SEQUENCES = Family("galago_step_sequences", "Sequences that share a forward pass.", ("kind",), SIZES)
 STEP_ROWS = Family("galago_step_rows_total", "Rows (positions) that forward passes computed.", ("kind",))
+REMADE = Family("galago_packed_copies_remade_total", "Packed copies that were damaged when opened, and made anew.")
 
 WAITING = Family("galago_requests_waiting", "Requests in the queue.")
 RUNNING = Family("galago_requests_running", "Requests under way.")
@@ -57,7 +58,7 @@ ENCODING = Family("galago_images_encoding", "Images being encoded.")
 MEMORY = Family("galago_memory_bytes", "Bytes held, by what they hold.", ("kind",))
 
 GAUGES = (WAITING, RUNNING, ENCODING, MEMORY)
-COUNTERS = (SUBMITTED, REFUSED, FINISHED, FAILED, *TOKENS.values(), IMAGES, STEP_ROWS)
+COUNTERS = (SUBMITTED, REFUSED, FINISHED, FAILED, *TOKENS.values(), IMAGES, STEP_ROWS, REMADE)
 HISTOGRAMS = (QUEUED, FIRST, GAP, TOTAL, STEP, STEP_SEQUENCES)
 
 
@@ -194,6 +195,12 @@ class Metrics:
     def _observe(self, family: Family, labels: Labels, value: float) -> None:
         for tally in self._tallies:
             tally.observe(family, labels, value)
+
+
+def remade(model: str, precision: str) -> None:
+    """The packed copy of a model was damaged, and is made anew."""
+    with _lock:
+        _tallies.setdefault((model, precision), Tally()).count(REMADE, (), 1)
 
 
 def exposition() -> bytes:

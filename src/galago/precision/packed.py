@@ -19,7 +19,7 @@ from galago.precision import Precision
 from galago.precision.quantise import Quantised, panel_bytes, quantise
 from galago.precision.quantised import on_device
 
-VERSION = "1"
+VERSION = "2"
 PARTS = ("panels", "scale", "total", "bias", "multiply")
 KINDS = {"panels": torch.uint8, "total": torch.int32}
 """Types of the parts; the others are float32. Kernels read them by address."""

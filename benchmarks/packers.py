@@ -1,0 +1,114 @@
+"""Two packers in one cache folder, round after round, a third of them killed: is every load right?
+
+python benchmarks/packers.py --rounds 200
+
+Both believe that they are process 1, as the first process of every container does. Each round begins with an empty
+cache and two processes that load the bundled model in int8, and so pack it; of three packers one is killed at a random
+moment. Then a third process loads the model: right is a copy, byte for byte, as one packer alone makes it, the same
+answer, and nothing left behind.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import galago
+from galago import packing
+
+FORK = multiprocessing.get_context("fork")
+"""So that torch is imported once, not by every packer."""
+PICTURE = Path(__file__).parents[1] / "examples"
+Told = tuple[str, str]
+"""An answer, or the error in its place, and the digest of the packed copy."""
+
+
+def load(folder: Path, to: Connection) -> None:
+    os.environ["GALAGO_CACHE"] = str(folder)
+    os.getpid = lambda: 1
+    packing.WORTH_KEEPING = 0
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)
+    try:
+        with galago.load("scenes", precision="int8", threads=1) as model:
+            answer = model.query(picture(), "How many circles are there?")["answer"]
+    except Exception as error:  # an error is a result here
+        answer = f"{type(error).__name__}: {error}"
+    kept = sorted((folder / "packed").glob("*.safetensors"))
+    to.send((answer, hashlib.sha256(kept[0].read_bytes()).hexdigest() if kept else "none"))
+
+
+def picture() -> Path:
+    return next(file for file in sorted(PICTURE.iterdir()) if file.suffix in (".png", ".jpg"))
+
+
+def started(folder: Path) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    here, there = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=load, args=(folder, there))
+    process.start()
+    there.close()
+    return process, here
+
+
+def ended(process: multiprocessing.process.BaseProcess, told: Connection) -> Told | None:
+    """What a process told; None if it was killed before."""
+    try:
+        found: Told | None = told.recv()
+    except EOFError:
+        found = None
+    process.join()
+    return found
+
+
+def one_round(folder: Path, kills: list[float | None]) -> tuple[list[Told | None], Told | None, list[str]]:
+    """What the packers and the load after them told, and what is left in the folder beside the copy."""
+    begin = time.monotonic()
+    packers = [started(folder) for _ in kills]
+    for at, number in sorted((at, i) for i, at in enumerate(kills) if at is not None):
+        time.sleep(max(0.0, begin + at - time.monotonic()))
+        packers[number][0].kill()
+    packed = [ended(*packer) for packer in packers]
+    after = ended(*started(folder))
+    left = [f.name for f in (folder / "packed").iterdir() if f.suffix != ".safetensors" and f.name != ".lock"]
+    return packed, after, left
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--rounds", type=int, default=200)
+    asked.add_argument("--seed", type=int, default=0)
+    options = asked.parse_args()
+    chance, counted = random.Random(options.seed), Counter[str]()
+    with tempfile.TemporaryDirectory() as base:
+        ended(*started(Path(base, "first")))  # reads what is read from disk once
+        begin = time.monotonic()
+        right = ended(*started(Path(base, "alone")))
+        took = time.monotonic() - begin
+        assert right is not None
+        doomed = chance.sample(range(2 * options.rounds), 2 * options.rounds // 3)
+        for number in range(options.rounds):
+            kills = [chance.uniform(0, took) if 2 * number + i in doomed else None for i in range(2)]
+            folder = Path(base, str(number))
+            packed, after, left = one_round(folder, kills)
+            counted["packers killed"] += sum(told is None for told in packed)
+            counted["packers that failed or answered wrong"] += sum(
+                told is not None and told[0] != right[0] for told in packed
+            )
+            counted["loads after them that were wrong"] += after != right
+            counted["rounds with something left behind"] += bool(left)
+            shutil.rmtree(folder)
+            print(f"\r{number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
+    print(json.dumps({"rounds": options.rounds, "seconds_of_one_packer": round(took, 2), **counted}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

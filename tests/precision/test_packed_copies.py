@@ -1,0 +1,214 @@
+"""Packed copies that several processes want at once, that were damaged, or whose packer was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny_moondream as tiny
+
+import galago
+from galago import hub, packing
+from galago.checkpoint import damage
+from galago.engine.metrics import exposition
+from galago.errors import CheckpointError
+from galago.files import locked
+
+PACK = """
+import os, sys
+from pathlib import Path
+os.getpid = lambda: 1  # as the first process of every container is told
+from galago import hub, packing
+packing.WORTH_KEEPING = 0
+
+def progress(done, total):
+    if done == total // 2:
+        print("half", flush=True)
+        sys.stdin.readline()
+
+print(packing.packed_copy(hub.locate(sys.argv[1]), "int8", progress).weights[0], flush=True)
+"""
+Damaged = Callable[[bytes], bytes]
+DAMAGE: dict[str, Damaged] = {
+    "holes": lambda data: data[: len(data) // 2] + bytes(4096) + data[len(data) // 2 + 4096 :],
+    "a bit": lambda data: data[:-4000] + bytes([data[-4000] ^ 1]) + data[-3999:],
+    "cut off": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "no header": lambda data: bytes(4096) + data[4096:],
+}
+"""Ways in which a packed copy is not what was written."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The copy that one packer alone makes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GALAGO_CACHE", str(tmp_path_factory.mktemp("alone")))
+        patched.setattr(packing, "WORTH_KEEPING", 0)
+        return packing.packed_copy(hub.locate(folder), "int8").weights[0].read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GALAGO_CACHE", str(tmp_path))
+    monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
+    return tmp_path / "packed"
+
+
+@pytest.fixture
+def packer(folder: Path, cache: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a process that packs, and stops when it is half done until it reads a line."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command, pipe = [sys.executable, "-c", PACK, str(folder)], subprocess.PIPE
+        begun.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def names(cache: Path) -> list[str]:
+    """What lies in the cache, but for its lock."""
+    return sorted(name for name in os.listdir(cache) if name != ".lock")
+
+
+def copy(folder: Path) -> Path:
+    return packing.packed_copy(hub.locate(folder), "int8", lambda done, total: None).weights[0]
+
+
+@pytest.mark.parametrize("how", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_copy_is_made_anew(
+    folder: Path, cache: Path, alone: bytes, how: Damaged, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = copy(folder)
+    kept.write_bytes(how(alone))
+    with galago.load(folder, precision="int8") as model:
+        answer = model.query(question="why?", settings={"max_tokens": 8})
+    assert kept.read_bytes() == alone
+    assert names(cache) == [kept.name]
+    assert f"{kept} is made anew: " in caplog.text
+    assert f'galago_packed_copies_remade_total{{model="{folder.name}",precision="int8"}}' in exposition().decode()
+    with galago.load(folder, precision="int8") as model:
+        assert model.query(question="why?", settings={"max_tokens": 8}) == answer
+
+
+@pytest.mark.parametrize("how", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_model_of_its_own_is_refused(folder: Path, tmp_path: Path, how: Damaged) -> None:
+    weights = packing.quantise_model(hub.locate(folder), "int8", tmp_path / "made", lambda done, total: None)
+    weights.write_bytes(how(weights.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors (is damaged|has no checksum)"):
+        galago.load(weights.parent)
+
+
+def test_of_two_with_one_process_id_one_packs_and_the_other_waits(
+    folder: Path, cache: Path, alone: bytes, packer: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = packer()
+    assert first.stdout and first.stdout.readline() == "half\n"
+    second = packer()
+    assert second.stderr and "waits for process 1 on " in second.stderr.readline()
+    told, error = first.communicate("go on\n", timeout=60)
+    assert (first.returncode, error) == (0, "")
+    also, error = second.communicate(timeout=60)
+    assert (second.returncode, error) == (0, "")
+    assert told == also, "it did not pack"
+    assert Path(told.strip()).read_bytes() == alone
+    assert names(cache) == [Path(told.strip()).name]
+
+
+def test_one_that_waits_can_be_interrupted(cache: Path, packer: Callable[[], subprocess.Popen[str]]) -> None:
+    with locked(cache / ".lock", lambda who: None):
+        second = packer()
+        assert second.stderr and "waits for" in second.stderr.readline()
+        second.send_signal(signal.SIGINT)
+        _, error = second.communicate(timeout=60)
+    assert "KeyboardInterrupt" in error
+
+
+def test_what_a_killed_packer_left_is_deleted_by_the_next(
+    folder: Path, cache: Path, alone: bytes, packer: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = packer()
+    assert first.stdout and first.stdout.readline() == "half\n"
+    second = packer()
+    assert second.stderr and "waits for" in second.stderr.readline()
+    assert len(names(cache)) == 1, "what the first writes is left alone"
+    first.kill()
+    first.communicate()
+    assert len(names(cache)) == 1, "left behind"
+    told, error = second.communicate("go on\n", timeout=60)
+    assert (second.returncode, error) == (0, "")
+    assert Path(told.split()[-1]).read_bytes() == alone
+    assert names(cache) == [Path(told.split()[-1]).name]
+
+
+def test_threads_that_want_one_copy_make_it_once(
+    folder: Path, cache: Path, alone: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = packing._make
+    monkeypatch.setattr(packing, "_make", lambda *args: (made.append(args), make(*args)))
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(copy(folder))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4 and len(set(found)) == len(made) == 1
+    assert found[0].read_bytes() == alone
+
+
+def test_a_whole_copy_in_a_folder_that_cannot_be_written_is_used(folder: Path, cache: Path) -> None:
+    """As in an image whose cache was filled when it was built."""
+    kept = copy(folder)
+    cache.chmod(0o555)
+    (cache / ".lock").unlink()
+    try:
+        assert copy(folder) == kept
+        assert names(cache) == os.listdir(cache) == [kept.name]
+    finally:
+        cache.chmod(0o755)
+
+
+def test_a_full_disk_is_told_and_nothing_stays(folder: Path, cache: Path) -> None:
+    """A file may not grow past a limit here, which comes as the same kind of error."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*too large; GALAGO_CACHE names another folder"):
+            copy(folder)
+        assert names(cache) == []
+        with pytest.raises(CheckpointError, match="cannot write"):
+            packing.quantise_model(hub.locate(folder), "int8", cache.parent / "made", lambda done, total: None)
+        assert not (cache.parent / "made").exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert damage(copy(folder)) is None
+
+
+def test_what_another_quantize_made_meanwhile_stays(folder: Path, tmp_path: Path) -> None:
+    """One that fails deletes its own, not the whole folder that it began."""
+    out = tmp_path / "deep" / "out"
+
+    def other(done: int, total: int) -> None:
+        (out / "notes.txt").write_text("mine")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packing.quantise_model(hub.locate(folder), "int8", out, other)
+    assert os.listdir(out) == ["notes.txt"]
