@@ -98,6 +98,38 @@ def test_the_linker_shares_no_code_between_instruction_sets(source: str, tmp_pat
 
 
 @no_compiler
+def test_two_builders_at_once_leave_one_whole_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one process id, as in two containers that share the package; and one of them fails while it writes."""
+    monkeypatch.setattr(building, "SOURCES", {platform.machine().lower(): {"pool.cpp": []}})
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    names: list[str] = []
+    replace = os.replace
+
+    def other_first(name: str, to: Path) -> None:
+        names.append(name)
+        if len(names) == 1:
+            build(tmp_path / "_kernels.so")
+        if len(names) == 3:
+            raise OSError(28, "No space left on device")
+        replace(name, to)
+
+    monkeypatch.setattr(os, "replace", other_first)
+    made = build(tmp_path / "_kernels.so")
+    assert len(set(names)) == 2
+    assert building.whole(made) and os.listdir(tmp_path) == ["_kernels.so"]
+    assert made.stat().st_mode & 0o777 == 0o777 & ~umask()
+    with pytest.raises(CannotBuild, match="No space left"):
+        build(tmp_path / "_kernels.so")
+    assert building.whole(made) and os.listdir(tmp_path) == ["_kernels.so"]
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+@no_compiler
 def test_cxx_chooses_the_compiler_and_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", f"{COMPILER} -include no-such-header.h")
     with pytest.raises(CannotBuild, match=r"no-such-header\.h"):
@@ -134,7 +166,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         build(tmp_path / "nowhere" / "_kernels.so")
 
 
-def test_a_library_of_other_sources_is_refused(library: Path, tmp_path: Path) -> None:
+def test_a_library_that_is_damaged_or_of_other_sources_is_refused(library: Path, tmp_path: Path) -> None:
     package = tmp_path / "galago"
     shutil.copytree(Path(galago.__file__).parent, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     shutil.copy(library, package / "kernels" / "_kernels.so")
@@ -146,6 +178,14 @@ def test_a_library_of_other_sources_is_refused(library: Path, tmp_path: Path) ->
 
     whole = run()
     assert (whole.stdout, whole.stderr) == ("True\n", "")
+    data = library.read_bytes()
+    # Such a library would end the process when it is loaded; one with a hole would compute nonsense.
+    (package / "kernels" / "_kernels.so").write_bytes(data[: len(data) // 2])
+    damaged = run()
+    assert damaged.stdout == "False\n" and "damaged" in damaged.stderr
+    (package / "kernels" / "_kernels.so").write_bytes(data[:4096] + bytes(4096) + data[8192:])
+    assert not building.whole(package / "kernels" / "_kernels.so") and building.whole(library)
+    (package / "kernels" / "_kernels.so").write_bytes(data)
     with (package / "kernels" / "gemm.h").open("a") as source:
         source.write("// changed\n")
     stale = run()

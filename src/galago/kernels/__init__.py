@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.kernels.build import digest
+from galago.kernels.build import digest, whole
 
 log = logging.getLogger(__name__)
 PANEL = 64
@@ -316,6 +316,9 @@ def load(name: str | None = None) -> Kernels | None:
     """The kernels of this instruction set, by default the best that the processor has; None if there are none."""
     library = Path(__file__).with_name("_kernels.so")
     if not library.is_file():
+        return None
+    if not whole(library):
+        log.warning("the kernels are damaged (%s) and are not used; install galago anew", library)
         return None
     try:
         opened = ctypes.CDLL(str(library))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "_kernels.so"
+ELF = b"\x7fELF"
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"]
 _X86 = {
     "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
@@ -64,15 +65,41 @@ def build(library: Path = LIBRARY, machine: str | None = None) -> Path:
             objects = list(pool.map(compiled, sources))
         linked = str(Path(folder, "linked.so"))
         _run([*compiler, "-shared", "-pthread", "-o", linked, *objects])
-        # In one step, so that a running process keeps the library that it has mapped.
-        fresh = library.with_suffix(f".{os.getpid()}")
         try:
-            shutil.copy(linked, fresh)
-            fresh.replace(library)
+            _put(Path(linked), library)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
             raise CannotBuild(f"cannot write {library}: {error.strerror}") from error
     return library
+
+
+def _put(linked: Path, library: Path) -> None:
+    """In one step, so that a running process keeps the library that it has mapped; of two builders one comes last.
+
+    By itself, since files.py cannot be imported where the package is only being built.
+    """
+    data = linked.read_bytes()
+    handle, name = tempfile.mkstemp(prefix="_kernels.", suffix=".part", dir=library.parent)
+    try:
+        with os.fdopen(handle, "wb") as fresh:
+            fresh.write(data)
+            if data.startswith(ELF):
+                fresh.write(hashlib.sha256(data).digest())
+            fresh.flush()
+            os.fsync(handle)
+        shutil.copymode(linked, name)
+        os.replace(name, library)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def whole(library: Path) -> bool:
+    """Whether a library is as it was built: to load one that was cut off kills the process.
+
+    On Linux its SHA-256 follows it, which the loader does not look at. macOS's are signed, and checked by the system.
+    """
+    data = library.read_bytes()
+    return not data.startswith(ELF) or hashlib.sha256(data[:-32]).digest() == data[-32:]
 
 
 def _compiler() -> list[str]:

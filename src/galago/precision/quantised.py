@@ -160,5 +160,7 @@ def fallbacks(device: torch.device, bits: int | None) -> list[str]:
     """What is slower or larger here than it could be, one sentence each."""
     if bits is None or device.type != "cpu" or kernels():
         return []
-    found = ["galago's own kernels are not in use (not built, not for this processor, or turned off): torch's run"]
+    found = [
+        "galago's own kernels are not in use (not built, damaged, for another processor, or turned off): torch's run"
+    ]
     return [*found, "int4 weights are unpacked to int8"] if bits == 4 else found
