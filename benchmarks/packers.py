@@ -3,9 +3,9 @@
 python benchmarks/packers.py --rounds 200
 
 Both believe that they are process 1, as the first process of every container does. Each round begins with an empty
-cache and two processes that load the bundled model in int8, and so pack it; of three packers one is killed at a random
-moment. Then a third process loads the model: right is a copy, byte for byte, as one packer alone makes it, the same
-answer, and nothing left behind.
+cache and two processes, the second a little later, that pack the bundled model in int8, as slowly as if it were a
+large one, and load it; of three packers one is killed at a random moment. Then a third process loads the model: right
+is a copy, byte for byte, as one packer alone makes it, the same answer, and nothing left behind.
 """
 
 import argparse
@@ -23,11 +23,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import galago
-from galago import packing
+from galago import hub, packing
 
 FORK = multiprocessing.get_context("fork")
 """So that torch is imported once, not by every packer."""
 PICTURE = Path(__file__).parents[1] / "examples"
+PAUSE_S = 0.005
+"""After each tensor that is packed."""
 Told = tuple[str, str]
 """An answer, or the error in its place, and the digest of the packed copy."""
 
@@ -39,6 +41,7 @@ def load(folder: Path, to: Connection) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     try:
+        packing.packed_copy(hub.locate("scenes"), "int8", lambda done, total: time.sleep(PAUSE_S))
         with galago.load("scenes", precision="int8", threads=1) as model:
             answer = model.query(picture(), "How many circles are there?")["answer"]
     except Exception as error:  # an error is a result here
@@ -69,17 +72,23 @@ def ended(process: multiprocessing.process.BaseProcess, told: Connection) -> Tol
     return found
 
 
-def one_round(folder: Path, kills: list[float | None]) -> tuple[list[Told | None], Told | None, list[str]]:
-    """What the packers and the load after them told, and what is left in the folder beside the copy."""
-    begin = time.monotonic()
-    packers = [started(folder) for _ in kills]
-    for at, number in sorted((at, i) for i, at in enumerate(kills) if at is not None):
-        time.sleep(max(0.0, begin + at - time.monotonic()))
-        packers[number][0].kill()
-    packed = [ended(*packer) for packer in packers]
+def one_round(
+    folder: Path, begins: list[float], kills: list[float | None]
+) -> tuple[list[Told | None], Told | None, int]:
+    """What the packers and the load after them told, and how many files are left in the folder beside the copy."""
+    events = [(at, False, i) for i, at in enumerate(begins)]
+    events += [(begins[i] + at, True, i) for i, at in enumerate(kills) if at is not None]
+    start, packers = time.monotonic(), {}
+    for at, kill, number in sorted(events):
+        time.sleep(max(0.0, start + at - time.monotonic()))
+        if kill:
+            packers[number][0].kill()
+        else:
+            packers[number] = started(folder)
+    packed = [ended(*packer) for packer in packers.values()]
     after = ended(*started(folder))
-    left = [f.name for f in (folder / "packed").iterdir() if f.suffix != ".safetensors" and f.name != ".lock"]
-    return packed, after, left
+    left = [f for f in (folder / "packed").iterdir() if f.suffix != ".safetensors" and f.name != ".lock"]
+    return packed, after, len(left)
 
 
 def main() -> None:
@@ -98,13 +107,13 @@ def main() -> None:
         for number in range(options.rounds):
             kills = [chance.uniform(0, took) if 2 * number + i in doomed else None for i in range(2)]
             folder = Path(base, str(number))
-            packed, after, left = one_round(folder, kills)
+            packed, after, left = one_round(folder, [0.0, chance.uniform(0, took / 2)], kills)
             counted["packers killed"] += sum(told is None for told in packed)
             counted["packers that failed or answered wrong"] += sum(
                 told is not None and told[0] != right[0] for told in packed
             )
             counted["loads after them that were wrong"] += after != right
-            counted["rounds with something left behind"] += bool(left)
+            counted["rounds with something left behind"] += left > 0
             shutil.rmtree(folder)
             print(f"\r{number + 1} of {options.rounds}", end="", file=sys.stderr, flush=True)
     print(json.dumps({"rounds": options.rounds, "seconds_of_one_packer": round(took, 2), **counted}, indent=1))
