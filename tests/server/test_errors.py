@@ -173,13 +173,29 @@ def test_closed_model() -> None:
 
 def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
     assert error_of(http.get("/v1/nothing"), 404) == ("not_found", None)
-    assert error_of(http.post("/v1/completions", json={}), 404) == ("not_found", None)
+    for path in ("completions", "responses"):
+        other = http.post(f"/v1/{path}", json={})
+        assert error_of(other, 404) == ("not_found", None)
+        assert other.json()["error"]["message"].endswith("use /v1/chat/completions")
+    for path in ("audio/transcriptions", "images/generations", "moderations", "files", "batches", "rerank"):
+        assert error_of(http.post(f"/v1/{path}", content=b"not JSON"), 404) == ("not_found", None)
     wrong = http.get(CHAT)
     assert error_of(wrong, 405) == ("method_not_allowed", None)
     assert wrong.headers["allow"] == "POST"
     with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("no/such")
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+
+
+def test_embeddings_are_not_offered(client: openai.OpenAI, http: httpx.Client) -> None:
+    with pytest.raises(openai.InternalServerError) as raised:
+        client.embeddings.create(model="any", input="a cat")
+    assert (raised.value.status_code, raised.value.code) == (501, "unsupported_task")
+    for path in ("/embeddings", "/v1/embeddings"):
+        refused = http.post(path, content=b"not JSON")
+        assert error_of(refused, 501) == ("unsupported_task", None)
+        assert refused.headers["x-should-retry"] == "false"
+        assert error_of(http.get(path), 405) == ("method_not_allowed", None)
 
 
 def test_strict_names(model: galago.Model) -> None:

@@ -39,6 +39,20 @@ def test_health(http: Any, client: Any, model: Any, photo: str) -> None:
     assert after["performance"]["avg_time"].endswith("s")
 
 
+def test_statistics_of_the_manual_assistant(http: Any, client: Any, model: Any, photo: str) -> None:
+    before = http.get("/stats").json()
+    client.chat.completions.create(model="any", messages=ask("hello", photo), max_tokens=1)
+    after = http.get("/stats").json()
+    assert after["model"] == model.name
+    counted = after["statistics"]
+    assert counted["requests"] == before["statistics"]["requests"] + 1
+    assert counted["total_time"] > before["statistics"]["total_time"]
+    assert counted["avg_time"] == counted["total_time"] / counted["requests"]
+    assert counted["cache_hits"] >= before["statistics"]["cache_hits"]
+    assert set(counted) == {"requests", "total_time", "avg_time", "cache_hits"}
+    assert after["optimizations"]["image_caching"] is True and after["optimizations"]["response_caching"] is False
+
+
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
 def test_health_tells_what_computes(precision: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:

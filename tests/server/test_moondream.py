@@ -287,6 +287,7 @@ def test_stats(http: httpx.Client, model: galago.Model, body: dict[str, Any]) ->
     before = http.get("/v1/stats").json()
     http.post("/v1/caption", json=body | {"settings": {"max_tokens": 1}})
     after = http.get("/v1/stats").json()
+    assert before["default_timeout"] == 24 * 60 * 60, "a number also where there is no limit"
     members = {"workers", "queue_size", "max_queue_size", "processing", "timeouts", "default_timeout"}
     assert set(after) == members | {"model", "status", "requests_processed", "models"}
     assert (after["model"], after["status"], after["max_queue_size"]) == (model.name, "running", Limits().waiting)

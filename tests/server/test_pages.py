@@ -118,7 +118,8 @@ def test_replies_are_as_they_are_described(url: str, pixel: str) -> None:
     document = httpx.get(f"{url}/openapi.json").json()
     image = {"image_url": pixel}
     asked: list[tuple[str, str, Any]] = [
-        *(("get", path, None) for path in ("/", "/health", "/v1/models", "/v1/stats", "/openapi.json")),
+        *(("get", path, None) for path in ("/", "/health", "/v1/models", "/stats", "/v1/stats", "/openapi.json")),
+        ("post", "/v1/embeddings", {"model": "any", "input": "a cat"}),
         ("post", "/v1/chat/completions", {"messages": ask("hello", pixel), "max_tokens": 3}),
         ("post", "/v1/chat/completions", {"messages": []}),
         ("post", "/v1/caption", {**image, "settings": {"max_tokens": 3}}),

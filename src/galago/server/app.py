@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from galago.errors import UnsupportedTask
 from galago.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
 from galago.server.guard.origins import is_loopback
@@ -74,6 +75,12 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
             return await streamed(openai_reply.chunks(head, asked, answer.events), ran(facts))
         whole = openai_reply.completion(head, asked, [event async for event in answer.events])
         return JSONResponse(whole, headers=ran(facts))
+
+    # Until a model here makes any; clients of documents try it, and are not to look for another address.
+    @app.post("/embeddings")
+    @app.post("/v1/embeddings")
+    async def embeddings() -> Response:
+        raise UnsupportedTask("no model of this server makes embeddings")
 
 
 def _moondream_routes(app: FastAPI, host: Host) -> None:

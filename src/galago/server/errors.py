@@ -112,10 +112,14 @@ def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
     async def routing(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_value")
-        refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}")
+        refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}{_hint(http)}")
         response = reply(http.url.path, refused)
         response.headers.update(error.headers or {})
         return response
+
+    def _hint(http: Request) -> str:
+        like_chat = http.url.path.rstrip("/").removeprefix("/v1") in ("/responses", "/completions", "/messages")
+        return "; use /v1/chat/completions" if like_chat else ""
 
     async def validation(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

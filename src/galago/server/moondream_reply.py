@@ -22,6 +22,7 @@ from galago.request import (
 from galago.server.errors import Failure, failure
 from galago.server.fields import Json
 from galago.server.running import Served, line
+from galago.server.settings import MAX_TIMEOUT
 
 # Arguments of skills and the JSON fields that they come from, where the names differ.
 _FIELD = {"image": "image_url"}
@@ -99,7 +100,8 @@ async def chunks(events: AsyncIterator[Event]) -> AsyncIterator[str]:
 def stats(model: str, found: Mapping[str, Json], served: Served, timeout: float | None) -> Json:
     """How the server stands, with the members that Moondream Station has; `found` is Model.stats() by model.
 
-    Queues are those of all models in memory together; `models` has each.
+    Queues are those of all models in memory together; `models` has each. Station always has a limit of time; where
+    there is none here, it is the longest that a request may name.
     """
     return {
         "workers": 1,
@@ -107,7 +109,7 @@ def stats(model: str, found: Mapping[str, Json], served: Served, timeout: float 
         "max_queue_size": sum(one["limits"]["waiting"] for one in found.values()),
         "processing": sum(one["queue"]["running"] for one in found.values()),
         "timeouts": served.timeouts,
-        "default_timeout": timeout,
+        "default_timeout": MAX_TIMEOUT if timeout is None else timeout,
         "model": model,
         "status": "running",
         "requests_processed": served.requests,

@@ -92,7 +92,15 @@ def _chat() -> Json:
         summary = "Answer a conversation, about an image or without one"
         return {"post": _operation(name, "OpenAI", summary, replies, "ChatRequest", description=told)}
 
-    return {"/v1/chat/completions": chat("chat"), "/chat/completions": chat("chat_unprefixed")}
+    def embeddings(name: str) -> Json:
+        return {"post": _operation(name, "OpenAI", "Make embeddings: not offered by any model yet", _errors((501,)))}
+
+    return {
+        "/v1/chat/completions": chat("chat"),
+        "/chat/completions": chat("chat_unprefixed"),
+        "/v1/embeddings": embeddings("embeddings"),
+        "/embeddings": embeddings("embeddings_unprefixed"),
+    }
 
 
 def _skills() -> Json:
@@ -158,6 +166,7 @@ def _info() -> Json:
     }
     start = _reply("What runs here: for programs, or for people.", _json("Root") | page)
     stats = _reply("As Moondream Station tells them, and of each model in memory.", _json("Stats"))
+    statistics = _reply("As the AI Manual Assistant's Moondream2 server tells them.", _json("Statistics"))
     metrics = _reply("In Prometheus' text format.", {"text/plain": {"schema": TEXT}})
     described = _reply("This document.", {"application/json": {"schema": {"type": "object"}}})
 
@@ -168,6 +177,7 @@ def _info() -> Json:
         "/": get("start", "Tell what runs here", {"200": start}),
         "/health": get("health", "Tell whether requests are answered, and what answers them", health),
         "/v1/stats": get("stats", "Count what was done", {"200": stats}),
+        "/stats": get("statistics", "Count what was done, in short", {"200": statistics}),
         "/metrics": get("metrics", "Give Prometheus its metrics", {"200": metrics}),
         "/openapi.json": get("openapi", "Describe every route to programs", {"200": described}),
         "/docs": get("docs", "Describe every route to people", {"200": _reply("A page.", page)}),

@@ -66,8 +66,12 @@ class Served:
         self.cache_hits += all(d.usage.cached_tokens > 0 for d in done)
 
     def report(self) -> dict[str, Any]:
-        average = self.seconds / max(self.requests, 1)
-        return {"requests": self.requests, "avg_time": f"{average:.2f}s", "cache_hits": self.cache_hits}
+        return {"requests": self.requests, "avg_time": f"{self.average:.2f}s", "cache_hits": self.cache_hits}
+
+    @property
+    def average(self) -> float:
+        """seconds"""
+        return self.seconds / max(self.requests, 1)
 
 
 @dataclass(frozen=True)

@@ -315,13 +315,17 @@ def _info() -> Json:
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
     healthy = {"status": choice("healthy"), **who, **one, "memory": used, "performance": served}
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
-    more = {"default_timeout": may(SECONDS), "model": TEXT, "status": TEXT, "requests_processed": COUNT}
+    more = {"default_timeout": SECONDS, "model": TEXT, "status": TEXT, "requests_processed": COUNT}
     each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}
     ways = "of each route its ways: what is taken, the model that answers, and those that memory has no room for"
     routes = {"type": "object", "description": ways, "additionalProperties": array(_way())}
+    counted = {"requests": COUNT, "total_time": SECONDS, "avg_time": SECONDS, "cache_hits": COUNT}
+    flags = ("mps_acceleration", "image_caching", "response_caching", "memory_management")
+    statistics = {"statistics": record(counted), "optimizations": record(dict.fromkeys(flags, FLAG))}
     return {
         "Health": record({**healthy, "models": array(loaded), "routes": routes}),
         "NotReady": record({"status": choice("loading", "failed", "stopping"), **who}, {"error": TEXT}),
+        "Statistics": record({"model": TEXT, **statistics}),
         "Stats": record({**counts, **more, "models": each}),
         "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),
         "Error": record(
