@@ -28,7 +28,7 @@ from galago import hub, packing
 FORK = multiprocessing.get_context("fork")
 """So that torch is imported once, not by every packer."""
 PICTURE = Path(__file__).parents[1] / "examples"
-PAUSE_S = 0.005
+PAUSE_S = 0.002
 """After each tensor that is packed."""
 Told = tuple[str, str]
 """An answer, or the error in its place, and the digest of the packed copy."""
