@@ -12,10 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from galago import hub
+from galago import hub, packing
 from galago.catalog import Hosted, find
 from galago.cli.app import main
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
@@ -165,6 +166,35 @@ def test_damaged_bytes_are_not_kept(online, shelf):
         hub.locate("moondream2")
     shelf.damaged = False
     assert hub.locate("moondream2").weights[0].read_bytes() == WEIGHTS
+
+
+def test_a_file_that_another_process_found_damaged_and_deleted_is_an_error_of_one_line(online, monkeypatch):
+    fetch = huggingface_hub.hf_hub_download
+
+    def fetch_and_lose(*args, **kwargs):
+        path = Path(fetch(*args, **kwargs))
+        path.resolve().unlink()
+        path.unlink()
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch_and_lose)
+    with pytest.raises(DownloadError, match="try again"):
+        hub.locate("moondream2")
+
+
+def test_weights_that_were_damaged_after_their_download_are_not_packed(online, monkeypatch, tmp_path):
+    """As a cache whose disk lost some, or whose download was killed before it was checked."""
+    monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
+    files = hub.locate("moondream2")
+    hub.check(files)
+    blob = files.weights[0].resolve()
+    blob.write_bytes(WEIGHTS[:100_000] + bytes(4096) + WEIGHTS[104_096:])
+    monkeypatch.setattr(packing, "bits_of", lambda weights: None)
+    with pytest.raises(
+        CheckpointError, match="damaged: its checksum is not the hub's; run galago models remove moondr"
+    ):
+        packing.packed_copy(files, "int8")
 
 
 @pytest.mark.parametrize(

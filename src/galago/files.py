@@ -102,6 +102,21 @@ def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
             return False
 
 
+def claimed(file: int) -> bool:
+    """Lock a file that this process appends to, until it is closed; False where another one has it.
+
+    True too where there are no locks.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("a file that is written cannot be locked: %s", error.strerror or error)
+    return True
+
+
 def _holder(file: int) -> str:
     with open(os.dup(file), "rb") as opened:
         opened.seek(0)
@@ -110,7 +125,9 @@ def _holder(file: int) -> str:
 
 def _in_place(path: Path) -> bool:
     # /dev/stdout may lead to a file, which the shell has opened: to put another in its place would lose the output.
-    return path.absolute().parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file())
+    first = path.absolute().parts[1:3]
+    opened = first[:1] == ("proc",) or first in (("dev", "stdout"), ("dev", "stderr"), ("dev", "fd"))
+    return opened or (path.exists() and not path.is_file())
 
 
 def _sync(file: Path) -> None:

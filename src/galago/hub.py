@@ -204,7 +204,9 @@ def _download(name: str, remotes: Sequence[Remote], progress: Progress | None, o
             bar = _counter(tell, done, total)
             with _explained(name, r):
                 path = Path(hf_hub_download(r.repo, r.file, revision=r.revision, tqdm_class=bar))
-            if not _matches(path, meta.etag):
+                # Another process that fetched it at the same time may have found it damaged, and deleted it.
+                right = _matches(path, meta.etag)
+            if not right:
                 path.resolve().unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 raise DownloadError(f"{name}: {r.file} arrived damaged (its checksum differs); try again")
@@ -257,6 +259,18 @@ def _check_space(name: str, needed: int, cache: Path) -> None:
             f"{name} needs {needed / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB free: "
             "make room, or set HF_HOME to a folder on a larger disk"
         )
+
+
+def check(files: Files) -> None:
+    """Read downloaded weights again, which takes seconds for each gigabyte: are they what the hub has?
+
+    The hub's cache calls a large file by its SHA-256. Raises CheckpointError.
+    """
+    for path in files.weights:
+        digest = path.resolve().name
+        if path.is_symlink() and len(digest) == 64 and not _matches(path, digest):
+            helps = f"run galago models remove {files.name}, and try again"
+            raise CheckpointError(f"{path} is damaged: its checksum is not the hub's; {helps}")
 
 
 def _matches(path: Path, etag: str | None) -> bool:

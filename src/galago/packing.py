@@ -17,7 +17,7 @@ from galago.engine.metrics import remade
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families.family import family
 from galago.files import PART, locked
-from galago.hub import Files
+from galago.hub import Files, check
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
 
@@ -67,6 +67,7 @@ def _make(files: Files, precision: str, kept: Path, progress: Progress | None) -
         remade(files.name, precision)
         kept.unlink()  # who has opened it keeps it; its room may be needed
     _check_space(files, precision, kept.parent)
+    check(files)
     with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell:
         family(files.family).pack(files, BITS[precision], kept, tell)
 

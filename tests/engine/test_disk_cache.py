@@ -234,6 +234,17 @@ def test_two_caches_of_one_folder_share_its_budget(tmp_path: Path) -> None:
             assert found is None if i < 3 else same(found, torch.full((1, 50), i, dtype=torch.uint8))
 
 
+def test_who_shares_the_folder_may_read_what_is_written(tmp_path: Path) -> None:
+    """Files as private as tempfile makes them were damaged to other users, who then deleted them."""
+    before = os.umask(0o022)
+    try:
+        DiskCache(tmp_path, 1_000_000).keep(NAMES[0], torch.ones(2))
+    finally:
+        os.umask(before)
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
 def test_unfinished_files_go_once_nobody_can_be_writing_them(tmp_path: Path) -> None:
     for name in ("old.part", "new.part"):
         (tmp_path / name).write_bytes(b"x")

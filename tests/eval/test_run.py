@@ -43,6 +43,18 @@ def kept(file: Path, model: Told, settings=SETTINGS):
         return answers(model, made(), done=done, keep=keep)
 
 
+def test_two_runs_do_not_write_to_one_file(tmp_path):
+    file = tmp_path / "run.jsonl"
+    with (
+        opened(file, SETTINGS),
+        pytest.raises(InvalidRequest, match="another run is writing to"),
+        opened(file, SETTINGS),
+    ):
+        pass
+    with opened(file, SETTINGS) as (done, _):
+        assert done == []
+
+
 def test_many_at_a_time_in_the_order_of_the_cases():
     model = Told(number)
     told = []

@@ -4,6 +4,7 @@ python -m galago.bench.random moondream2    # prints the folder, which other eng
 """
 
 import json
+import logging
 import math
 import shutil
 import sys
@@ -20,7 +21,9 @@ from galago.bench import published
 from galago.catalog import Bundled, entries, find
 from galago.errors import GalagoError, InvalidRequest, ModelNotFound
 from galago.families.tokenizer import load_tokenizer
+from galago.files import locked
 
+log = logging.getLogger(__name__)
 STD = 0.02
 CHUNK = 1 << 20
 """Weights that are made at once, so that they stay in the processor's cache."""
@@ -81,14 +84,22 @@ def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = 
     folder = cache_folder().resolve() / "random" / made.name
     if _is_there(folder, made):
         return folder
+
+    def waiting(holder: str) -> None:
+        log.warning("waiting for %s, which makes random weights in %s", holder, folder.parent)
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Made beside its place and then moved there, so that what is there is whole.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
-            new = Path(making) / made.name
-            write_checkpoint(new, made, progress)
-            shutil.rmtree(folder, ignore_errors=True)
-            new.rename(folder)
+        with locked(folder.parent / ".lock", waiting) as alone:
+            if _is_there(folder, made):
+                return folder
+            for left in folder.parent.glob(".making-*") if alone else ():
+                shutil.rmtree(left, ignore_errors=True)
+            # Made beside its place and then moved there, so that what is there is whole.
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+                new = Path(making) / made.name
+                write_checkpoint(new, made, progress)
+                shutil.rmtree(folder, ignore_errors=True)
+                new.rename(folder)
     except OSError as error:
         raise InvalidRequest(f"cannot write {folder}: {error.strerror or error}; set GALAGO_CACHE") from error
     return folder

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import time
 from collections import OrderedDict
 from contextlib import suppress
@@ -16,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galago.engine.tier import TierStats
+from galago.files import PART, written_whole
 from galago.nn.finite import is_finite
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MAGIC = b"galago embedding 1\n"
 """A file is this, the digest of what `_digest` tells, and one tensor as safetensors."""
 HEADER = len(MAGIC) + hashlib.sha256().digest_size
-SUFFIX, PART = ".embedding", ".part"
+SUFFIX = ".embedding"
 KEY = re.compile("[0-9a-f]{64}")
 STALE_S = 600
 """A file still unfinished after so long was left behind by a process that died."""
@@ -128,17 +128,12 @@ class DiskCache:
             return None
 
     def _write(self, file: Path, header: bytes, payload: bytes) -> None:
-        """Under another name until complete. Not synced: what a power cut leaves fails its checksum."""
-        handle, name = tempfile.mkstemp(suffix=PART, dir=self._folder)
-        try:
-            with os.fdopen(handle, "wb") as part:
-                part.write(header)
-                part.write(payload)
-            self._touch(Path(name))
-            os.replace(name, file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        # Not synced, which would keep the engine waiting: what a power cut leaves fails its checksum.
+        with written_whole(file, sync=False) as part:
+            with part.open("wb") as out:
+                out.write(header)
+                out.write(payload)
+            self._touch(part)
 
     def _touch(self, file: Path) -> None:
         # Never twice the same time, which the file system's own clock may give.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 from galago.errors import InvalidRequest
 from galago.eval.case import Record
 from galago.eval.score import Mark
+from galago.files import claimed
 
 SAME = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank", "shuffled")
 """Settings that two parts of one run share."""
@@ -37,15 +39,17 @@ def opened(path: Path | None, settings: Mapping[str, Any]) -> Iterator[tuple[lis
         return
     done: list[Record] = []
     try:
-        size = path.stat().st_size if path.exists() else 0
-        if size:
-            there, done = read(path)
-            _check(path, there, settings)
-            size = _parsed(path.read_bytes())[2]
         file = path.open("ab")
     except OSError as error:
         raise InvalidRequest(f"cannot write {path}: {error.strerror or error}", "out") from error
     with file:
+        if path.is_file() and not claimed(file.fileno()):
+            raise InvalidRequest(f"another run is writing to {path}; wait for it, or give another --out", "out")
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            there, done = read(path)
+            _check(path, there, settings)
+            size = _parsed(path.read_bytes())[2]
         file.truncate(size)
         if not size:
             _write(file, settings)
