@@ -22,6 +22,8 @@ from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 from galago import hub, packing
 
 FORK = multiprocessing.get_context("fork")
@@ -36,6 +38,7 @@ def load(folder: Path, to: Connection) -> None:
     os.environ["GALAGO_CACHE"] = str(folder)
     os.getpid = lambda: 1
     packing.WORTH_KEEPING = 0
+    torch.set_num_threads(1)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     try:
