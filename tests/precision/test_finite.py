@@ -125,17 +125,14 @@ def test_nothing_is_packed_from_them(tmp_path: Path, precision: str) -> None:
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize(
-    "part", ["text.lm_head.scale", "text.lm_head.multiply", "vision.patch_emb.bias", "text.post_ln.weight"]
-)
-def test_a_packed_copy_with_such_scales(tmp_path: Path, part: str) -> None:
+def test_a_packed_copy_with_such_scales(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "model")
     made = packing.quantise_model(hub.locate(folder), "int8", tmp_path / "made")
     about = metadata(made)
     tensors = {name: t.clone() for name, t in load_file(made).items()}
-    tensors[part][1] = math.nan
+    tensors["text.lm_head.scale"][1] = math.nan
     save_file(tensors, made, dict(about))
-    with pytest.raises(CheckpointError, match=rf"tensor {re.escape(part)}: 1 of"):
+    with pytest.raises(CheckpointError, match="is damaged: its checksum differs; quantize the original anew"):
         galago.load(tmp_path / "made")
 
 
