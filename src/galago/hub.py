@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,6 +117,41 @@ def remove(name: str) -> int:
     doomed = cache.delete_files(*kept)
     doomed.execute()
     return doomed.expected_freed_size
+
+
+# --- what galago itself makes ----------------------------------------------------------------
+
+RANDOM = "-random"
+"""At the end of the name of a checkpoint of random weights, so that it is not taken for the model of its shapes."""
+
+
+def cache_folder() -> Path:
+    """Where galago keeps what it makes: GALAGO_CACHE, or galago in the user's cache folder."""
+    chosen = os.environ.get("GALAGO_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or f"{base}/galago").expanduser()
+
+
+def random_folder() -> Path:
+    """Where the random checkpoints of `galago bench --random` lie, each in a folder of its name."""
+    return cache_folder().resolve() / "random"
+
+
+def random_checkpoints() -> dict[str, int]:
+    """Bytes on disk by name, for the random checkpoints that are kept."""
+    folders = sorted(f for f in random_folder().glob(f"*{RANDOM}") if f.is_dir())
+    return {folder.name: sum(f.stat().st_size for f in folder.iterdir()) for folder in folders}
+
+
+def remove_random(name: str) -> int:
+    """Delete a random checkpoint; the bytes freed, 0 where there is none. Raises CheckpointError."""
+    size = random_checkpoints().get(name, 0)
+    if size:
+        try:
+            shutil.rmtree(random_folder() / name)
+        except OSError as error:
+            raise CheckpointError(f"cannot remove {random_folder() / name}: {error.strerror or error}") from error
+    return size
 
 
 # --- local folders ---------------------------------------------------------------------------

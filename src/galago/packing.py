@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -17,7 +16,7 @@ from galago.engine.metrics import remade
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families.family import family
 from galago.files import PART, locked
-from galago.hub import Files, check
+from galago.hub import Files, cache_folder, check
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
 
@@ -28,13 +27,6 @@ WORTH_KEEPING = 256 << 20
 STALE_S = 86400
 UNFINISHED = ".quantizing"
 """A folder that quantise_model works in, inside the one that it is asked for."""
-
-
-def cache_folder() -> Path:
-    """Where galago keeps what it makes: GALAGO_CACHE, or galago in the user's cache folder."""
-    chosen = os.environ.get("GALAGO_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{base}/galago").expanduser()
 
 
 def packed_copy(files: Files, precision: str, progress: Progress | None = None) -> Files:

@@ -17,6 +17,7 @@ from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.weights import FLOAT32, shapes
 from galago.families.smolvlm.config import make_config as make_smolvlm
 from galago.families.smolvlm.weights import sources
+from galago.packing import packed_copies, packed_copy
 from galago.request import Caption, Done, Request, Sampling
 
 
@@ -34,7 +35,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_has_the_shapes_of_the_original_and_other_values(original, cache):
     told = []
     made = random.random_checkpoint(str(original), lambda done, total: told.append((done, total)))
-    assert made == cache / "random" / "tiny"
+    assert made == cache / "random" / "tiny-random"
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (made, original))
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
     for name, tensor in ours.items():
@@ -68,7 +69,7 @@ def test_it_is_made_once_and_again_when_the_model_has_changed(original, tmp_path
     size = made.stat().st_size
     assert random.random_checkpoint(str(smaller)) == made.parent
     assert made.stat().st_size < size and not (made.parent / "mark").exists()
-    assert sorted(f.name for f in made.parent.parent.iterdir()) == [".lock", "tiny"]
+    assert sorted(f.name for f in made.parent.parent.iterdir()) == [".lock", "tiny-random"]
 
 
 def test_what_was_interrupted_leaves_nothing(original, cache):
@@ -78,6 +79,15 @@ def test_what_was_interrupted_leaves_nothing(original, cache):
     with pytest.raises(KeyboardInterrupt):
         random.random_checkpoint(str(original), interrupt)
     assert [f.name for f in (cache / "random").iterdir()] == [".lock"]
+
+
+def test_copies_are_of_the_random_model_and_not_of_the_real_one(original, monkeypatch):
+    monkeypatch.setattr("galago.packing.WORTH_KEEPING", 1)
+    files = hub.locate(random.random_checkpoint(str(original)))
+    assert files.name == "tiny-random"
+    packed_copy(files, "int8", lambda done, total: None)
+    assert packed_copies("tiny") == [] and [copy.precision for copy in packed_copies("tiny-random")] == ["int8"]
+    assert hub.random_checkpoints() == {"tiny-random": sum(f.stat().st_size for f in files.weights[0].parent.iterdir())}
 
 
 def test_a_model_that_would_have_to_be_downloaded_is_not():

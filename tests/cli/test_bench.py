@@ -63,7 +63,25 @@ def test_random_weights_of_a_folder(galago, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "cache"))
     [result] = galago("bench", checkpoint, "--random", *QUICK, "--json").json
     assert result["random_weights"] and result["tokens_made"] == 3
-    assert [f.name for f in (tmp_path / "cache" / "random").iterdir()] == [checkpoint.name]
+    # Results of random and of true weights have the same work, and are compared by this name.
+    assert result["model"] == checkpoint.name
+    name = f"{checkpoint.name}-random"
+    folder = tmp_path / "cache" / "random" / name
+    packed = tmp_path / "cache" / "packed" / f"{name}-int8-0123456789abcdef.safetensors"
+    packed.parent.mkdir()
+    packed.write_bytes(bytes(400_000))
+    size = sum(f.stat().st_size for f in folder.iterdir())
+
+    [line] = (line for line in galago("models").out.splitlines() if line.startswith(name))
+    assert f" {size / 1e6:.1f} MB " in line and "random weights" in line
+    [row] = (row for row in galago("models", "--json").json if row["id"] == name)
+    assert row["random_weights"] and row["bytes"] == size
+    # Another model's name is not taken for it.
+    assert "not installed" in galago("models", "remove", "moondream2").error and folder.exists()
+    removed = galago("models", "remove", name)
+    assert removed.out == f"{name}: {(size + 400_000) / 1e6:.1f} MB freed, 0.4 MB of it in packed copies\n", removed
+    assert not folder.exists() and not packed.exists()
+    assert name not in galago("models").out and name in galago("models", "remove", name).error
 
 
 def test_a_precision_that_there_is_not(galago, measured):

@@ -73,15 +73,13 @@ def blueprint(model: str) -> Blueprint:
 
 
 def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of a model's random checkpoint, made at its first use.
+    """The folder of a model's random checkpoint, made at its first use; moondream2-random is that of moondream2.
 
     `progress` is told how many bytes of how many are written. Raises ModelNotFound, CheckpointError, or
     InvalidRequest where it cannot be written.
     """
-    from galago.packing import cache_folder
-
     made = blueprint(model)
-    folder = cache_folder().resolve() / "random" / made.name
+    folder = hub.random_folder() / f"{made.name}{hub.RANDOM}"
     if _is_there(folder, made):
         return folder
 
@@ -96,7 +94,7 @@ def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = 
                 shutil.rmtree(left, ignore_errors=True)
             # Made beside its place and then moved there, so that what is there is whole.
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
-                new = Path(making) / made.name
+                new = Path(making) / folder.name
                 write_checkpoint(new, made, progress)
                 shutil.rmtree(folder, ignore_errors=True)
                 new.rename(folder)

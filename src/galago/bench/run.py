@@ -11,6 +11,7 @@ from galago.bench.case import Case
 from galago.bench.machine import machine
 from galago.bench.processes import ChildFailed, Message, child_command, run_child
 from galago.bench.results import Result, spread
+from galago.hub import RANDOM
 
 Told = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""
@@ -128,7 +129,8 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
         "version": _version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**machine(), "cores": facts["cores"], "torch": facts["torch"]},
-        **{key: facts[key] for key in ("model", "precision", "device", "threads", "kernels")},
+        "model": facts["model"].removesuffix(RANDOM) if plan.random else facts["model"],
+        **{key: facts[key] for key in ("precision", "device", "threads", "kernels")},
         "random_weights": plan.random,
         "image": case.image,
         "crops": facts.get("crops"),

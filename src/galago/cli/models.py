@@ -23,14 +23,16 @@ def models(
     """List the models, or pull and remove them."""
     if context.invoked_subcommand:
         return
-    from galago.hub import installed
+    from galago.hub import installed, random_checkpoints
 
-    here = installed()
+    here, random = installed(), random_checkpoints()
     if json:
         for entry in entries():
             typer.echo(jsonlib.dumps(_described(entry, here.get(entry.id))))
         for route in routes():
             typer.echo(jsonlib.dumps(asdict(route)))
+        for name, made in random.items():
+            typer.echo(jsonlib.dumps({"id": name, "random_weights": True, "installed": True, "bytes": made}))
         return
     rows = [("", "on disk", "memory", "")]
     for entry in entries():
@@ -39,6 +41,9 @@ def models(
     for route in routes():
         ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
         rows.append((route.id, "", "", f"{route.description} ({ways})"))
+    rows += [
+        (name, size_of(size), "", "random weights, made by `galago bench --random`") for name, size in random.items()
+    ]
     first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
     for name, disk, memory, description in rows:
         typer.echo(f"{name:{first}}  {disk:>{second}}  {memory:{third}}  {description}".rstrip())
@@ -56,10 +61,19 @@ def pull(name: Name) -> None:
 
 @app.command()
 def remove(name: Name) -> None:
-    """Delete a downloaded model and its packed copies; a name such as moondream2-int8 means that copy alone."""
+    """Delete a downloaded model and its packed copies; a name such as moondream2-int8 means that copy alone.
+
+    moondream2-random means the random weights that `galago bench --random` made, and their packed copies.
+    """
     from galago import hub
     from galago.packing import remove_packed
 
+    if name.endswith(hub.RANDOM):
+        freed, packed = hub.remove_random(name), remove_packed(name)
+        if not freed + packed:
+            raise ModelNotFound(f"there are no random weights {name}; `galago models` lists those that are kept")
+        _freed(name, freed, packed)
+        return
     entry, (_, precision) = find(name), with_precision(name)
     if precision:
         packed = remove_packed(entry.id, precision)
@@ -77,8 +91,12 @@ def remove(name: Name) -> None:
         freed = 0
     else:
         packed = remove_packed(entry.id)
+    _freed(entry.id, freed, packed)
+
+
+def _freed(name: str, plain: int, packed: int) -> None:
     part = f", {size_of(packed)} of it in packed copies" if packed else ""
-    typer.echo(f"{entry.id}: {size_of(freed + packed)} freed{part}")
+    typer.echo(f"{name}: {size_of(plain + packed)} freed{part}")
 
 
 def _described(entry: Entry, size: int | None) -> dict[str, object]:
