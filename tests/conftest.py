@@ -8,13 +8,23 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from isolation import HOME, noting, own_environment
+from isolation import HOME, allow, noting, own_environment
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("galago", deadline=None)
 settings.load_profile("galago")
 
+OUTSIDE = "a test changes nothing outside its temporary folders, and starts no process with another home"
 _numbers = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures change that are older than the test."""
+    allow(tmp_path_factory.getbasetemp())
+    with noting() as outside:
+        yield
+    assert not outside, OUTSIDE
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +37,16 @@ def own_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, value)
+    # It reads its folders once, when it is imported.
     if constants := sys.modules.get("huggingface_hub.constants"):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / ".cache" / "huggingface" / "hub"))
     with noting() as outside:
         yield home
-    assert not outside, "a test changes only what is in its temporary folders"
+    assert not outside, OUTSIDE
     shutil.rmtree(home, ignore_errors=True)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_sessionfinish(exitstatus: int) -> None:
     """What a failed test left may be looked at."""
-    shutil.rmtree(HOME, ignore_errors=True)
+    if exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(HOME, ignore_errors=True)
