@@ -11,7 +11,7 @@ from galago.checkpoint import read_tensors, write_tensors
 STATUS = Path("/proc/self/status")
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
+@pytest.mark.skipif(not STATUS.exists(), reason="needs Linux: memory is read from /proc")
 def test_what_was_read_leaves_memory(tmp_path):
     weights = {f"{n}.weight": torch.full((1 << 21,), float(n)) for n in range(8)}
     biases = {f"{n}.bias": torch.full((4,), float(n)) for n in range(8)}

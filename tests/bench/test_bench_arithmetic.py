@@ -22,7 +22,7 @@ def test_crops(size, crops):
 @pytest.mark.parametrize(("precision", "each"), [("float32", 4), ("bfloat16", 2), ("int8", 1), ("int4", 0.515625)])
 def test_a_decode_step_reads_the_blocks_and_the_head(precision, each):
     if not kernels() and precision.startswith("int"):
-        pytest.skip("torch's products keep int4 as int8")
+        pytest.skip("needs the kernels: torch's products keep int4 as int8 (apt install g++)")
     with galago.load("scenes", precision=precision, device="cpu") as model:
         c = model._loaded.config.text
         step = sum(t.nbytes for t in decode_weights(model))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from instruction_sets import HERE
 from PIL import Image
 
 from galago import hub
@@ -16,7 +17,6 @@ from galago.eval.scenes.draw import scene_at
 from galago.eval.scenes.ranges import V1
 from galago.eval.scenes.score import cases, skill_of
 from galago.families.moondream.model import Moondream, load_moondream
-from galago.kernels import load
 from galago.precision import pick_precision
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
@@ -68,11 +68,9 @@ def test_outliers_change_nothing_in_float32(told: Told, files: hub.Files) -> Non
     assert found.agreed == 1 and found.largest < 1e-6, found
 
 
-@pytest.mark.parametrize("kernels", ["none", "avx2", "avx512-vnni"])
+@pytest.mark.parametrize("kernels", ["none", *HERE])
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_answers_on_every_kernel(kernels: str, precision: str) -> None:
-    if kernels != "none" and load(kernels) is None:
-        pytest.skip(f"there are no kernels for {kernels} here")
     code = (
         "import galago\n"
         f"with galago.load(precision={precision!r}, threads=1) as model:\n"

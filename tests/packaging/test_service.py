@@ -20,7 +20,7 @@ def unit(root: Path, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (apt install systemd)")
 @pytest.mark.parametrize(
     "check",
     [["verify", "--man=no", "--recursive-errors=no"], ["security", "--offline=true", "--threshold=20", "--no-pager"]],
@@ -32,8 +32,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(unit: Path, check: list[
 
 
 def test_a_key_from_the_environment_is_asked_for(serve_help: str) -> None:
-    if "--api-key" not in serve_help:
-        pytest.skip("this server knows no keys yet")
+    assert "--api-key" in serve_help
     command = [sys.executable, "-m", "galago.cli.app", "serve", "scenes", "--port", "0"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "GALAGO_API_KEYS": "open-sesame"}

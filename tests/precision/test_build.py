@@ -18,7 +18,9 @@ from galago.kernels.build import CannotBuild, build, digest
 COMPILER = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
 CHECK = Path(__file__).with_name("check_kernels.cpp")
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-no_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+OURS = building.SOURCES.get(platform.machine().lower(), {})
+"""What is compiled for this processor."""
+no_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (apt install g++)")
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +31,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if COMPILER is None or platform.machine().lower() not in building.SOURCES:
-        pytest.skip("no C++ compiler, or no kernels for this processor")
+    if COMPILER is None or not OURS:
+        pytest.skip("needs a C++ compiler (apt install g++), and an x86-64 or ARM processor")
     return build(tmp_path_factory.mktemp("built") / "_kernels.so")
 
 
@@ -62,7 +64,10 @@ def test_every_instruction_set_gives_what_plain_loops_give(library: Path, tmp_pa
     assert found or not ctypes.CDLL(str(library)).galago_kernels(None)
 
 
-@pytest.mark.skipif(not (shutil.which(CROSS) and shutil.which(EMULATOR)), reason=f"no {CROSS} or no {EMULATOR}")
+@pytest.mark.skipif(
+    not (shutil.which(CROSS) and shutil.which(EMULATOR)),
+    reason="needs a compiler and an emulator (apt install g++-aarch64-linux-gnu qemu-user)",
+)
 def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", CROSS)
     made = build(tmp_path / "_kernels.so", "aarch64")
@@ -81,16 +86,13 @@ def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path, monkeypatc
 
 
 @no_compiler
-@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
-@pytest.mark.parametrize("source", ["avx512.cpp", "neon.cpp"])
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (apt install binutils)")
+@pytest.mark.parametrize("source", sorted({"avx512.cpp", "neon.cpp"} & set(OURS)))
 def test_the_linker_shares_no_code_between_instruction_sets(source: str, tmp_path: Path) -> None:
     """It keeps one copy of a weak symbol, which may be made of instructions that the processor does not have."""
     assert COMPILER is not None
-    sources = building.SOURCES.get(platform.machine().lower(), {})
-    if source not in sources:
-        pytest.skip("for another processor")
     made = tmp_path / "made.o"
-    options = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-w", *sources[source]]
+    options = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-w", *OURS[source]]
     subprocess.run([COMPILER, *options, "-c", str(building.HERE / source), "-o", str(made)], check=True)
     listed = subprocess.run(["nm", "-C", str(made)], capture_output=True, text=True, check=True)
     assert "_kernels" in listed.stdout

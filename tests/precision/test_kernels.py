@@ -6,21 +6,27 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import ALL, HERE, WITH_ATTENTION, built, or_skipped
 from torch import Tensor
 
 from galago.kernels import Kernels, load
 from galago.precision.quantise import Quantised, dequantised, quantise
 
-SETS = ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod")
-pytestmark = pytest.mark.skipif(load() is None, reason="the kernels were not built (no C++ compiler)")
+pytestmark = built
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=HERE)
 def k(request: pytest.FixtureRequest) -> Kernels:
     found = load(request.param)
-    if found is None:
-        pytest.skip(f"this processor has no {request.param}")
+    assert found
     return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_set_is_offered_where_the_processor_has_it(name: str) -> None:
+    if name not in HERE:
+        pytest.skip(f"needs a processor with {name}: nothing of it is tested here")
+    assert (found := load(name)) and found.name == name
 
 
 def made(n: int, k: int, bits: int) -> Quantised:
@@ -66,7 +72,7 @@ def test_rows_computed_together_are_exactly_those_computed_alone(k: Kernels, bit
 def test_every_instruction_set_gives_the_same_numbers(bits: int) -> None:
     w = made(200, 300, bits)
     x = torch.randn(30, 300)
-    found = [s.gemm(x, handle(s, w)) for s in map(load, SETS) if s]
+    found = [s.gemm(x, handle(s, w)) for s in map(load, HERE) if s]
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
 
@@ -112,9 +118,8 @@ def test_attention_over_a_cache(k: Kernels, heads: int, kv_heads: int, t: int, s
 @pytest.mark.parametrize(
     ("batch", "heads", "kv_heads", "t", "dim"), [(1, 4, 4, 50, 64), (2, 4, 2, 129, 72), (1, 3, 3, 7, 9)]
 )
+@pytest.mark.parametrize("k", or_skipped(WITH_ATTENTION), indirect=True)
 def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: int, t: int, dim: int) -> None:
-    if not k.has_attention:
-        pytest.skip(f"{k.name} leaves it to torch")
     q = torch.randn(batch, t, heads, dim).transpose(1, 2)
     keys, values = torch.randn(2, batch, t, kv_heads, dim).transpose(2, 3)
     wide = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import HERE, built
 from torch import Tensor
 
 from galago.engine.kv_cache import KVCache
-from galago.kernels import load
 from galago.nn.attention import attend_cached, merge_heads, split_heads
 from galago.nn.linear import LinearWeight, Norm, linear, rms_norm
 from galago.nn.rotary import rotary_table, rotate
@@ -17,17 +17,16 @@ from galago.precision.quantise import quantise
 from galago.precision.quantised import on_device
 
 CPU = torch.device("cpu")
-SETS = [name for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod") if load(name)]
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, INNER = 3, 6, 2, 32, 160
 DIM = HEADS * HEAD_DIM
 EPS = 1e-5
 CLOSE = 0.03
 """Root mean square of the difference as a share of the values'. Attention of many rows is in bfloat16, and after the
 least difference some activations round to another of 256 steps; a row that sees one key too many is off by a tenth."""
-pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built (no C++ compiler)")
+pytestmark = built
 
 
-@pytest.fixture(scope="module", params=[(s, bits) for s in SETS for bits in (8, 4)], ids=lambda p: f"{p[0]}-int{p[1]}")
+@pytest.fixture(scope="module", params=[(s, bits) for s in HERE for bits in (8, 4)], ids=lambda p: f"{p[0]}-int{p[1]}")
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     instructions, bits = request.param
     generator = torch.Generator().manual_seed(5)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from instruction_sets import HERE, WITH_ATTENTION, built, or_skipped
 from PIL import Image
 from torch import Tensor
 
@@ -14,13 +15,11 @@ from galago.eval.scenes.draw import scene_at
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.text import embedded
 from galago.families.moondream.vision import crop_features
-from galago.kernels import load
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import Stack
 from galago.precision import pick_precision
 
 CPU = torch.device("cpu")
-SETS = [name for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod") if load(name)]
 MOST = 16
 """Sequences that step together."""
 CLOSE = 5e-3
@@ -32,10 +31,13 @@ Of the bundled weights int8 is as far from float32 (0.022) as the two are from e
 """
 MANY = 32
 """Rows from which on a prompt's attention is in bfloat16."""
-pytestmark = pytest.mark.skipif(not SETS, reason="the kernels were not built (no C++ compiler)")
+pytestmark = built
+with_attention = pytest.mark.parametrize(
+    "model", or_skipped([(s, p) for s in WITH_ATTENTION for p in ("int8", "int4")]), ids="-".join, indirect=True
+)
 
 
-@pytest.fixture(scope="module", params=[(s, p) for s in SETS for p in ("int8", "int4")], ids="-".join)
+@pytest.fixture(scope="module", params=[(s, p) for s in HERE for p in ("int8", "int4")], ids="-".join)
 def model(request: pytest.FixtureRequest) -> Iterator[Moondream]:
     """The bundled model, whose heads are as wide as the stack needs."""
     instructions, precision = request.param
@@ -135,11 +137,11 @@ def test_pieces_of_a_prefill_give_exactly_what_the_whole_gives(model: Moondream,
     assert all(map(torch.equal, pieces_held, held))
 
 
+@with_attention
 @torch.inference_mode()
 def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream) -> None:
     c, stack = model.config.text, model.weights.text.stack
-    if not stack or not stack.by.has_attention:
-        pytest.skip("this instruction set leaves attention over all to torch")
+    assert stack
     rows, n = 200, c.n_layers
     x = embedded(torch.arange(rows) * 3 + 9, model.weights.text, torch.float32)
     table = rotary_table(torch.arange(rows), c.head_dim // 2)
@@ -157,10 +159,11 @@ def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream
         assert torch.equal(found, whole) and torch.equal(kept_by_pieces, held)
 
 
+@with_attention
 @torch.inference_mode()
 def test_pieces_over_a_crop_give_exactly_what_the_whole_gives(model: Moondream) -> None:
-    if not (stack := model.weights.vision.tower.stack):
-        pytest.skip("this instruction set leaves attention over all to torch")
+    stack = model.weights.vision.tower.stack
+    assert stack
     x = torch.randn(200, model.config.vision.enc_dim)
     whole, found, half = x.clone(), x.clone(), len(stack.blocks) // 2
     stack.forward(whole, [((), 200)], together=True)
@@ -208,10 +211,10 @@ def test_text_is_as_block_by_block(model: Moondream, picture: Image.Image) -> No
         assert off(found, wanted) < (CLOSE if len(ids) < MANY else CLOSE_IN_BYTES)
 
 
+@with_attention
 @torch.inference_mode()
 def test_vision_is_as_block_by_block(model: Moondream) -> None:
-    if not model.weights.vision.tower.stack:
-        pytest.skip("this instruction set leaves attention over all to torch")
+    assert model.weights.vision.tower.stack
     c, kv = model.config.vision, model.precision.kv
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, c.crop_size, c.crop_size, 3), generator=generator, dtype=torch.uint8)

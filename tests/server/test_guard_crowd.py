@@ -14,7 +14,7 @@ import tiny_moondream as tiny
 from guarded import PATIENCE, Process, Wire
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from serving import ask, sdk
+from serving import NO_CLIENT, ask, sdk
 
 MOST = 8
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -76,7 +76,7 @@ def test_clients_understand_it(server: Process, kept: Wire) -> None:
     with pytest.raises(openai.InternalServerError) as raised:
         sdk(server.url).chat.completions.create(model="any", messages=ask("hello"))
     assert (raised.value.status_code, raised.value.code) == (503, "too_many_connections")
-    md = pytest.importorskip("moondream")
+    md = pytest.importorskip("moondream", reason=NO_CLIENT)
     with pytest.raises(HTTPError) as refused:
         md.vl(endpoint=f"{server.url}/v1").caption(LARGE)
     with refused.value as reply:
@@ -120,7 +120,7 @@ def test_a_refusal_reaches_who_is_still_sending(
     tmp_path_factory: pytest.TempPathFactory, options: list[str], given: dict[str, Any], status: int, code: str
 ) -> None:
     """Moondream's client asks for the connection to be closed, and sends all before it reads."""
-    md = pytest.importorskip("moondream")
+    md = pytest.importorskip("moondream", reason=NO_CLIENT)
     folder = tiny.write(tmp_path_factory.mktemp("early") / "tiny")
     with Process("--model", folder, *options) as server:
         for _ in range(5):

@@ -59,7 +59,7 @@ def test_health_tells_what_computes(precision: str, own: bool, monkeypatch: pyte
     if not own:
         monkeypatch.setenv("GALAGO_KERNELS", "none")
     elif kernels() is None:
-        pytest.skip("the kernels were not built (no C++ compiler)")
+        pytest.skip("needs the kernels, which a C++ compiler makes (apt install g++)")
     with serving(hosting(galago.load(f"scenes-{precision}", device="cpu"))) as url:
         health = httpx.get(f"{url}/health").json()
     assert (health["precision"], health["device"], health["model"]) == (precision, "cpu", "scenes")

@@ -10,12 +10,13 @@ from urllib.error import HTTPError
 
 import pytest
 from PIL import Image
+from serving import NO_CLIENT
 
 from galago.eval.places import iou
 from galago.eval.scenes.draw import scene_at
 from galago.eval.scenes.ranges import V1
 
-md = pytest.importorskip("moondream", reason="the moondream client is not installed (pip install --no-deps moondream)")
+md = pytest.importorskip("moondream", reason=NO_CLIENT)
 
 # The picture is scene 1396 of seed 7, so the truth about it is known.
 THINGS = {thing.name: thing for thing in scene_at(7, 1396, V1).things}

@@ -14,7 +14,9 @@ import pytest
 from galago.eval.scenes.draw import scene_at
 from galago.eval.scenes.ranges import V1
 
-pytestmark = pytest.mark.skipif(not (shutil.which("npm") and shutil.which("node")), reason="there is no Node here")
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("npm") and shutil.which("node")), reason="needs Node (apt install npm)"
+)
 
 CIRCLE = next(thing for thing in scene_at(7, 1396, V1).things if thing.name == "circle")
 WITHOUT_SHARP = """
@@ -58,7 +60,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     # sharp's set-up fetches a library from elsewhere, which may be out of reach.
     done = subprocess.run(["npm", "install", "--ignore-scripts", "moondream@0.2.0"], **run)
     if done.returncode:
-        pytest.skip(f"the client cannot be installed: {done.stderr[-200:]}")
+        pytest.skip(f"needs the registry of npm: the client cannot be installed: {done.stderr[-200:]}")
     (folder / "without-sharp.js").write_text(WITHOUT_SHARP)
     (folder / "program.js").write_text(PROGRAM)
     picture = Path(__file__).parents[2] / "examples" / "scene.png"

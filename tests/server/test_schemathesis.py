@@ -4,13 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from serving import serving
 
 from galago.pool import ModelPool
 from galago.server.app import create_app
 
-pytest.importorskip("schemathesis")
 HOOKS = Path(__file__).parents[1] / "support" / "schemathesis_hooks.py"
 EXAMPLES = 20
 """of each operation; without --phases there are 4,000 requests more, in minutes"""

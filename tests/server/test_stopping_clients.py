@@ -13,9 +13,9 @@ import httpx
 import openai
 import pytest
 from guarded import PATIENCE, Process, endless
-from serving import ask, sdk
+from serving import NO_CLIENT, ask, sdk
 
-md = pytest.importorskip("moondream", reason="the moondream client is not installed (pip install --no-deps moondream)")
+md = pytest.importorskip("moondream", reason=NO_CLIENT)
 
 Begun = Callable[[], Any]
 """Called when a part of the answer is there."""

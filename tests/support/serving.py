@@ -18,6 +18,7 @@ from galago.server.app import create_app
 from galago.server.settings import Settings
 
 GOLDEN = VECTORS / "moondream2-tiny"
+NO_CLIENT = "needs Moondream's client (pip install --no-deps moondream)"
 
 
 def load(folder: str, **options: Any) -> galago.Model:
