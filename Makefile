@@ -25,10 +25,10 @@ serve: $(READY) $(KERNELS)  ## serve MODEL (default: the bundled one) at http://
 	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)"
 
 test: lint $(KERNELS)  ## check style and types, then run the tests that are not slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -rs -m "not slow"
 
 test-slow: $(READY) $(KERNELS)  ## run the slow tests, which rarely tell anything
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -rs -m slow
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
