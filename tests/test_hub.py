@@ -1,19 +1,17 @@
 """Finding and fetching checkpoints, from folders and from a stand-in for the hub."""
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_standin import TOKENIZER, WEIGHTS, Shelf, at_an_address
 from huggingface_hub import constants
 
 from galago import hub, packing
@@ -21,88 +19,16 @@ from galago.catalog import Hosted, find
 from galago.cli.app import main
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 
-ENTRY = find("moondream2")
-WEIGHTS, TOKENIZER = bytes(range(256)) * 1200, b'{"version": "1.0"}'
-
-
-class Shelf:
-    """What the stand-in has, how it misbehaves, and what was asked of it."""
-
-    def __init__(self) -> None:
-        assert isinstance(ENTRY.source, Hosted)
-        contents = [WEIGHTS] * len(ENTRY.source.weights) + [TOKENIZER]
-        self.files = {
-            f"/{r.repo}/resolve/{r.revision}/{r.file}": c for r, c in zip(ENTRY.source.files, contents, strict=True)
-        }
-        self.error: tuple[int, str] | None = None
-        """status and X-Error-Code of every answer"""
-        self.break_after: int | None = None
-        """bytes of the first body after which the connection ends"""
-        self.damaged = False
-        self.asked: list[str] = []
-        """method, path and range"""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    shelf: Shelf
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        shelf, path = self.shelf, self.path.partition("?")[0]
-        asked = self.headers.get("Range", "")
-        shelf.asked.append(f"{self.command} {path} {asked}".strip())
-        body = shelf.files.get(path)
-        if shelf.error or body is None:
-            status, code = shelf.error or (404, "EntryNotFound")
-            self.head(status, 0, {"X-Error-Code": code})
-            return
-        # As the hub: git's hash for small files, SHA-256 for large ones.
-        git = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
-        etag = hashlib.sha256(body).hexdigest() if len(body) > 1000 else git
-        commit = hashlib.sha1(path.split("/resolve/")[1].split("/")[0].encode()).hexdigest()
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-        extra = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if asked:
-            extra["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self.head(206 if asked else 200, len(body) - start, extra)
-        if self.command == "HEAD":
-            return
-        if shelf.damaged:
-            body = bytes(len(body))
-        if shelf.break_after is not None:
-            body, shelf.break_after, self.close_connection = body[: shelf.break_after], None, True
-        self.wfile.write(body[start:])
-
-    def head(self, status: int, length: int, extra: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(length), **extra}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    yield Shelf()
+def shelf() -> Shelf:
+    return Shelf()
 
 
 @pytest.fixture
 def address(shelf: Shelf) -> Iterator[str]:
-    handler = type("Bound", (Handler,), {"shelf": shelf})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with at_an_address(shelf) as url:
+        yield url
 
 
 def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

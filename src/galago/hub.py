@@ -119,6 +119,20 @@ def remove(name: str) -> int:
     return doomed.expected_freed_size
 
 
+def discard_partial() -> None:
+    """Delete what this process has begun to download, for when it ends while a thread still waits for the network.
+
+    The hub client never goes on with such a file. Where the system does not tell of open files they stay.
+    """
+    from huggingface_hub import constants
+
+    for link in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            file = link.readlink()
+            if file.suffix == ".incomplete" and file.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+                file.unlink()
+
+
 # --- what galago itself makes ----------------------------------------------------------------
 
 RANDOM = "-random"

@@ -62,7 +62,7 @@ def test_serve_answers_and_an_interrupt_ends_it(checkpoint):
         request, *stopping = process.stderr.read().splitlines()
     assert "path=/v1/models status=200" in request
     assert [line.split(maxsplit=2)[1:] for line in stopping] == [
-        ["INFO", "stopping: 0 requests under way have 10 s"],
+        ["INFO", "stopping: 0 requests under way have 6 s"],
         ["INFO", "stopped: 0 requests finished, 0 cancelled"],
     ]
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from galago.server.settings import Settings
+
 Stages = dict[str, list[tuple[str, str]]]
 IMAGES = ("cpu", "cuda")
 
@@ -87,6 +89,14 @@ def test_services_are_of_images_that_exist_and_keep_to_this_machine(
         assert service["mem_limit"] == service["memswap_limit"]
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
         assert ("deploy" in service) == ("cuda" in service.get("profiles", [])) == (name == "galago-cuda")
+
+
+def test_nobody_is_killed_before_the_end_of_a_stop(root: Path, compose: dict[str, Any]) -> None:
+    unit = (root / "packaging" / "galago.service").read_text()
+    given = [service["stop_grace_period"] for service in compose["services"].values()]
+    given += re.findall(r"^TimeoutStopSec=(.*)$", unit, re.MULTILINE)
+    # Docker's own is 10 s.
+    assert len(given) == 3 and all(Settings().grace_s < int(seconds.rstrip("s")) <= 10 for seconds in given)
 
 
 def test_every_way_of_serving_is_a_command_that_runs(root: Path, stages: Stages, compose: dict[str, Any]) -> None:

@@ -5,11 +5,13 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 import galago
 from galago.kernels import build as building
@@ -192,3 +194,21 @@ def test_a_library_that_is_damaged_or_of_other_sources_is_refused(library: Path,
         source.write("// changed\n")
     stale = run()
     assert stale.stdout == "False\n" and "built from other sources" in stale.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_compilers_too_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    """The compiler is one that never ends, in a process that it starts."""
+    begun, folder = tmp_path / "begun", tmp_path / "temporary"
+    os.mkfifo(begun)
+    folder.mkdir()
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\nmktemp > {begun}\nsleep 1000 &\nwait\n")
+    compiler.chmod(0o755)
+    with Command(program=(building.__file__,), CXX=compiler, TMPDIR=folder) as command:
+        # Open until each compiler that begins has said so and the pipe has no writer left.
+        assert Path(begun.read_text().split()[0]).is_relative_to(folder)
+        command.send(number)
+        code, said = command.ended()
+    assert (code, said) == (128 + number, "")
+    assert list(folder.iterdir()) == []

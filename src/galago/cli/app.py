@@ -3,17 +3,17 @@
 Commands import torch when they run, so that help answers at once.
 """
 
-import sys
+import signal
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from galago.cli import bench, caption, config, detect, eval, gaze, models, point, quantize, query, serve, show, watch
 from galago.errors import GalagoError
+from galago.signals import exit_code, heeded, leave
 
 FAILED = 2
-INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show):
@@ -43,7 +43,19 @@ def galago(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 2 for what could not be done, 130 after an interrupt."""
+    """Run the command line; the exit code: 0, 2 for what could not be done, 130, 143 or 129 after a signal."""
+    code = 0
+    with heeded() as heard:
+        try:
+            code = _carried_out(args)
+        except BaseException:
+            # A signal in the middle of an import may come out as an error of that import.
+            if not heard:
+                raise
+    return exit_code(heard[0]) if heard else code
+
+
+def _carried_out(args: Sequence[str] | None) -> int:
     try:
         # The code of an Exit, or what the command returned: nothing.
         code = app(args=args, prog_name="galago", standalone_mode=False)
@@ -53,9 +65,14 @@ def main(args: Sequence[str] | None = None) -> int:
         typer.echo(message if "\n" in message else f"error: {message}", err=True)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return exit_code(signal.SIGINT)
     return code if isinstance(code, int) else 0
 
 
+def run() -> NoReturn:
+    """The program: the command line in a process of its own."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

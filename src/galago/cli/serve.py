@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import logging
-import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -54,17 +53,18 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
         def opened(done: "asyncio.Future[None]") -> None:
             if done.cancelled() or done.exception():
                 server.should_exit = True
-            elif settings.log_format == "json":
+                return
+            server.served = True
+            if settings.log_format == "json":
                 log.info(told)  # a program that reads JSON should not meet a line that is none
             else:
                 typer.echo(told, err=True)
 
         server = Server(app, underway, grace=settings.grace_s, connections=settings.max_connections, ready=started)
         server.run(sockets=[listener])
-        if app.state.opened.done():
-            app.state.opened.result()
-        if server.ended_by == signal.SIGINT:
-            raise KeyboardInterrupt
+        if server.ended_by is not None:
+            raise typer.Exit(server.code)
+        app.state.opened.result()
 
 
 def _pool(settings: "Settings") -> "ModelPool":

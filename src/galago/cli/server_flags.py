@@ -47,7 +47,7 @@ class ServerFlags:
     ] = None
     body_limit_mb: Annotated[float | None, typer.Option(help="MiB that the body of a request may have. (32)")] = None
     grace_s: Annotated[
-        int | None, typer.Option(help="Seconds that requests have to finish when the server is stopped. (10)")
+        int | None, typer.Option(help="Seconds that a stop may take; requests have all but the last two to finish. (8)")
     ] = None
     api_keys: Annotated[
         Texts,

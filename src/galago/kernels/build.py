@@ -4,16 +4,20 @@ The library depends on neither Python nor torch, so one build serves every versi
 other than the first that is found; GALAGO_NO_KERNELS=1 leaves the kernels out.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "_kernels.so"
@@ -55,16 +59,14 @@ def build(library: Path = LIBRARY, machine: str | None = None) -> Path:
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-w"]
     flags.append(f'-DGALAGO_SOURCES="{digest()}"')
     with tempfile.TemporaryDirectory() as folder:
-
-        def compiled(name: str) -> str:
-            to = str(Path(folder, name).with_suffix(".o"))
-            _run([*compiler, *flags, *sources[name], "-c", str(HERE / name), "-o", to])
-            return to
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compiled, sources))
+        objects = [str(Path(folder, name).with_suffix(".o")) for name in sources]
+        commands = [
+            [*compiler, *flags, *options, "-c", str(HERE / name), "-o", to]
+            for (name, options), to in zip(sources.items(), objects, strict=True)
+        ]
+        _run(commands, folder)
         linked = str(Path(folder, "linked.so"))
-        _run([*compiler, "-shared", "-pthread", "-o", linked, *objects])
+        _run([[*compiler, "-shared", "-pthread", "-o", linked, *objects]], folder)
         try:
             _put(Path(linked), library)
         except OSError as error:
@@ -114,14 +116,47 @@ def _compiler() -> list[str]:
     raise CannotBuild("no C++ compiler was found")
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-400:] or f"exit code {done.returncode}, without a word"
-        raise CannotBuild(f"{command[0]} failed: {said}")
+def _run(commands: list[list[str]], folder: str) -> None:
+    """Run commands side by side, as many as there are cores; what they keep for a while is in the folder.
+
+    When this is interrupted they end too, with all that they started. Raises CannotBuild.
+    """
+    running: set[subprocess.Popen[str]] = set()
+    starting, over = threading.Lock(), False
+
+    def run(command: list[str]) -> None:
+        with starting:
+            if over:
+                return
+            pipe, kept = subprocess.PIPE, {**os.environ, "TMPDIR": folder}
+            # A group of its own: a compiler is several programs.
+            process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=kept, process_group=0)
+            running.add(process)
+        out, error = process.communicate()
+        if process.returncode:
+            said = (error or out).strip()[-400:] or f"exit code {process.returncode}, without a word"
+            raise CannotBuild(f"{command[0]} failed: {said}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            list(pool.map(run, commands))
+        except BaseException:
+            with starting:
+                over = True
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     try:
         print(build())
     except CannotBuild as why:

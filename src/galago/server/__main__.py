@@ -3,5 +3,6 @@
 import sys
 
 from galago.cli.app import main
+from galago.signals import leave
 
-sys.exit(main(["serve", *sys.argv[1:]]))
+leave(main(["serve", *sys.argv[1:]]))

@@ -1,5 +1,6 @@
 """The server's routes."""
 
+import asyncio
 import re
 import threading
 import time
@@ -37,7 +38,8 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
         # Not one of the pool of threads, for whose end the process would wait.
         threading.Thread(target=models.open, name="galago-open", daemon=True).start()
         yield
-        await waited(pool.close)
+        # Side by side: neither an engine in a long step nor a load is to hold up the other.
+        await asyncio.gather(waited(pool.close), waited(models.end_loads))
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.opened = models.opened

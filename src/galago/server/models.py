@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from galago.catalog import Entry, Route, entries, lookup, with_precision
-from galago.errors import EngineBusy, GalagoError, InvalidRequest, LoadFailed
-from galago.hub import installed
+from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed
+from galago.hub import discard_partial, installed
 from galago.media.timeline import FrameSampling
 from galago.needs import one_name
 from galago.nn.device import pick_device
@@ -20,6 +20,7 @@ from galago.pool import Loaded, ModelPool
 from galago.precision import pick_precision
 from galago.routing import Lane, Plan, alone, plans
 from galago.server.errors import Refused
+from galago.server.interrupting import Interrupted, Interruptible
 
 if TYPE_CHECKING:
     from galago.model import Model
@@ -88,6 +89,7 @@ class Models:
         self._facts: dict[str, Facts] = {}
         self._seen: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._waiting = threading.BoundedSemaphore(WAITING)
+        self._loads = Interruptible()
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {twice!r}; rename one's folder", "model")
@@ -124,6 +126,11 @@ class Models:
         with ExitStack() as stack:
             for key in keys:
                 stack.enter_context(self.use(key, progress))
+
+    def end_loads(self) -> None:
+        """Give up what is being loaded, and wait a while until that is cleared away."""
+        self._loads.end()
+        discard_partial()
 
     @contextmanager
     def use(self, key: str, progress: Progress | None = None) -> "Iterator[tuple[Facts, Model]]":
@@ -186,7 +193,10 @@ class Models:
         if not self._waiting.acquire(blocking=False):
             raise EngineBusy(f"{WAITING} requests wait for their models to be loaded; try again later")
         try:
-            return stack.enter_context(self.pool.use(key, progress))
+            with self._loads.work():
+                return stack.enter_context(self.pool.use(key, progress))
+        except Interrupted:
+            raise EngineClosed("the server was shut down while the model was loading") from None
         finally:
             self._waiting.release()
 

@@ -147,8 +147,9 @@ class Host:
             what = "video" if shown.video else "image"
             why = f"remote {what}s are turned off on this server; send the {what} itself as a data: URL"
             raise InvalidImage(why, shown.path)
+        # A request that is cancelled, as the server stops, does not wait for a site.
         return await anyio.to_thread.run_sync(
-            fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching
+            fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching, abandon_on_cancel=True
         )
 
     def _begun(self, asked: Asked, opened: Sequence[Image.Image | Clip], told: dict[str, Any]) -> "_Begun":

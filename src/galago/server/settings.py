@@ -113,8 +113,8 @@ class Settings:
     """seconds for a request that names no limit of its own"""
     body_limit_mb: float = _setting(32, _positive(4096))
     """2^20 bytes"""
-    grace_s: int = _setting(10, _whole(0, 3600))
-    """seconds that requests under way have to finish when the server is stopped"""
+    grace_s: int = _setting(8, _whole(0, 3600))
+    """seconds that a stop may take; requests under way have all but the last two of them to finish"""
 
     api_keys: tuple[str, ...] = _setting((), _list("keys of visible ASCII without spaces", KEY), secret=True)
     """with none, everybody is let in"""

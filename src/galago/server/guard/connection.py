@@ -108,6 +108,10 @@ class Connection(H11Protocol):
             self.shutdown()
             self.transport.close()
 
+    def abort(self) -> None:
+        """Close without waiting for what is not sent yet, or for a client that still sends."""
+        self.transport.abort()
+
     def _turn_away(self) -> None:
         COUNTED.refused += 1
         self._crowd.leaving += 1

@@ -1,0 +1,106 @@
+"""Commands that are ended in the middle of their work: what they exit with, and that nothing of it is left."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import sparse
+from commands import Command, files_in
+from hub_standin import WEIGHTS, Shelf, at_an_address
+
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose first load in int8 packs it for about a second."""
+    return sparse.write(tmp_path_factory.mktemp("large") / "large")
+
+
+def quiet(said: str) -> bool:
+    return "Traceback" not in said and "terminate called" not in said
+
+
+@pytest.mark.parametrize("number", [TERM, INT, HUP])
+def test_serve_while_it_packs(large: Path, tmp_path: Path, number: int) -> None:
+    with Command("serve", large, "--precision", "int8", "--port", 0, GALAGO_CACHE=tmp_path) as command:
+        command.until("Packing large to int8")
+        command.send(number)
+        code, said = command.ended()
+    assert code == 128 + number and quiet(said), said
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_question_while_the_model_is_packed(large: Path, photo: Path, tmp_path: Path, number: int) -> None:
+    cache = tmp_path / "cache"
+    with Command("caption", photo, "-m", large, "--precision", "int8", GALAGO_CACHE=cache) as command:
+        command.until("Packing large to int8")
+        command.send(number)
+        code, said = command.ended()
+    assert code == 128 + number and quiet(said), said
+    assert files_in(cache) == []
+
+
+def test_quantize(large: Path, tmp_path: Path) -> None:
+    with Command("quantize", large, "--to", "int8", "--out", tmp_path / "new" / "small") as command:
+        command.until("Packing large to int8")
+        command.send(TERM)
+        code, said = command.ended()
+    assert code == 128 + TERM and quiet(said), said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("args", [("models", "pull", "moondream2"), ("serve", "moondream2", "--port", "0")])
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_download(tmp_path: Path, args: tuple[str, ...], number: int) -> None:
+    shelf = Shelf()
+    shelf.hold_after = 100_000
+    with at_an_address(shelf) as url:
+        hub = {"HF_ENDPOINT": url, "HF_HOME": tmp_path / "hf", "GALAGO_CACHE": tmp_path / "cache"}
+        with Command(*args, **hub) as command:
+            assert shelf.held.wait(60)
+            command.send(number)
+            code, said = command.ended()
+        assert code == 128 + number and quiet(said), said
+        # Of the model nothing is there, and the next download has all of it.
+        assert [name for name in files_in(tmp_path) if "/blobs/" in name or "/snapshots/" in name] == []
+        shelf.hold_after = None
+        with Command("models", "pull", "moondream2", **hub) as again:
+            assert again.ended()[0] == 0
+        [weights] = (tmp_path / "hf").rglob("snapshots/*/model.safetensors")
+        assert weights.read_bytes() == WEIGHTS
+
+
+def test_bench_ends_the_process_that_it_measures() -> None:
+    with Command("bench", "scenes", "--no-ceilings", "--runs", 10_000, "--precision", "float32") as command:
+        command.until("Measuring scenes float32 ")
+        command.send(TERM)
+        code, said = command.ended()
+    assert code == 128 + TERM and quiet(said), said
+
+
+def test_eval_keeps_its_answers_and_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    asked = ("eval", "scenes", "-m", checkpoint, "--range", 1, "--out", out)
+    with Command(*asked, "--count", 4) as command:
+        command.until("1/4")
+        command.send(TERM)
+        code, said = command.ended()
+    assert code == 128 + TERM and quiet(said), said
+    assert f"the answers so far are in {out}" in said
+    settings, *answers = map(json.loads, out.read_bytes().splitlines())
+    assert settings["task"] == "scenes" and answers
+    assert files_in(tmp_path) == [out.name]
+    with Command(*asked, "--count", 4) as again:
+        code, said = again.ended()
+    assert code == 0 and f"goes on after {len(answers)} answers" in said
+
+
+def test_a_second_signal_ends_it_at_once(large: Path, photo: Path, tmp_path: Path) -> None:
+    with Command("caption", photo, "-m", large, "--precision", "int8", GALAGO_CACHE=tmp_path / "cache") as command:
+        command.until("Packing large to int8")
+        for _ in range(20):  # however far the first one has come
+            command.send(TERM)
+        assert command.ended()[0] in (-TERM, 128 + TERM)
