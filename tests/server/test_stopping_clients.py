@@ -104,7 +104,7 @@ def test_what_can_finish_is_finished(folder: Path, threads: ThreadPoolExecutor) 
 
 
 def test_what_cannot_is_told_so(folder: Path, threads: ThreadPoolExecutor) -> None:
-    with Process("--model", folder, "--grace-s", 1) as server:
+    with Process("--model", folder, "--grace-s", 4) as server:
         begun = [threading.Event() for _ in CLIENTS]
         whole, streamed, their_whole, their_streamed = answers = [
             threads.submit(client, server.url, 0, FOREVER, event.set)

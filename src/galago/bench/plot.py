@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from galago.bench.results import FIGURES, best, label
+from galago.outputs import MARK
 
 PHASES = (("encode_s", "encode", "#3b6fb6"), ("prefill_s", "prefill", "#e0923d"), ("decode_s", "decode", "#4f9d69"))
 WIDTH, ROW, BAR = 860, 34, 20
@@ -37,6 +38,7 @@ def plot(results: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         ' font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#222">',
+        f"<desc>{MARK}</desc>",
         f"<title>{escape(_title(first))}</title>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text x="16" y="28" font-size="16" font-weight="600">{escape(_title(first))}</text>',

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.errors import InvalidRequest
+from galago.outputs import write_text
 
 Result = dict[str, Any]
 
@@ -82,13 +83,6 @@ def best(result: Mapping[str, Any], figure: Figure, which: str = "best") -> floa
 def save(results: Sequence[Result], path: Path) -> None:
     """Write results as a JSON array. Raises InvalidRequest if that cannot be done."""
     write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read(path: Path) -> list[Result]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.catalog import entries, with_precision
+from galago.cli.options import Force
 from galago.errors import InvalidRequest
+from galago.outputs import check_outputs, write_text
 from galago.request import Detail
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Show ratios to the results saved in this file.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the results.")] = None,
+    force: Force = False,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
     from galago.bench.case import Case, clip_size
@@ -69,11 +72,7 @@ def bench(
     if detail not in ("low", "high"):
         raise InvalidRequest(f"--detail must be low or high, not {detail!r}", "detail")
     saved = None if compare is None else read(compare)
-    for path in (save, plot):
-        if path is not None and path.is_dir():
-            raise InvalidRequest(f"cannot write {path}: it is a folder")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InvalidRequest(f"cannot write {path}: no folder {path.absolute().parent}")
+    check_outputs([path for path in (save, plot) if path], [compare, *(models or [])], force)
     cases = []
     for model, named in _located(models, random):
         wanted: list[str | None] = [*dict.fromkeys(precision or [])]
@@ -121,7 +120,7 @@ def _give(
         write(results, save)
     if plot is not None:
         from galago.bench.plot import plot as drawn
-        from galago.bench.results import same_work, write_text
+        from galago.bench.results import same_work
 
         write_text(drawn(results, same_work(results[0], saved or [])), plot)
     if json:

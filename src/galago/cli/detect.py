@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galago.cli.drawing import drawings_for, write
-from galago.cli.options import Draw, Images, Json, Loading, ObjectSettings, settings_of, takes_groups
+from galago.cli.options import Draw, Force, Images, Json, Loading, ObjectSettings, settings_of, takes_groups
 from galago.cli.running import Output, each_image
 from galago.request import Detect, check_skill
 
@@ -26,6 +26,7 @@ def detect(
     images: Images,
     object: Annotated[str, typer.Argument(metavar="OBJECT", help="What to look for.", show_default=False)],
     draw: Draw = None,
+    force: Force = False,
     json: Json = False,
     *,
     limits: ObjectSettings,
@@ -34,7 +35,8 @@ def detect(
     """Find objects: their bounding boxes, in pixels and relative to the image."""
     check_skill(Detect(object, limits.max_objects))
     settings = settings_of(limits)
-    output, drawings = Output(images, json), drawings_for(draw, images)
+    output = Output(images, json)
+    drawings = drawings_for(draw, images, object, (loading.model, limits.variant), force)
 
     def ask(model: "Model", image: "Image.Image", place: int) -> None:
         from galago.media.draw import draw as drawn

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.cli.options import Loading, takes_groups
+from galago.cli.options import Force, Loading, takes_groups
 from galago.errors import InvalidRequest
+from galago.outputs import check_outputs, is_ours, write_text
 
 if TYPE_CHECKING:
     from galago.eval.case import Task
@@ -73,6 +74,7 @@ def eval(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Force = False,
     *,
     loading: Loading,
 ) -> None:
@@ -100,11 +102,12 @@ def eval(
         raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
     loading = replace(loading, model=loading.model or what.task.model)
     wanted = _least(what.task, least or [])
-    for path in (out, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InvalidRequest(f"cannot write {path}: no folder {path.absolute().parent}")
+    sides = list(compare or ())
+    answers = _files_of(out, sides, views)
+    written = [*answers, *map(_summary_of, answers), *([plot] if plot else [])]
+    check_outputs(written, [data, task, loading.model, *sides], force)
     if compare is not None:
-        runs = [_either(what, side, out, loading, place) for place, side in enumerate(compare)]
+        runs = [_either(what, side, out, loading, place) for place, side in enumerate(sides)]
     else:
         runs = [_asked(what, loading, view, out) for view in ("", *views)]
     _give(what.task, runs, compare is not None, json, plot)
@@ -148,6 +151,19 @@ def _either(what: _What, side: str, out: Path | None, loading: Loading, place: i
     return _asked(what, replace(loading, model=side), "", out and _beside(out, "AB"[place]))
 
 
+def _files_of(out: Path | None, sides: Sequence[str], views: Sequence[str]) -> list[Path]:
+    """Where answers will be kept."""
+    if out is None:
+        return []
+    if sides:
+        return [_beside(out, "AB"[place]) for place, side in enumerate(sides) if not side.endswith(".jsonl")]
+    return [out, *(_beside(out, view) for view in views)]
+
+
+def _summary_of(out: Path) -> Path:
+    return out.with_suffix(".summary.json")
+
+
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}{path.suffix}")
 
@@ -163,6 +179,8 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
     cases = what.task.cases(what.data or Path(), what.count, what.seed)
     out = _beside(out, view) if out and view else out
     shown = {name: view == name for name in VIEWS}
+    if out and out.is_file() and not is_ours(out):
+        out.unlink()  # with --force, or it would have been refused
     with loading.open() as model:
         settings = {
             "task": what.name, "model": model.name, "weights": model.identity, "revision": model.revision,
@@ -180,7 +198,7 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
                 raise
     run = run_of(what.task, settings, records)
     if out:
-        _write(jsonlib.dumps(summary(run), indent=1) + "\n", out.with_suffix(".summary.json"))
+        write_text(jsonlib.dumps(summary(run), indent=1) + "\n", _summary_of(out))
     return run
 
 
@@ -192,7 +210,7 @@ def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot:
 
     differences = paired(task, runs[0], runs[1]) if compared else {}
     if plot is not None:
-        _write(drawn(task, runs), plot)
+        write_text(drawn(task, runs), plot)
     if json:
         told = summary(runs[0])
         if compared:
@@ -213,13 +231,6 @@ def _judge(run: "Run", wanted: dict[str, float]) -> None:
         for line in short:
             typer.echo(line, err=True)
         raise typer.Exit(1)
-
-
-def _write(text: str, path: Path) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager

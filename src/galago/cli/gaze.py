@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.cli.drawing import drawings_for, write
-from galago.cli.options import Draw, Images, Json, Loading, Seed, numbers, settings_of, takes_groups
+from galago.cli.options import Draw, Force, Images, Json, Loading, Seed, numbers, settings_of, takes_groups
 from galago.cli.running import Output, each_image
 from galago.request import Box, DetectGaze, Spot, check_skill
 
@@ -29,6 +29,7 @@ def gaze(
     ] = None,
     accurate: Annotated[bool, typer.Option("--accurate", help="Ask from many points of the face; slower.")] = False,
     draw: Draw = None,
+    force: Force = False,
     json: Json = False,
     seed: Seed = None,
     *,
@@ -39,7 +40,7 @@ def gaze(
     spot = cast(Spot, numbers(eye, "--eye", 2)) if eye else None
     check_skill(DetectGaze(spot, box, accurate))
     settings = settings_of(seed=seed)
-    output, drawings = Output(images, json), drawings_for(draw, images)
+    output, drawings = Output(images, json), drawings_for(draw, images, "gaze", (loading.model,), force)
 
     def ask(model: "Model", image: "Image.Image", place: int) -> None:
         from galago.media.draw import draw as drawn

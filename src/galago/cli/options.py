@@ -29,6 +29,7 @@ Draw = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="Draw what was found: a picture to write, or a folder for several images."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that galago did not write; never an input.")]
 Variant = Annotated[str | None, typer.Option(metavar="FILE", help="A LoRA variant to apply.")]
 Detail = Annotated[
     str | None, typer.Option(metavar="low|high", help="low sees a large image as a whole only: quicker, and coarser.")

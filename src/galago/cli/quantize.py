@@ -9,6 +9,7 @@ import typer
 from galago.catalog import find, with_precision
 from galago.errors import InvalidRequest, ModelNotFound
 from galago.needs import size_of
+from galago.outputs import check_folder
 
 EXAMPLES = """\b
 Examples:
@@ -38,11 +39,11 @@ def quantize(
         raise InvalidRequest(f"{model} asks for {asked}, and --to for {to}", "precision")
     folder = out or _known(model, to)
     if folder is not None:
-        _check(folder, force)
+        check_folder(folder, [model], force)
     files = locate(model)
     if folder is None:
         folder = Path(f"{files.name}-{to}")
-        _check(folder, force)
+        check_folder(folder, [model], force)
     made = quantise_model(files, to, folder)
     before, after = sum(f.stat().st_size for f in files.weights), made.stat().st_size
     if json:
@@ -57,14 +58,3 @@ def _known(model: str, to: str) -> Path | None:
         return Path(f"{find(model).id}-{to}")
     except ModelNotFound:
         return None
-
-
-def _check(folder: Path, force: bool) -> None:
-    from galago.packing import UNFINISHED
-
-    try:
-        full = folder.exists() and any(f.name != UNFINISHED for f in folder.iterdir())
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {folder}: {error.strerror}", "out") from error
-    if full and not force:
-        raise InvalidRequest(f"{folder} is not empty; choose another with --out, or write into it with --force", "out")

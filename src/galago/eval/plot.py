@@ -9,6 +9,7 @@ from html import escape
 from galago.eval.case import Task
 from galago.eval.report import Run, number
 from galago.eval.score import Score
+from galago.outputs import MARK
 
 COLOURS = ("#3b6fb6", "#e0923d")
 WIDTH, BAR, GAP, TOP, LEFT, RIGHT = 860, 12, 12, 76, 190, 70
@@ -24,6 +25,7 @@ def plot(task: Task, runs: Sequence[Run]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
         ' font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#222">',
+        f"<desc>{MARK}</desc>",
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="16" y="28" font-size="16" font-weight="600">{escape(title)}</text>',
