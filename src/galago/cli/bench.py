@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.catalog import entries, with_precision
+from galago.choices import check_device, check_models, check_precision
 from galago.cli.options import Force
 from galago.errors import InvalidRequest
 from galago.outputs import check_outputs, write_text
@@ -72,6 +73,10 @@ def bench(
     if detail not in ("low", "high"):
         raise InvalidRequest(f"--detail must be low or high, not {detail!r}", "detail")
     saved = None if compare is None else read(compare)
+    for chosen in precision or []:
+        check_precision(chosen)
+    check_device(device)
+    check_models(models or [])
     check_outputs([path for path in (save, plot) if path], [compare, *(models or [])], force)
     cases = []
     for model, named in _located(models, random):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from galago.choices import check_models
 from galago.cli.options import Force, Loading, takes_groups
 from galago.errors import InvalidRequest
 from galago.outputs import check_outputs, is_ours, write_text
@@ -103,6 +104,8 @@ def eval(
     loading = replace(loading, model=loading.model or what.task.model)
     wanted = _least(what.task, least or [])
     sides = list(compare or ())
+    loading.check()
+    check_models([side for side in sides if not side.endswith(".jsonl")])
     answers = _files_of(out, sides, views)
     written = [*answers, *map(_summary_of, answers), *([plot] if plot else [])]
     check_outputs(written, [data, task, loading.model, *sides], force)

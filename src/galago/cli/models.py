@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from galago.catalog import Entry, entries, find, routes, with_precision
+from galago.catalog import Bundled, Entry, entries, find, routes, with_precision
 from galago.errors import ModelNotFound
 from galago.needs import size_of
 
@@ -66,7 +66,6 @@ def remove(name: Name) -> None:
     moondream2-random means the random weights that `galago bench --random` made, and their packed copies.
     """
     from galago import hub
-    from galago.packing import remove_packed
 
     if name.endswith(hub.RANDOM):
         freed, packed = hub.remove_random(name), remove_packed(name)
@@ -75,6 +74,11 @@ def remove(name: Name) -> None:
         _freed(name, freed, packed)
         return
     entry, (_, precision) = find(name), with_precision(name)
+    if isinstance(entry.source, Bundled) and not precision:
+        hub.remove(name)  # says why not
+    # Which imports PyTorch.
+    from galago.packing import remove_packed
+
     if precision:
         packed = remove_packed(entry.id, precision)
         if not packed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from galago import choices
 from galago.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -60,7 +61,17 @@ class Loading:
     ] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
 
+    def check(self) -> None:
+        """Find what is wrong before PyTorch is imported, which takes seconds. Raises GalagoError."""
+        choices.check_precision(self.precision)
+        choices.check_profile(self.profile)
+        choices.check_device(self.device)
+        choices.check_threads(self.threads)
+        choices.check_revision(self.revision)
+        choices.check_models([] if self.model is None else [self.model])
+
     def open(self) -> "Model":
+        self.check()
         import galago
 
         return galago.load(**asdict(self))
@@ -144,6 +155,9 @@ def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any)
     given = {**(asdict(group) if group else {}), **more}
     settings = {name: value for name, value in given.items() if value is not None and value != []}
     sampling_from(settings)
+    variant = settings.get("variant")
+    if variant is not None and not Path(variant).is_file():
+        raise InvalidRequest(f"no file {variant}; --variant names the file of a LoRA", "variant")
     return settings
 
 

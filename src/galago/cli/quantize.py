@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from galago.catalog import find, with_precision
+from galago.choices import BITS, check_models
 from galago.errors import InvalidRequest, ModelNotFound
 from galago.needs import size_of
 from galago.outputs import check_folder
@@ -29,8 +30,6 @@ def quantize(
 ) -> None:
     """Write a folder that holds a model in int8 or int4: smaller, and used straight from the file."""
     from galago.hub import locate
-    from galago.packing import quantise_model
-    from galago.precision import BITS
 
     # What can be wrong is looked at before a download.
     if to not in BITS:
@@ -40,6 +39,9 @@ def quantize(
     folder = out or _known(model, to)
     if folder is not None:
         check_folder(folder, [model], force)
+    check_models([model])
+    from galago.packing import quantise_model
+
     files = locate(model)
     if folder is None:
         folder = Path(f"{files.name}-{to}")

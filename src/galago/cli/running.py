@@ -53,6 +53,7 @@ def each_image(sources: Sequence[str], loading: Loading, ask: Callable[["Model",
     """
     from galago.media.image import load_image
 
+    loading.check()
     _each(sources, loading, lambda source, model: load_image(source), ask)
 
 
@@ -67,6 +68,7 @@ def each_media(
     from galago.media.load import load_media
     from galago.media.timeline import FrameSampling
 
+    loading.check()
     frames.of(FrameSampling())
 
     def opened(source: "FileSource", model: Callable[[], "Model"]) -> "Image.Image | Clip":

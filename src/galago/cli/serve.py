@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from galago.choices import check_models, check_revision
 from galago.cli.options import takes_groups
 from galago.cli.server_flags import Config, Names, ServerFlags, in_force
 from galago.errors import InvalidRequest
@@ -33,6 +34,9 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
     # Before the models: a port that is taken should not be found out a minute later.
     listener = _bound(settings.host, settings.port)
     with listener:
+        # And a wrong name not seconds later, when all is imported.
+        check_models(settings.model, routes=True)
+        check_revision(settings.revision)
         from galago.server.app import create_app
         from galago.server.guard import logs
         from galago.server.guard.origins import is_loopback

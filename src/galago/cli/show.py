@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from galago.catalog import Entry, Route, lookup, with_precision
+from galago.choices import check_device, check_models
 from galago.needs import size_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
+    check_device(device)
+    check_models([model], routes=True)
     match lookup(model):
         case Route() as route:
             told, shown = _route_told(route, model, device), _print_route

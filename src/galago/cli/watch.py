@@ -38,6 +38,7 @@ def watch(
 
     check_skill(Query(question))
     settings = settings_of(text)
+    loading.check()
     sampling = frames.of(FrameSampling())
     clip = load_clip(sys.stdin.buffer if video == "-" else video, sampling)
     with loading.open() as model, _counted(len(clip.frames)) as count:

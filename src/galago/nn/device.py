@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from galago.choices import check_device
 from galago.errors import InvalidRequest
 
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -33,14 +34,12 @@ def pick_device(name: str | None = None) -> torch.device:
 
     Raises InvalidRequest if it is not available.
     """
+    check_device(name)
     if name is None or name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InvalidRequest(f"unknown device {name!r}; use auto, cpu, cuda or mps", "device") from None
+    device = torch.device(name)
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from galago.errors import InvalidRequest
+from galago.choices import BITS, PRECISIONS, check_precision, check_profile
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class Precision:
 
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BITS = {"int8": 8, "int4": 4}
-NAMES = (*FLOATS, *BITS)
-PROFILES = ("standard", "optimized")
+NAMES = PRECISIONS
 
 
 def pick_precision(name: str | None, device: torch.device, profile: str | None = None) -> Precision:
@@ -37,8 +35,8 @@ def pick_precision(name: str | None, device: torch.device, profile: str | None =
     `standard` (the default on a CPU) is float32 wherever the model runs; `optimized` (the default
     elsewhere) is int8 on a CPU, bfloat16 on CUDA and float16 on MPS. Raises InvalidRequest.
     """
-    if profile not in (None, *PROFILES):
-        raise InvalidRequest(f"unknown profile {profile!r}; use {' or '.join(PROFILES)}", "profile")
+    check_profile(profile)
+    check_precision(name)
     on_cpu = device.type == "cpu"
     half = torch.float16 if device.type == "mps" else torch.bfloat16
     if name in (None, "auto"):
@@ -46,7 +44,5 @@ def pick_precision(name: str | None, device: torch.device, profile: str | None =
         name = "float32" if not optimized else "int8" if on_cpu else str(half).removeprefix("torch.")
     if name in FLOATS:
         return Precision(name, FLOATS[name], FLOATS[name])
-    if name in BITS:
-        # On a CPU float32 activations cost little next to the product, and keep what int8 leaves.
-        return Precision(name, torch.float32 if on_cpu else half, torch.bfloat16 if on_cpu else half, BITS[name])
-    raise InvalidRequest(f"unknown precision {name!r}; use {', '.join(NAMES)}", "precision")
+    # On a CPU float32 activations cost little next to the product, and keep what int8 leaves.
+    return Precision(name, torch.float32 if on_cpu else half, torch.bfloat16 if on_cpu else half, BITS[name])

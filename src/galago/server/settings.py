@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from galago.catalog import entries
+from galago.choices import DEVICE
 from galago.errors import InvalidRequest
 
 MAX_TIMEOUT = 24 * 60 * 60
@@ -97,7 +98,7 @@ class Settings:
 
     profile: str | None = _setting(None, _one_of("standard", "optimized"))
     precision: str | None = _setting(None, _one_of(*_PRECISIONS))
-    device: str = _setting("auto", _text("auto, cpu, cuda, cuda:N or mps", r"auto|cpu|mps|cuda(:\d+)?"))
+    device: str = _setting("auto", _text("auto, cpu, cuda, cuda:N or mps", DEVICE))
     revision: str | None = _setting(None, _text("the name of a revision"))
     threads: int | None = _setting(None, _whole(1))
     max_memory_gb: float | None = _setting(None, _positive())
