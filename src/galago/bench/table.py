@@ -1,9 +1,11 @@
 """Results for a terminal."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -11,14 +13,43 @@ from galago.bench.results import FIGURES, Figure, Result, best, counterpart, lab
 
 
 def report(results: Sequence[Result], saved: Sequence[Result] | None = None) -> RenderableType:
-    """A table with a column for each result; with `saved` ratios stand beside the figures."""
+    """A table with a column for each result, or some below each other where a line has no room for all of them.
+
+    With `saved` ratios stand beside the figures.
+    """
     against = [counterpart(r, saved) if saved else None for r in results]
     pairs = list(zip(results, against, strict=True))
+    notes = [*_ceilings(results), *_early(results), *(_compared(pairs) if saved else [])]
+    return Group(Text(_head(results[0])), Text(), _Tables(pairs), *(Text(n) for n in ["", *notes] if notes))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """As few tables as the width allows."""
+
+    pairs: Sequence[tuple[Result, Result | None]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide, left = options.update(width=10_000), list(self.pairs)
+
+        def fits(count: int) -> bool:
+            return Measurement.get(console, wide, _table(left[:count])).maximum <= options.max_width
+
+        while left:
+            count = next(filter(fits, range(len(left), 1, -1)), 1)
+            yield _table(left[:count])
+            del left[:count]
+            if left:
+                yield Text()
+
+
+def _table(pairs: Sequence[tuple[Result, Result | None]]) -> Table:
+    results = [result for result, _ in pairs]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("best / median")
-    table.add_column("")
+    table.add_column("best / median", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for result, before in pairs:
-        table.add_column(label(result), justify="right", no_wrap=True)
+        table.add_column(label(result), justify="right")
         if before:
             table.add_column("to saved", justify="right", no_wrap=True)
     for figure in FIGURES:
@@ -28,8 +59,7 @@ def report(results: Sequence[Result], saved: Sequence[Result] | None = None) -> 
         if any(r[key] is not None for r in results):
             shown = (("-" if r[key] is None else str(r[key]), *([""] if before else [])) for r, before in pairs)
             table.add_row(title, "", *(c for cells in shown for c in cells))
-    notes = [*_ceilings(results), *_early(results), *(_compared(pairs) if saved else [])]
-    return Group(Text(_head(results[0])), Text(), table, *(Text(n) for n in ["", *notes] if notes))
+    return table
 
 
 def number(value: float) -> str:

@@ -1,7 +1,11 @@
 """galago models"""
 
 import json as jsonlib
+import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Annotated
 
 import typer
@@ -34,19 +38,18 @@ def models(
         for name, made in random.items():
             typer.echo(jsonlib.dumps({"id": name, "random_weights": True, "installed": True, "bytes": made}))
         return
-    rows = [("", "on disk", "memory", "")]
+    rows = []
     for entry in entries():
         size = here.get(entry.id)
         rows.append((entry.id, "-" if size is None else size_of(size), _memory(entry), entry.description))
     for route in routes():
         ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
         rows.append((route.id, "", "", f"{route.description} ({ways})"))
-    rows += [
-        (name, size_of(size), "", "random weights, made by `galago bench --random`") for name, size in random.items()
-    ]
-    first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
-    for name, disk, memory, description in rows:
-        typer.echo(f"{name:{first}}  {disk:>{second}}  {memory:{third}}  {description}".rstrip())
+    for name, size in random.items():
+        rows.append((name, size_of(size), "", "random weights, made by `galago bench --random`"))
+    # Only a terminal has a width that lines must keep to.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo("\n".join(_listed(rows, width)))
 
 
 @app.command()
@@ -119,6 +122,23 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
     }
 
 
+def _listed(rows: Sequence[tuple[str, str, str, str]], width: int | None) -> list[str]:
+    """A line for each name, with its size, its memory and what it is; or some, where a line would be too wide."""
+    table = [("", "on disk", "memory", ""), *rows]
+    first, second, third = (max(len(row[column]) for row in table) for column in range(3))
+    lines = [f"{a:{first}}  {b:>{second}}  {c:{third}}  {d}".rstrip() for a, b, c, d in table]
+    if width is None or all(len(line) <= width for line in lines):
+        return lines
+    lines = []
+    for name, disk, memory, about in rows:
+        lines.append(f"{name}  {disk}" if disk not in ("", "-") else name)
+        for text in filter(None, (about, memory and f"memory: {memory}")):
+            lines += wrap(text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return lines
+
+
 def _memory(entry: Entry) -> str:
     """What each precision was measured to need: float32 12.5, bfloat16 4.1 GB."""
-    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in entry.memory.items()) + " GB" if entry.memory else "?"
+    sizes = {name: size / 1e9 for name, size in entry.memory.items()}
+    told = ", ".join(f"{name} {size:.1f}" if size >= 1 else f"{name} {size:.2f}" for name, size in sizes.items())
+    return f"{told} GB" if told else "not measured"
