@@ -1,15 +1,18 @@
 """Commands that are ended in the middle of their work: what they exit with, and that nothing of it is left."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 import sparse
 from commands import Command, files_in
 from hub_standin import WEIGHTS, Shelf, at_an_address
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+ASKED = {"model": "moondream2", "stream": True}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,25 @@ def test_a_download(tmp_path: Path, args: tuple[str, ...], number: int) -> None:
             assert again.ended()[0] == 0
         [weights] = (tmp_path / "hf").rglob("snapshots/*/model.safetensors")
         assert weights.read_bytes() == WEIGHTS
+
+
+def test_a_load_that_a_client_asked_for(tmp_path: Path) -> None:
+    shelf = Shelf()
+    shelf.hold_after = 100_000
+    with (
+        at_an_address(shelf) as url,
+        Command("serve", "scenes", "--port", 0, HF_ENDPOINT=url, HF_HOME=tmp_path) as server,
+    ):
+        server.until(" with scenes")
+        address = re.findall(r"http://[\d.:]+", server.said.decode())[-1]
+        with httpx.stream("POST", f"{address}/v1/models/load", json=ASKED, timeout=60) as reply:
+            assert shelf.held.wait(60)
+            server.send(TERM)
+            told = reply.read().decode()
+        code, said = server.ended()
+    assert code == 0 and quiet(said), said
+    assert reply.status_code == 503 or "shutting_down" in told
+    assert [name for name in files_in(tmp_path) if "/blobs/" in name or "/snapshots/" in name] == []
 
 
 def test_bench_ends_the_process_that_it_measures() -> None:
