@@ -57,6 +57,23 @@ def heeded() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Lets a signal that comes inside act at the end: a process that is being started is not lost sight of."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        acting = [number for number in STOPPING if callable(signal.getsignal(number))]
+        before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in acting}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, whatever its other threads do.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from galago.errors import GalagoError
+from galago.signals import held
 
 Message = dict[str, Any]
 
@@ -32,19 +33,24 @@ def run_child(command: Sequence[str], tell: Callable[[Message], None]) -> None:
     failure: str | None = None
     # A file, not a pipe: nobody reads it while the child runs.
     with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as child:
+        child: subprocess.Popen[bytes] | None = None
+        try:
+            with held():
+                child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
             assert child.stdout is not None
-            try:
-                for line in child.stdout:
+            with child.stdout as told:
+                for line in told:
                     message = json.loads(line)
                     if message["event"] == "failed":
                         failure = message["error"]
                     else:
                         tell(message)
-                child.wait()
-            except BaseException:
+            child.wait()
+        except BaseException:
+            if child is not None:
                 child.kill()
-                raise
+                child.wait()
+            raise
         if failure is None and child.returncode != 0:
             failure = _reason(child.returncode, errors)
     if failure is not None:
