@@ -18,6 +18,8 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 PART = ".part"
 """How the name of a file ends that is still being written."""
+UNFINISHED = ".quantizing"
+"""A folder that quantise_model works in, inside the one that it is asked for."""
 POLL_S = 0.1
 
 
@@ -31,7 +33,7 @@ def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
     /dev/stdout) is given itself, to be written in place. `sync` waits until the data are on the disk, so that a power
     cut does not leave the name without them. Raises OSError, PermissionError for a file that may not be written.
     """
-    if _in_place(path):
+    if in_place(path):
         yield path
         return
     path = Path(os.path.realpath(path))
@@ -123,11 +125,12 @@ def _holder(file: int) -> str:
         return opened.read(200).decode(errors="replace") or "another process"
 
 
-def _in_place(path: Path) -> bool:
+def in_place(path: Path) -> bool:
+    """Whether it is written as it stands: a terminal, a pipe or /dev/null, of which nothing is lost."""
     # /dev/stdout may lead to a file, which the shell has opened: to put another in its place would lose the output.
     first = path.absolute().parts[1:3]
     opened = first[:1] == ("proc",) or first in (("dev", "stdout"), ("dev", "stderr"), ("dev", "fd"))
-    return opened or (path.exists() and not path.is_file())
+    return path.exists() and (opened or not path.is_file())
 
 
 def _sync(file: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from galago.errors import InvalidRequest
+from galago.files import UNFINISHED, in_place, written_whole
 
 MARK = "drawn by galago"
 """What our pictures say of themselves."""
@@ -39,7 +40,7 @@ def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = 
             raise _cannot(path, "it is a folder")
         if not path.absolute().parent.is_dir():
             raise _cannot(path, f"no folder {path.absolute().parent}")
-        if _is_device(path):
+        if in_place(path):
             continue
         if is_given(path, kept):
             raise _cannot(path, "it was given to be read, and is never overwritten; choose another name")
@@ -61,7 +62,7 @@ def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: b
     for path in _existing(given):
         if folder.exists() and folder.samefile(path if path.is_dir() else path.parent):
             raise _cannot(folder, "it holds the original; choose another folder")
-    if there == folder and not force and any(folder.iterdir()):
+    if there == folder and not force and any(file.name != UNFINISHED for file in folder.iterdir()):
         raise InvalidRequest(f"{folder} is not empty; choose another, or write into it with --force", "out")
     _try_folder(there, folder)
 
@@ -97,23 +98,11 @@ def is_ours(path: Path) -> bool:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of this one when it is whole; what ends early leaves the old one as it was.
 
-    A link stays one. Raises InvalidRequest where it cannot be written.
+    Raises InvalidRequest where it cannot be written.
     """
-    target = path.resolve()
     try:
-        if _is_device(path):
-            with path.open("wb") as file:
-                yield file
-            return
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".galago-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-            Path(name).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with written_whole(path) as part, part.open("wb") as file:
+            yield file
     except OSError as error:
         raise _cannot(path, error.strerror or str(error)) from error
 
@@ -133,23 +122,12 @@ def _existing(given: Iterable[str | Path | None]) -> list[Path]:
     return [path for one in given if one and (path := Path(one).expanduser()).exists()]
 
 
-def _is_device(path: Path) -> bool:
-    """A terminal, a pipe or /dev/null, which holds nothing."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
 def _try_folder(folder: Path, path: Path) -> None:
     """Find out whether a file can be made there, which rights alone do not tell."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise _cannot(path, error.strerror or str(error)) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot(path: Path, why: str) -> InvalidRequest:

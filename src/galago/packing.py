@@ -15,7 +15,7 @@ from galago.checkpoint import damage
 from galago.engine.metrics import remade
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families.family import family
-from galago.files import PART, locked
+from galago.files import PART, UNFINISHED, locked
 from galago.hub import Files, cache_folder, check
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
@@ -25,8 +25,6 @@ Progress = Callable[[int, int], None]
 WORTH_KEEPING = 256 << 20
 """Bytes of a checkpoint from which on a packed copy is kept; smaller ones are packed anew at each load."""
 STALE_S = 86400
-UNFINISHED = ".quantizing"
-"""A folder that quantise_model works in, inside the one that it is asked for."""
 
 
 def packed_copy(files: Files, precision: str, progress: Progress | None = None) -> Files:

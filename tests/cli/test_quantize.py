@@ -7,6 +7,7 @@ import pytest
 
 import galago as package
 from galago import hub, packing
+from galago.files import UNFINISHED
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_folder_that_is_not_empty_takes_force(galago, checkpoint, here):
 
 
 def test_what_a_killed_one_left_is_no_reason_to_refuse(galago, checkpoint, here):
-    left = here / "out" / packing.UNFINISHED
+    left = here / "out" / UNFINISHED
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     assert galago("quantize", checkpoint, "--to", "int8", "--out", here / "out").code == 0

@@ -182,9 +182,9 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
     cases = what.task.cases(what.data or Path(), what.count, what.seed)
     out = _beside(out, view) if out and view else out
     shown = {name: view == name for name in VIEWS}
-    if out and out.is_file() and not is_ours(out):
-        out.unlink()  # with --force, or it would have been refused
     with loading.open() as model:
+        if out and out.is_file() and not is_ours(out):
+            out.unlink()  # with --force, or it would have been refused
         settings = {
             "task": what.name, "model": model.name, "weights": model.identity, "revision": model.revision,
             "precision": model.precision, "device": model.device, "kernels": model.kernels,

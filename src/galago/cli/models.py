@@ -71,10 +71,11 @@ def remove(name: Name) -> None:
     from galago import hub
 
     if name.endswith(hub.RANDOM):
-        freed, packed = hub.remove_random(name), remove_packed(name)
-        if not freed + packed:
+        if name not in hub.random_checkpoints():
             raise ModelNotFound(f"there are no random weights {name}; `galago models` lists those that are kept")
-        _freed(name, freed, packed)
+        from galago.packing import remove_packed
+
+        _freed(name, hub.remove_random(name), remove_packed(name))
         return
     entry, (_, precision) = find(name), with_precision(name)
     if isinstance(entry.source, Bundled) and not precision:
