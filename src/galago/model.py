@@ -170,6 +170,10 @@ class Model:
         """Requests in the queue, those under way not counted."""
         return self._engine.waiting
 
+    def check_queue(self) -> None:
+        """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""
+        self._engine.check_queue()
+
     def stats(self) -> dict[str, Any]:
         """What has been done, how fast, and what is held in memory."""
         return self._engine.stats()

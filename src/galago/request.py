@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from galago.media.clip import Clip
+    from galago.media.picture import Picture
 
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -71,8 +72,8 @@ class DetectGaze:
     force: bool = False
 
 
-Media = Union["Image.Image", "Clip", Encoding]
-"""What a model looks at: an image or a clip, or what came of one that it saw before."""
+Media = Union["Image.Image", "Picture", "Clip", Encoding]
+"""What a model looks at: an image, one that is still its file, or a clip; or what came of one that it saw before."""
 
 
 @dataclass(frozen=True, eq=False)

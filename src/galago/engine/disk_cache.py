@@ -81,6 +81,10 @@ class DiskCache:
             self._touch(file)
         return found
 
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a file of this key, be it good or not; may be asked from any thread."""
+        return os.path.isfile(self._file(key))
+
     def keep(self, key: str, embedding: Tensor) -> None:
         """Write an embedding, unless it is larger than the budget."""
         file = self._file(key)

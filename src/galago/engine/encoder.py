@@ -1,5 +1,6 @@
 """Images on their way to becoming prefixes: each encoded once, whoever asks, a piece of work at a time."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,16 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from galago.engine.decoding import DECODING
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.image_cache import ImageCache, address, joined
+from galago.engine.image_cache import ImageCache, address, addressed, digest_of, joined
 from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
-from galago.engine.step import Prefix, Start, StepModel
+from galago.engine.step import Look, Prefix, Start, StepModel
 from galago.errors import NotANumber
-from galago.nn.device import synchronize
+from galago.media.picture import Picture
+from galago.nn.device import return_memory, synchronize, usable_cores
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
 
+CPU = torch.device("cpu")
+LARGE = 64 << 20
+"""Bytes of a picture whose memory goes back to the system before the next may have as much."""
 T = TypeVar("T")
 Tell = Callable[[Sequence, "EncodedImage | Exception"], None]
 
@@ -75,7 +81,9 @@ class _Sight:
 class Encoder:
     """Gives each sequence that begins with images its EncodedImage, through `tell`.
 
-    Reading pixels and cutting crops happens in threads of its own, all else in the engine's, in `work`.
+    Decoding, reading pixels and cutting crops happens in threads of its own, all else in the engine's, in `work`. A
+    picture that comes as its file is decoded there, when DECODING has room for it, and kept no longer than it takes to
+    cut its crops.
     """
 
     def __init__(
@@ -90,9 +98,12 @@ class Encoder:
         """`wake` is called from other threads; `relieve` says whether an error is worth another try."""
         self._count = count
         self._model, self._images, self._wake, self._tell, self._relieve = model, images, wake, tell, relieve
-        self._threads = ThreadPoolExecutor(2, "galago-images")
-        self._addressed: SimpleQueue[tuple[Sequence, Start, tuple[str, ...] | Exception]] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(usable_cores(), "galago-images")
+        self._addressed: SimpleQueue[tuple[Sequence, Start, list[str], Exception | None]] = SimpleQueue()
         self._sights: dict[str, _Sight] = {}
+        self._views: dict[str, Future[Any]] = {}
+        """of pictures, by their addresses: made while they were decoded"""
+        self._claiming = threading.Lock()
         self._prefixes: dict[str, _Prefix] = {}
         self._used: dict[str, tuple[EncodedImage, int]] = {}
         """prefixes that running requests use, the cache may have had no room for them; and how many do"""
@@ -108,15 +119,62 @@ class Encoder:
         """Tell s of this prefix when it is made."""
 
         def read() -> None:
-            found: tuple[str, ...] | Exception
+            keys: list[str] = []
+            failed: Exception | None = None
             try:
-                found = tuple(address(look.image, self._model.identity, look.detail) for look in prefix.looks)
+                for look in prefix.looks:
+                    if s.start is start:
+                        keys.append(self._address(look, prefix, start, s))
             except Exception as error:  # an image whose file cannot be read to its end
-                found = error
-            self._addressed.put((s, start, found))
+                failed = error
+            self._addressed.put((s, start, keys, failed))
             self._wake()
 
         self._threads.submit(read)
+
+    def _address(self, look: Look, prefix: Prefix, start: Start, s: Sequence) -> str:
+        """The address of an image; one that comes as its file is decoded for that, and its crops cut if they may lack.
+
+        An empty text once nobody wants it any more.
+        """
+        shown, context = look.image, (self._model.identity, look.detail)
+        if not isinstance(shown, Picture):
+            return address(shown, *context)
+        with shown.reading:  # of several requests with this picture the others find it known
+            key = addressed(shown.known[0], *context) if shown.known else None
+            if key and self._has(key, prefix, start):
+                return key
+            with DECODING.hold(shown.needs, lambda: s.start is start) as held:
+                if not held:
+                    return ""
+                key = self._decoded(look, shown, prefix, start)
+                if shown.needs >= LARGE:
+                    # The C library keeps what a thread has freed for that thread; the next picture is another's.
+                    return_memory(CPU)
+                return key
+
+    def _decoded(self, look: Look, shown: Picture, prefix: Prefix, start: Start) -> str:
+        image = shown.decoded()
+        if not shown.known:
+            shown.known.append(digest_of(image))
+        key = addressed(shown.known[0], self._model.identity, look.detail)
+        with self._claiming:
+            if self._has(key, prefix, start):
+                return key
+            views = self._views[key] = Future()
+            views.set_running_or_notify_cancel()  # others may be after them by the time that this request has gone
+        try:
+            views.set_result(self._model.views(image, look.detail))
+        except Exception as error:
+            views.set_exception(error)
+        self._wake()
+        return key
+
+    def _has(self, key: str, prefix: Prefix, start: Start) -> bool:
+        """Whether an image's crops are there or on their way, or will hardly be needed; asked from any thread."""
+        whole = joined((key,), prefix.plan, start.variant) if len(prefix.looks) == 1 else ""
+        made = self._images.has_embedding(key) or self._images.has_prefix(whole) or whole in self._used
+        return made or key in self._views or key in self._sights
 
     def drop(self, s: Sequence) -> None:
         """s does not want its prefix any more."""
@@ -127,23 +185,27 @@ class Encoder:
             del self._prefixes[key]
         for key in [key for key, sight in self._sights.items() if not sight.live]:
             self._sights.pop(key).views.cancel()
+        DECODING.wake()
         if self._active and not any(p.waiting for p in self._active_for):
             self._active, self._active_for = None, []
 
     def close(self) -> None:
+        DECODING.wake()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def sort(self) -> None:
         """Look at the images whose addresses are known by now: in the cache, on their way already, or new."""
         while not self._addressed.empty():
-            s, start, keys = self._addressed.get()
-            if s.start is not start:  # gone meanwhile
-                continue
-            if isinstance(keys, Exception):
-                self._tell(s, keys)
-                continue
-            assert isinstance(start.prefix, Prefix)
-            self._sort(s, start.prefix, start.variant, keys)
+            s, start, keys, failed = self._addressed.get()
+            if s.start is start:  # not gone meanwhile
+                if failed:
+                    self._tell(s, failed)
+                else:
+                    assert isinstance(start.prefix, Prefix)
+                    self._sort(s, start.prefix, start.variant, tuple(keys))
+            for key in keys:
+                if (views := self._views.get(key)) and views.done():
+                    del self._views[key]  # not needed after all
 
     def _sort(self, s: Sequence, wanted: Prefix, variant: str | None, keys: tuple[str, ...]) -> None:
         whole = joined(keys, wanted.plan, variant)
@@ -155,18 +217,31 @@ class Encoder:
             self._count("shared", len(keys))
             self._prefixes[whole].waiting.append(s)
             return
+        looks = dict(zip(keys, wanted.looks, strict=True))
+        embeddings = {key: self._images.embedding(key) for key in looks}
+        for key, embedding in embeddings.items():
+            lacks = embedding is None and key not in self._views and key not in self._sights
+            if lacks and isinstance(looks[key].image, Picture):
+                # It has left the cache, or its crops were those of somebody who has gone, since it was looked at.
+                assert s.start
+                return self.want(s, s.start, wanted)
         prefix = self._prefixes[whole] = _Prefix(whole, wanted, variant, keys, [s])
-        for key, look in dict(zip(keys, wanted.looks, strict=True)).items():
-            if (embedding := self._images.embedding(key)) is not None:
+        for key, embedding in embeddings.items():
+            if embedding is not None:
                 self._count("warm", 1)
                 prefix.embeddings[key] = embedding.to(self._model.device)
                 continue
             self._count("miss", 1)
             if key not in self._sights:
-                views = self._threads.submit(self._model.views, look.image, look.detail)
-                views.add_done_callback(lambda _: self._wake())
-                self._sights[key] = _Sight(key, views)
+                self._sights[key] = _Sight(key, self._views_of(key, looks[key]))
             self._sights[key].prefixes.append(prefix)
+
+    def _views_of(self, key: str, look: Look) -> "Future[Any]":
+        if isinstance(look.image, Picture):
+            return self._views.pop(key)
+        views = self._threads.submit(self._model.views, look.image, look.detail)
+        views.add_done_callback(lambda _: self._wake())
+        return views
 
     @property
     def ready(self) -> bool:

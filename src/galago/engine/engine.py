@@ -23,6 +23,8 @@ from galago.request import Detail, Done, Event, Request
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.media.picture import Picture
+
 
 class Run:
     """A request under way: iterate for its events. The last is Done, or the request's error is raised.
@@ -110,7 +112,7 @@ class Engine:
         return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout, since))
 
     def encode_image(
-        self, shown: "Image.Image | Clip", variant: str | None = None, detail: Detail = "high"
+        self, shown: "Image.Image | Picture | Clip", variant: str | None = None, detail: Detail = "high"
     ) -> EncodedImage:
         """Encode an image or a clip in its turn; raises as submit does."""
         prefix = self.model.opening(shown, detail)
@@ -125,6 +127,14 @@ class Engine:
         for _ in self._enqueue(Job(steps(), "encode")):
             pass
         return replace(made[0], clip=isinstance(shown, Clip))
+
+    def check_queue(self) -> None:
+        """Raise what `submit` would raise of the queue now."""
+        try:
+            self._inbox.check()
+        except EngineBusy:
+            self._metrics.refused(EngineBusy.code)
+            raise
 
     def close(self) -> None:
         """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""

@@ -34,6 +34,11 @@ def address(image: "Image.Image", *context: str) -> str:
 
     Alpha and metadata do not count. `context` tells the rest: model, variant, detail.
     """
+    return addressed(digest_of(image), *context)
+
+
+def digest_of(image: "Image.Image") -> "hashlib._Hash":
+    """The part of an image's address that is its own."""
     image.load()
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.sha256()
@@ -43,6 +48,12 @@ def address(image: "Image.Image", *context: str) -> str:
         digest.update(number.to_bytes(8, "little"))
     for top in range(0, height, ROWS):
         digest.update(rgb.crop((0, top, width, min(top + ROWS, height))).tobytes())
+    return digest
+
+
+def addressed(pixels: "hashlib._Hash", *context: str) -> str:
+    """The address of an image whose own part this is."""
+    digest = pixels.copy()
     for part in context:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
@@ -77,6 +88,10 @@ class ImageCache:
     def has_prefix(self, key: str) -> bool:
         """Whether it is kept; does not count as a use."""
         return key in self._hot
+
+    def has_embedding(self, key: str) -> bool:
+        """Whether it seems to be kept, in memory or on disk; may be asked from any thread, and be wrong by then."""
+        return key in self._warm or (self._disk is not None and key in self._disk)
 
     def embedding(self, key: str) -> "Tensor | None":
         """[T, D]; one that is only on disk comes into memory again, on the CPU."""

@@ -68,12 +68,17 @@ class Inbox:
     def put(self, job: Job) -> None:
         """Raises EngineBusy when the queue is full, EngineClosed after close()."""
         with self._changed:
+            self.check()
+            self._waiting[job.priority].append(job)
+            self._tell()
+
+    def check(self) -> None:
+        """Raise as `put` would."""
+        with self._changed:
             if self.closed:
                 raise EngineClosed("the engine is shut down")
             if len(self) >= self._limit:
                 raise EngineBusy(f"{self._limit} requests are waiting already; try again later")
-            self._waiting[job.priority].append(job)
-            self._tell()
 
     def first(self) -> Job | None:
         """The job whose turn is next; it stays."""

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from galago.media.clip import Clip
+    from galago.media.picture import Picture
 
 
 @dataclass(frozen=True)
 class Look:
     """An image, and how closely the model looks at it."""
 
-    image: "Image.Image"
+    image: "Image.Image | Picture"
     detail: Detail = "high"
 
 
@@ -126,7 +127,7 @@ class StepModel(Protocol):
         """The steps of a request; raises what is wrong with it before the first."""
         ...
 
-    def opening(self, shown: "Image.Image | Clip", detail: Detail = "high") -> Prefix:
+    def opening(self, shown: "Image.Image | Picture | Clip", detail: Detail = "high") -> Prefix:
         """The prefix of a question about this; raises InvalidRequest for what the model does not look at."""
         ...
 

@@ -65,4 +65,6 @@ def frames(
     with Image.open(file, formats=FORMATS) as image:
         for place in places:
             image.seek(place)
-            yield timeline.times[place], load_image(image, max_pixels=limits.pixels)
+            shown = load_image(image, max_pixels=limits.pixels)
+            # The file's own image becomes the next frame.
+            yield timeline.times[place], shown.copy() if shown is image else shown

@@ -11,12 +11,11 @@ from math import isqrt
 from random import Random
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, TooManyImages
 from galago.media.clip import Clip
 from galago.media.fetch import fetch
-from galago.media.image import MAX_PIXELS, load_image
+from galago.media.image import MAX_PIXELS
+from galago.media.picture import Picture, open_picture
 from galago.media.source import decode_data_url
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
@@ -52,7 +51,7 @@ class Shown:
         return self.url[:8].lower().startswith(("http:", "https:"))
 
 
-def one_image(request: Request, opened: Sequence[Image.Image | Clip]) -> Request:
+def one_image(request: Request, opened: Sequence[Picture | Clip]) -> Request:
     """The request over its image, if it has one."""
     if len(opened) > 1:
         raise TooManyImages("this request takes one image")
@@ -69,7 +68,7 @@ class Asked:
     images: tuple[Shown, ...] = ()
     include_usage: bool = False
     n: int = 1
-    placed: Callable[[Request, Sequence[Image.Image | Clip]], Request] = one_image
+    placed: Callable[[Request, Sequence[Picture | Clip]], Request] = one_image
     """the request with the images where they belong"""
 
     @property
@@ -78,7 +77,7 @@ class Asked:
         return medium_of(len(self.images), sum(shown.video for shown in self.images))
 
 
-def choices(asked: Asked, opened: Sequence[Image.Image | Clip]) -> list[Request]:
+def choices(asked: Asked, opened: Sequence[Picture | Clip]) -> list[Request]:
     """The request over its images, once for each choice.
 
     From one seed each draws with its own, the first with that very one. Raises TooManyImages.
@@ -188,8 +187,8 @@ def fetch_shown(shown: Shown, allow_hosts: Collection[str]) -> bytes:
 
 def read_shown(
     shown: Shown, sampling: FrameSampling | None, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS
-) -> Image.Image | Clip:
-    """The image or the frames of the video, decoded; the bytes are `fetched` if it is remote.
+) -> Picture | Clip:
+    """The image, of which only the header is read, or the frames of the video; the bytes are `fetched` if it is remote.
 
     The frames are those that `sampling` says, which is the model's own, or the usual ones where it looks at images only
     and will refuse them; all together have `max_pixels` at the most. No file is ever opened for a client. Raises
@@ -202,10 +201,16 @@ def read_shown(
         data = decode_data_url(shown.url, what) if fetched is None else fetched
         if shown.video:
             return _read_clip(data, sampling or FrameSampling(), max_pixels)
-        return load_image(data, max_pixels=max_pixels)
+        return open_picture(data, max_pixels=max_pixels, param=shown.path)
     except InvalidRequest as error:
         error.param = shown.path
         raise
+
+
+def clip_bytes(sampling: FrameSampling | None) -> int:
+    """What the frames of one video take at the most."""
+    sampling = sampling or FrameSampling()
+    return 4 * min(MAX_PIXELS, sampling.max_frames * sampling.longest_edge**2)
 
 
 def _read_clip(data: bytes, sampling: FrameSampling, max_pixels: int) -> Clip:

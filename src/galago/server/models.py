@@ -166,6 +166,11 @@ class Models:
         """Whether using it need not wait for a load, as things stand."""
         return any(row.name == key and not row.loading for row in self.pool.loaded())
 
+    def check_queue(self, key: str) -> None:
+        """Raise EngineBusy if a model that is in memory could take no further request now."""
+        if model := self._seen.get(key):
+            model.check_queue()
+
     def facts(self, name: str) -> Facts | None:
         """Of a model, or of a route's first; None before its first load."""
         return self._facts.get(self._plan(name).models[0])

@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from PIL import Image
-
 from galago.errors import InvalidRequest
 from galago.media.clip import Clip
+from galago.media.picture import Picture
 from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
 from galago.server.errors import Refused
 from galago.server.fields import (
@@ -92,7 +91,7 @@ def read_chat(body: bytes) -> Asked:
     return Asked(request, model, stream, shown, usage, n or 1, placed)
 
 
-def _placed(turns: Sequence[Turn], request: Request, opened: Sequence[Image.Image | Clip]) -> Request:
+def _placed(turns: Sequence[Turn], request: Request, opened: Sequence[Picture | Clip]) -> Request:
     """The conversation with its images and videos where they stood."""
     left = iter(opened)
     messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)

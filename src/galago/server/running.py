@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -14,15 +14,17 @@ from urllib.parse import quote
 import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from PIL import Image
 from starlette.requests import ClientDisconnect
 
-from galago.errors import DeadlineExceeded, InvalidImage, TooManyImages
+from galago.engine.decoding import CLIPS
+from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
+from galago.media.picture import Picture
+from galago.nn.device import usable_cores
 from galago.request import Done, Event
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Shown, choices, fetch_shown, read_shown
+from galago.server.fields import Asked, Shown, choices, clip_bytes, fetch_shown, one_image, read_shown
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Facts, Models
@@ -82,15 +84,15 @@ class Host:
     underway: Underway
     settings: Settings
     served: Served = field(default_factory=Served)
-    # A decoded photo takes up to 200 MB, so no more of them than can be worked on at once.
-    decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
+    # Bodies take several times their size while they are read, and videos what a few frames take.
+    reading: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(usable_cores()))
     # Apart from those, which a slow site must not keep busy.
     fetching: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(FETCHES))
 
     async def parsed(self, http: Request, reader: Callable[[bytes], T]) -> T:
         """What a reader makes of the body."""
         body = await read_body(http, self.settings.body_limit)
-        return await anyio.to_thread.run_sync(reader, body, limiter=self.decoding)
+        return await anyio.to_thread.run_sync(reader, body, limiter=self.reading)
 
     async def answer(self, http: Request, reader: Callable[[bytes], Asked]) -> "Answer":
         """What a dialect's reader makes of the body, put to the model that it means.
@@ -107,32 +109,72 @@ class Host:
             if self.models.facts(key) is None:
                 # It is being loaded for the first time: only then it is known which frames of a video it looks at.
                 await waited(partial(self.models.load, [key]))
-            for shown in asked.images[len(opened) :]:
-                fetched = await self._fetched(shown)
-                reading = partial(self._opened, key, shown, opened, fetched)
-                opened.append(await anyio.to_thread.run_sync(reading, limiter=self.decoding))
-            begun = await waited(partial(self._begun, asked, opened, told))
+            self.models.check_queue(key)
+            with ExitStack() as stack:
+                if clips := sum(shown.video for shown in asked.images):
+                    asked = await self._with_room(http, asked, key, clips, stack)
+                for shown in asked.images[len(opened) :]:
+                    fetched = await self._fetched(shown)
+                    reading = partial(self._opened, key, shown, opened, fetched)
+                    opened.append(await anyio.to_thread.run_sync(reading, limiter=self.reading))
+                begun = await waited(partial(self._begun, asked, opened, told))
+                begun.use.push(stack.pop_all())
         events = self.served.counted(events_of(http, begun.runs), told)
+        # What was sent is let go of.
+        asked = replace(asked, images=(), placed=one_image)
         return Answer(asked, begun.facts, _until_done(events, begun.use, self.models.pool.keeps))
 
-    def _at_once(self, asked: Asked, told: dict[str, Any]) -> "tuple[Asked, list[Image.Image | Clip], _Begun | None]":
-        """What was asked, what it shows as far as the first that has to be fetched, and what was begun.
+    async def _with_room(self, http: Request, asked: Asked, key: str, clips: int, stack: ExitStack) -> Asked:
+        """Wait for room for the frames of so many clips, which `stack` gives back.
 
-        Nothing is begun yet where that would have to wait, for a site or for a model: whoever is here keeps others
-        from decoding.
+        The request comes back with what is left of its time. Raises EngineBusy where too many wait already,
+        DeadlineExceeded when its time is over, and Refused, which nobody reads, when the client has gone.
         """
-        key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not decoded
-        opened: list[Image.Image | Clip] = []
+        if CLIPS.waiting >= self.settings.max_queue and CLIPS.waiting:
+            raise EngineBusy(f"{CLIPS.waiting} requests with videos are waiting already; try again later")
+        facts = self.models.facts(key)
+        size = min(clips * clip_bytes(facts.video_sampling if facts else None), 4 * MAX_PIXELS)
+        timeout = self.settings.timeout if asked.request.timeout is None else asked.request.timeout
+        begin, left = time.perf_counter(), False
+        entering = asyncio.ensure_future(waited(lambda: CLIPS.enter(size, lambda: not left)))
+        going = asyncio.ensure_future(_gone(http))
+        try:
+            await asyncio.wait({entering, going}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            going.cancel()
+            if not entering.done():
+                left = True
+                CLIPS.wake()
+            with anyio.CancelScope(shield=True):
+                if await entering:
+                    stack.callback(CLIPS.leave, size)
+        if not left:
+            spent = time.perf_counter() - begin
+            kept = None if timeout is None else max(timeout - spent, 1e-3)
+            return replace(asked, request=replace(asked.request, timeout=kept))
+        if timeout is not None and time.perf_counter() - begin >= timeout:
+            self.served.timeouts += 1
+            raise DeadlineExceeded(f"the request was not done within its {timeout:g} s")
+        raise Refused("invalid_json", "the client has gone")
+
+    def _at_once(self, asked: Asked, told: dict[str, Any]) -> "tuple[Asked, list[Picture | Clip], _Begun | None]":
+        """What was asked, what it shows as far as the first that has to be fetched or is a video, and what was begun.
+
+        Nothing is begun yet where that would have to wait, for a site, for a model or for room: whoever is here keeps
+        others from reading.
+        """
+        key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not opened
+        opened: list[Picture | Clip] = []
         if self.models.facts(key) is not None:
-            for shown in takewhile(lambda shown: not shown.remote, asked.images):
+            for shown in takewhile(lambda shown: not shown.remote and not shown.video, asked.images):
                 opened.append(self._opened(key, shown, opened))
         waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
         return asked, opened, None if waits else self._begun(asked, opened, told)
 
     def _opened(
-        self, key: str, shown: Shown, opened: Sequence[Image.Image | Clip], fetched: bytes | None = None
-    ) -> Image.Image | Clip:
-        """What is shown after these, decoded; of a video the frames that the model was trained to look at.
+        self, key: str, shown: Shown, opened: Sequence[Picture | Clip], fetched: bytes | None = None
+    ) -> Picture | Clip:
+        """What is shown after these: an image as its file, of a video the frames that the model was trained to look at.
 
         Raises InvalidRequest as read_shown does.
         """
@@ -152,7 +194,7 @@ class Host:
             fetch_shown, shown, self.settings.allow_image_hosts, limiter=self.fetching, abandon_on_cancel=True
         )
 
-    def _begun(self, asked: Asked, opened: Sequence[Image.Image | Clip], told: dict[str, Any]) -> "_Begun":
+    def _begun(self, asked: Asked, opened: Sequence[Picture | Clip], told: dict[str, Any]) -> "_Begun":
         """Have the model, which may have to be loaded first, and submit a request for each choice to it.
 
         They are one to the client, and fail together.
@@ -181,7 +223,7 @@ class Answer:
     events: AsyncIterator[Numbered]
 
 
-def _left(opened: Sequence[Image.Image | Clip]) -> int:
+def _left(opened: Sequence[Picture | Clip]) -> int:
     """The pixels that a request may have besides."""
     images = (image for one in opened for image in (one.frames if isinstance(one, Clip) else [one]))
     return MAX_PIXELS - sum(image.width * image.height for image in images)
@@ -265,9 +307,14 @@ async def events_of(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbe
             run.cancel()
 
 
-async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
+async def _gone(http: Request) -> None:
+    """Wait until the client has gone."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
+    await _gone(http)
     for run in runs:
         run.cancel()
 

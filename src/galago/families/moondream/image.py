@@ -54,7 +54,8 @@ def make_crops(image: Image.Image, c: VisionConfig, tiled: bool = True) -> Crops
 
     Unless `tiled`, there is the global view alone.
     """
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     rows, cols = tiling = tiling_of(image.height, image.width, c) if tiled else (1, 1)
     size = c.crop_size
     views = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))]

@@ -31,6 +31,7 @@ from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, l
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
+from galago.media.picture import Picture
 from galago.nn.attention import attention, store
 from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
@@ -96,7 +97,7 @@ class Moondream:
         Loads the variant if it is new, and raises CheckpointError if it does not fit.
         """
         self.lora(variant)
-        if image is None or isinstance(image, Image.Image):
+        if image is None or isinstance(image, Image.Image | Picture):
             return
         if isinstance(image, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
@@ -139,7 +140,7 @@ class Moondream:
         weights = t.n_layers * _block_size(t.dim, t.qkv_dim, t.ff_dim)
         return work.rows_at_once(weights, self.device, self.precision)
 
-    def opening(self, shown: Image.Image | Clip, detail: Detail = "high") -> Prefix:
+    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
         """BOS and an image, which every question begins with."""
         if isinstance(shown, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")

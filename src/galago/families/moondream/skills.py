@@ -30,6 +30,7 @@ from galago.families.moondream.region import (
 from galago.families.moondream.text import embedded
 from galago.families.spelling import Fed, logits_without, spell
 from galago.media.clip import Clip
+from galago.media.picture import Picture
 from galago.request import (
     Box,
     Caption,
@@ -110,7 +111,7 @@ def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Star
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
     image = request.image
-    prefix = m.opening(image, request.detail) if isinstance(image, Image.Image | Clip) else image
+    prefix = m.opening(image, request.detail) if isinstance(image, Image.Image | Picture | Clip) else image
     return Start(prefix, min(len(prompt) + steps, room), variant)
 
 
@@ -321,19 +322,19 @@ def _look(
 
 def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
     """The mean of many answers, asked from points all over the face, on the image and on its mirror."""
-    if not isinstance(image, Image.Image):
+    if not isinstance(image, Image.Image | Picture):
         raise InvalidRequest("accurate gaze also looks at the mirrored image: give the image itself", "image")
     assert skill.face is not None  # check_skill
     return _sampled_gaze(m, image, skill.face, skill.force, random.Random(seed), detail)
 
 
 def _sampled_gaze(
-    m: "Moondream", image: Image.Image, face: Box, force: bool, rng: random.Random, detail: Detail
+    m: "Moondream", image: Image.Image | Picture, face: Box, force: bool, rng: random.Random, detail: Detail
 ) -> Steps:
     spots: list[Spot] = []
     steps = 0
     for mirrored in (False, True):
-        seen: Prefix | EncodedImage = m.opening(ImageOps.mirror(image) if mirrored else image, detail)
+        seen: Prefix | EncodedImage = m.opening(_mirror(image) if mirrored else image, detail)
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
@@ -351,6 +352,10 @@ def _sampled_gaze(
         mean = (statistics.fmean(x for x, _ in kept), statistics.fmean(y for _, y in kept))
     yield GazeFound(mean)
     return End("stop", steps)
+
+
+def _mirror(image: Image.Image | Picture) -> Image.Image | Picture:
+    return image.mirror() if isinstance(image, Picture) else ImageOps.mirror(image)
 
 
 def without_outliers(spots: Sequence[Spot]) -> list[Spot]:

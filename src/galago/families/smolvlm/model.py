@@ -29,6 +29,7 @@ from galago.families.smolvlm.vision import frame_passes, projected
 from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.media.clip import Clip
+from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
 from galago.nn.attention import attend_cached, store
 from galago.nn.passes import Passes, pieces
@@ -85,7 +86,7 @@ class SmolVLM:
 
     def check(self, shown: Media) -> None:
         """Raise InvalidRequest unless this is something to look at, or was encoded by this model."""
-        if isinstance(shown, Image.Image | Clip):
+        if isinstance(shown, Image.Image | Picture | Clip):
             return
         if not isinstance(shown, EncodedImage):
             what = type(shown).__name__
@@ -111,7 +112,7 @@ class SmolVLM:
         block = t.dim * (2 * t.q_dim + 2 * t.kv_dim + 3 * t.ff_dim)
         return work.rows_at_once(t.n_layers * block, self.device, self.precision)
 
-    def opening(self, shown: Image.Image | Clip, detail: Detail = "high") -> Prefix:
+    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
         """What a conversation begins with whose first turn begins with this. Raises ContextLengthExceeded."""
         prefix = prompts.opening(self.config, self.tokenizer, shown, detail)
         if prefix.positions > self.config.text.max_context:

@@ -19,6 +19,7 @@ from galago.families.tokenizer import Tokenizer
 from galago.media.clip import Clip
 from galago.media.image import to_rgb
 from galago.media.load import ONE_BY_ONE
+from galago.media.picture import Picture
 from galago.request import Detail, Length, Message
 
 START, END = "<|im_start|>", "<end_of_utterance>"
@@ -123,7 +124,7 @@ def turns(c: SmolVLMConfig, messages: Sequence[Message], detail: Detail) -> tupl
                     raise InvalidRequest("an encoded image can only stand first in a conversation", "messages")
                 items = ["\n\n"] if part.clip else []
             else:
-                image = _rgb(part)  # type: ignore[arg-type]
+                image = part if isinstance(part, Picture) else _rgb(part)  # type: ignore[arg-type]
                 split = c.image.split and detail == "high"
                 items += image_items(tiling_of(image.size, c.image, split), c.vision.n_tokens)
                 looks.append(Look(image, detail))

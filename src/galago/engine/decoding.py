@@ -1,0 +1,20 @@
+"""How much memory pictures and clips may take, decoded, in the whole process."""
+
+from galago.media.room import Room
+from galago.nn.device import usable_cores
+
+MOST = 512 << 20
+"""Bytes of each room, unless something else is set: one picture of 64 million pixels, or about eight photos."""
+SHARE = 8
+"""Where there is a budget of memory, a room has no more than this part of it."""
+
+DECODING = Room(MOST, usable_cores())
+"""For pictures, from their decoding until what a model looks at has been cut from them."""
+CLIPS = Room(MOST)
+"""For the frames of clips, which stay until their request ends. Apart from the other: who holds of this one waits for
+an engine, which waits for that one."""
+
+
+def set_room(most: int) -> None:
+    """Let each of the two have so many bytes."""
+    DECODING.most = CLIPS.most = most

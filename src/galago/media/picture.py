@@ -1,0 +1,70 @@
+"""An image file that is decoded when its turn comes: until then it takes no more memory than the file has."""
+
+import io
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps
+
+from galago.errors import InvalidImage
+from galago.media.image import MAX_PIXELS, decoding_bytes, header, read_image
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What a model is to look at, as its file. Made by `open_picture`; its header was checked."""
+
+    data: bytes
+    size: tuple[int, int]
+    """width, height in pixels"""
+    needs: int
+    """bytes that decoding it takes at the most"""
+    max_pixels: int = MAX_PIXELS
+    name: str = "the image"
+    param: str | None = None
+    """the field of a request that gave it, which errors name"""
+    mirrored: bool = False
+    """whether its sides are to be exchanged"""
+    reading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """held by who decodes it, so that others need not do the same"""
+    known: "list[_Hash]" = field(default_factory=list, repr=False)
+    """a digest of its pixels, once somebody has decoded it"""
+
+    @property
+    def width(self) -> int:
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        return self.size[1]
+
+    def decoded(self) -> Image.Image:
+        """As load_image gives it. Raises InvalidImage where the file does not hold what its header says."""
+        try:
+            image = read_image(io.BytesIO(self.data), self.name, self.max_pixels)
+            if image.size != self.size:
+                raise InvalidImage(f"{self.name} is not of the size that its header tells")
+        except InvalidImage as error:
+            error.param = self.param
+            raise
+        return ImageOps.mirror(image) if self.mirrored else image
+
+    def mirror(self) -> "Picture":
+        """The same from left to right."""
+        more = 0 if self.mirrored else 4 * self.width * self.height
+        return replace(
+            self, mirrored=not self.mirrored, needs=self.needs + more, reading=threading.Lock(), known=list["_Hash"]()
+        )
+
+
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, param: str | None = None) -> Picture:
+    """A picture from the bytes of a file, of which only the header is read; raises as load_image does of that.
+
+    What else is wrong with them, such as their ending early, shows when they are decoded.
+    """
+    with header(io.BytesIO(data), "the image", max_pixels) as image:
+        return Picture(data, image.size, decoding_bytes(image), max_pixels, param=param)
