@@ -16,30 +16,35 @@ from galago.needs import OVERHEAD, memory_needed, one_name, precisions_of
 from galago.nn.device import available_memory, container_memory, is_out_of_memory
 
 CPU = torch.device("cpu")
-NO_CACHE = Limits(prefix_bytes=0, embedding_bytes=0)
+NO_CACHE = Limits(prefix_bytes=0, embedding_bytes=0, kv_bytes=1)
+"""With it what is needed is the peak and a byte."""
 MEASURED = [(e.id, p) for e in entries() for p in e.memory]
 
 
 @pytest.mark.parametrize(("name", "precision"), MEASURED)
 def test_the_catalogues_figure_however_the_precision_is_asked_for(name: str, precision: str) -> None:
     figure = find(name).memory[precision]
-    assert memory_needed(f"{name}-{precision}", device="cpu", limits=NO_CACHE) == figure
-    assert memory_needed(name, precision=precision, device="cpu", limits=NO_CACHE) == figure
-    assert memory_needed(f"{name}-int8", precision=precision, device="cpu", limits=NO_CACHE) == figure, (
+    assert memory_needed(f"{name}-{precision}", device="cpu", limits=NO_CACHE) == figure + 1
+    assert memory_needed(name, precision=precision, device="cpu", limits=NO_CACHE) == figure + 1
+    assert memory_needed(f"{name}-int8", precision=precision, device="cpu", limits=NO_CACHE) == figure + 1, (
         "the argument goes first"
     )
 
 
-def test_what_the_image_cache_may_hold_is_counted() -> None:
-    figure, limits = find("moondream2").memory["int8"], Limits(prefix_bytes=5, embedding_bytes=7)
-    assert memory_needed("moondream2-int8", device="cpu", limits=limits) == figure + 12
-    assert memory_needed("moondream2-int8", device="cpu") == figure + Limits().prefix_bytes + Limits().embedding_bytes
+def test_what_caches_and_keys_and_values_may_hold_is_counted() -> None:
+    figure, limits = find("moondream2").memory["int8"], Limits(prefix_bytes=5, embedding_bytes=7, kv_bytes=11)
+    assert memory_needed("moondream2-int8", device="cpu", limits=limits) == figure + 23
+    usual = Limits()
+    # Keys and values of 2048 positions, in 24 layers of 2048 numbers each, in bfloat16.
+    kv = 2 * 24 * 2048 * 2048 * 2
+    needed = figure + usual.prefix_bytes + usual.embedding_bytes + kv
+    assert memory_needed("moondream2-int8", device="cpu") == needed
 
 
 def test_the_profile_decides_as_it_does_for_a_load() -> None:
     memory = find("moondream2").memory
-    assert memory_needed("moondream2", device="cpu", limits=NO_CACHE) == memory["float32"]
-    assert memory_needed("moondream2", device="cpu", profile="optimized", limits=NO_CACHE) == memory["int8"]
+    assert memory_needed("moondream2", device="cpu", limits=NO_CACHE) == memory["float32"] + 1
+    assert memory_needed("moondream2", device="cpu", profile="optimized", limits=NO_CACHE) == memory["int8"] + 1
 
 
 @pytest.mark.parametrize(("name", "precision"), MEASURED)
@@ -62,7 +67,7 @@ def test_a_folder_is_reckoned_from_its_weights(folder: Path, tmp_path: Path) -> 
     for precision, size in {"float32": 4, "bfloat16": 2, "int8": 1}.items():
         needed = memory_needed(str(folder), precision=precision, device="cpu", limits=NO_CACHE)
         assert needed >= count * size + OVERHEAD
-        assert needed == pytest.approx(1.1 * count * size + OVERHEAD, abs=1)
+        assert needed == pytest.approx(1.1 * count * size + OVERHEAD, abs=2)
     packing.quantise_model(hub.locate(folder), "int4", tmp_path / "packed")
     packed = tmp_path / "packed"
     assert memory_needed(str(packed), limits=NO_CACHE) >= (packed / "model.safetensors").stat().st_size + OVERHEAD

@@ -54,6 +54,10 @@ class Entry:
     revision: str | None = None
     parameters: int | None = None
     aliases: tuple[str, ...] = ()
+    kv_values: int | None = None
+    """Keys and values of one position, in numbers: what they take is that times the size of their type."""
+    context: int | None = None
+    """Positions that one request may take at the most."""
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes at the measured peak, by precision; what was not measured is absent."""
 

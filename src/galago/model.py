@@ -24,6 +24,7 @@ from galago.media.load import load_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.nn.device import pick_device, usable_cores
+from galago.nn.footprint import footprint
 from galago.packing import packed_copy
 from galago.precision import pick_precision
 from galago.precision.packed import bits_of
@@ -127,6 +128,7 @@ class Model:
         self._loaded = loaded
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
+        self._footprint = footprint(loaded.weights)
         self._engine = Engine(loaded, limits)
 
     @property
@@ -177,6 +179,11 @@ class Model:
     def stats(self) -> dict[str, Any]:
         """What has been done, how fast, and what is held in memory."""
         return self._engine.stats()
+
+    def memory(self) -> dict[str, Any]:
+        """Bytes: of the weights, of those in mapped files, and of what keys, values and cached images take now."""
+        w = self._footprint
+        return {"weights_bytes": w.bytes, "mapped_bytes": w.mapped, "cache_bytes": self._engine.stats()["bytes"]}
 
     def trim(self) -> None:
         """Let go of cached images, and hand memory back to the system, before the next step."""

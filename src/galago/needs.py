@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from galago.engine.scheduler import Limits
 
 OVERHEAD = 512 << 20
-"""Bytes that are reckoned beside the weights where nothing was measured: PyTorch, activations and KV caches."""
+"""Bytes that are reckoned beside the weights where nothing was measured: PyTorch and activations."""
 SLACK = 1.1
 """Weights are reckoned so much larger there: some are kept in a larger type than the precision says."""
 
@@ -24,18 +24,42 @@ def memory_needed(
     device: str | None = None,
     limits: "Limits | None" = None,
 ) -> int:
-    """Bytes at the peak of one request, and what the image cache may come to hold.
+    """Bytes at the peak of one request, and what the image cache and keys and values may come to hold.
 
-    The first is the catalogue's figure, or else an estimate on the safe side; the cache's is of the `limits`. The
-    arguments are those of galago.load, and choose the precision as they do there. PyTorch itself is in each
-    model's figure, so several models in one process need a little less than the sum of theirs; keys and values of
-    further requests at the same time come on top. Nothing is downloaded. Raises ModelNotFound, CheckpointError or
+    The first is the catalogue's figure, or else an estimate on the safe side; the others are those of the `limits`,
+    where they leave keys and values open what the longest request may need. The arguments are those of galago.load, and
+    choose the precision as they do there. PyTorch itself is in each model's figure, so several models in one process
+    need a little less than the sum of theirs. Nothing is downloaded. Raises ModelNotFound, CheckpointError or
     InvalidRequest.
     """
     from galago.engine.scheduler import Limits
 
-    cache = limits or Limits()
-    return _peak(name, precision, profile, device) + cache.prefix_bytes + cache.embedding_bytes
+    held = limits or Limits()
+    kv = held.kv_bytes
+    if kv is None:
+        kv = longest_request(name, precision=precision, profile=profile, device=device)
+    return _peak(name, precision, profile, device) + held.prefix_bytes + held.embedding_bytes + kv
+
+
+def longest_request(
+    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
+) -> int:
+    """Bytes of keys and values of a request that fills the model's context; arguments and errors as above."""
+    from galago.families.family import family
+    from galago.hub import locate
+    from galago.nn.device import pick_device
+    from galago.precision import pick_precision
+    from galago.precision.packed import bits_of
+
+    entry, where = _entry(name), pick_device(device)
+    if entry is not None and entry.kv_values is not None and entry.context is not None:
+        chosen = pick_precision(precision or with_precision(name)[1], where, profile)
+        return entry.kv_values * entry.context * chosen.kv.itemsize
+    files = locate(name, offline=True)
+    packed = bits_of(files.weights)
+    chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
+    outline = family(files.family).outline(files)
+    return outline.kv_values * outline.context * chosen.kv.itemsize
 
 
 def _peak(name: str, precision: str | None, profile: str | None, device: str | None) -> int:

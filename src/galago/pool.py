@@ -5,14 +5,15 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from galago.engine.kv_share import kv_share
 from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory
-from galago.needs import memory_needed, one_name, precisions_of, size_of
+from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
 from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ CHOICE = ("precision", "profile", "device")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model of a pool. `bytes` is what is set aside for it; `in_use` counts its users."""
+    """A model of a pool. `bytes` is what is set aside for it, maybe more than it needs; `in_use` counts its users."""
 
     name: str
     bytes: int
@@ -65,8 +66,10 @@ class ModelPool:
     """Loads models when they are first used, and unloads those least recently used when another needs their place.
 
     `budget` is in bytes; by default nine tenths of what the device has available now. It bounds the sum of what
-    the models need at their peaks. `keep_alive` is how many seconds a model stays after its last use: 0 unloads
-    it at once, None keeps it until its place is needed. A model in use never leaves.
+    the models need at their peaks, with their image caches and their keys and values. Of these a model has what its
+    longest request may need, and at its load a quarter of what is left, unless the options' `limits` say how much.
+    `keep_alive` is how many seconds a model stays after its last use: 0 unloads it at once, None keeps it until its
+    place is needed. A model in use never leaves.
 
     `options` are further arguments of galago.load, for every model. `load` is called with a name and `progress`;
     `need` with a name, or with a name and a `precision`, and gives bytes. Methods may be called from any thread.
@@ -89,8 +92,11 @@ class ModelPool:
         self._device = pick_device(self.choice.get("device"))
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
         self._keep_alive = keep_alive
-        self._load = load or partial(_load, **(options or {}))
-        self.need = need or partial(memory_needed, **self.choice, limits=(options or {}).get("limits"))
+        self._options = dict(options or {})
+        self._load = load or self._loading_own
+        self.need = need or partial(memory_needed, **self.choice, limits=self._options.get("limits"))
+        self.expected: Collection[str] = ()
+        """models that are to be loaded, whose place others leave free when they take a share of what is left"""
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
@@ -235,6 +241,22 @@ class ModelPool:
 
     # --- loading ---------------------------------------------------------------------------------
 
+    def _loading_own(self, name: str, progress: Progress | None) -> "Model":
+        """galago.load, with keys and values in what is left of the budget; the slot has then all that was given."""
+        from galago.engine.scheduler import Limits
+        from galago.model import load
+
+        limits = self._options.get("limits") or Limits()
+        if limits.kv_bytes is None:
+            longest = longest_request(name, **self.choice)
+            coming = sum(self.need(other) for other in self.expected if other not in self._slots)
+            with self._changed:
+                left = self.budget - coming - sum(slot.need for slot in self._slots.values())
+                kv = kv_share(longest, limits.running, max(left, 0))
+                self._slots[name].need += kv - longest
+            limits = replace(limits, kv_bytes=kv)
+        return load(name, progress=progress, **{**self._options, "limits": limits})
+
     def _loaded_into(self, slot: _Slot, progress: Progress | None) -> "Model":
         """Load a slot's model; in whatever way that ends, all who wait for it are told."""
         model: Model | None = None
@@ -360,12 +382,6 @@ class ModelPool:
             with self._changed:
                 self._timer = None
                 self._set_timer()
-
-
-def _load(name: str, **options: Any) -> "Model":
-    from galago.model import load
-
-    return load(name, **options)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -122,7 +122,7 @@ class Turned:
         now, images, limits = self.scheduler.snapshot(), self.images.stats(), self.limits
         assert now.running <= limits.running and now.waiting <= limits.waiting
         assert images.hot.bytes <= limits.prefix_bytes and images.warm.bytes <= limits.embedding_bytes
-        assert self.scheduler.reserved <= limits.kv_bytes
+        assert self.scheduler.reserved <= self.scheduler.kv_bytes
         assert now.bytes["kv"] + self.model.prefix_bytes <= self.scheduler.reserved + images.hot.bytes
 
     def run(self) -> None:

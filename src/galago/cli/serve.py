@@ -74,12 +74,16 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
 def _pool(settings: "Settings") -> "ModelPool":
     """Where the models will be."""
     import galago
+    from galago.engine.decoding import MOST, SHARE, set_room
     from galago.pool import ModelPool
 
     options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
     options["limits"] = galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size)
     budget = None if settings.max_memory_gb is None else int(settings.max_memory_gb * 1e9)
-    return ModelPool(budget, keep_alive=None, options=options)
+    pool = ModelPool(budget, keep_alive=None, options=options)
+    share = min(MOST, pool.budget // SHARE)
+    set_room(share if settings.decode_memory_mb is None else int(settings.decode_memory_mb * (1 << 20)))
+    return pool
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -36,7 +36,16 @@ class ServerFlags:
         str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
     ] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
-    max_memory_gb: Annotated[float | None, typer.Option(help="GB that models may take in memory.")] = None
+    max_memory_gb: Annotated[
+        float | None, typer.Option(help="GB that models may take in memory, with their caches and keys and values.")
+    ] = None
+    decode_memory_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="MiB that pictures may take while they are decoded, and as much again the frames of videos; "
+            "others wait. By default an eighth of what models may take, 512 at the most."
+        ),
+    ] = None
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that are carried out together. (16)")] = None
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait; more are refused (429). (64)")] = None
     max_connections: Annotated[

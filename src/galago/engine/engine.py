@@ -81,10 +81,10 @@ class Engine:
         self.model = model
         limits = limits or Limits()
         self._metrics = metrics = Metrics(model.name, model.precision.name)
-        self._bounds = {"waiting": limits.waiting, "running": limits.running}
         self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
+        self._bounds = {"waiting": limits.waiting, "running": limits.running, "kv_bytes": self._scheduler.kv_bytes}
         worker = threading.Thread(target=_work, args=(self._scheduler,), name="galago-engine", daemon=True)
         worker.start()
         self._close = weakref.finalize(self, _shut_down, self._inbox, worker)

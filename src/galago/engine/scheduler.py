@@ -17,6 +17,7 @@ from galago.engine.encoder import Encoder
 from galago.engine.image_cache import ImageCache
 from galago.engine.inbox import Inbox
 from galago.engine.kv_cache import CHUNK
+from galago.engine.kv_share import kv_bytes_of
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Prefix, Start, Step, StepModel
@@ -41,8 +42,9 @@ class Limits:
 
     waiting: int = 64
     running: int = 16
-    kv_bytes: int = 4 << 30
-    """of running requests; each is counted with all that it may come to need"""
+    kv_bytes: int | None = None
+    """of running requests; each is counted with all that it may come to need. None takes a share of the memory that is
+    left, and what the longest request may need at least: see kv_share"""
     prefix_bytes: int = 512 << 20
     embedding_bytes: int = 128 << 20
     disk: Path | None = None
@@ -57,6 +59,7 @@ class Scheduler:
 
     def __init__(self, model: StepModel, inbox: Inbox, limits: Limits, images: ImageCache, metrics: Metrics) -> None:
         self._model, self._inbox, self._limits, self._images, self._metrics = model, inbox, limits, images, metrics
+        self.kv_bytes = kv_bytes_of(model, limits)
         self._running: list[Sequence] = []
         self._encoder = Encoder(model, images, inbox.wake, self._encoded, self._relieve, metrics.image)
         self._image_next = True
@@ -174,7 +177,7 @@ class Scheduler:
                 if self._inbox.take(job):
                     self._end(s, error)
                 continue
-            if self._running and own + shared + self.reserved > self._limits.kv_bytes:
+            if self._running and own + shared + self.reserved > self.kv_bytes:
                 return
             if self._inbox.take(job):
                 self._metrics.admitted(time.perf_counter() - job.since)
@@ -189,9 +192,9 @@ class Scheduler:
         per_position = self._model.kv_bytes
         own = (first.positions + CHUNK) * per_position
         shared = first.prefix.positions * per_position if isinstance(first.prefix, Prefix) else 0
-        if own + shared > self._limits.kv_bytes:
+        if own + shared > self.kv_bytes:
             raise InvalidRequest(
-                f"the request may need {own + shared:,} bytes of keys and values, of {self._limits.kv_bytes:,} "
+                f"the request may need {own + shared:,} bytes of keys and values, of {self.kv_bytes:,} "
                 "that there may be; ask for fewer tokens",
                 "max_tokens",
             )

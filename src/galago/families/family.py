@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
@@ -31,6 +31,11 @@ class Loaded(StepModel, Protocol):
 
     @property
     def precision(self) -> Precision: ...
+    @property
+    def weights(self) -> Any:
+        """A tree of dataclasses with its tensors."""
+        ...
+
     @property
     def video_sampling(self) -> FrameSampling | None:
         """Which frames of a video it was trained to look at; None where it looks at images only."""
@@ -61,6 +66,10 @@ class Outline:
     """the tensor with a row or a number for each token of the vocabulary, that decides of the next"""
     end: int
     """the token that ends an answer"""
+    kv_values: int
+    """numbers that a position has as keys and values"""
+    context: int
+    """positions that fit"""
     exact: frozenset[str] = frozenset()
     """tensors that stay float32"""
 

@@ -23,10 +23,11 @@ NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in use now and at the peak: resident memory on a CPU, the allocator's on an accelerator."""
+    """Bytes in use now and at the peak, and in words of what."""
 
     used: int
     peak: int
+    of: str
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -149,14 +150,15 @@ def empty_cache(device: torch.device) -> None:
 def memory(device: torch.device) -> Memory:
     """Memory in use on the device."""
     if device.type == "cuda":
-        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+        used, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+        return Memory(used, peak, f"tensors on {device}")
     if device.type == "mps":
         used = torch.mps.current_allocated_memory()
-        return Memory(used, used)
+        return Memory(used, used, "tensors on mps, whose peak is not told")
     # Linux counts into ru_maxrss what the parent had when it started this process; its status file does not.
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         found = {line[:5]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-        return Memory(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]))
+        return Memory(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]), "resident memory of the process")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Memory(peak, peak)
+    return Memory(peak, peak, "resident memory of the process at its peak; this system does not tell it now")

@@ -8,6 +8,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory, pick_device
 from galago.server import moondream_reply
@@ -48,7 +49,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
                 "fallbacks": facts.fallbacks,
                 "memory": _memory(facts.device),
                 "performance": host.served.report(),
-                "models": loaded_models(models),
+                "models": await waited(partial(loaded_models, models)),
                 "routes": {plan.name: [asdict(lane) for lane in plan.lanes] for plan in models.routes},
             }
         )
@@ -85,8 +86,9 @@ def add_routes(app: FastAPI, host: Host) -> None:
             return JSONResponse({"message": message, "version": VERSION, "status": status, "model": name}, 200, headers)
         rows = await waited(models.rows)
         used = _memory(str(pick_device(models.pool.choice.get("device"))))
+        held = await waited(models.memory)
         address = str(http.base_url).rstrip("/")
-        page = partial(start_page, address, VERSION, status, rows, models.pool.budget, used, host.served)
+        page = partial(start_page, address, VERSION, status, rows, models.pool.budget, used, held, host.served)
         return HTMLResponse(await waited(page), 200, headers)
 
     @app.get("/openapi.json")
@@ -103,7 +105,8 @@ def add_routes(app: FastAPI, host: Host) -> None:
 
 
 def loaded_models(models: Models) -> list[Json]:
-    """The models in memory, each with what computes it and what it takes."""
+    """The models in memory, each with what computes it and what it takes: measured, and what is set aside for it."""
+    held = models.memory()
     return [
         {
             "name": facts.id,
@@ -112,7 +115,7 @@ def loaded_models(models: Models) -> list[Json]:
             "revision": facts.revision,
             "kernels": facts.kernels,
             "fallbacks": facts.fallbacks,
-            "memory_bytes": row.bytes,
+            "memory": {**held.get(facts.id, {}), "set_aside_bytes": row.bytes},
             "in_use": row.in_use,
         }
         for facts, row in models.loaded()
@@ -120,6 +123,8 @@ def loaded_models(models: Models) -> list[Json]:
 
 
 def _memory(device: str) -> Json:
-    """Of the process, or on an accelerator of its memory there."""
+    """Of the process, or on an accelerator of its memory there; and what decoded pictures take of it."""
     used = memory(torch.device(device))
-    return {"used_bytes": used.used, "peak_bytes": used.peak}
+    rooms = {"pictures": DECODING, "clips": CLIPS}
+    decoding = {name: {"used_bytes": room.taken, "allowed_bytes": room.most} for name, room in rooms.items()}
+    return {"used_bytes": used.used, "peak_bytes": used.peak, "of": used.of, "decoding": decoding}

@@ -93,8 +93,9 @@ class Models:
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {twice!r}; rename one's folder", "model")
-        for key in self.own:
-            pool.need(key)  # what is wrong with a name is told before anything is loaded
+        pool.expected = self.own
+        # What is wrong with a name is told before anything is loaded.
+        self._needs = {key: pool.need(key) for key in self.own}
 
     @property
     def default(self) -> str:
@@ -189,6 +190,11 @@ class Models:
         rows = [(self._facts.get(row.name), row) for row in self.pool.loaded() if not row.loading]
         return [(facts, row) for facts, row in rows if facts]
 
+    def memory(self) -> dict[str, dict[str, Any]]:
+        """Model.memory() by id, of those in memory; asks as stats() does."""
+        found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
+        return {name: model.memory() for name, model in found.items() if model}
+
     def stats(self) -> dict[str, dict[str, Any]]:
         """Model.stats() by id, of those in memory. Asking is no use of them, and keeps none."""
         found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
@@ -256,7 +262,7 @@ class Models:
             precision = pick_precision(named, pick_device(choice.get("device")), choice.get("profile")).name
         # A folder may have gone since.
         with suppress(GalagoError):
-            need = loaded.bytes if loaded else self.pool.need(key)
+            need = self._needs.get(key) or self.pool.need(key)
         return Row(
             id=id_of(key),
             precision=precision,

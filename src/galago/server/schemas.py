@@ -291,7 +291,7 @@ def _models() -> Json:
         "loaded": {**FLAG, "description": "whether it is in memory"},
         "installed": {**FLAG, "description": "whether its files are here; else a load downloads them"},
         "precision": may(TEXT),
-        "memory_bytes": may(COUNT, "what it needs at its peak, caches included"),
+        "memory_bytes": may(COUNT, "what it needs: at its peak, and for its caches"),
         "in_use": {**COUNT, "description": "requests that run on it"},
     }
     ways = {"ways": {**array(_way()), "description": "of a route: what it takes, and the model that answers"}}
@@ -307,13 +307,25 @@ def _models() -> Json:
     }
 
 
+def _held() -> Json:
+    """What a model takes."""
+    caches = {"type": "object", "description": "keys and values, and cached images", "additionalProperties": COUNT}
+    mapped = may(COUNT, "those of them in mapped files, which come into memory as they are read")
+    return record(
+        {"set_aside_bytes": {**COUNT, "description": "the part of the budget that is its own"}},
+        {"weights_bytes": COUNT, "mapped_bytes": mapped, "cache_bytes": caches},
+    )
+
+
 def _info() -> Json:
     one = {"precision": TEXT, "device": TEXT, "revision": TEXT, "kernels": TEXT, "fallbacks": array(TEXT)}
-    loaded = record({"name": TEXT, **one, "memory_bytes": COUNT, "in_use": COUNT})
+    loaded = record({"name": TEXT, **one, "memory": _held(), "in_use": COUNT})
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
-    used = record({"used_bytes": COUNT, "peak_bytes": COUNT})
+    room = record({"used_bytes": COUNT, "allowed_bytes": COUNT})
+    rooms = {**record({"pictures": room, "clips": room}), "description": "what pictures take that are being decoded"}
+    used = {"used_bytes": COUNT, "peak_bytes": COUNT, "of": {**TEXT, "description": "of what"}, "decoding": rooms}
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
-    healthy = {"status": choice("healthy"), **who, **one, "memory": used, "performance": served}
+    healthy = {"status": choice("healthy"), **who, **one, "memory": record(used), "performance": served}
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
     more = {"default_timeout": SECONDS, "model": TEXT, "status": TEXT, "requests_processed": COUNT}
     each = {"type": "object", "description": "of each model in memory", "additionalProperties": {"type": "object"}}

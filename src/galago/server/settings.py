@@ -102,7 +102,9 @@ class Settings:
     revision: str | None = _setting(None, _text("the name of a revision"))
     threads: int | None = _setting(None, _whole(1))
     max_memory_gb: float | None = _setting(None, _positive())
-    """10^9 bytes, for all models together"""
+    """10^9 bytes, for all models together, with their image caches and their keys and values"""
+    decode_memory_mb: float | None = _setting(None, _positive())
+    """2^20 bytes that pictures may take while they are decoded, and the frames of videos as much again"""
 
     max_batch_size: int = _setting(16, _whole(1))
     """requests that are carried out together"""

@@ -322,7 +322,10 @@ def outline(files: "Files") -> Outline:
     config = config_of(files, load_tokenizer(files.tokenizer))
     stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
     exact = frozenset(f"model.{name}" for name in FLOAT32)
-    return Outline(config.revision.name, stored, "model.text.lm_head.bias", config.tokens.eos_id, exact)
+    t = config.text
+    kv_values = 2 * t.n_layers * t.n_kv_heads * t.head_dim
+    head, end = "model.text.lm_head.bias", config.tokens.eos_id
+    return Outline(config.revision.name, stored, head, end, kv_values, t.max_context, exact)
 
 
 FAMILY = Family(load_moondream, outline, pack_moondream)

@@ -264,7 +264,8 @@ def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
     config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
     stored = {source.name: source.shape for source in sources(config)}
-    return Outline(config.name, stored, HEAD, _known(tokenizer, prompts.END))
+    t = config.text
+    return Outline(config.name, stored, HEAD, _known(tokenizer, prompts.END), 2 * t.n_layers * t.kv_dim, t.max_context)
 
 
 FAMILY = Family(load_smolvlm, outline, pack_smolvlm)

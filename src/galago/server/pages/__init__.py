@@ -15,9 +15,19 @@ from galago.server.running import Served
 
 
 def start_page(
-    address: str, version: str, status: str, rows: Sequence[Row], budget: int, used: Mapping[str, int], served: Served
+    address: str,
+    version: str,
+    status: str,
+    rows: Sequence[Row],
+    budget: int,
+    used: Mapping[str, Any],
+    held: Mapping[str, Mapping[str, Any]],
+    served: Served,
 ) -> str:
-    """What runs here and how to connect. `address` is the server's as this client sees it, without a slash."""
+    """What runs here and how to connect. `address` is the server's as this client sees it, without a slash.
+
+    `used` is the memory of the process, `held` that of each model in memory, as GET /health tells them.
+    """
     here = [row for row in rows if row.loaded and not row.lanes]
     return _render(
         "start.html",
@@ -29,6 +39,7 @@ def start_page(
         routes=[row for row in rows if row.lanes],
         budget=budget,
         used=used,
+        held=held,
         served=served.report(),
     )
 

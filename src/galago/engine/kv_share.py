@@ -1,0 +1,34 @@
+"""How much memory keys and values may take, where nobody says."""
+
+from typing import TYPE_CHECKING
+
+from galago.errors import OutOfMemory
+from galago.needs import size_of
+from galago.nn.device import available_memory
+
+if TYPE_CHECKING:
+    from galago.engine.scheduler import Limits
+    from galago.engine.step import StepModel
+
+SHARE = 4
+"""Of the memory that is left, keys and values have this part beside what the longest request may need."""
+MOST = 4 << 30
+"""And no more than so many bytes, unless the longest request may need more."""
+
+
+def kv_share(longest: int, running: int, left: int) -> int:
+    """Bytes for keys and values: what is `left` beside the `longest` request decides, but no more than all may need."""
+    return max(longest, min(longest + left // SHARE, longest * running, MOST))
+
+
+def kv_bytes_of(model: "StepModel", limits: "Limits") -> int:
+    """The limit of a model that is loaded. Raises OutOfMemory where the longest request has no room."""
+    if limits.kv_bytes is not None:
+        return limits.kv_bytes
+    longest, free = model.new_cache(None).limit * model.kv_bytes, available_memory(model.device)
+    if longest > free:
+        raise OutOfMemory(
+            f"{model.name} needs {size_of(longest)} for the keys and values of one request, and {size_of(free)} of "
+            "memory are left; free some, choose a smaller model or precision, or set Limits(kv_bytes=...)"
+        )
+    return kv_share(longest, limits.running, free - longest)
