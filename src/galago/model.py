@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from galago import hub
+from galago.arguments import BOX, as_tuple, detail_of, limit_of, numbers_of, spot, variant_of
 from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
@@ -32,7 +33,6 @@ from galago.precision.quantised import described, fallbacks
 from galago.request import (
     Caption,
     Chat,
-    Detail,
     Detect,
     DetectGaze,
     GazeFound,
@@ -64,7 +64,6 @@ Text is greedy unless a temperature is given. `json_schema`, a JSON Schema as a 
 fits the schema. `variant` names a LoRA file; see load(). With detail `low` a
 large image is seen as a whole only (quicker, and coarser); the default is `high`.
 """
-BOX = ("x_min", "y_min", "x_max", "y_max")
 
 
 def load(
@@ -185,6 +184,10 @@ class Model:
         w = self._footprint
         return {"weights_bytes": w.bytes, "mapped_bytes": w.mapped, "cache_bytes": self._engine.stats()["bytes"]}
 
+    def limit_kv(self, most: int) -> None:
+        """Let keys and values of requests that begin from now on take so many bytes."""
+        self._engine.limit_kv(most)
+
     def trim(self) -> None:
         """Let go of cached images, and hand memory back to the system, before the next step."""
         self._engine.trim()
@@ -195,7 +198,7 @@ class Model:
         opened = self._opened(image)
         if isinstance(opened, EncodedImage):
             return opened
-        return self._engine.encode_image(opened, _variant(settings), _detail(settings))
+        return self._engine.encode_image(opened, variant_of(settings), detail_of(settings))
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
@@ -218,7 +221,7 @@ class Model:
         about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
-        refs = tuple(_tuple(ref) for ref in spatial_refs or ())
+        refs = tuple(as_tuple(ref) for ref in spatial_refs or ())
         skill = Query(cast(str, question), reasoning, refs)
         return self._text("answer", skill, image, stream, settings)
 
@@ -233,13 +236,13 @@ class Model:
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
-        run = self._run(Detect(object, **_limit(settings)), image, settings)
+        run = self._run(Detect(object, **limit_of(settings)), image, settings)
         return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in run if isinstance(e, ObjectFound)]}
 
     def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"points": [{"x", "y"}]}, one in each object of that name."""
-        run = self._run(Point(object, **_limit(settings)), image, settings)
-        return {"points": [_spot(e.point) for e in run if isinstance(e, PointFound)]}
+        run = self._run(Point(object, **limit_of(settings)), image, settings)
+        return {"points": [spot(e.point) for e in run if isinstance(e, PointFound)]}
 
     def detect_gaze(
         self,
@@ -264,14 +267,14 @@ class Model:
         if unknown := sorted(set(flags) - {"prioritize_accuracy", "force_detect"}):
             raise InvalidRequest(f"unknown setting {unknown[0]!r}", "unstable_settings")
         skill = DetectGaze(
-            eye=_numbers(eye, ("x", "y"), "eye"),
-            face=_numbers(face, BOX, "face"),
+            eye=numbers_of(eye, ("x", "y"), "eye"),
+            face=numbers_of(face, BOX, "face"),
             accurate=bool(flags["prioritize_accuracy"]),
             force=bool(flags["force_detect"]),
         )
         run = self._run(skill, image, settings)
         found = next(e.point for e in run if isinstance(e, GazeFound))
-        return {"gaze": _spot(found) if found else None}
+        return {"gaze": spot(found) if found else None}
 
     def answer_question(
         self,
@@ -336,7 +339,7 @@ class Model:
     def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
         sampling = sampling_from(settings)
         opened = None if image is None else self._opened(image, still=isinstance(skill, Detect | Point | DetectGaze))
-        return self.submit(Request(skill, opened, sampling, _variant(settings), _detail(settings)))
+        return self.submit(Request(skill, opened, sampling, variant_of(settings), detail_of(settings)))
 
     def _text(
         self, key: str, skill: Skill, image: Source | None, stream: bool, settings: Settings | None
@@ -364,39 +367,3 @@ def _pieces(run: Run) -> Iterator[str]:
                 yield event.text
     finally:
         run.cancel()
-
-
-def _variant(settings: Settings | None) -> str | None:
-    variant = (settings or {}).get("variant")
-    if variant is not None and not isinstance(variant, str):
-        raise InvalidRequest("variant must be a text", "variant")
-    return variant
-
-
-def _detail(settings: Settings | None) -> Detail:
-    detail = (settings or {}).get("detail") or "high"
-    if detail not in ("low", "high"):
-        raise InvalidRequest("detail must be low or high", "detail")
-    return cast(Detail, detail)
-
-
-def _limit(settings: Settings | None) -> dict[str, int]:
-    most = (settings or {}).get("max_objects")
-    return {} if most is None else {"max_objects": most}
-
-
-def _spot(point: tuple[float, float]) -> dict[str, float]:
-    return {"x": point[0], "y": point[1]}
-
-
-def _tuple(value: Any) -> Any:
-    """A list as the tuple that requests hold; what is neither is refused there."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _numbers(value: Any, keys: tuple[str, ...], param: str) -> Any:
-    if isinstance(value, Mapping):
-        if set(value) != set(keys):
-            raise InvalidRequest(f"{param} must have {', '.join(keys)}", param)
-        return tuple(value[k] for k in keys)
-    return _tuple(value)

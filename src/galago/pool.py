@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +48,8 @@ class _Slot:
     def __init__(self, name: str, need: int) -> None:
         self.name = name
         self.need = need
+        self.kv = self.lent = 0
+        """bytes for keys and values, and those of them that others may have back; both are in the need"""
         self.users = 1
         """the thread that loads it is the first; those that wait for the load count too"""
         self.model: Model | None = None
@@ -65,9 +67,9 @@ class _Slot:
 class ModelPool:
     """Loads models when they are first used, and unloads those least recently used when another needs their place.
 
-    `budget` is in bytes; by default nine tenths of what the device has available now. It bounds the sum of what
-    the models need at their peaks, with their image caches and their keys and values. Of these a model has what its
-    longest request may need, and at its load a quarter of what is left, unless the options' `limits` say how much.
+    `budget` is in bytes, by default nine tenths of what the device has available now. It bounds what the models need at
+    their peaks, image caches, keys and values included. Of these a model has what its longest request may need, and a
+    quarter of what is left at its load, until another model needs that; unless the options' `limits` say how much.
     `keep_alive` is how many seconds a model stays after its last use: 0 unloads it at once, None keeps it until its
     place is needed. A model in use never leaves.
 
@@ -95,8 +97,6 @@ class ModelPool:
         self._options = dict(options or {})
         self._load = load or self._loading_own
         self.need = need or partial(memory_needed, **self.choice, limits=self._options.get("limits"))
-        self.expected: Collection[str] = ()
-        """models that are to be loaded, whose place others leave free when they take a share of what is left"""
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
@@ -242,20 +242,27 @@ class ModelPool:
     # --- loading ---------------------------------------------------------------------------------
 
     def _loading_own(self, name: str, progress: Progress | None) -> "Model":
-        """galago.load, with keys and values in what is left of the budget; the slot has then all that was given."""
-        from galago.engine.scheduler import Limits
-        from galago.model import load
+        """galago.load, with a share of what is left of the budget lent for keys and values."""
+        from galago import Limits, load
 
         limits = self._options.get("limits") or Limits()
         if limits.kv_bytes is None:
             longest = longest_request(name, **self.choice)
-            coming = sum(self.need(other) for other in self.expected if other not in self._slots)
             with self._changed:
-                left = self.budget - coming - sum(slot.need for slot in self._slots.values())
-                kv = kv_share(longest, limits.running, max(left, 0))
-                self._slots[name].need += kv - longest
-            limits = replace(limits, kv_bytes=kv)
+                slot, left = self._slots[name], self.budget - sum(slot.need for slot in self._slots.values())
+                slot.kv = kv_share(longest, limits.running, max(left, 0))
+                slot.lent = slot.kv - longest
+                slot.need += slot.lent
+                limits = replace(limits, kv_bytes=slot.kv)
         return load(name, progress=progress, **{**self._options, "limits": limits})
+
+    def _take_back(self) -> None:
+        """Have what was lent for keys and values back; requests that run keep theirs until they end."""
+        for slot in self._slots.values():
+            if slot.lent and slot.model:
+                slot.need -= slot.lent
+                slot.model.limit_kv(slot.kv - slot.lent)
+                slot.lent = 0
 
     def _loaded_into(self, slot: _Slot, progress: Progress | None) -> "Model":
         """Load a slot's model; in whatever way that ends, all who wait for it are told."""
@@ -291,6 +298,8 @@ class ModelPool:
             with self._changed:
                 if self._closed:
                     raise EngineClosed("the models are shut down")
+                if sum(other.need for other in self._slots.values()) > self.budget:
+                    self._take_back()
                 if sum(other.need for other in self._slots.values()) <= self.budget:
                     return
                 others = [other for other in self._slots.values() if other is not slot and not other.leaving]

@@ -23,6 +23,7 @@ from galago.server.app import create_app
 from galago.server.settings import Settings
 
 NAMES = ("scenes", "scenes-int8")
+WEIGHTS = 7_678_624
 QUESTION = {"question": "What is a circle?", "settings": {"max_tokens": 4}}
 
 
@@ -320,7 +321,11 @@ def test_health_and_stats_tell_of_each_model(url: str) -> None:
     assert set(said) == set(NAMES)
     for name, precision in zip(NAMES, ("float32", "int8"), strict=True):
         assert (said[name]["precision"], said[name]["device"]) == (precision, "cpu")
-        assert said[name]["memory_bytes"] == memory_needed(name, device="cpu") and said[name]["kernels"]
+        memory = said[name]["memory"]
+        assert memory["set_aside_bytes"] >= memory_needed(name, device="cpu") and said[name]["kernels"]
+        assert 0 <= memory["mapped_bytes"] <= memory["weights_bytes"]
+        assert memory["weights_bytes"] == pytest.approx(WEIGHTS * {"float32": 4, "int8": 1.06}[precision], rel=0.03)
+        assert set(memory["cache_bytes"]) == {"kv", "prefixes", "embeddings"}
     stats = httpx.get(f"{url}/v1/stats").json()
     assert set(stats["models"]) == set(NAMES) and stats["model"] == "scenes"
     text = httpx.get(f"{url}/metrics").text

@@ -32,6 +32,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "revision": WORD,
     "threads": st.integers(1, 256),
     "max_memory_gb": st.floats(0.001, 4096),
+    "decode_memory_mb": st.floats(0.001, 4096),
     "max_batch_size": st.integers(1, 1000),
     "max_queue": st.integers(0, 1000),
     "max_connections": st.integers(1, 10_000),

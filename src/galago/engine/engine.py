@@ -84,7 +84,7 @@ class Engine:
         self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
-        self._bounds = {"waiting": limits.waiting, "running": limits.running, "kv_bytes": self._scheduler.kv_bytes}
+        self._bounds = {"waiting": limits.waiting, "running": limits.running}
         worker = threading.Thread(target=_work, args=(self._scheduler,), name="galago-engine", daemon=True)
         worker.start()
         self._close = weakref.finalize(self, _shut_down, self._inbox, worker)
@@ -96,7 +96,15 @@ class Engine:
 
     def stats(self) -> dict[str, Any]:
         """What has been done, and what is held, for programs to read; see metrics.Metrics.stats."""
-        return self._metrics.stats() | self._scheduler.stats() | {"limits": self._bounds}
+        return (
+            self._metrics.stats()
+            | self._scheduler.stats()
+            | {"limits": self._bounds | {"kv_bytes": self._scheduler.kv_bytes}}
+        )
+
+    def limit_kv(self, most: int) -> None:
+        """Set the bytes of keys and values that requests may have which begin from now on."""
+        self._scheduler.kv_bytes = most
 
     def trim(self) -> None:
         """Let go of all cached images that no running request uses, before the next step."""

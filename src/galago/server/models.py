@@ -93,7 +93,6 @@ class Models:
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {twice!r}; rename one's folder", "model")
-        pool.expected = self.own
         # What is wrong with a name is told before anything is loaded.
         self._needs = {key: pool.need(key) for key in self.own}
 

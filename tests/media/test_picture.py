@@ -1,0 +1,116 @@
+"""An image that waits as its file: what is told of it, and that its pixels are those of load_image."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from galago.errors import InvalidImage
+from galago.media.image import STRIP, decoding_bytes, load_image
+from galago.media.picture import open_picture
+
+WIDTH, HEIGHT = 131, 2 * STRIP + 7
+RNG = np.random.default_rng(1)
+RGB = Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+ALPHA = Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH), np.uint8))
+GREY16 = Image.fromarray(RNG.integers(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16))
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.putalpha(ALPHA)
+    return image
+
+
+def saved(image: Image.Image, kind: str, **more: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **more)
+    return out.getvalue()
+
+
+FILES: dict[str, bytes] = {
+    "png": saved(RGB, "PNG"),
+    "png alpha": saved(with_alpha(RGB), "PNG"),
+    "png grey alpha": saved(with_alpha(RGB.convert("L")), "PNG"),
+    "png palette": saved(RGB.quantize(64), "PNG"),
+    "png palette, one colour clear": saved(RGB.quantize(64), "PNG", transparency=3),
+    "png palette with alphas": saved(RGB.quantize(64), "PNG", transparency=bytes(range(64))),
+    "png 16 bit": saved(GREY16, "PNG"),
+    "png bilevel": saved(RGB.convert("1"), "PNG"),
+    "jpeg": saved(RGB, "JPEG"),
+    "jpeg progressive": saved(RGB, "JPEG", progressive=True),
+    "jpeg cmyk": saved(RGB.convert("CMYK"), "JPEG"),
+    "webp": saved(RGB, "WEBP"),
+    "webp alpha": saved(with_alpha(RGB), "WEBP"),
+    "gif": saved(RGB.quantize(64), "GIF"),
+    "tiff": saved(RGB, "TIFF"),
+    "tiff on its side": saved(RGB, "TIFF", tiffinfo={274: 6}),
+    "bmp": saved(RGB, "BMP"),
+}
+
+
+def whole(data: bytes) -> Image.Image:
+    """Brought to RGB all at once."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            flat = Image.new("RGB", image.size, "white")
+            flat.paste(image, mask=image.getchannel("A"))
+            return flat
+        if image.mode.startswith("I;16"):
+            return image.convert("I").point(lambda grey: grey / 256).convert("L").convert("RGB")
+        return image.convert("RGB")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_pixels_of_every_kind(name: str) -> None:
+    data = FILES[name]
+    picture, expected = open_picture(data), whole(data)
+    image = picture.decoded()
+    assert picture.size == image.size == expected.size and image.mode == "RGB"
+    assert image.tobytes() == load_image(data).tobytes() == expected.tobytes()
+    assert picture.mirror().decoded().tobytes() == ImageOps.mirror(expected).tobytes()
+    assert picture.mirror().mirror().decoded().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_decoding_needs_is_told_before(name: str) -> None:
+    with Image.open(io.BytesIO(FILES[name])) as image:
+        needs = decoding_bytes(image)
+        image.load()
+        own = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(image.mode, 4)
+    copied = 0 if image.mode == "RGB" and name not in ("webp", "webp alpha") else 4
+    assert needs >= WIDTH * HEIGHT * (own + copied)
+    assert open_picture(FILES[name]).mirror().needs > needs
+
+
+def test_only_the_header_is_read_at_first() -> None:
+    data = FILES["png"]
+    cut = open_picture(data[: len(data) // 2], param="messages.0")
+    assert cut.size == (WIDTH, HEIGHT)
+    with pytest.raises(InvalidImage, match="truncated") as said:
+        cut.decoded()
+    assert said.value.param == "messages.0"
+    for broken, why in ((b"", "empty"), (b"nothing", "not an image")):
+        with pytest.raises(InvalidImage, match=why):
+            open_picture(broken)
+    with pytest.raises(InvalidImage, match="pixels"):
+        open_picture(data, max_pixels=100)
+
+
+def test_an_image_that_is_rgb_is_not_copied() -> None:
+    assert load_image(RGB) is RGB
+
+
+def test_memory_that_runs_out_is_not_the_images_fault() -> None:
+    class Full(io.BytesIO):
+        def read(self, *sizes: Any) -> bytes:
+            if self.tell() > 1000:
+                raise MemoryError
+            return super().read(*sizes)
+
+    with pytest.raises(MemoryError):
+        load_image(Full(FILES["png"]))
