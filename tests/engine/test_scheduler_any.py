@@ -12,7 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from standin import CHUNK, POSITION_BYTES, PREFIX_BYTES, Plan, Standin, alone, ask, encode, needs, picture, plan_of
+from standin import (
+    CHUNK,
+    POSITION_BYTES,
+    PREFIX_BYTES,
+    Plan,
+    Standin,
+    alone,
+    ask,
+    encode,
+    filed,
+    needs,
+    picture,
+    plan_of,
+)
 from turning import Asked, Turned
 
 from galago.engine.engine import Engine
@@ -25,6 +38,8 @@ PATIENCE = 60
 LARGE = (30 + 8 + CHUNK) * POSITION_BYTES + PREFIX_BYTES
 """Bytes that the largest of these requests needs."""
 PICTURES = [picture(seed, tiles) for seed, tiles in enumerate((1, 1, 2, 3))]
+# Some come as files, of which one is another's pixels.
+PICTURES += [filed(PICTURES[1]), filed(PICTURES[3]), filed(picture(9, 2))]
 PICTURES.append(PICTURES[2].copy())
 SEVERAL = [PICTURES[:3], PICTURES[2:0:-1]]
 ENCODED = encode(PICTURES[1])

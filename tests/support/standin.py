@@ -4,6 +4,7 @@ What it answers depends on every row that was fed, in their order, on all of the
 nothing else: a row that is lost, doubled or another's changes the answer.
 """
 
+import io
 import json
 import weakref
 import zlib
@@ -20,6 +21,7 @@ from torch import Tensor
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import CHUNK, KVCache
 from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
+from galago.media.picture import Picture, open_picture
 from galago.nn.passes import Passes, finish
 from galago.precision import pick_precision
 from galago.request import Detail, Event, Query, Request, TextDelta
@@ -67,9 +69,16 @@ def picture(seed: int, tiles: int = 1) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def filed(image: Image.Image) -> Picture:
+    """The same as the file of it."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return open_picture(out.getvalue())
+
+
 def needs(plan: Plan, image: Any) -> int:
     """Bytes that must be set aside for it."""
-    new = isinstance(image, Image.Image | list) and plan.starts[0] == "i"
+    new = isinstance(image, Image.Image | Picture | list) and plan.starts[0] == "i"
     return (plan.prompt + plan.steps + CHUNK) * POSITION_BYTES + (PREFIX_BYTES if new else 0)
 
 
@@ -190,11 +199,15 @@ class Standin:
         self.step_in(kind, rows)
 
 
+def mirror(image: Any) -> Any:
+    return image.mirror() if isinstance(image, Picture) else ImageOps.mirror(image)
+
+
 def spell(request: Request, plan: Plan) -> Steps:
     encoded: Any = None
     for start in plan.starts:
         images = {"i": request.image, "e": encoded, "-": None}
-        image = ImageOps.mirror(request.image) if start == "m" else images[start]  # type: ignore[type-var]
+        image = mirror(request.image) if start == "m" else images[start]
         given = image is None or isinstance(image, EncodedImage)
         prefix = image if given else prefix_of(image, request.detail, plan.before)
         encoded = yield Start(prefix, plan.prompt + plan.steps, request.variant)
@@ -241,10 +254,14 @@ def encode(image: Image.Image, variant: str | None = None, detail: Detail = "hig
     return made(prefix_of(image, detail), variant)
 
 
+def decoded(image: Image.Image | Picture) -> Image.Image:
+    return image.decoded() if isinstance(image, Picture) else image
+
+
 def made(prefix: Prefix, variant: str | None) -> EncodedImage:
     model = Standin()
     embeddings = []
     for look in prefix.looks:
-        views = model.views(look.image, look.detail)
+        views = model.views(decoded(look.image), look.detail)
         embeddings.append(model.embed_image(finish(model.see(views.pixels)), views))
     return replace(finish(model.prefix(prefix, embeddings, variant)), encode_s=0.0)
