@@ -58,7 +58,9 @@ def worked(pid: int) -> float:
 
 async def ask(client: httpx.AsyncClient, data: bytes, statuses: Counter[int]) -> None:
     url = "data:image/png;base64," + base64.b64encode(data).decode()
-    reply = await client.post("/v1/caption", json={"image_url": url, "length": "short"})
+    image = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+    body = {"messages": [{"role": "user", "content": [image]}], "max_tokens": 8}
+    reply = await client.post("/v1/chat/completions", json=body)
     statuses[reply.status_code] += 1
 
 
