@@ -29,6 +29,7 @@ FLOOR = {
 """Percent: a few points below what the model reaches on these scenes in int8, which moves a little by kernel."""
 
 
+@pytest.mark.slow
 def test_the_gate(tmp_path: Path) -> None:
     """The quick evaluation that guards the bundled model's answers."""
     out = tmp_path / "gate.jsonl"

@@ -59,6 +59,7 @@ def opposite(name: str) -> str:
     return BACK[-x, -y]
 
 
+@pytest.mark.slow
 def test_the_gate() -> None:
     """What is told of clips, and that of shuffled ones neither the way nor the order can be told."""
     asked = ["eval", "motion", "--precision", "int8", "--count", "120", "--seed", "777", "--shuffle-frames", "--json"]

@@ -46,6 +46,7 @@ def _log(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_losses_fall(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "WARM", 5)
     train.train(_with(options, batch=4, rows=2, seen=4 * 40))

@@ -109,6 +109,7 @@ def test_batches_side_by_side_are_one_batch(options: Options) -> None:
     assert all(torch.equal(state.params[n], p) for n, p in again.params.items())
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_on_the_way(options: Options) -> None:
     train.train(_with(options, seen=4, score_minutes=0, score_count=2))
     lines = [json.loads(line) for line in (options.run / "scores.jsonl").read_text().splitlines()]
