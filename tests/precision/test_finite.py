@@ -8,6 +8,7 @@ import pytest
 import tiny_moondream as tiny
 import tiny_smolvlm
 import torch
+from instruction_sets import HERE, WITH_ATTENTION, or_skipped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,17 +22,13 @@ from galago.precision.quantise import quantise, values
 from galago.precision.quantised import RowMajor
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")
-SETS = ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod")
 BAD = (math.nan, math.inf, -math.inf)
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=or_skipped(HERE))
 def k(request: pytest.FixtureRequest) -> Kernels:
-    if load() is None:
-        pytest.skip("the kernels were not built (no C++ compiler)")
     found = load(request.param)
-    if found is None:
-        pytest.skip(f"this processor has no {request.param}")
+    assert found
     return found
 
 
@@ -197,12 +194,11 @@ def test_attention_over_what_is_kept(k: Kernels, value: float, where: str) -> No
     assert not found[0].isfinite().all() and found[1].isfinite().all()
 
 
+@pytest.mark.parametrize("k", or_skipped(WITH_ATTENTION), indirect=True)
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_attention_of_all(k: Kernels, int8: bool, value: float, where: str) -> None:
-    if not k.has_attention:
-        pytest.skip("torch's attention is used")
     q, keys, vals = (torch.rand(1, 2, 70, 32) + 0.1 for _ in range(3))
     assert k.attention(q, keys, vals, int8=int8).isfinite().all()
     {"q": q, "k": keys, "v": vals}[where][0, 0, 65, 3] = value

@@ -15,7 +15,7 @@ from galago.precision.quantise import Quantised, dequantised, quantise
 pytestmark = built
 
 
-@pytest.fixture(params=HERE)
+@pytest.fixture(params=or_skipped(HERE))
 def k(request: pytest.FixtureRequest) -> Kernels:
     found = load(request.param)
     assert found

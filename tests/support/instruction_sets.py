@@ -15,6 +15,8 @@ built = pytest.mark.skipif(load() is None, reason="needs the kernels, which a C+
 
 
 def or_skipped(params: list[Any]) -> list[Any]:
-    """The parameters; where this processor has none, one that is skipped and says why."""
-    why = "needs a processor whose kernels have attention of all to all (AVX-512 with BF16)"
+    """The parameters; where this machine has none, one that is skipped and says why."""
+    why = "needs a processor with AVX-512 and BF16, whose kernels have attention of all to all"
+    if not HERE:
+        why = "needs the kernels, which a C++ compiler makes (apt install g++)"
     return params or [pytest.param(("none", "none"), marks=pytest.mark.skip(reason=why), id="none")]
