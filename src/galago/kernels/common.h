@@ -53,13 +53,18 @@ int32_t entry(Given... given) {
     return attempt([&] { kernel(given...); });
 }
 
+// One task, compiled once for one thread and for many. Left to itself the compiler puts a task that one thread runs
+// into its kernel, where all that is held in registers there spills the sums of the innermost loops to memory.
+template <class Task>
+[[gnu::noinline]] void run_task(const void* task, int64_t i) {
+    (*static_cast<const Task*>(task))(i);
+}
+
 // Run task(i) for i in 0..n-1 over the threads. What a task throws for want of memory is thrown again here.
 template <class Task>
 void in_parallel(int64_t n, int threads, const Task& task) {
-    if (threads > 1 && n > 1)
-        return run_in_parallel(
-            n, threads, [](const void* t, int64_t i) { (*static_cast<const Task*>(t))(i); }, &task);
-    for (int64_t i = 0; i < n; i++) task(i);
+    if (threads > 1 && n > 1) return run_in_parallel(n, threads, run_task<Task>, &task);
+    for (int64_t i = 0; i < n; i++) run_task<Task>(&task, i);
 }
 
 // Run task(from, to) over stretches of 0..n-1, long ones first: memory is read fastest in one go, and the short

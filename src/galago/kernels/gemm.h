@@ -170,8 +170,9 @@ struct Job {
     int64_t padded;
 };
 
+// Compiled apart from what calls it: its sums take all registers that there are.
 template <int R, bool four>
-inline void tile(const Job& j, const uint8_t* panel, int64_t row, int64_t column) {
+[[gnu::noinline]] void tile(const Job& j, const uint8_t* panel, int64_t row, int64_t column) {
     const uint8_t* a = j.a + row * j.padded;
     if constexpr (four) {
         I acc[R][kAcross];
