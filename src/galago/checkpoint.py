@@ -146,7 +146,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
         dtype = getattr(torch, TYPES[entry["dtype"]])
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         if begin == end:
-            yield name, torch.empty(entry["shape"], dtype=dtype)
+            yield name, torch.empty(entry["shape"], dtype=dtype, device="cpu")
             continue
         flat = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
         yield name, flat.view(entry["shape"])

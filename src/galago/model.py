@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from PIL import Image
 
 from galago import hub
@@ -24,7 +23,7 @@ from galago.media.image import load_image
 from galago.media.load import load_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
-from galago.nn.device import pick_device, usable_cores
+from galago.nn.device import pick_device, pick_threads, with_threads
 from galago.nn.footprint import footprint
 from galago.packing import packed_copy
 from galago.precision import pick_precision
@@ -89,13 +88,12 @@ def load(
     `device` is cpu, cuda or mps (default: the best there is), `revision` the published state whose
     behaviour a checkpoint has, if its files do not tell. `variants` is a folder of LoRA files that requests
     name; without it they give paths, so a server that lets strangers choose a variant wants it. `threads`
-    is how many CPU threads compute (default: those that this process may use); `progress` is told how many
-    bytes of how many are downloaded. `limits` says how much may wait, run and be kept at once.
+    is how many CPU threads compute for this model (default: those that this process may use); `progress` is told
+    how many bytes of how many are downloaded. `limits` says how much may wait, run and be kept at once.
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
-    if threads is not None and threads < 1:
-        raise InvalidRequest("threads must be at least 1", "threads")
+    threads = pick_threads(threads)
     where = pick_device(device)
     pick_precision(precision, where, profile)  # a wrong name is told before a download
     files = hub.locate(model or entries()[0].id, progress=progress)
@@ -104,12 +102,12 @@ def load(
     chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
-    # torch knows the machine's cores, not what a container or an affinity leaves of them.
-    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
-    if chosen.bits:
-        files = packed_copy(files, chosen.name)
     folder = None if variants is None else Path(variants)
-    return Model(kind.load(files, precision=chosen, device=where, revision=revision, variants=folder), limits)
+    with with_threads(threads):
+        if chosen.bits:
+            files = packed_copy(files, chosen.name)
+        loaded = kind.load(files, precision=chosen, device=where, revision=revision, variants=folder)
+    return Model(loaded, limits, threads)
 
 
 class Model:
@@ -123,12 +121,12 @@ class Model:
     where what the model computes is NaN or infinite.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits | None = None) -> None:
+    def __init__(self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None) -> None:
         self._loaded = loaded
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
         self._footprint = footprint(loaded.weights)
-        self._engine = Engine(loaded, limits)
+        self._engine = Engine(loaded, limits, threads)
 
     @property
     def name(self) -> str:
@@ -160,6 +158,11 @@ class Model:
     @property
     def device(self) -> str:
         return str(self._loaded.device)
+
+    @property
+    def threads(self) -> int:
+        """How many CPU threads compute."""
+        return self._engine.threads
 
     @property
     def video_sampling(self) -> FrameSampling | None:

@@ -53,6 +53,7 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
     """
     with galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads) as model:
         load_s = time.monotonic() - started
+        torch.set_num_threads(model.threads)  # for what this thread reads
         tell(
             {
                 "event": "loaded",
@@ -61,7 +62,7 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
                 "precision": model.precision,
                 "device": model.device,
                 "cores": usable_cores(),
-                "threads": torch.get_num_threads(),
+                "threads": model.threads,
                 "torch": f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
                 "kernels": model.kernels,
                 **(work := work_of(model, case)),

@@ -26,7 +26,7 @@ class Batch:
             cache.reserve(n)
         self._caches, self._counts = caches, list(counts)
         self._begins = [cache.length for cache in caches]
-        places = [torch.arange(begin, begin + n) for begin, n in zip(self._begins, counts, strict=True)]
+        places = [torch.arange(begin, begin + n, device="cpu") for begin, n in zip(self._begins, counts, strict=True)]
         self.positions = torch.cat(places).to(device)
         """of each row, int64 [rows]"""
 
@@ -55,15 +55,20 @@ def stepped(
     groups: Sequence[Hashable],
     hidden: Callable[[Sequence[KVCache], Sequence[Tensor]], Sequence[Tensor]],
     logits_of: Callable[[Tensor], Tensor],
+    at_most: int | None = None,
 ) -> list[Output]:
-    """One step of several sequences; those of equal `groups` go through the decoder together.
+    """One step of several sequences; those of equal `groups` go through the decoder together, or `at_most` of them.
 
     `hidden` gives the residual streams [n, dim] of what is fed, `logits_of` the logits [m, vocab] of such rows.
     """
     together: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
-        together.setdefault(group, []).append(i)
-    last: list[Tensor] = [torch.empty(0)] * len(feeds)
+        members = together.setdefault(group, [])
+        if at_most and len(members) == at_most:
+            together[group, i] = members  # full; the next begin another
+            members = together[group] = []
+        members.append(i)
+    last: list[Tensor] = [torch.empty(0, device="cpu")] * len(feeds)
     for members in together.values():
         found = hidden([caches[i] for i in members], [feeds[i].input for i in members])
         for i, rows in zip(members, found, strict=True):
@@ -71,6 +76,7 @@ def stepped(
     asked = [i for i, feed in enumerate(feeds) if feed.logits]
     logits: dict[int, Tensor] = {}
     if asked:
-        rows = logits_of(torch.stack([last[i] for i in asked])).float()
-        logits = dict(zip(asked, rows, strict=True))
+        rows = torch.stack([last[i] for i in asked])
+        parts = [logits_of(part).float() for part in rows.split(at_most or len(rows))]
+        logits = dict(zip(asked, torch.cat(parts), strict=True))
     return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]

@@ -18,6 +18,7 @@ from galago.engine.scheduler import Limits, Scheduler
 from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, GalagoError
 from galago.media.clip import Clip
+from galago.nn.device import use_threads
 from galago.request import Detail, Done, Event, Request
 
 if TYPE_CHECKING:
@@ -77,15 +78,17 @@ class Engine:
     An engine that is let go, with all its runs, closes itself.
     """
 
-    def __init__(self, model: StepModel, limits: Limits | None = None) -> None:
+    def __init__(self, model: StepModel, limits: Limits | None = None, threads: int | None = None) -> None:
+        """`threads` compute, by default as many as torch gives to the thread that calls."""
         self.model = model
+        self.threads = threads or torch.get_num_threads()
         limits = limits or Limits()
         self._metrics = metrics = Metrics(model.name, model.precision.name)
         self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
         self._bounds = {"waiting": limits.waiting, "running": limits.running}
-        worker = threading.Thread(target=_work, args=(self._scheduler,), name="galago-engine", daemon=True)
+        worker = threading.Thread(target=_work, args=(self._scheduler, self.threads), name="galago-engine", daemon=True)
         worker.start()
         self._close = weakref.finalize(self, _shut_down, self._inbox, worker)
 
@@ -164,7 +167,8 @@ def _shut_down(inbox: Inbox, worker: threading.Thread) -> None:
         worker.join()
 
 
-def _work(scheduler: Scheduler) -> None:
+def _work(scheduler: Scheduler, threads: int) -> None:
     """Holds neither the engine nor a run, so that both can be let go while it waits."""
+    use_threads(threads)
     with torch.inference_mode():
         scheduler.run()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.kernels import Place
+from galago.kernels import Place, place
 from galago.nn.attention import Segment, store
 
 CHUNK = 64
@@ -78,12 +78,11 @@ class KVCache:
         """Where the positions are, and where the reserved ones will be."""
         found: list[Place] = []
         if self._prefix:
-            k, v = self._prefix.k, self._prefix.v
-            found.append((k.data_ptr(), v.data_ptr(), self._start, self._start))
+            found.append(place(self._prefix.k, self._prefix.v, self._start))
         left = self._own
         for chunk in self._chunks:
             size = chunk.shape[3]
-            found.append((chunk[0].data_ptr(), chunk[1].data_ptr(), min(left, size), size))
+            found.append(place(chunk[0], chunk[1], min(left, size)))
             left = max(left - size, 0)
         return found
 

@@ -141,6 +141,28 @@ class _Table(ctypes.Structure):
     ]
 
 
+def _at(t: Tensor, dtype: torch.dtype = torch.float32, whole: bool = True) -> int:
+    """The address of a tensor of this type on the CPU: C++ cannot see what lies there.
+
+    `whole`: it lies in one piece, row by row. Raises ValueError for any other.
+    """
+    if t.dtype is not dtype or not t.is_cpu or (whole and not t.is_contiguous()):
+        wanted, given = (str(d).removeprefix("torch.") for d in (dtype, t.dtype))
+        kind = f"contiguous {wanted}" if whole else wanted
+        raise ValueError(f"a kernel takes {kind} on the CPU here, not {given} on {t.device} with strides {t.stride()}")
+    return t.data_ptr()
+
+
+def _close(x: Tensor) -> Tensor:
+    """The same numbers, those of the last dimension next to each other."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def place(k: Tensor, v: Tensor, length: int) -> Place:
+    """Keys and values, bfloat16 [layers, kv heads, capacity, dim], of which `length` positions are there."""
+    return _at(k, torch.bfloat16), _at(v, torch.bfloat16), length, k.shape[2]
+
+
 def _check(failed: int) -> None:
     if failed:
         raise MemoryError("the kernels ran out of memory")
@@ -149,7 +171,9 @@ def _check(failed: int) -> None:
 class Kernels:
     """The kernels for one instruction set. Tensors are on the CPU, and float32 unless said otherwise.
 
-    All that compute raise MemoryError when memory runs out; what they were to write is worth nothing then.
+    Each runs on as many threads as torch gives to the thread that calls it. All raise ValueError for tensors of
+    another kind than they take, and those that compute MemoryError when memory runs out; what they were to write
+    is worth nothing then.
     """
 
     def __init__(self, table: _Table) -> None:
@@ -160,31 +184,28 @@ class Kernels:
     def weight(
         self, panels: Tensor, total: Tensor, scale: Tensor, bias: Tensor, multiply: Tensor, n: int, k: int, bits: int
     ) -> _Weight:
-        """What `gemm` reads, see precision/quantize.py; the tensors must outlive it."""
-        parts = (multiply, panels, total, scale, bias)
-        return _Weight(*(t.data_ptr() for t in parts), k, n, bits)
+        """What `gemm` reads, see precision/quantise.py; the tensors must outlive it."""
+        quantised = (_at(panels, torch.uint8), _at(total, torch.int32))
+        return _Weight(_at(multiply), *quantised, _at(scale), _at(bias), k, n, bits)
 
     def gemm(self, x: Tensor, w: _Weight, gelu: bool = False) -> Tensor:
         """x [..., k], quantised row by row, times the weight: [..., n]; then tanh-GELU where asked."""
-        rows = x.reshape(-1, w.k)
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
-        y = torch.empty(*x.shape[:-1], w.n)
+        rows = _close(x.reshape(-1, w.k))
+        at = _at(rows, whole=False)
+        y = x.new_empty(*x.shape[:-1], w.n)
         if m := rows.shape[0]:
-            asked = _Gemm(rows.data_ptr(), y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
+            asked = _Gemm(at, y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
             _check(self._table.gemm(byref(w), byref(asked)))
         return y
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """x [m, k], for a few rows, times a weight [n, k] of float32 or bfloat16, plus its bias [n]: [m, n]."""
-        if x.stride(1) != 1:
-            x = x.contiguous()
-        y = torch.empty(x.shape[0], weight.shape[0])
-        asked = _Dense(
-            *(t.data_ptr() for t in (x, weight, bias, y)),
-            *(x.shape[0], *weight.shape, x.stride(0)),
-            *(weight.dtype == torch.bfloat16, torch.get_num_threads()),
-        )
+        x = _close(x)
+        half = weight.dtype is torch.bfloat16
+        kind = torch.bfloat16 if half else torch.float32
+        read = (_at(x, whole=False), _at(weight, kind), _at(bias, kind))
+        y = x.new_empty(x.shape[0], weight.shape[0])
+        asked = _Dense(*read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), half, torch.get_num_threads())
         _check(self._table.dense(byref(asked)))
         return y
 
@@ -194,14 +215,14 @@ class Kernels:
         Query i sees the first free + i + 1 positions. dim is a multiple of 16.
         """
         heads, t, dim = q.shape
-        if q.stride(2) != 1:
-            q = q.contiguous()
-        out = torch.empty(t, heads, dim)
+        q, half = _close(q), torch.bfloat16
+        at = _at(q, whole=False)
+        out = q.new_empty(t, heads, dim)
         parts = (_Segment * len(segments))(
-            *(_Segment(k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0)) for k, v in segments)
+            *(_Segment(_at(k, half, False), _at(v, half, False), k.shape[1], k.stride(0)) for k, v in segments)
         )
         asked = _Decode(
-            *(q.data_ptr(), out.data_ptr(), parts, len(segments), t, heads, segments[0][0].shape[0], dim),
+            *(at, out.data_ptr(), parts, len(segments), t, heads, segments[0][0].shape[0], dim),
             *(q.stride(0), q.stride(1), dim, heads * dim, free, torch.get_num_threads()),
         )
         _check(self._table.decode(byref(asked)))
@@ -209,11 +230,10 @@ class Kernels:
 
     def store(self, x: Tensor, y: Tensor) -> None:
         """Copy x [heads, t, dim] into the bfloat16 y of the same shape."""
-        if x.stride(2) != 1:
-            x = x.contiguous()
+        x = _close(x)
         asked = _Store(
-            *(x.data_ptr(), y.data_ptr(), *x.shape, x.stride(0), x.stride(1), y.stride(0), y.stride(1)),
-            torch.get_num_threads(),
+            *(_at(x, whole=False), _at(y, torch.bfloat16, False), *x.shape),
+            *(x.stride(0), x.stride(1), y.stride(0), y.stride(1), torch.get_num_threads()),
         )
         _check(self._table.store(byref(asked)))
 
@@ -224,7 +244,7 @@ class Kernels:
         """
         made = []
         for norms, weights in parts:
-            addresses = [None if t is None else t.data_ptr() for t in norms] + [None] * (4 - len(norms))
+            addresses = [None if t is None else _at(t) for t in norms] + [None] * (4 - len(norms))
             made.append(_Layer(*addresses, *map(pointer, weights)))
         return (_Layer * len(made))(*made)
 
@@ -243,17 +263,17 @@ class Kernels:
 
         `table` is of cosines and sines [rows, half]; each sequence has its places and how many of the
         rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
-        one sequence, which begins here, and its rows see each other in both directions. Raises ValueError
-        unless `blocks` is a piece of the layers.
+        one sequence, which begins here, and its rows see each other in both directions. x is contiguous.
+        Raises ValueError unless `blocks` is a piece of the layers.
         """
         if blocks != range(len(layers))[blocks.start : blocks.stop]:
             raise ValueError(f"{blocks} is no piece of {len(layers)} blocks")
         kept = [(_Place * len(places))(*(_Place(*place) for place in places)) for places, _ in sequences]
         parts = (_Sequence(at, len(at), rows) for at, (_, rows) in zip(kept, sequences, strict=True))
-        cos, sin, half = (None, None, 0) if table is None else (*(t.data_ptr() for t in table), table[0].shape[-1])
+        cos, sin, half = (None, None, 0) if table is None else (*map(_at, table), table[0].shape[-1])
         heads, kv_heads, ff = sizes
         asked = _Stack(
-            *(layers, x.data_ptr(), cos, sin, (_Sequence * len(kept))(*parts)),
+            *(layers, _at(x), cos, sin, (_Sequence * len(kept))(*parts)),
             *(blocks.start, blocks.stop, len(kept), x.shape[1], heads, kv_heads, ff, half),
             *(eps, together, torch.get_num_threads()),
         )
@@ -264,12 +284,13 @@ class Kernels:
 
         With `int8` q k^T is of whole numbers, row by row.
         """
-        q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+        q, k, v = map(_close, (q, k, v))
+        read = [_at(x, whole=False) for x in (q, k, v)]
         b, heads, t, dim = q.shape
-        out = torch.empty(b, t, heads, dim).transpose(1, 2)
+        out = q.new_empty(b, t, heads, dim).transpose(1, 2)
         strides = (stride for x in (q, k, v, out) for stride in x.stride()[:3])
         asked = _Attention(
-            *(x.data_ptr() for x in (q, k, v, out)),
+            *(*read, out.data_ptr()),
             *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, int8, torch.get_num_threads()),
         )
         _check(self._table.attention(byref(asked)))
@@ -279,35 +300,33 @@ class Kernels:
         """Turn x [heads, t, dim] in place by the angles [t, half]; see nn/rotary.py."""
         heads, t, _ = x.shape
         asked = _Rotate(
-            *(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), t, heads, cos.shape[-1]),
+            *(_at(x, whole=False), _at(cos), _at(sin), t, heads, cos.shape[-1]),
             *(x.stride(1), x.stride(0), torch.get_num_threads() if t > 16 else 1),
         )
         _check(self._table.rotate(byref(asked)))
 
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """LayerNorm over the last dimension of x [..., k]; RMSNorm where there is no bias."""
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
+        rows = _close(x.reshape(-1, x.shape[-1]))
         m, k = rows.shape
-        y = torch.empty(x.shape)
-        parts = (None if t is None else t.data_ptr() for t in (rows, weight, bias, y))
-        asked = _Norm(*parts, m, k, rows.stride(0), eps, torch.get_num_threads())
+        read = (_at(rows, whole=False), _at(weight), None if bias is None else _at(bias))
+        y = x.new_empty(x.shape)
+        asked = _Norm(*read, y.data_ptr(), m, k, rows.stride(0), eps, torch.get_num_threads())
         _check(self._table.norm(byref(asked)))
         return y
 
     def add(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
         """x + a, and + b; all contiguous and of one shape."""
-        y = torch.empty(x.shape)
+        read = (_at(x), _at(a), None if b is None else _at(b))
+        y = x.new_empty(x.shape)
         threads = torch.get_num_threads() if x.numel() > 1 << 16 else 1
-        last = b.data_ptr() if b is not None else None
-        _check(self._table.add(x.data_ptr(), a.data_ptr(), last, y.data_ptr(), x.numel(), threads))
+        _check(self._table.add(*read, y.data_ptr(), x.numel(), threads))
         return y
 
     def read(self, x: Tensor) -> int:
         """Read every byte of a contiguous tensor, as fast as the machine can; the sum of its 32-bit words."""
         total = c_int64()
-        _check(self._table.read(x.data_ptr(), x.nbytes // 4, torch.get_num_threads(), byref(total)))
+        _check(self._table.read(_at(x, x.dtype), x.nbytes // 4, torch.get_num_threads(), byref(total)))
         return total.value
 
 

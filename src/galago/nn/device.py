@@ -6,17 +6,23 @@ import errno
 import os
 import resource
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from galago.choices import check_device
 from galago.errors import InvalidRequest
 
+T = TypeVar("T")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a control group with its limit and its usage, and the line of memory.stat with unused pages."""
+MOST_THREADS = 1024
+"""More than any machine has cores. Where so many cannot be started, OpenMP ends the process."""
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 """What a RuntimeError of torch says when memory runs out."""
 
@@ -72,6 +78,52 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, round(limit))
+
+
+def pick_threads(n: int | None = None) -> int:
+    """How many threads compute: n, or those that this process may use. Raises InvalidRequest."""
+    if n is None:
+        # torch knows the machine's cores, not what a container or an affinity leaves of them.
+        return min(torch.get_num_threads(), usable_cores())
+    if not 1 <= n <= MOST_THREADS:
+        raise InvalidRequest(f"threads must be 1 to {MOST_THREADS}; got {n}", "threads")
+    return n
+
+
+_giving = threading.Lock()
+
+
+def use_threads(n: int) -> None:
+    """Let torch and our kernels compute with n threads in this thread; others keep theirs.
+
+    torch has a number for each thread, but gives to one that begins the number that was set last, wherever that
+    was: so what it gave before is set once more.
+    """
+    if n == torch.get_num_threads():
+        return
+    with _giving:
+        given = _in_new_thread(torch.get_num_threads)
+        torch.set_num_threads(n)
+        _in_new_thread(lambda: torch.set_num_threads(given))
+
+
+def _in_new_thread(call: Callable[[], T]) -> T:
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@contextlib.contextmanager
+def with_threads(n: int) -> Iterator[None]:
+    """The same for as long as this lasts."""
+    before = torch.get_num_threads()
+    use_threads(n)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def available_memory(device: torch.device) -> int:

@@ -37,13 +37,15 @@ def float_product() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The faster way to multiply many float32 rows on this CPU, tried once: torch's own choice is slow on some."""
     if not torch.backends.mkldnn.is_available():
         return F.linear
-    x, weight, bias = torch.randn(512, 1024), torch.randn(1024, 1024), torch.zeros(1024)
+    # Nothing is drawn, and nothing taken from torch's defaults: both are the program's that we run in.
+    x, weight, bias = (torch.ones(s, dtype=torch.float32, device="cpu") for s in ((512, 1024), (1024, 1024), (1024,)))
     took: dict[Callable[[Tensor, Tensor, Tensor], Tensor], float] = {}
     try:
-        for product in (F.linear, _by_onednn) * 3:
-            begin = time.perf_counter()
-            product(x, weight, bias)
-            took[product] = min(time.perf_counter() - begin, took.get(product, float("inf")))
+        with torch.autocast("cpu", enabled=False), torch.no_grad():
+            for product in (F.linear, _by_onednn) * 3:
+                begin = time.perf_counter()
+                product(x, weight, bias)
+                took[product] = min(time.perf_counter() - begin, took.get(product, float("inf")))
     except (RuntimeError, AttributeError):  # a build of torch without the operator
         return F.linear
     return min(took, key=lambda product: took[product])
@@ -70,7 +72,8 @@ class Dense:
     @property
     def _plain(self) -> bool:
         w = self.weight
-        return w.device.type == "cpu" and w.dtype in (torch.float32, torch.bfloat16) and w.is_contiguous()
+        kinds = (torch.float32, torch.bfloat16)
+        return w.is_cpu and w.dtype in kinds and w.is_contiguous() and self.bias.dtype == w.dtype
 
 
 @dataclass(frozen=True)
@@ -126,16 +129,14 @@ def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
 
 def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last dimension, accumulated in float32 whatever the input type."""
-    best = kernels_for(x)
-    if best and w.weight.dtype == torch.float32:
+    if best := kernels_for(x, w.weight, w.bias):
         return best.norm(x, w.weight, w.bias, eps)
     return F.layer_norm(x, w.weight.shape, w.weight, w.bias, eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """x over its root mean square, times a gain [dim] (arXiv:1910.07467); the statistics are of float32."""
-    best = kernels_for(x)
-    if best and weight.dtype == torch.float32:
+    if best := kernels_for(x, weight):
         return best.norm(x, weight, None, eps)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
@@ -143,14 +144,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
     """x + a, and + b, of one shape."""
-    best = kernels_for(x)
+    best = kernels_for(x, a, b)
     if best and all(t is None or t.is_contiguous() for t in (x, a, b)):
         return best.add(x, a, b)
     return x + a if b is None else x + a + b
 
 
-def kernels_for(x: Tensor) -> Kernels | None:
-    """Our own kernels, where they can work on x: float32 on a CPU, and nothing to differentiate."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+def kernels_for(*tensors: Tensor | None) -> Kernels | None:
+    """Our own kernels, where they can work on these: all float32 on a CPU, and nothing to differentiate."""
+    if torch.is_grad_enabled() or any(t is not None and (t.dtype != torch.float32 or not t.is_cpu) for t in tensors):
         return None
     return kernels()

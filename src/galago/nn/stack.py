@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galago.kernels import Kernels, Place
-from galago.nn.linear import LinearWeight, Norm
+from galago.kernels import Kernels, Place, kernels
+from galago.nn.linear import FEW_ROWS, LinearWeight, Norm
 from galago.precision.quantised import Native
 
 
@@ -58,13 +58,19 @@ class Stack:
 
         `blocks` are those to run, by default all. Calls for one piece after another, each with what the one
         before gave and otherwise the same, give exactly what a single call gives: so a long one need not
-        keep others waiting. Raises ValueError for blocks that are not there or an x of another kind, and
-        MemoryError, after which x is worth nothing, and a call with what was in it may be made again.
+        keep others waiting. Raises ValueError for blocks that are not there or an x that is not contiguous
+        float32, and MemoryError, after which x is worth nothing, and a call with what was in it may be made again.
         """
-        if x.dtype != torch.float32 or not x.is_contiguous():
-            raise ValueError(f"x must be contiguous float32, not {x.dtype} with strides {x.stride()}")
         run = range(len(self.blocks)) if blocks is None else blocks
         self.by.stack(self.layers, x, table, sequences, self.sizes, eps, together, run)
+
+
+def exact_rows(device: torch.device, stack: Stack | None) -> int | None:
+    """How many rows may be multiplied together so that each gives exactly what it gives alone; None where any may.
+
+    On an accelerator none is exact, and all go together: README says how far apart they are.
+    """
+    return FEW_ROWS if device.type == "cpu" and stack is None and kernels() else None
 
 
 def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype) -> Stack | None:

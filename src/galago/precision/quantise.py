@@ -89,14 +89,14 @@ def _evenness(weight: Tensor, bits: int) -> Tensor:
     the bundled model's answers diverge half as much again from those of float32. For int4, where 32 weights
     share a scale, it is that root.
     """
-    squares, largest = torch.zeros(2, weight.shape[1])
+    squares, largest = torch.zeros(2, weight.shape[1], dtype=torch.float32, device=weight.device)
     for rows in weight.split(AT_ONCE):
         w = rows.float()
         w = (w / w.abs().amax(1, keepdim=True).clamp_min(1e-30)).square_()
         squares += w.sum(0)
         torch.maximum(largest, w.amax(0), out=largest)
     columns = (largest if bits == 8 else squares / len(weight)).sqrt()
-    typical = columns[columns > 0].median() if (columns > 0).any() else torch.tensor(1.0)
+    typical = columns[columns > 0].median() if (columns > 0).any() else columns.new_ones(())
     # A column of almost nothing stays so.
     return typical / columns.clamp_min(typical * 1e-4)
 

@@ -112,9 +112,11 @@ def product_for(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, T
     """The product that an accelerator runs fastest, of those that it runs rightly; tried once for each."""
     key = (str(device), dtype)
     if key not in _chosen:
-        x = torch.randn(1, 1024, device=device, dtype=dtype)
-        weight = torch.randint(-127, 128, (1024, 1024), device=device, dtype=torch.int8)
-        scale = torch.full((1024,), 0.01, device=device)
+        # Drawn from a source of its own: that of torch is the program's that we run in.
+        own = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 1024, generator=own, dtype=torch.float32, device="cpu").to(device, dtype)
+        weight = torch.randint(-127, 128, (1024, 1024), generator=own, dtype=torch.int8, device="cpu").to(device)
+        scale = torch.full((1024,), 0.01, dtype=torch.float32, device=device)
         right = _unpacked(x, weight, scale)
         timed = []
         for product in (_weight_only, _unpacked):

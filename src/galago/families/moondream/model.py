@@ -29,6 +29,7 @@ from galago.families.moondream.tokenizer import decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.kernels import place
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
 from galago.media.picture import Picture
@@ -36,6 +37,7 @@ from galago.nn.attention import attention, store
 from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
+from galago.nn.stack import exact_rows
 from galago.precision import Precision
 from galago.precision.packed import pack
 from galago.request import Detail, Media, Request
@@ -180,7 +182,6 @@ class Moondream:
         x = torch.cat((bos, embedding.to(self.dtype)))
         positions = torch.arange(c.prefix_len, device=self.device)
         table = rotary_table(positions, t.head_dim // 2)
-        place = (keys.data_ptr(), values.data_ptr(), 0, c.prefix_len)
         lora = self.lora(variant)
         stack = w.stack if w.stack and w.stack.by.has_attention and lora is None else None
         block = _block_size(t.dim, t.qkv_dim, t.ff_dim)
@@ -189,7 +190,7 @@ class Moondream:
             if blocks.start:
                 yield
             if stack:
-                stack.forward(x, [([place], c.prefix_len)], table, together=True, blocks=blocks)
+                stack.forward(x, [([place(keys, values, 0)], c.prefix_len)], table, together=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, lora, blocks)[0]
         width, height = look.image.size
@@ -246,9 +247,10 @@ class Moondream:
 
     @torch.inference_mode()
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
-        """One step of several sequences. None of it depends on what else is in the step."""
+        """One step of several sequences. On a CPU none of it depends on what else is in the step."""
         groups = self._groups(caches, feeds)
-        return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, self.weights.text))
+        at_most = exact_rows(self.device, self.weights.text.stack)
+        return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, self.weights.text), at_most)
 
     def _groups(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[object]:
         """Which feeds go through the decoder together: those of equal groups.

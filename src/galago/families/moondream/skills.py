@@ -172,10 +172,15 @@ def embed(m: "Moondream", prompt: Prompt) -> Tensor:
     x = embedded(ids, m.weights.text, m.dtype)
     for i, item in enumerate(prompt):
         if isinstance(item, Coordinate):
-            x[i] = encode_coordinate(torch.tensor([item.value], device=m.device), m.weights.region, m.dtype)
+            x[i] = encode_coordinate(_exactly(m, item.value), m.weights.region, m.dtype)
         elif isinstance(item, Size):
-            x[i] = encode_size(torch.tensor([item.width, item.height], device=m.device), m.weights.region, m.dtype)
+            x[i] = encode_size(_exactly(m, item.width, item.height), m.weights.region, m.dtype)
     return x
+
+
+def _exactly(m: "Moondream", *numbers: float) -> Tensor:
+    """float32 whatever torch's default is: half precision would round a coordinate to a few pixels."""
+    return torch.tensor(numbers, dtype=torch.float32, device=m.device)
 
 
 def _coordinate(m: "Moondream", out: Output) -> float:

@@ -28,12 +28,14 @@ from galago.families.smolvlm.text import decoder, embedded, logits_of
 from galago.families.smolvlm.vision import frame_passes, projected
 from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.kernels import place
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
 from galago.nn.attention import attend_cached, store
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
+from galago.nn.stack import exact_rows
 from galago.nn.vit import normalise
 from galago.precision import Precision
 from galago.precision.packed import pack
@@ -154,9 +156,8 @@ class SmolVLM:
             begin, end = rows.start, rows.stop
             positions = torch.arange(begin, end, device=self.device)
             if w.stack:
-                place = (keys.data_ptr(), values.data_ptr(), begin, len(ids))
-                turns = rotary_table(positions, t.head_dim, t.theta)
-                w.stack.forward(x[begin:end], [([place], end - begin)], turns, eps=t.eps)
+                turns, kept = rotary_table(positions, t.head_dim, t.theta), place(keys, values, begin)
+                w.stack.forward(x[begin:end], [([kept], end - begin)], turns, eps=t.eps)
                 continue
 
             def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, begin: int = begin, end: int = end) -> Tensor:
@@ -195,11 +196,12 @@ class SmolVLM:
 
     @torch.inference_mode()
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
-        """One step of several sequences. None of it depends on what else is in the step."""
+        """One step of several sequences. On a CPU none of it depends on what else is in the step."""
         # Where torch multiplies, the last bits of a row depend on how many there are, but for few.
         exact = self.weights.text.stack is not None
         groups = [i if len(feed.input) > 1 and not exact else None for i, feed in enumerate(feeds)]
-        return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, self.weights.text, self.config.text))
+        w, t, at_most = self.weights.text, self.config.text, exact_rows(self.device, self.weights.text.stack)
+        return stepped(caches, feeds, groups, self._hidden, lambda x: logits_of(x, w, t), at_most)
 
 
 def load_smolvlm(
