@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from galago import hub, needs, packing
 from galago.catalog import entries, find
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import CheckpointError, ModelNotFound
 from galago.needs import OVERHEAD, memory_needed, one_name, precisions_of
 from galago.nn.device import available_memory, container_memory, is_out_of_memory

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 import galago
-from galago.errors import InvalidRequest
 from galago.eval.scenes.draw import scene_at
 from galago.kernels import Kernels, kernels, place
 from galago.nn.device import usable_cores
@@ -127,12 +126,6 @@ def test_threads_belong_to_a_model(threads: int, tmp_path: Path) -> None:
             list(run)
             assert seen[-1] == m.threads  # the last to tell is the engine's thread
         assert (torch.get_num_threads(), in_new_thread(torch.get_num_threads)) == before
-
-
-@pytest.mark.parametrize("threads", [0, -1, 1025])
-def test_so_many_threads_are_refused(threads: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"threads must be 1 to 1024; got {threads}"):
-        galago.load(threads=threads)
 
 
 # --- what crosses to C++ -------------------------------------------------------------------------

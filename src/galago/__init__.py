@@ -8,6 +8,7 @@
 Importing galago imports no torch: that happens when a model is loaded.
 """
 
+import concurrent.futures.thread  # noqa: F401  PyTorch's load needs it, and it cannot be had after the main thread's end
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from galago.errors import (
     DownloadError,
     EngineBusy,
     EngineClosed,
+    EngineFailed,
     GalagoError,
     GenerationFailed,
     InvalidImage,
@@ -34,7 +36,7 @@ from galago.errors import (
 
 if TYPE_CHECKING:
     from galago.engine.encoded_image import EncodedImage
-    from galago.engine.scheduler import Limits
+    from galago.engine.limits import Limits
     from galago.media.clip import Clip
     from galago.model import Model, load
     from galago.pool import ModelPool
@@ -49,6 +51,7 @@ __all__ = [
     "EncodedImage",
     "EngineBusy",
     "EngineClosed",
+    "EngineFailed",
     "GalagoError",
     "GenerationFailed",
     "InvalidImage",
@@ -71,7 +74,7 @@ __all__ = [
 _LAZY = {
     "Clip": "galago.media.clip",
     "EncodedImage": "galago.engine.encoded_image",
-    "Limits": "galago.engine.scheduler",
+    "Limits": "galago.engine.limits",
     "Model": "galago.model",
     "ModelPool": "galago.pool",
     "load": "galago.model",

@@ -77,6 +77,12 @@ class EngineClosed(GalagoError):
     code = "shutting_down"
 
 
+class EngineFailed(EngineClosed):
+    """The engine's thread ended by itself; the message names the cause. The model has to be loaded anew."""
+
+    code = "engine_failed"
+
+
 class DeadlineExceeded(GalagoError):
     """The request's own time limit passed before it was done."""
 

@@ -15,8 +15,8 @@ from galago.arguments import BOX, as_tuple, detail_of, limit_of, numbers_of, spo
 from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
-from galago.engine.scheduler import Limits
-from galago.errors import InvalidRequest
+from galago.engine.limits import MAX_THREADS, Limits
+from galago.errors import GalagoError, InvalidRequest
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
@@ -25,6 +25,7 @@ from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.nn.device import pick_device, pick_threads, with_threads
 from galago.nn.footprint import footprint
+from galago.nn.forked import computed
 from galago.packing import packed_copy
 from galago.precision import pick_precision
 from galago.precision.packed import bits_of
@@ -45,6 +46,7 @@ from galago.request import (
     Request,
     Skill,
     TextDelta,
+    is_whole,
     sampling_from,
 )
 
@@ -93,6 +95,14 @@ def load(
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
+    _check(model is None or (isinstance(model, str | Path) and str(model)), "model", "a name or a path")
+    for name, text in {"precision": precision, "profile": profile, "device": device, "revision": revision}.items():
+        _check(text is None or (isinstance(text, str) and text), name, "a text, or None for the default")
+    _check(variants is None or (isinstance(variants, str | Path) and str(variants)), "variants", "a folder, or None")
+    fits = threads is None or (is_whole(threads) and 1 <= threads <= MAX_THREADS)
+    _check(fits, "threads", f"a whole number in 1..{MAX_THREADS}, or None for what this process may use")
+    _check(progress is None or callable(progress), "progress", "a function of bytes done and of how many, or None")
+    _check(limits is None or isinstance(limits, Limits), "limits", "galago.Limits, or None")
     threads = pick_threads(threads)
     where = pick_device(device)
     pick_precision(precision, where, profile)  # a wrong name is told before a download
@@ -103,11 +113,18 @@ def load(
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
     folder = None if variants is None else Path(variants)
-    with with_threads(threads):
-        if chosen.bits:
-            files = packed_copy(files, chosen.name)
-        loaded = kind.load(files, precision=chosen, device=where, revision=revision, variants=folder)
-    return Model(loaded, limits, threads)
+
+    def loaded() -> Loaded:
+        with with_threads(threads):
+            whole = packed_copy(files, chosen.name) if chosen.bits else files
+            return kind.load(whole, precision=chosen, device=where, revision=revision, variants=folder)
+
+    return Model(computed(loaded), limits, threads)
+
+
+def _check(holds: Any, name: str, allowed: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"{name} must be {allowed}", name)
 
 
 class Model:
@@ -117,8 +134,9 @@ class Model:
     some GIFs do, is one. Other models, and detect, point and detect_gaze, take of what moves the first frame.
 
     All raise InvalidRequest for arguments out of range, InvalidImage and InvalidVideo for what cannot be read,
-    UnsupportedTask for what the model's revision lacks, such as videos, EngineBusy when too many wait, and NotANumber
-    where what the model computes is NaN or infinite.
+    UnsupportedTask for what the model's revision lacks, such as videos, EngineBusy when too many wait, NotANumber where
+    what the model computes is NaN or infinite, and EngineClosed where it has `ended`. Threads do not survive a fork: a
+    program that forks loads its models in its children.
     """
 
     def __init__(self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None) -> None:
@@ -173,6 +191,14 @@ class Model:
     def waiting(self) -> int:
         """Requests in the queue, those under way not counted."""
         return self._engine.waiting
+
+    @property
+    def ended(self) -> GalagoError | None:
+        """Why it takes no more requests; None as long as it does.
+
+        It was closed, its engine failed (EngineFailed), or this process was forked off from the one that loaded it.
+        """
+        return self._engine.ended
 
     def check_queue(self) -> None:
         """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""

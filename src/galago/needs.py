@@ -8,7 +8,7 @@ from galago.checkpoint import count_weights
 from galago.errors import ModelNotFound
 
 if TYPE_CHECKING:
-    from galago.engine.scheduler import Limits
+    from galago.engine.limits import Limits
 
 OVERHEAD = 512 << 20
 """Bytes that are reckoned beside the weights where nothing was measured: PyTorch and activations."""
@@ -32,7 +32,7 @@ def memory_needed(
     need a little less than the sum of theirs. Nothing is downloaded. Raises ModelNotFound, CheckpointError or
     InvalidRequest.
     """
-    from galago.engine.scheduler import Limits
+    from galago.engine.limits import Limits
 
     held = limits or Limits()
     kv = held.kv_bytes

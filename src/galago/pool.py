@@ -2,12 +2,14 @@
 
 import copy
 import logging
+import os
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from galago.engine.kv_share import kv_share
 from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory
 from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
 from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
+from galago.request import is_number, is_whole
+from galago.slots import Loaded, Slot
 
 if TYPE_CHECKING:
     from galago.model import Model
@@ -28,42 +32,6 @@ CHOICE = ("precision", "profile", "device")
 """Options of a load that decide what it needs."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model of a pool. `bytes` is what is set aside for it, maybe more than it needs; `in_use` counts its users."""
-
-    name: str
-    bytes: int
-    in_use: int
-    idle_s: float | None
-    """since its last use; None while it is in use"""
-    expires_in_s: float | None
-    """until it is unloaded; None while it is in use, and where it stays for ever"""
-    loading: bool = False
-
-
-class _Slot:
-    """A model of the pool, from before its load until its memory is free again. Guarded by the pool's lock."""
-
-    def __init__(self, name: str, need: int) -> None:
-        self.name = name
-        self.need = need
-        self.kv = self.lent = 0
-        """bytes for keys and values, and those of them that others may have back; both are in the need"""
-        self.users = 1
-        """the thread that loads it is the first; those that wait for the load count too"""
-        self.model: Model | None = None
-        self.failed: GalagoError | None = None
-        self.since = 0.0
-        """when its last use ended"""
-        self.leaving = False
-        """being closed, by one thread; nobody takes it any more"""
-
-    @property
-    def idle(self) -> bool:
-        return not self.users and not self.leaving
-
-
 class ModelPool:
     """Loads models when they are first used, and unloads those least recently used when another needs their place.
 
@@ -71,7 +39,7 @@ class ModelPool:
     their peaks, image caches, keys and values included. Of these a model has what its longest request may need, and a
     quarter of what is left at its load, until another model needs that; unless the options' `limits` say how much.
     `keep_alive` is how many seconds a model stays after its last use: 0 unloads it at once, None keeps it until its
-    place is needed. A model in use never leaves.
+    place is needed. A model in use never leaves. A child of a process that forks begins with an empty pool.
 
     `options` are further arguments of galago.load, for every model. `load` is called with a name and `progress`;
     `need` with a name, or with a name and a `precision`, and gives bytes. Methods may be called from any thread.
@@ -88,8 +56,10 @@ class ModelPool:
         need: Callable[..., int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if keep_alive is not None and not keep_alive >= 0:
+        if keep_alive is not None and not (is_number(keep_alive) and keep_alive >= 0):
             raise InvalidRequest("keep_alive must be seconds, 0, or None for ever", "keep_alive")
+        if budget is not None and not (is_whole(budget) and budget >= 0):
+            raise InvalidRequest(f"budget must be a whole number of bytes, or None, not {budget!r}", "budget")
         self.choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
         self._device = pick_device(self.choice.get("device"))
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
@@ -99,17 +69,19 @@ class ModelPool:
         self.need = need or partial(memory_needed, **self.choice, limits=self._options.get("limits"))
         self._clock = clock
         self._changed = threading.Condition()
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._loading = False
         self._timer: threading.Timer | None = None
         self._closed = False
+        _pools.add(self)
 
     @contextmanager
     def use(self, name: str, progress: Progress | None = None) -> Iterator["Model"]:
         """The model of this name, which stays loaded meanwhile; loaded first if it is not there.
 
         Who wants a model that is being loaded waits for that load; others are loaded one after another. Do not
-        keep the model for later: it is closed when it leaves, but its memory is free only once you let go of it.
+        keep the model for later: it is closed when it leaves, but its memory is free only once you let go of it. A
+        model that has ended (see Model.ended), in whatever way, is loaded anew.
 
         Raises OutOfMemory, before the load, if it does not fit even when all models that are not in use leave;
         what galago.load raises; LoadFailed; and EngineClosed after close().
@@ -150,7 +122,7 @@ class ModelPool:
     def loaded(self) -> list[Loaded]:
         """The models in memory, and the one that is being loaded, oldest first."""
         with self._changed:
-            return [self._row(slot) for slot in self._slots.values() if not slot.leaving]
+            return [slot.row(self._clock(), self._keep_alive) for slot in self._slots.values() if not slot.leaving]
 
     def expire(self) -> None:
         """Unload what was idle for `keep_alive`. A timer does this too."""
@@ -182,17 +154,19 @@ class ModelPool:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _row(self, slot: _Slot) -> Loaded:
-        idle = None if slot.users else self._clock() - slot.since
-        left = None if idle is None or self._keep_alive is None else max(0.0, self._keep_alive - idle)
-        return Loaded(slot.name, slot.need, slot.users, idle, left, slot.model is None)
+    def _forked(self) -> None:
+        """In a child: threads that load, close or wait are not there, nor are those of models."""
+        for slot in self._slots.values():
+            slot.model = None
+        self._changed, self._slots, self._loading, self._timer = threading.Condition(), {}, False, None
 
     # --- taking and giving back ------------------------------------------------------------------
 
-    def _taken(self, name: str, progress: Progress | None) -> "tuple[_Slot, Model]":
+    def _taken(self, name: str, progress: Progress | None) -> "tuple[Slot, Model]":
         """The slot with one more user, and its model."""
         need: int | None = None
         while True:
+            self._bury(name)
             with self._changed:
                 slot = self._slots.get(name)
                 while not self._closed and (slot.leaving if slot else need is not None and self._loading):
@@ -203,7 +177,7 @@ class ModelPool:
                 if slot:
                     slot.users += 1
                 elif need is not None:
-                    mine = self._slots[name] = _Slot(name, need)
+                    mine = self._slots[name] = Slot(name, need)
                     self._loading = True
             if slot:
                 return slot, self._joined(slot)
@@ -211,7 +185,21 @@ class ModelPool:
                 return mine, self._loaded_into(mine, progress)
             need = self.need(name)
 
-    def _joined(self, slot: _Slot) -> "Model":
+    def _bury(self, name: str) -> None:
+        """Forget a model that has ended: who still uses it can only let go of it, and is not waited for."""
+        with self._changed:
+            slot = self._slots.get(name)
+            if slot is None or slot.leaving or slot.model is None or (ended := slot.model.ended) is None:
+                return
+            model, slot.model, slot.failed = slot.model, None, ended
+            del self._slots[name]
+            self._changed.notify_all()
+        log.warning("%s is loaded anew: %s", name, ended)
+        model.close()
+        del model
+        return_memory(self._device)
+
+    def _joined(self, slot: Slot) -> "Model":
         """The model of a slot that this thread is a user of, once it is loaded."""
         try:
             with self._changed:
@@ -227,7 +215,7 @@ class ModelPool:
             self._release(slot)
             raise
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         with self._changed:
             slot.users -= 1
             slot.since = self._clock()
@@ -264,7 +252,7 @@ class ModelPool:
                 slot.model.limit_kv(slot.kv - slot.lent)
                 slot.lent = 0
 
-    def _loaded_into(self, slot: _Slot, progress: Progress | None) -> "Model":
+    def _loaded_into(self, slot: Slot, progress: Progress | None) -> "Model":
         """Load a slot's model; in whatever way that ends, all who wait for it are told."""
         model: Model | None = None
         try:
@@ -291,10 +279,10 @@ class ModelPool:
             raise EngineClosed("the models are shut down")
         return model
 
-    def _make_room(self, slot: _Slot) -> None:
+    def _make_room(self, slot: Slot) -> None:
         """Unload those least recently used until the budget has room, or raise OutOfMemory and unload none."""
         while True:
-            leaving: list[_Slot] = []
+            leaving: list[Slot] = []
             with self._changed:
                 if self._closed:
                     raise EngineClosed("the models are shut down")
@@ -318,19 +306,19 @@ class ModelPool:
                 raise OutOfMemory(self._refusal(slot, busy))
             self._dispose(leaving)
 
-    def _refusal(self, slot: _Slot, busy: Mapping[str, int]) -> str:
+    def _refusal(self, slot: Slot, busy: Mapping[str, int]) -> str:
         users = ", ".join(f"{name} {size_of(need)}" for name, need in busy.items())
         used = f", of which {size_of(sum(busy.values()))} are in use ({users})" if busy else ""
         fitting = self._precisions(slot, self.budget - sum(busy.values()))
         hint = f"it would fit in {fitting}" if fitting else "it would fit in no precision"
         return f"{slot.name} needs {size_of(slot.need)}, and the budget is {size_of(self.budget)}{used}; {hint}"
 
-    def _precisions(self, slot: _Slot, most: int) -> str:
+    def _precisions(self, slot: Slot, most: int) -> str:
         """Those in which a model needs no more than so many bytes."""
         needs = {name: self.need(slot.name, precision=name) for name in precisions_of(slot.name)}
         return " or ".join(f"{name} ({size_of(need)})" for name, need in needs.items() if need <= most)
 
-    def _told(self, slot: _Slot, error: BaseException) -> GalagoError:
+    def _told(self, slot: Slot, error: BaseException) -> GalagoError:
         """What those who wait are told of a load that failed."""
         if isinstance(error, GalagoError):
             return error
@@ -346,7 +334,7 @@ class ModelPool:
 
     # --- leaving ---------------------------------------------------------------------------------
 
-    def _dispose(self, slots: list[_Slot]) -> None:
+    def _dispose(self, slots: list[Slot]) -> None:
         """Close models whose slots were marked as leaving, and free what they took."""
         left = list(slots)
         try:
@@ -360,7 +348,7 @@ class ModelPool:
                     slot.leaving = slot.model is None
                 self._changed.notify_all()
 
-    def _close_model(self, slot: _Slot) -> None:
+    def _close_model(self, slot: Slot) -> None:
         model, slot.model = slot.model, None
         try:
             assert model
@@ -391,6 +379,18 @@ class ModelPool:
             with self._changed:
                 self._timer = None
                 self._set_timer()
+
+
+_pools: "weakref.WeakSet[ModelPool]" = weakref.WeakSet()
+
+
+def _all_forked() -> None:
+    for pool in list(_pools):
+        pool._forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_all_forked)
 
 
 def _let_go(error: BaseException | None) -> None:

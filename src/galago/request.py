@@ -130,20 +130,20 @@ class Sampling:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
-        _check(_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
+        _check(is_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
-            _check(_number(value) and 0 <= value <= 1, name, "a number in 0..1")
-        _check(self.seed is None or _whole(self.seed), "seed", "a whole number or null")
-        _check(self.max_tokens is None or (_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
+            _check(is_number(value) and 0 <= value <= 1, name, "a number in 0..1")
+        _check(self.seed is None or is_whole(self.seed), "seed", "a whole number or null")
+        _check(self.max_tokens is None or (is_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
         _check(
             isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             "stop",
             "a string or a list of strings, none of them empty",
         )
-        _check(self.top_k is None or (_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
+        _check(self.top_k is None or (is_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
         penalty = self.repetition_penalty
-        _check(_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
+        _check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
         _check(self.json_schema is None or isinstance(self.json_schema, str), "json_schema", "a JSON Schema as text")
 
 
@@ -178,10 +178,11 @@ class Request:
     def __post_init__(self) -> None:
         check_skill(self.skill)
         _check(self.priority in ("interactive", "batch"), "priority", "interactive or batch")
-        _check(self.timeout is None or (_number(self.timeout) and self.timeout > 0), "timeout", "seconds > 0, or null")
+        limit = self.timeout
+        _check(limit is None or (is_number(limit) and limit > 0), "timeout", "seconds > 0, or null")
         _check(self.detail in ("low", "high"), "detail", "low or high")
         told = self.top_logprobs
-        _check(told is None or (_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
+        _check(told is None or (is_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
 
 
 # --- events: what comes back -----------------------------------------------------------------
@@ -279,11 +280,13 @@ Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | Done
 # --- checks ----------------------------------------------------------------------------------
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is one; True and not-a-number are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
-def _whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; True and 1.0 are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -293,7 +296,7 @@ def _check(holds: Any, param: str, allowed: str) -> None:
 
 
 def _relative(values: Any, count: tuple[int, ...]) -> bool:
-    return isinstance(values, tuple) and len(values) in count and all(_number(v) and 0 <= v <= 1 for v in values)
+    return isinstance(values, tuple) and len(values) in count and all(is_number(v) and 0 <= v <= 1 for v in values)
 
 
 def check_skill(skill: Skill) -> None:
@@ -307,7 +310,7 @@ def check_skill(skill: Skill) -> None:
                 _check(_relative(ref, (2, 4)), "spatial_refs", "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1")
         case Detect(name, most) | Point(name, most):
             _check(isinstance(name, str) and name.strip(), "object", "a name that is not empty")
-            _check(_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
+            _check(is_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
         case DetectGaze(eye, face, accurate):
             _check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
             _check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")

@@ -10,7 +10,7 @@ from engine_stress import alone, differences, off_alone, together
 from stress_requests import FAILS, draw_requests
 
 from galago import Model, hub
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.precision import pick_precision
 from galago.request import Query, Request

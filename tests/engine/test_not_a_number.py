@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import galago
 from galago.engine.disk_cache import DiskCache
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import GalagoError
 from galago.eval.drift import answered, logits
 from galago.request import Caption, Detect, Query, Request, Sampling, TextDelta

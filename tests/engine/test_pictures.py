@@ -13,7 +13,7 @@ from turning import Turned
 
 from galago.engine.decoding import DECODING
 from galago.engine.engine import Engine, Run
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage
 from galago.media.picture import Picture
 from galago.request import Caption, Chat, DetectGaze, Done, Event, Message, Request, Sampling

@@ -9,7 +9,7 @@ from PIL import ImageOps
 from standin import CHUNK, POSITION_BYTES, PREFIX, PREFIX_BYTES, Plan, Standin, alone, ask, encode, needs, picture
 from turning import Asked, Turned
 
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, InvalidRequest
 from galago.request import Done
 
@@ -132,7 +132,7 @@ def test_what_can_never_fit_is_refused() -> None:
 
 
 def test_a_full_queue_refuses() -> None:
-    turned = Turned(Standin(), Limits(waiting=2))
+    turned = Turned(Standin(), Limits(waiting=1, running=1))
     asked = [turned.put(ask(Plan())) for _ in range(2)]
     with pytest.raises(EngineBusy):
         turned.put(ask(Plan()))

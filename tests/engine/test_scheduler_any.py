@@ -29,7 +29,7 @@ from standin import (
 from turning import Asked, Turned
 
 from galago.engine.engine import Engine
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, GalagoError, GenerationFailed, InvalidRequest
 from galago.request import Done, Event, Request
 
@@ -114,7 +114,9 @@ class Requests(RuleBasedStateMachine):
 
     @rule(request=requests())
     def put(self, request: Request) -> None:
-        full = len(self.turned.inbox) >= self.turned.limits.waiting
+        inbox, limits = self.turned.inbox, self.turned.limits
+        free = 0 if inbox.short else limits.running - self.turned.scheduler.snapshot().running
+        full = len(inbox) >= limits.waiting + free
         try:
             self.since[self.turned.put(request)] = self.failed
             assert not full

@@ -12,7 +12,7 @@ from turning import Asked, Turned
 
 from galago.engine import scheduler
 from galago.engine.engine import Engine, Run
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.engine.step import End, Feed, Start, Steps
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, GalagoError, GenerationFailed
 from galago.request import Done, Event
@@ -310,7 +310,7 @@ def test_close_under_load(kind: str) -> None:
 def test_what_happened_adds_up() -> None:
     model = Standin()
     gate = Gate(model, "forward")
-    engine = Engine(model, Limits(waiting=4, running=2))
+    engine = Engine(model, Limits(waiting=3, running=2))  # and one more may wait, which has a place
     plans = [Plan(prompt=5, steps=3), Plan(prompt=2, steps=4, breaks=2), Plan(prompt=6, steps=5)]
     runs = [engine.submit(ask(plans[0], picture(1)))]
     assert gate.reached.wait(PATIENCE)

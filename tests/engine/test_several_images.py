@@ -6,7 +6,7 @@ import pytest
 from standin import PREFIX, Plan, Rows, Standin, alone, ask, picture
 from turning import Asked, Turned
 
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.errors import GenerationFailed
 from galago.request import Done
 

@@ -20,7 +20,7 @@ from serving import GOLDEN, ask, hosting, load, sdk, serving
 
 import galago
 from galago import hub
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.families.moondream.model import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
 from galago.server.running import events_of

@@ -12,7 +12,7 @@ from serving import GOLDEN, hosting, load, serving
 
 import galago
 from galago import hub
-from galago.engine.scheduler import Limits
+from galago.engine.limits import Limits
 from galago.families.moondream.model import load_moondream
 
 QUESTION = "How many people are in the image?"

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from galago.errors import GalagoError
 from galago.pool import ModelPool
 
 SIZES = {"a": 3, "b": 3, "c": 4, "d": 7, "e": 11}
@@ -14,6 +15,8 @@ SOON = 30.0
 
 class StandIn:
     """A model of which only the size is known."""
+
+    ended: GalagoError | None = None
 
     def __init__(self, store: "Store", name: str) -> None:
         self.name = name

@@ -12,9 +12,10 @@ from standin import Standin
 
 from galago.engine.image_cache import ImageCache
 from galago.engine.inbox import Inbox, Job
+from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics
-from galago.engine.scheduler import Limits, Scheduler
-from galago.errors import GalagoError
+from galago.engine.scheduler import Scheduler
+from galago.errors import EngineClosed, GalagoError
 from galago.request import Done, Event, Request
 
 TURNS = 10_000
@@ -88,7 +89,7 @@ class Turned:
     def __init__(self, model: Standin, limits: Limits | None = None) -> None:
         self.model, self.limits, self.errands = model, limits or Limits(), Errands()
         self.metrics = Metrics(model.name, model.precision.name)
-        self.inbox = Inbox(self.limits.waiting, lambda job, how: self.metrics.finished(job.skill, how, None, None))
+        self.inbox = Inbox(self.limits.waiting, self.limits.running)
         self.images = ImageCache(self.limits.prefix_bytes, self.limits.embedding_bytes)
         with patch("galago.engine.encoder.ThreadPoolExecutor", lambda *_: self.errands):
             self.scheduler = Scheduler(model, self.inbox, self.limits, self.images, self.metrics)
@@ -120,7 +121,7 @@ class Turned:
 
     def check(self) -> None:
         now, images, limits = self.scheduler.snapshot(), self.images.stats(), self.limits
-        assert now.running <= limits.running and now.waiting <= limits.waiting
+        assert now.running <= limits.running and now.waiting + now.running <= limits.waiting + limits.running
         assert images.hot.bytes <= limits.prefix_bytes and images.warm.bytes <= limits.embedding_bytes
         assert self.scheduler.reserved <= self.scheduler.kv_bytes
         assert now.bytes["kv"] + self.model.prefix_bytes <= self.scheduler.reserved + images.hot.bytes
@@ -136,8 +137,7 @@ class Turned:
         assert all(one.how for one in self.asked)
 
     def close(self) -> None:
-        self.inbox.close()
-        self.scheduler.run()
+        self.scheduler.end(EngineClosed("the engine was shut down"))
 
     def emptied(self) -> None:
         """Nothing is held when all is over but what the cache may hold, and that it lets go."""

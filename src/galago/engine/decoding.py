@@ -1,5 +1,7 @@
 """How much memory pictures and clips may take, decoded, in the whole process."""
 
+import os
+
 from galago.media.room import Room
 from galago.nn.device import usable_cores
 
@@ -18,3 +20,8 @@ an engine, which waits for that one."""
 def set_room(most: int) -> None:
     """Let each of the two have so many bytes."""
     DECODING.most = CLIPS.most = most
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    for _room in (DECODING, CLIPS):
+        os.register_at_fork(after_in_child=_room.empty)

@@ -23,6 +23,7 @@ from galago.media.picture import Picture
 from galago.nn.device import return_memory, synchronize, usable_cores
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
+from galago.threads import begin
 
 CPU = torch.device("cpu")
 LARGE = 64 << 20
@@ -99,7 +100,7 @@ class Encoder:
         self._count = count
         self._model, self._images, self._wake, self._tell, self._relieve = model, images, wake, tell, relieve
         self._threads = ThreadPoolExecutor(usable_cores(), "galago-images")
-        self._addressed: SimpleQueue[tuple[Sequence, Start, list[str], Exception | None]] = SimpleQueue()
+        self._addressed: SimpleQueue[tuple[Sequence, Start, list[str], BaseException | None]] = SimpleQueue()
         self._sights: dict[str, _Sight] = {}
         self._views: dict[str, Future[Any]] = {}
         """of pictures, by their addresses: made while they were decoded"""
@@ -118,19 +119,22 @@ class Encoder:
     def want(self, s: Sequence, start: Start, prefix: Prefix) -> None:
         """Tell s of this prefix when it is made."""
 
-        def read() -> None:
+        def read() -> tuple[list[str], BaseException | None]:
             keys: list[str] = []
-            failed: Exception | None = None
             try:
                 for look in prefix.looks:
                     if s.start is start:
                         keys.append(self._address(look, prefix, start, s))
-            except Exception as error:  # an image whose file cannot be read to its end
-                failed = error
-            self._addressed.put((s, start, keys, failed))
+            except BaseException as error:  # most often an image whose file cannot be read to its end
+                return keys, error
+            return keys, None
+
+        def tell(found: "Future[tuple[list[str], BaseException | None]]") -> None:
+            if not found.cancelled():
+                self._addressed.put((s, start, *found.result()))
             self._wake()
 
-        self._threads.submit(read)
+        begin(self._threads, read).add_done_callback(tell)
 
     def _address(self, look: Look, prefix: Prefix, start: Start, s: Sequence) -> str:
         """The address of an image; one that comes as its file is decoded for that, and its crops cut if they may lack.
@@ -165,7 +169,7 @@ class Encoder:
             views.set_running_or_notify_cancel()  # others may be after them by the time that this request has gone
         try:
             views.set_result(self._model.views(image, look.detail))
-        except Exception as error:
+        except BaseException as error:
             views.set_exception(error)
         self._wake()
         return key
@@ -192,14 +196,17 @@ class Encoder:
     def close(self) -> None:
         DECODING.wake()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        del self._tell, self._relieve  # which hold whoever holds this, and so the model until garbage is collected
 
     def sort(self) -> None:
         """Look at the images whose addresses are known by now: in the cache, on their way already, or new."""
         while not self._addressed.empty():
             s, start, keys, failed = self._addressed.get()
             if s.start is start:  # not gone meanwhile
-                if failed:
+                if isinstance(failed, Exception):
                     self._tell(s, failed)
+                elif failed:
+                    raise failed
                 else:
                     assert isinstance(start.prefix, Prefix)
                     self._sort(s, start.prefix, start.variant, tuple(keys))
@@ -239,7 +246,7 @@ class Encoder:
     def _views_of(self, key: str, look: Look) -> "Future[Any]":
         if isinstance(look.image, Picture):
             return self._views.pop(key)
-        views = self._threads.submit(self._model.views, look.image, look.detail)
+        views = begin(self._threads, self._model.views, look.image, look.detail)
         views.add_done_callback(lambda _: self._wake())
         return views
 

@@ -1,5 +1,9 @@
 """The engine in front of a model: requests in, events out, one thread that does the work."""
 
+import atexit
+import copy
+import logging
+import os
 import threading
 import time
 import weakref
@@ -13,10 +17,11 @@ import torch
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache
 from galago.engine.inbox import Inbox, Job
+from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics
-from galago.engine.scheduler import Limits, Scheduler
+from galago.engine.scheduler import Scheduler
 from galago.engine.step import End, Start, StepModel, Steps
-from galago.errors import EngineBusy, GalagoError
+from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError
 from galago.media.clip import Clip
 from galago.nn.device import use_threads
 from galago.request import Detail, Done, Event, Request
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from galago.media.picture import Picture
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -37,7 +44,8 @@ class Run:
         self._engine = engine  # lives as long as its runs
         self._job = job
         self._over = False
-        self._cancel = weakref.finalize(self, inbox.cancel, job)
+        self._inbox = inbox
+        weakref.finalize(self, inbox.forget, job)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -46,30 +54,38 @@ class Run:
         """Wait for the next event."""
         if self._over:
             raise StopIteration
+        self._engine.check_process()
         return self._given(self._job.events.get())
 
     def poll(self) -> Event | None:
         """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
+        self._engine.check_process()
         try:
             return None if self._over else self._given(self._job.events.get_nowait())
         except Empty:
             return None
 
     def watch(self, told: Callable[[], None]) -> None:
-        """Have `told` called whenever there may be something to poll: by the engine's thread, so it must be short."""
+        """Have `told` called whenever there may be something to poll: by the engine's thread, so it must be short.
+
+        What it raises there is logged, and the request goes on.
+        """
         self._job.told = told
         told()
 
     def _given(self, event: Event | GalagoError) -> Event:
         if isinstance(event, GalagoError):
             self._over = True
-            raise event
+            try:
+                raise event
+            finally:
+                del event  # this frame is in its traceback: it would hold itself, and with it the model
         self._over = isinstance(event, Done)
         return event
 
     def cancel(self) -> None:
         """Stop at the next step, from any thread; iteration then ends with Done('cancelled')."""
-        self._cancel()
+        self._inbox.cancel(self._job)
 
 
 class Engine:
@@ -83,14 +99,21 @@ class Engine:
         self.model = model
         self.threads = threads or torch.get_num_threads()
         limits = limits or Limits()
-        self._metrics = metrics = Metrics(model.name, model.precision.name)
-        self._inbox = Inbox(limits.waiting, lambda job, how: metrics.finished(job.skill, how, None, None))
+        self._metrics = Metrics(model.name, model.precision.name)
+        self._inbox = Inbox(limits.waiting, limits.running)
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
         self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
         self._bounds = {"waiting": limits.waiting, "running": limits.running}
-        worker = threading.Thread(target=_work, args=(self._scheduler, self.threads), name="galago-engine", daemon=True)
-        worker.start()
-        self._close = weakref.finalize(self, _shut_down, self._inbox, worker)
+        self._process = os.getpid()
+        self._worker = _Worker(self._scheduler, self._inbox, self.threads)
+        self._worker.start()
+        # What the garbage collector calls must not wait: the thread ends by itself soon after.
+        weakref.finalize(self, self._inbox.close, _SHUT_DOWN)
+
+    @property
+    def ended(self) -> GalagoError | None:
+        """Why it takes no more requests: it was closed, its thread ended, or this process forked off; else None."""
+        return _FORKED if self._process != os.getpid() else self._inbox.closed
 
     @property
     def waiting(self) -> int:
@@ -116,8 +139,8 @@ class Engine:
     def submit(self, request: Request) -> Run:
         """Queue a request.
 
-        Raises EngineBusy when the queue is full, EngineClosed after close(), and at once what is
-        wrong with the request itself.
+        Raises EngineBusy when the queue is full, EngineClosed after close() and in a process that was forked off,
+        EngineFailed if its thread has ended, and at once what is wrong with the request itself.
         """
         since, skill = time.perf_counter(), type(request.skill).__name__.lower()
         return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout, since))
@@ -141,6 +164,7 @@ class Engine:
 
     def check_queue(self) -> None:
         """Raise what `submit` would raise of the queue now."""
+        self.check_process()
         try:
             self._inbox.check()
         except EngineBusy:
@@ -149,9 +173,17 @@ class Engine:
 
     def close(self) -> None:
         """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""
-        self._close()
+        self._inbox.close(_SHUT_DOWN)
+        if self._worker is not threading.current_thread():
+            self._worker.join()
+
+    def check_process(self) -> None:
+        """Raise EngineClosed where the engine's thread cannot be: threads do not survive a fork."""
+        if self._process != os.getpid():
+            raise copy.copy(_FORKED)
 
     def _enqueue(self, job: Job) -> Run:
+        self.check_process()
         try:
             self._inbox.put(job)
         except EngineBusy:
@@ -161,14 +193,42 @@ class Engine:
         return Run(self, self._inbox, job)
 
 
-def _shut_down(inbox: Inbox, worker: threading.Thread) -> None:
-    inbox.close()
-    if worker is not threading.current_thread():
-        worker.join()
+_SHUT_DOWN = EngineClosed("the engine was shut down")
+_FORKED = EngineClosed(
+    "the model was loaded before this process was forked off, and its threads are not here; load it in this process"
+)
 
 
-def _work(scheduler: Scheduler, threads: int) -> None:
+class _Worker(threading.Thread):
     """Holds neither the engine nor a run, so that both can be let go while it waits."""
-    use_threads(threads)
-    with torch.inference_mode():
-        scheduler.run()
+
+    def __init__(self, scheduler: Scheduler, inbox: Inbox, threads: int) -> None:
+        super().__init__(name="galago-engine", daemon=True)
+        self.inbox = inbox
+        self._scheduler, self._threads = scheduler, threads
+
+    def run(self) -> None:
+        why: GalagoError = _SHUT_DOWN
+        try:
+            use_threads(self._threads)
+            with torch.inference_mode():
+                self._scheduler.run()
+        except BaseException as error:  # also SystemExit, and what debuggers and watchdogs raise in other threads
+            why = EngineFailed(
+                f"the engine ended ({type(error).__name__}); the log tells more, and a new load mends it"
+            )
+            self.inbox.close(why)  # first of all: what follows may fail
+            log.critical("the engine's thread ended", exc_info=error)
+        finally:
+            self._scheduler.end(why)
+            del self._scheduler  # and with it the model, whoever still has the thread
+
+
+@atexit.register
+def _end_all() -> None:
+    """No thread computes while Python takes itself apart."""
+    workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
+    for worker in workers:
+        worker.inbox.close(_SHUT_DOWN)
+    for worker in workers:
+        worker.join()

@@ -1,15 +1,26 @@
-"""Requests that wait for the engine."""
+"""Requests that wait for the engine, and those that it has taken."""
 
+import copy
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from galago.engine.metrics import Outcome
 from galago.engine.step import End, Step, Steps
-from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, GalagoError
+from galago.errors import DeadlineExceeded, EngineBusy, GalagoError
 from galago.request import Done, Event, Priority, Timings, Usage
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def _nobody() -> None:
+    """Nobody wants to be told."""
 
 
 class Job:
@@ -26,18 +37,30 @@ class Job:
         """`since` is when the request came, by time.perf_counter: now, unless work on it has begun before."""
         self.steps, self.skill, self.priority = steps, skill, priority
         self.since = time.perf_counter() if since is None else since
-        self.deadline = None if timeout is None else self.since + timeout
+        # Later than any clock reaches is never.
+        self.deadline = None if timeout is None or timeout > threading.TIMEOUT_MAX else self.since + timeout
         self.cancelled = False
         self.first: Step | End | None = None
         """the first step, once the scheduler has looked at it"""
         self.events: SimpleQueue[Event | GalagoError] = SimpleQueue()
         """what has come of it; put in by `tell`"""
-        self.told: Callable[[], None] = lambda: None
+        self.told: Callable[[], None] = _nobody
         """called after each of them, from the thread that tells"""
+        self._told_badly = False
 
     def tell(self, event: Event | GalagoError) -> None:
+        """Give an event out.
+
+        An error of `told` is logged once, and changes nothing: it is only a bell, the events are there for whoever
+        looks, and the next ring may work again.
+        """
         self.events.put(event)
-        self.told()
+        try:
+            self.told()
+        except Exception:
+            if not self._told_badly:
+                log.exception("a callback of Run.watch raised; its request goes on")
+            self._told_badly = True
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -52,92 +75,137 @@ class Job:
 
 
 class Inbox:
-    """Waiting jobs by rank. Every method may be called from any thread; only one thread takes."""
+    """Waiting jobs by rank, and those that were taken, until they are told their end.
 
-    def __init__(self, limit: int, given_up: Callable[[Job, Outcome], None] = lambda job, how: None) -> None:
-        """`given_up` is told of jobs that end while they wait."""
-        self._limit, self._given_up = limit, given_up
+    Every method may be called from any thread; only one thread takes. The garbage collector may run a finalizer in
+    any thread and anywhere, so what finalizers call (`cancel`, `forget`, `close`) takes no lock: each of its steps is
+    atomic. The lock is held by no more than a few lines that call nobody.
+    """
+
+    def __init__(self, waiting: int, running: int) -> None:
+        """So many jobs may wait for a place, and there are so many places."""
+        self._limit, self._places = waiting, running
         self._waiting: dict[Priority, deque[Job]] = {"interactive": deque(), "batch": deque()}
-        self._changed = threading.Condition()
-        self._news = False
-        self.closed = False
+        self._taken: set[Job] = set()
+        self._lock = threading.RLock()
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._ended: deque[tuple[Job, Outcome]] = deque()
+        self.short = False
+        """whether the first in the queue waits for something else than a place: memory"""
+        self.closed: GalagoError | None = None
+        """why no job is taken any more"""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
     def put(self, job: Job) -> None:
-        """Raises EngineBusy when the queue is full, EngineClosed after close()."""
-        with self._changed:
+        """Raises EngineBusy when the queue is full, and after close() the reason for that.
+
+        Jobs that will find a place do not count as waiting, whether they are taken yet or not.
+        """
+        with self._lock:
             self.check()
             self._waiting[job.priority].append(job)
-            self._tell()
+        self.wake()
 
     def check(self) -> None:
         """Raise as `put` would."""
-        with self._changed:
-            if self.closed:
-                raise EngineClosed("the engine is shut down")
-            if len(self) >= self._limit:
-                raise EngineBusy(f"{self._limit} requests are waiting already; try again later")
+        if self.closed:
+            raise copy.copy(self.closed)  # a traceback grows with every raise
+        free = 0 if self.short else max(0, self._places - len(self._taken))
+        if len(self) >= self._limit + free:
+            raise EngineBusy(self._full)
 
     def first(self) -> Job | None:
         """The job whose turn is next; it stays."""
-        with self._changed:
-            return next((queue[0] for queue in self._waiting.values() if queue), None)
+        for queue in self._waiting.values():
+            with suppress(IndexError):
+                return queue[0]
+        return None
 
     def jobs(self) -> list[Job]:
-        with self._changed:
-            return [job for queue in self._waiting.values() for job in queue]
+        """Those that wait, in their order."""
+        return [job for queue in self._waiting.values() for job in list(queue)]
 
     def take(self, job: Job) -> bool:
-        """Remove a job; False if it is gone."""
-        with self._changed:
-            return self._remove(job)
+        """Give a waiting job a place; False if it is gone. `finish` gives the place back."""
+        with self._lock:
+            self._taken.add(job)
+            if not self._removed(job):
+                self._taken.discard(job)
+            return job in self._taken
 
-    def late(self) -> list[Job]:
-        """Remove the jobs whose deadline is over."""
-        with self._changed:
-            return [job for job in self.jobs() if job.late() and self._remove(job)]
+    def finish(self, job: Job, event: Done | GalagoError) -> None:
+        """Tell a taken job its end. Its place is free by then: whoever is told may ask again at once."""
+        self._taken.discard(job)
+        job.tell(event)
 
     def cancel(self, job: Job) -> None:
         """Give up a waiting job at once, a running one at its next step."""
-        with self._changed:
-            job.cancelled = True
-            if self._remove(job):
-                waited = time.perf_counter() - job.since
-                self._given_up(job, "cancelled")
-                job.tell(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
-            self._tell()
+        job.cancelled = True
+        if self._removed(job):
+            self._ended.append((job, "cancelled"))
+            waited = time.perf_counter() - job.since
+            job.tell(Done("cancelled", Usage(), Timings(ttft_s=waited, total_s=waited)))
+        self.wake()
+
+    def forget(self, job: Job) -> None:
+        """Cancel a job that nobody listens to any more."""
+        job.told = _nobody
+        self.cancel(job)
 
     def wake(self) -> None:
         """End the rest of the thread that takes, or its next one."""
-        with self._changed:
-            self._tell()
+        self._news.put(None)
 
     def rest(self, timeout: float | None) -> bool:
         """Wait until something has changed since the last rest; False if nothing has."""
-        with self._changed:
-            changed = self._changed.wait_for(lambda: self._news, timeout)
-            self._news = False
-            return changed
-
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            for queue in self._waiting.values():
-                while queue:
-                    job = queue.popleft()
-                    self._given_up(job, "failed")
-                    job.tell(EngineClosed("the engine was shut down"))
-            self._tell()
-
-    def _remove(self, job: Job) -> bool:
-        queue = self._waiting[job.priority]
-        if job not in queue:
+        try:
+            self._news.get(timeout=timeout)
+        except Empty:
             return False
-        queue.remove(job)
+        while not self._news.empty():
+            self._news.get()
         return True
 
-    def _tell(self) -> None:
-        self._news = True
-        self._changed.notify_all()
+    def close(self, why: GalagoError) -> None:
+        """Refuse jobs from now on, and those that wait."""
+        self.closed = self.closed or why
+        for queue in self._waiting.values():
+            while (job := _popped(queue)) is not None:
+                self._ended.append((job, "failed"))
+                job.tell(copy.copy(self.closed))
+        self.wake()
+
+    def end(self, why: GalagoError) -> None:
+        """Close, by the thread that takes, which takes no more: nobody is left without an answer."""
+        with self._lock:  # who puts either sees that it is closed, or is seen here
+            self.closed = self.closed or why
+        self.close(why)
+        for job in list(self._taken):
+            self.finish(job, copy.copy(why))
+
+    def ended(self) -> Iterator[tuple[Job, Outcome]]:
+        """Jobs that came to their end while they waited, each told once: whoever asks counts them."""
+        while (one := _popped(self._ended)) is not None:
+            yield one
+
+    @property
+    def _full(self) -> str:
+        if not self._limit:
+            return "as many requests run as may run, and none may wait; try again later"
+        return f"{self._limit} requests are waiting already; try again later"
+
+    def _removed(self, job: Job) -> bool:
+        try:
+            self._waiting[job.priority].remove(job)
+        except ValueError:
+            return False
+        return True
+
+
+def _popped(queue: deque[T]) -> T | None:
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None

@@ -7,7 +7,7 @@ from galago.needs import size_of
 from galago.nn.device import available_memory
 
 if TYPE_CHECKING:
-    from galago.engine.scheduler import Limits
+    from galago.engine.limits import Limits
     from galago.engine.step import StepModel
 
 SHARE = 4

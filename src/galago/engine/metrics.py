@@ -1,6 +1,7 @@
 """What engines do, counted: for Prometheus by model, and for the Python API by engine."""
 
 import inspect
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -72,11 +73,24 @@ class Snapshot:
     bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-# Reentrant, because a request that the garbage collector cancels is counted wherever its thread happens to be.
+# Reentrant, because the garbage collector may run what somebody else wrote wherever a thread happens to be. Nothing of
+# ours is called while it is held, and no other lock taken.
 _lock = threading.RLock()
 _tallies: "dict[Of, Tally]" = {}
 """By model and precision: engines come and go, and a counter must not start anew while the process lives."""
 _watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
+
+
+def _forget() -> None:
+    """A child has none of its parent's engines, and did none of their work."""
+    _watched.clear()
+    _tallies.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # Held by the thread that forks, it is in order in the child, whose other threads would never give it back.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget)
 
 
 class Metrics:

@@ -4,13 +4,13 @@ One turn is one pass of the decoder over all sequences that wait for a step, or 
 image; they alternate, so that a running answer waits for one piece at the most.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.encoder import Encoder
@@ -18,10 +18,11 @@ from galago.engine.image_cache import ImageCache
 from galago.engine.inbox import Inbox
 from galago.engine.kv_cache import CHUNK
 from galago.engine.kv_share import kv_bytes_of
+from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Prefix, Start, Step, StepModel
-from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidRequest, NotANumber
+from galago.errors import GalagoError, GenerationFailed, InvalidRequest, NotANumber
 from galago.nn.device import available_memory, is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
@@ -34,24 +35,6 @@ EASE_S = 1.0
 """How often a working engine looks at what memory the machine has left."""
 LOW_BYTES = 256 << 20
 """With less than this left the image cache is given up."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an engine holds at once. Bytes are of keys and values, and of what the image cache keeps."""
-
-    waiting: int = 64
-    running: int = 16
-    kv_bytes: int | None = None
-    """of running requests; each is counted with all that it may come to need. None takes a share of the memory that is
-    left, and what the longest request may need at least: see kv_share"""
-    prefix_bytes: int = 512 << 20
-    embedding_bytes: int = 128 << 20
-    disk: Path | None = None
-    """a folder that keeps embeddings over restarts"""
-    disk_bytes: int = 1 << 30
-    tidy: Literal["idle", "always"] = "idle"
-    """when memory goes back to the system: after a while without work, or with every request that ends"""
 
 
 class Scheduler:
@@ -72,6 +55,7 @@ class Scheduler:
 
     def snapshot(self) -> Snapshot:
         """Sizes now; may be asked from any thread."""
+        self._count_ended()
         images, running = self._images.stats(), list(self._running)
         sizes = {
             "kv": sum(cache.bytes for s in running if (cache := s.cache)),
@@ -96,23 +80,30 @@ class Scheduler:
         self._inbox.wake()
 
     def run(self) -> None:
-        """Work until the inbox is closed, then end what is under way."""
-        try:
-            while not self._inbox.closed:
-                self._inbox.rest(0)
-                try:
-                    if not self.turn():
-                        self._rest()
-                except Exception as error:
-                    # A mistake of ours: nobody in particular is at fault, so all that ran are told.
-                    log.exception("the scheduler failed")
-                    for s in list(self._running):
-                        self._end(s, error)
-        finally:
-            for s in list(self._running):
-                self._end(s, EngineClosed("the engine was shut down"))
-            self._encoder.close()
-            self._metrics.close()
+        """Work until the inbox is closed."""
+        while not self._inbox.closed:
+            self._inbox.rest(0)
+            try:
+                if not self.turn():
+                    self._rest()
+            except Exception as error:
+                # A mistake of ours: nobody in particular is at fault, so all that ran are told.
+                log.exception("the scheduler failed")
+                for s in list(self._running):
+                    self._end(s, error)
+
+    def end(self, why: GalagoError) -> None:
+        """Refuse what waits and what comes, end what runs, and let go of everything, whatever fails meanwhile."""
+        self._inbox.close(why)
+        for s in list(self._running):
+            try:
+                self._end(s, copy.copy(why))
+            except BaseException:  # of a skill that is cleaned up, or a callback
+                log.exception("a request could not be ended properly")
+        self._inbox.end(why)
+        self._count_ended()
+        self._metrics.close()
+        self._encoder.close()
 
     def turn(self) -> bool:
         """Do what is next; False if there is nothing to do."""
@@ -168,6 +159,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Take in jobs, in their order, as long as there is room for all that they may need."""
+        short = False
         while len(self._running) < self._limits.running and (job := self._inbox.first()):
             s = Sequence(job)
             try:
@@ -177,13 +169,14 @@ class Scheduler:
                 if self._inbox.take(job):
                     self._end(s, error)
                 continue
-            if self._running and own + shared + self.reserved > self.kv_bytes:
-                return
+            if short := bool(self._running) and own + shared + self.reserved > self.kv_bytes:
+                break
             if self._inbox.take(job):
                 self._metrics.admitted(time.perf_counter() - job.since)
                 s.own, s.shared = own, shared
                 self._running.append(s)
                 self._go_on(s, first)
+        self._inbox.short = short
 
     def _needs(self, first: Step | End) -> tuple[int, int]:
         """Bytes of a sequence's own keys and values at the most, and of the prefix that it may have to make."""
@@ -207,13 +200,19 @@ class Scheduler:
 
     def _drop(self) -> None:
         """End what was cancelled or is late."""
-        for job in self._inbox.late():
-            self._end(Sequence(job), job.late())
+        self._count_ended()
+        for job in self._inbox.jobs():
+            if (error := job.late()) and self._inbox.take(job):
+                self._end(Sequence(job), error)
         for s in [s for s in self._running if s.job.cancelled or s.job.deadline]:
             if s.job.cancelled:
                 self._end(s, None)
             elif error := s.job.late():
                 self._end(s, error)
+
+    def _count_ended(self) -> None:
+        for job, how in self._inbox.ended():
+            self._metrics.finished(job.skill, how, None, None)
 
     # --- one request ------------------------------------------------------------------------
 
@@ -286,11 +285,11 @@ class Scheduler:
             if isinstance(told, NotANumber):  # no fault of the request's: whoever runs the model wants to know
                 log.error("%s in %s: %s", self._model.name, self._model.precision.name, told)
             how.__traceback__ = None  # its frames hold caches and images, for as long as somebody has the error
-            s.job.tell(told)
+            self._inbox.finish(s.job, told)
         else:
             done = s.done(how)
             self._metrics.finished(s.job.skill, "done" if how else "cancelled", done.usage, done.timings)
-            s.job.tell(done)
+            self._inbox.finish(s.job, done)
         if self._limits.tidy == "always":
             return_memory(self._model.device)
 

@@ -31,6 +31,7 @@ from galago.request import (
     Skill,
     TextDelta,
 )
+from galago.threads import begin
 
 if TYPE_CHECKING:
     from galago.engine.engine import Run
@@ -62,7 +63,7 @@ def answers(
     known = {record.id: record for record in done}
     found: list[Record] = []
     with ThreadPoolExecutor(READERS) as readers:
-        waiting = _ahead(cases, known, lambda case: readers.submit(_opened, case, blank, shuffled))
+        waiting = _ahead(cases, known, lambda case: begin(readers, _opened, case, blank, shuffled))
         flying: deque[tuple[Case, Run | None]] = deque()
         try:
             while True:

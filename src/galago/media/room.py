@@ -16,11 +16,15 @@ class Room:
 
     def __init__(self, most: int, users: int | None = None) -> None:
         self.most, self._most_users = most, users
+        self.peak = 0
+        """the most that was taken at once"""
+        self.empty()
+
+    def empty(self) -> None:
+        """Begin anew, in a child that was forked off: the threads of those inside and in the line are not there."""
         self._changed = threading.Condition()
         self._line: deque[object] = deque()
         self._taken = self._users = 0
-        self.peak = 0
-        """the most that was taken at once"""
 
     @property
     def taken(self) -> int:
@@ -65,8 +69,8 @@ class Room:
     def leave(self, size: int) -> None:
         """Give back so many bytes."""
         with self._changed:
-            self._taken -= size
-            self._users -= 1
+            self._taken = max(0, self._taken - size)  # nothing, in a child, for what its parent had taken
+            self._users = max(0, self._users - 1)
             self._changed.notify_all()
 
     def wake(self) -> None:

@@ -21,8 +21,6 @@ T = TypeVar("T")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a control group with its limit and its usage, and the line of memory.stat with unused pages."""
-MOST_THREADS = 1024
-"""More than any machine has cores. Where so many cannot be started, OpenMP ends the process."""
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 """What a RuntimeError of torch says when memory runs out."""
 
@@ -81,13 +79,9 @@ def usable_cores() -> int:
 
 
 def pick_threads(n: int | None = None) -> int:
-    """How many threads compute: n, or those that this process may use. Raises InvalidRequest."""
-    if n is None:
-        # torch knows the machine's cores, not what a container or an affinity leaves of them.
-        return min(torch.get_num_threads(), usable_cores())
-    if not 1 <= n <= MOST_THREADS:
-        raise InvalidRequest(f"threads must be 1 to {MOST_THREADS}; got {n}", "threads")
-    return n
+    """How many threads compute: n, or those that this process may use."""
+    # torch knows the machine's cores, not what a container or an affinity leaves of them.
+    return min(torch.get_num_threads(), usable_cores()) if n is None else n
 
 
 _giving = threading.Lock()

@@ -41,6 +41,7 @@ _STATUS = {
     "unsupported_task": 501,
     "model_loading": 503,
     "shutting_down": 503,
+    "engine_failed": 503,
     "out_of_memory": 503,
     "too_many_connections": 503,
     "timeout": 504,

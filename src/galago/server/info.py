@@ -36,6 +36,8 @@ def add_routes(app: FastAPI, host: Host) -> None:
             return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
         if host.underway.stopping:
             return JSONResponse({"status": "stopping", **said}, 503, {"Retry-After": "5"})
+        if error := models.trouble():
+            return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
         facts = models.facts(models.default)
         assert facts is not None
         return JSONResponse(
@@ -117,6 +119,7 @@ def loaded_models(models: Models) -> list[Json]:
             "fallbacks": facts.fallbacks,
             "memory": {**held.get(facts.id, {}), "set_aside_bytes": row.bytes},
             "in_use": row.in_use,
+            **({"error": str(row.ended)} if row.ended else {}),
         }
         for facts, row in models.loaded()
     ]

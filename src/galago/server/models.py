@@ -1,5 +1,6 @@
 """The models of a server: which of them a client means, loading them, and what is told of them."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,12 @@ from galago.hub import discard_partial, installed
 from galago.media.timeline import FrameSampling
 from galago.needs import one_name
 from galago.nn.device import pick_device
-from galago.pool import Loaded, ModelPool
+from galago.pool import ModelPool
 from galago.precision import pick_precision
 from galago.routing import Lane, Plan, alone, plans
 from galago.server.errors import Refused
 from galago.server.interrupting import Interrupted, Interruptible
+from galago.slots import Loaded
 
 if TYPE_CHECKING:
     from galago.model import Model
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 WAITING = 256
 """Requests that may wait for a model to be loaded; they are in no engine's queue yet."""
 LONGEST_NAME = 200
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -88,6 +92,8 @@ class Models:
         """done when the models of the settings are loaded, or with the error of the one that is not"""
         self._facts: dict[str, Facts] = {}
         self._seen: WeakValueDictionary[str, Model] = WeakValueDictionary()
+        self._trouble: dict[str, Exception] = {}
+        """what befell models of the settings, until they are loaded anew"""
         self._waiting = threading.BoundedSemaphore(WAITING)
         self._loads = Interruptible()
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
@@ -164,7 +170,18 @@ class Models:
 
     def at_hand(self, key: str) -> bool:
         """Whether using it need not wait for a load, as things stand."""
-        return any(row.name == key and not row.loading for row in self.pool.loaded())
+        return any(row.name == key and not row.loading and not row.ended for row in self.pool.loaded())
+
+    def trouble(self) -> Exception | None:
+        """Why a model of the settings that was loaded does not answer, if one does not.
+
+        Whoever asks first has it loaded anew, in a thread; until then, and where that fails, it is in trouble.
+        """
+        for row in self.pool.loaded():
+            if row.ended and row.name in self.own and row.name not in self._trouble:
+                self._trouble[row.name] = row.ended
+                threading.Thread(target=self._mend, args=[row.name], name="galago-load", daemon=True).start()
+        return next(iter(list(self._trouble.values())), None)
 
     def check_queue(self, key: str) -> None:
         """Raise EngineBusy if a model that is in memory could take no further request now."""
@@ -199,6 +216,13 @@ class Models:
         found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
         return {name: model.stats() for name, model in found.items() if model}
 
+    def _mend(self, key: str) -> None:
+        try:
+            self.load([key])
+        except Exception as error:
+            self._trouble[key] = error
+            log.error("%s could not be loaded anew: %s", key, error)
+
     def _entered(self, key: str, progress: Progress | None, stack: ExitStack) -> "Model":
         if not self._waiting.acquire(blocking=False):
             raise EngineBusy(f"{WAITING} requests wait for their models to be loaded; try again later")
@@ -211,6 +235,7 @@ class Models:
             self._waiting.release()
 
     def _met(self, key: str, model: "Model") -> "tuple[Facts, Model]":
+        self._trouble.pop(key, None)
         if self._seen.get(key) is not model:
             self._seen[key] = model
             self._facts[key] = Facts(

@@ -4,7 +4,6 @@ The names here are the keys of a TOML file. With GALAGO_ in front they are envir
 with dashes they are flags (--body-limit-mb).
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import Any
 
 from galago.catalog import entries
 from galago.choices import DEVICE
+from galago.engine.limits import MAX_THREADS
 from galago.errors import InvalidRequest
 
 MAX_TIMEOUT = 24 * 60 * 60
@@ -36,9 +36,9 @@ def _whole(low: int, high: int | None = None) -> Rule:
     return Rule(allowed, lambda v: type(v) is int and low <= v and (high is None or v <= high), int)
 
 
-def _positive(most: float = math.inf) -> Rule:
-    allowed = "a number above 0" + ("" if most == math.inf else f", at most {most:g}")
-    return Rule(allowed, lambda v: type(v) in (int, float) and 0 < v <= most and v != math.inf, float)
+def _positive(most: float) -> Rule:
+    allowed = f"a number above 0, at most {most:g}"
+    return Rule(allowed, lambda v: type(v) in (int, float) and 0 < v <= most, float)
 
 
 def _switch() -> Rule:
@@ -72,7 +72,7 @@ def _list(allowed: str, pattern: str = r".*\S.*", least: int = 0) -> Rule:
 
 
 def matches(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+    return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None and "\0" not in v
 
 
 def _setting(default: Any, rule: Rule, secret: bool = False) -> Any:
@@ -100,17 +100,17 @@ class Settings:
     precision: str | None = _setting(None, _one_of(*_PRECISIONS))
     device: str = _setting("auto", _text("auto, cpu, cuda, cuda:N or mps", DEVICE))
     revision: str | None = _setting(None, _text("the name of a revision"))
-    threads: int | None = _setting(None, _whole(1))
-    max_memory_gb: float | None = _setting(None, _positive())
+    threads: int | None = _setting(None, _whole(1, MAX_THREADS))
+    max_memory_gb: float | None = _setting(None, _positive(1_000_000))
     """10^9 bytes, for all models together, with their image caches and their keys and values"""
-    decode_memory_mb: float | None = _setting(None, _positive())
+    decode_memory_mb: float | None = _setting(None, _positive(1_000_000_000))
     """2^20 bytes that pictures may take while they are decoded, and the frames of videos as much again"""
 
-    max_batch_size: int = _setting(16, _whole(1))
+    max_batch_size: int = _setting(16, _whole(1, 1024))
     """requests that are carried out together"""
-    max_queue: int = _setting(64, _whole(0))
-    """requests that wait beside those; more are refused"""
-    max_connections: int = _setting(512, _whole(1))
+    max_queue: int = _setting(64, _whole(0, 100_000))
+    """requests that wait for a place beside those; more are refused"""
+    max_connections: int = _setting(512, _whole(1, 100_000))
     """open ones, those that clients keep for later included; more are closed with a 503"""
     timeout: float | None = _setting(None, _positive(MAX_TIMEOUT))
     """seconds for a request that names no limit of its own"""

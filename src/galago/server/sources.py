@@ -87,7 +87,7 @@ def _file(path: Path, warnings: list[str]) -> Given:
 def _toml(text: str, file: str) -> Given:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of thousands of digits
         raise InvalidRequest(f"{file} is not valid TOML: {error}", "config") from None
     for key in table:
         # A mistyped api_keys must not leave a server open to everybody.

@@ -1,0 +1,20 @@
+"""Work for a pool of threads."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def begin(pool: Executor, call: Callable[..., T], *args: Any) -> "Future[T]":
+    """Have it done by a thread; or here and now, where Python or the system gives none."""
+    try:
+        return pool.submit(call, *args)
+    except RuntimeError:  # after the end of the main thread, or past the system's limit
+        done: Future[T] = Future()
+        try:
+            done.set_result(call(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
