@@ -117,7 +117,7 @@ class Standin:
 
     name, identity, device = "standin", "standin@1", CPU
     precision = pick_precision("float32", CPU)
-    kv_bytes = POSITION_BYTES
+    kv_bytes, context = POSITION_BYTES, 10_000
 
     def __init__(self, rows_at_once: int = 4, crops_at_once: int = 2) -> None:
         self.rows_at_once, self.crops_at_once = rows_at_once, crops_at_once
@@ -174,7 +174,7 @@ class Standin:
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         self._ask("new", ())
-        return KVCache((LAYERS, 1, 1), 10_000, torch.int64, CPU, encoded, variant)
+        return KVCache((LAYERS, 1, 1), self.context, torch.int64, CPU, encoded, variant)
 
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
         assert torch.is_inference_mode_enabled()

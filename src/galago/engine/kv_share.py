@@ -25,7 +25,7 @@ def kv_bytes_of(model: "StepModel", limits: "Limits") -> int:
     """The limit of a model that is loaded. Raises OutOfMemory where the longest request has no room."""
     if limits.kv_bytes is not None:
         return limits.kv_bytes
-    longest, free = model.new_cache(None).limit * model.kv_bytes, available_memory(model.device)
+    longest, free = model.context * model.kv_bytes, available_memory(model.device)
     if longest > free:
         raise OutOfMemory(
             f"{model.name} needs {size_of(longest)} for the keys and values of one request, and {size_of(free)} of "

@@ -117,6 +117,11 @@ class StepModel(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """Positions that a sequence may have at the most."""
+        ...
+
+    @property
     def crops_at_once(self) -> int: ...
     @property
     def rows_at_once(self) -> int:

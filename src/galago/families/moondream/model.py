@@ -131,6 +131,11 @@ class Moondream:
         return 2 * t.n_layers * t.n_kv_heads * t.head_dim * self.precision.kv.itemsize
 
     @property
+    def context(self) -> int:
+        """Positions that a sequence may have at the most."""
+        return self.config.text.max_context
+
+    @property
     def crops_at_once(self) -> int:
         """Crops that one pass sees."""
         return work.crops_at_once(self.device)

@@ -103,6 +103,11 @@ class SmolVLM:
         return 2 * t.n_layers * t.kv_dim * self.precision.kv.itemsize
 
     @property
+    def context(self) -> int:
+        """Positions that a sequence may have at the most."""
+        return self.config.text.max_context
+
+    @property
     def crops_at_once(self) -> int:
         """Frames that one pass sees."""
         return work.crops_at_once(self.device)
