@@ -1,6 +1,7 @@
 """The repository stands alone: a clone of it has all that its files speak of."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,10 @@ def test_what_refers_outside_is_seen() -> None:
     assert [*outside(Path("tests/x/a.py"), 'Path(__file__).parents[3] / "shared"')] == ["__file__).parents[3]"]
     assert [*outside(Path("tests/x/a.py"), 'Path(__file__).parents[2] / "examples"; "../support"')] == []
     assert [*outside(Path("tests/x/a.py"), "REPO.parent / 'shared'")] == ["REPO.parent"]
+
+
+def test_what_goes_into_a_source_archive_is_named_from_the_root() -> None:
+    """A pattern without its slash takes what is called so anywhere, the tests' golden vectors among it."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    named = build["targets"]["sdist"]["include"]
+    assert all(path.startswith("/") and not path.startswith("/tests") for path in named), named
