@@ -70,7 +70,7 @@ def test_all_are_told_what_ended_it(ends: type[BaseException], kind: str) -> Non
     """Those that run, those that wait, and those that come."""
     model = Standin()
     gate = Gate(model, kind, lambda: raised(ends))
-    engine = Engine(model, Limits(running=2))
+    engine = Engine(model, Limits(running=2, kv_bytes=1 << 20))
     runs = [engine.submit(ask(Plan(steps=5, seed=i), picture(i))) for i in range(6)]
     assert gate.reached.wait(PATIENCE)
     gate.opened.set()
@@ -135,7 +135,7 @@ def test_a_skill_that_exits(where: str) -> None:
     """Also while it is cleaned up, when its request is neither waiting nor running any more."""
     model = Spiteful(where, lambda: raised(SystemExit))
     gate = Gate(model)
-    engine = Engine(model, Limits(running=2))
+    engine = Engine(model, Limits(running=2, kv_bytes=1 << 20))
     order = ("interactive", "batch") if where == "begin" else ("batch", "interactive")
     runs = [engine.submit(ask(Plan(steps=5), priority=order[0]))]
     assert gate.reached.wait(PATIENCE)
@@ -207,7 +207,7 @@ def test_a_callback_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture)
 def test_a_callback_that_exits_ends_the_engine_with_a_word() -> None:
     model = Standin()
     gate = Gate(model)
-    engine = Engine(model, Limits(running=2))
+    engine = Engine(model, Limits(running=2, kv_bytes=1 << 20))
     runs = [engine.submit(ask(Plan(steps=5, seed=i))) for i in range(4)]
     assert gate.reached.wait(PATIENCE)
     runs[0]._job.told = lambda: raised(SystemExit)

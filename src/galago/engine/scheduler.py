@@ -183,8 +183,10 @@ class Scheduler:
         if not isinstance(first, Start):
             raise TypeError("a skill begins with a Start")
         per_position = self._model.kv_bytes
-        own = (first.positions + CHUNK) * per_position
-        shared = first.prefix.positions * per_position if isinstance(first.prefix, Prefix) else 0
+        ahead = first.prefix.positions if isinstance(first.prefix, Prefix) else 0
+        # They come by chunks, but no cache holds more than its model's context.
+        own = min(first.positions + CHUNK, max(self._model.context - ahead, 0)) * per_position
+        shared = ahead * per_position
         if own + shared > self.kv_bytes:
             raise InvalidRequest(
                 f"the request may need {own + shared:,} bytes of keys and values, of {self.kv_bytes:,} "
