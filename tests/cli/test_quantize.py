@@ -127,6 +127,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_terminal_shows_packing_once(galago, checkpoint, cache, photo, monkeypatch):
     command = ("caption", photo, "--model", checkpoint, "--precision", "int8", "--max-tokens", 2)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
     first, second = galago(*command), galago(*command)
     assert f"Packing {checkpoint.name} to int8 (once)" in first.err and "100%" in first.err
     assert (second.code, second.err) == (0, "") and first.out == second.out

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from select import select
 from typing import Any
 
 PATIENCE = 60
 """Seconds after which a test gives up."""
+TERMINAL = {"TTY_COMPATIBLE": "1", "TERM": "xterm", "COLUMNS": "200"}
 
 
 class Command:
@@ -24,7 +26,7 @@ class Command:
             [sys.executable, *program, *map(str, args)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, "TTY_COMPATIBLE": "1", "COLUMNS": "200", **{k: str(v) for k, v in env.items()}},
+            env=os.environ | TERMINAL | {name: str(value) for name, value in env.items()},
             preexec_fn=heed_all,
             start_new_session=True,
         )
@@ -34,6 +36,7 @@ class Command:
         """Read its standard error until it holds this."""
         assert self.process.stderr is not None
         while text.encode() not in self.said:
+            assert select([self.process.stderr], [], [], PATIENCE)[0], f"no {text!r} came: {self.said.decode()}"
             piece = os.read(self.process.stderr.fileno(), 65536)
             assert piece, f"it ended without {text!r}: {self.said.decode()}"
             self.said += piece
