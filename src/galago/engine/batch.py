@@ -26,7 +26,7 @@ class Batch:
             cache.reserve(n)
         self._caches, self._counts = caches, list(counts)
         self._begins = [cache.length for cache in caches]
-        places = [torch.arange(begin, begin + n, device="cpu") for begin, n in zip(self._begins, counts, strict=True)]
+        places = [torch.arange(begin, begin + n) for begin, n in zip(self._begins, counts, strict=True)]
         self.positions = torch.cat(places).to(device)
         """of each row, int64 [rows]"""
 
@@ -68,7 +68,7 @@ def stepped(
             together[group, i] = members  # full; the next begin another
             members = together[group] = []
         members.append(i)
-    last: list[Tensor] = [torch.empty(0, device="cpu")] * len(feeds)
+    last: list[Tensor] = [torch.empty(0)] * len(feeds)
     for members in together.values():
         found = hidden([caches[i] for i in members], [feeds[i].input for i in members])
         for i, rows in zip(members, found, strict=True):
@@ -77,6 +77,6 @@ def stepped(
     logits: dict[int, Tensor] = {}
     if asked:
         rows = torch.stack([last[i] for i in asked])
-        parts = [logits_of(part).float() for part in rows.split(at_most or len(rows))]
-        logits = dict(zip(asked, torch.cat(parts), strict=True))
+        parts = rows.split(at_most) if at_most and len(rows) > at_most else (rows,)
+        logits = dict(zip(asked, (one for part in parts for one in logits_of(part).float()), strict=True))
     return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]

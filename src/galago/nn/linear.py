@@ -7,7 +7,7 @@ weight with its own `forward`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
@@ -69,7 +69,7 @@ class Dense:
             y = F.linear(x, self.weight, self.bias)
         return gelu(y) if activate else y
 
-    @property
+    @cached_property
     def _plain(self) -> bool:
         w = self.weight
         kinds = (torch.float32, torch.bfloat16)
@@ -152,6 +152,9 @@ def add(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
 
 def kernels_for(*tensors: Tensor | None) -> Kernels | None:
     """Our own kernels, where they can work on these: all float32 on a CPU, and nothing to differentiate."""
-    if torch.is_grad_enabled() or any(t is not None and (t.dtype != torch.float32 or not t.is_cpu) for t in tensors):
+    if torch.is_grad_enabled():
         return None
+    for t in tensors:
+        if t is not None and (t.dtype is not torch.float32 or not t.is_cpu):
+            return None
     return kernels()
