@@ -134,7 +134,7 @@ def test_threads_belong_to_a_model(threads: int, tmp_path: Path) -> None:
 @pytest.fixture
 def k() -> Kernels:
     if (found := kernels()) is None:
-        pytest.skip("no kernels")
+        pytest.skip("needs the kernels (apt install g++)")
     return found
 
 

@@ -29,7 +29,7 @@ FORKED = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
 def test_a_model_of_before_a_fork_refuses() -> None:
     """At once, whatever is asked of it; it can be closed, and let go; and one that the child loads answers."""
     out = ran(
@@ -74,7 +74,7 @@ def test_a_model_of_before_a_fork_refuses() -> None:
     assert out.splitlines() == [*["shutting_down True"] * 5, "0", "True", "True", "parent True True"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
 def test_a_server_of_before_a_fork_loads_its_models_anew() -> None:
     """As with gunicorn --preload: the app and its pool are made, and even used, before the workers are."""
     out = ran(

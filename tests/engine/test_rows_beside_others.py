@@ -25,7 +25,7 @@ def model(name: str, precision: str, folder: Path) -> StepModel:
     return tiny_smolvlm.load(tiny_smolvlm.write(folder), precision)
 
 
-@pytest.mark.skipif(kernels() is None, reason="torch's products of few rows depend on how many there are")
+@pytest.mark.skipif(kernels() is None, reason="needs the kernels: torch's products differ by how many rows there are")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", MODELS)
 def test_more_rows_than_sixteen(name: str, precision: str, tmp_path: Path) -> None:

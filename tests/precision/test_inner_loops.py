@@ -43,7 +43,7 @@ def innermost(listing: str) -> Iterator[Loop]:
 
 def test_products_of_many_rows_keep_their_sums_in_registers() -> None:
     if shutil.which("objdump") is None or load() is None:
-        pytest.skip("no objdump to read the kernels with, or no kernels")
+        pytest.skip("needs objdump (apt install binutils), and the kernels (apt install g++)")
     listed = subprocess.run(
         ["objdump", "-d", "-C", "--no-show-raw-insn", str(LIBRARY)], capture_output=True, text=True, check=True
     )
@@ -63,7 +63,7 @@ def test_products_of_many_rows_keep_their_sums_in_registers() -> None:
 def test_one_thread_takes_twice_as_long_as_two() -> None:
     """A product of 729 rows, the patches of a picture; both in turn."""
     if (k := kernels()) is None or usable_cores() < 2:
-        pytest.skip("no kernels, or one core only")
+        pytest.skip("needs two cores, and the kernels (apt install g++)")
     weight, x = quantise(torch.randn(4304, 1152), torch.zeros(4304), 8), torch.randn(729, 1152)
     w = k.weight(weight.panels, weight.total, weight.scale, weight.bias, weight.multiply, weight.n, weight.k, 8)
 
