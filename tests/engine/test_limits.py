@@ -143,3 +143,8 @@ def test_the_refusal_says_what_is_full() -> None:
         with pytest.raises(EngineBusy, match=said):
             turned.put(ask(Plan()))
         turned.run()
+
+
+def test_a_single_place_has_room_for_the_longest_request() -> None:
+    with galago.load(limits=Limits(running=1)) as model:
+        assert "answer" in model.query(None, "what?", settings={"max_tokens": 100_000})

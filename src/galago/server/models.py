@@ -177,15 +177,13 @@ class Models:
 
         Whoever asks first has it loaded anew, in a thread; until then, and where that fails, it is in trouble.
         """
-        for row in self.pool.loaded():
-            if row.ended and row.name in self.own and row.name not in self._trouble:
-                self._trouble[row.name] = row.ended
-                threading.Thread(target=self._mend, args=[row.name], name="galago-load", daemon=True).start()
+        for key in self._note_ended():
+            threading.Thread(target=self._mend, args=[key], name="galago-load", daemon=True).start()
         return next(iter(list(self._trouble.values())), None)
 
     def check_queue(self, key: str) -> None:
         """Raise EngineBusy if a model that is in memory could take no further request now."""
-        if model := self._seen.get(key):
+        if (model := self._seen.get(key)) and not model.ended:  # one that has is loaded anew
             model.check_queue()
 
     def facts(self, name: str) -> Facts | None:
@@ -216,11 +214,17 @@ class Models:
         found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
         return {name: model.stats() for name, model in found.items() if model}
 
+    def _note_ended(self) -> list[str]:
+        """Models of the settings that have ended and that nobody has seen to yet: whoever asks does."""
+        ended = {row.name: row.ended for row in self.pool.loaded() if row.ended and row.name in self.own}
+        new = [key for key in ended if key not in self._trouble]
+        self._trouble |= {key: ended[key] for key in new}
+        return new
+
     def _mend(self, key: str) -> None:
         try:
             self.load([key])
         except Exception as error:
-            self._trouble[key] = error
             log.error("%s could not be loaded anew: %s", key, error)
 
     def _entered(self, key: str, progress: Progress | None, stack: ExitStack) -> "Model":
