@@ -48,7 +48,7 @@ train-motion: $(READY) $(KERNELS)  ## train the model of clips in OUT for MINUTE
 clean:  ## remove the environment, caches and builds (not OUT)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f src/galago/kernels/_kernels.*
-	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The moondream client comes without the GPU engine that it would bring along; where it is missing its tests are skipped.
 # Written last, so a set-up that was interrupted starts again.
