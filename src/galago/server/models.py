@@ -230,11 +230,16 @@ class Models:
     def _entered(self, key: str, progress: Progress | None, stack: ExitStack) -> "Model":
         if not self._waiting.acquire(blocking=False):
             raise EngineBusy(f"{WAITING} requests wait for their models to be loaded; try again later")
+        self._note_ended()
         try:
             with self._loads.work():
                 return stack.enter_context(self.pool.use(key, progress))
         except Interrupted:
             raise EngineClosed("the server was shut down while the model was loading") from None
+        except Exception as error:
+            if key in self._trouble:
+                self._trouble[key] = error
+            raise
         finally:
             self._waiting.release()
 
