@@ -1,19 +1,18 @@
 """Moondream's REST API on the wire: replies, streams, errors, hostile bodies."""
 
 import json
+import threading
 from typing import Any
 
 import httpx
 import pytest
-import tiny_moondream as tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import GOLDEN, hosting, load, serving
 
 import galago
-from galago import hub
 from galago.engine.limits import Limits
-from galago.families.moondream.model import load_moondream
+from galago.request import Query, Request, Sampling
 
 QUESTION = "How many people are in the image?"
 SKILLS = ("caption", "query", "detect", "point", "detect_gaze", "segment")
@@ -273,11 +272,24 @@ def test_time_limit_of_the_server(body: dict[str, Any]) -> None:
 
 
 def test_full_queue(body: dict[str, Any]) -> None:
-    load("small").close()  # skips where there is none
-    loaded = load_moondream(hub.locate(GOLDEN / "small"), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
-    with serving(hosting(galago.Model(loaded, Limits(waiting=0)))) as url:
+    """One runs, none may wait."""
+    model, reached, go_on = load("small", limits=Limits(waiting=0, running=1)), threading.Event(), threading.Event()
+    here = threading.current_thread()
+
+    def hold() -> None:
+        if threading.current_thread() is not here:  # the engine's thread
+            reached.set()
+            go_on.wait(60)
+
+    with serving(hosting(model)) as url:
+        run = model.submit(Request(Query("hello"), None, Sampling(max_tokens=4)))
+        run.watch(hold)
+        assert reached.wait(60)
         reply = httpx.post(f"{url}/v1/caption", json=body | {"stream": True})
         assert httpx.get(f"{url}/v1/stats").json()["max_queue_size"] == 0
+        go_on.set()
+        list(run)
+        assert httpx.post(f"{url}/v1/caption", json=body | {"settings": {"max_tokens": 1}}).status_code == 200
     assert error_of(reply, 429) == ("queue_full", None)
     assert reply.json()["status"] == "rejected"
     assert int(reply.headers["retry-after"]) >= 1
