@@ -1,5 +1,7 @@
 """Rotary position embedding over a part of each head (RoFormer, arXiv:2104.09864)."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -8,9 +10,15 @@ from galago.nn.linear import kernels_for
 
 def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32 [..., T, rot_dim / 2], of integer positions [..., T]."""
-    steps = torch.arange(0, rot_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions.float().unsqueeze(-1) * theta ** (-steps / rot_dim)
+    angles = positions.float().unsqueeze(-1) * _frequencies(rot_dim, theta, positions.device)
     return angles.cos(), angles.sin()
+
+
+@lru_cache(16)
+def _frequencies(rot_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Radians that each pair turns for a position, float32 [rot_dim / 2]. Every step of every request asks for them."""
+    steps = torch.arange(0, rot_dim, 2, device=device, dtype=torch.float32)
+    return theta ** (-steps / rot_dim)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
