@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from galago.errors import ModelNotFound
+from galago.errors import ModelNotFound, quoted
 
 
 @dataclass(frozen=True)
@@ -152,4 +152,4 @@ def find(name: str) -> Entry:
     close = get_close_matches(name.lower(), _named(), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = ", ".join(dict.fromkeys(found.id for found in _named().values()))
-    raise ModelNotFound(f"no model {name!r}{hint} (known are {known}, and folders that hold a checkpoint)")
+    raise ModelNotFound(f"no model {quoted(name)}{hint} (known are {known}, and folders that hold a checkpoint)")

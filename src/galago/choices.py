@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galago import hub
 from galago.catalog import Route, entries, lookup
-from galago.errors import CheckpointError, InvalidRequest
+from galago.errors import CheckpointError, InvalidRequest, quoted
 
 FLOATS = ("float32", "bfloat16", "float16")
 BITS = {"int8": 8, "int4": 4}
@@ -20,18 +20,18 @@ DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 
 def check_precision(name: str | None) -> None:
     if name not in (None, "auto", *PRECISIONS):
-        raise InvalidRequest(f"unknown precision {name!r}; use {', '.join(PRECISIONS)}", "precision")
+        raise InvalidRequest(f"unknown precision {quoted(name)}; use {', '.join(PRECISIONS)}", "precision")
 
 
 def check_profile(name: str | None) -> None:
     if name not in (None, *PROFILES):
-        raise InvalidRequest(f"unknown profile {name!r}; use {' or '.join(PROFILES)}", "profile")
+        raise InvalidRequest(f"unknown profile {quoted(name)}; use {' or '.join(PROFILES)}", "profile")
 
 
 def check_device(name: str | None) -> None:
     """Whether it is the name of one; whether it is here PyTorch knows."""
     if name is not None and not re.fullmatch(DEVICE, name):
-        raise InvalidRequest(f"unknown device {name!r}; use auto, cpu, cuda or mps", "device")
+        raise InvalidRequest(f"unknown device {quoted(name)}; use auto, cpu, cuda or mps", "device")
 
 
 def check_threads(count: int | None) -> None:
@@ -44,7 +44,7 @@ def check_revision(name: str | None) -> None:
 
     known = dict.fromkeys([*REVISIONS, *(entry.revision for entry in entries() if entry.revision)])
     if name is not None and name not in known:
-        raise CheckpointError(f"unknown revision {name!r}; known are {', '.join(known)}")
+        raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(known)}")
 
 
 def check_models(names: Sequence[str | Path], routes: bool = False) -> None:

@@ -1,10 +1,44 @@
 """What can go wrong, in words for the person who can mend it."""
 
+import reprlib
+
+MAX_MESSAGE = 500
+"""Characters of any message."""
+MAX_QUOTED = 100
+"""Characters of what was given that a message quotes."""
+
+_written = reprlib.Repr()
+_written.maxstring = _written.maxother = _written.maxlong = MAX_QUOTED
+
+
+def quoted(value: object) -> str:
+    """What was given, for an error message: as Python writes it, on one line, its middle left out if it is long."""
+    try:
+        text = repr(shortened(value)) if isinstance(value, str) else _written.repr(value)
+    except Exception:  # such as a number that has too many digits for Python to write
+        text = f"a value of type {type(value).__name__}"
+    return shortened(" ".join(text.split()), MAX_QUOTED + 2)
+
+
+def shortened(text: str, most: int = MAX_QUOTED) -> str:
+    """The text; if it has more than `most` characters, three dots stand for its middle: its ends tell which it is."""
+    if len(text) <= most:
+        return text
+    end = (most - 3) // 3
+    return f"{text[: most - 3 - end]}...{text[-end:]}"
+
 
 class GalagoError(Exception):
-    """Any error that Galago raises on purpose. `code` names the kind for programs."""
+    """Any error that Galago raises on purpose. `code` names the kind for programs.
+
+    A message is shortened to MAX_MESSAGE characters, so that none grows with what was given or with what a library
+    said of it. The sentence stands at its ends; to keep a list behind a long value readable, quote that with `quoted`.
+    """
 
     code = "error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message, MAX_MESSAGE))
 
 
 class InvalidRequest(GalagoError, ValueError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.catalog import Bundled, Hosted, Remote, entries, find, with_precision
-from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
+from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound, quoted
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
@@ -201,7 +201,8 @@ def _local(folder: Path, name: str, weights: tuple[Path, ...], revision: str | N
     config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     kind = config.get("model_type") or next(iter(FAMILIES))
     if kind not in FAMILIES:
-        raise CheckpointError(f"{folder}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}")
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(f"{folder}: model_type {quoted(kind)} is not supported; supported are {known}")
     stated = revision or config.get("revision")
     return Files(name, FAMILIES[kind], weights, tokenizer, config, stated, preprocessor=preprocessor)
 

@@ -16,7 +16,7 @@ from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
 from galago.engine.limits import MAX_THREADS, Limits
-from galago.errors import GalagoError, InvalidRequest
+from galago.errors import GalagoError, InvalidRequest, quoted
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
@@ -294,7 +294,7 @@ class Model:
             unstable_settings or {}
         )
         if unknown := sorted(set(flags) - {"prioritize_accuracy", "force_detect"}):
-            raise InvalidRequest(f"unknown setting {unknown[0]!r}", "unstable_settings")
+            raise InvalidRequest(f"unknown setting {quoted(unknown[0])}", "unstable_settings")
         skill = DetectGaze(
             eye=numbers_of(eye, ("x", "y"), "eye"),
             face=numbers_of(face, BOX, "face"),
@@ -358,7 +358,7 @@ class Model:
             raise InvalidRequest(f"{path[:-1]} must have a role and content", path[:-1])
         role, content = turn["role"], turn["content"]
         if role not in ("system", "user", "assistant"):
-            raise InvalidRequest(f"{path}role must be system, user or assistant; got {role!r}", f"{path}role")
+            raise InvalidRequest(f"{path}role must be system, user or assistant; got {quoted(role)}", f"{path}role")
         if isinstance(content, str):
             return Message(role, content)
         if not isinstance(content, list | tuple):

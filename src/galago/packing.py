@@ -13,7 +13,7 @@ from pathlib import Path
 
 from galago.checkpoint import damage
 from galago.engine.metrics import remade
-from galago.errors import CheckpointError, InvalidRequest
+from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families.family import family
 from galago.files import PART, UNFINISHED, locked
 from galago.hub import Files, cache_folder, check
@@ -117,7 +117,7 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
     CheckpointError.
     """
     if precision not in BITS:
-        raise InvalidRequest(f"cannot quantize to {precision!r}; use {' or '.join(BITS)}", "precision")
+        raise InvalidRequest(f"cannot quantize to {quoted(precision)}; use {' or '.join(BITS)}", "precision")
     if bits := bits_of(files.weights):
         raise CheckpointError(f"{files.name} is quantized to int{bits} already; start from the original")
     folder = folder.absolute()

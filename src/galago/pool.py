@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from galago.engine.kv_share import kv_share
-from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory
+from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory, quoted
 from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
 from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
 from galago.request import is_number, is_whole
@@ -59,7 +59,7 @@ class ModelPool:
         if keep_alive is not None and not (is_number(keep_alive) and keep_alive >= 0):
             raise InvalidRequest("keep_alive must be seconds, 0, or None for ever", "keep_alive")
         if budget is not None and not (is_whole(budget) and budget >= 0):
-            raise InvalidRequest(f"budget must be a whole number of bytes, or None, not {budget!r}", "budget")
+            raise InvalidRequest(f"budget must be a whole number of bytes, or None, not {quoted(budget)}", "budget")
         self.choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
         self._device = pick_device(self.choice.get("device"))
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -331,7 +331,8 @@ def sampling_from(settings: Mapping[str, Any] | None) -> Sampling:
     given = dict(settings or {})
     unknown = sorted(set(given) - SETTINGS)
     if unknown:
-        raise InvalidRequest(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(SETTINGS))}", "settings")
+        known = ", ".join(sorted(SETTINGS))
+        raise InvalidRequest(f"unknown setting {quoted(unknown[0])}; known are {known}", "settings")
     stop = given.get("stop") or ()
     given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if isinstance(given.get("json_schema"), Mapping):

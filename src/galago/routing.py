@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from galago.catalog import Entry, Route, Way, lookup, with_precision
-from galago.errors import InvalidRequest, ModelNotFound
+from galago.errors import InvalidRequest, ModelNotFound, quoted
 from galago.needs import one_name, size_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def ways_of(name: str, choice: Mapping[str, Any]) -> tuple[Way, ...]:
         for model in way.models:
             # No route of routes, so none that comes back to itself.
             if not isinstance(lookup(model), Entry):
-                raise ModelNotFound(f"{route.id} routes to {model!r}, which is no model of the catalogue")
+                raise ModelNotFound(f"{route.id} routes to {quoted(model)}, which is no model of the catalogue")
         named = (f"{model}-{precision}" if precision else model for model in way.models)
         ways.append(Way(way.takes, tuple(one_name(model, **choice) for model in named)))
     return tuple(ways)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.request import Detail
 
 MAX_PIXELS = 64_000_000
@@ -46,7 +46,7 @@ def image_size(text: str) -> tuple[int, int]:
     """Width and height in pixels of 1024x768. Raises InvalidRequest."""
     frames, *size = clip_size(text)
     if frames:
-        raise InvalidRequest(f"--image must be WIDTHxHEIGHT in pixels, as 1024x768, not {text!r}", "image")
+        raise InvalidRequest(f"--image must be WIDTHxHEIGHT in pixels, as 1024x768, not {quoted(text)}", "image")
     return size[0], size[1]
 
 
@@ -55,7 +55,7 @@ def clip_size(text: str) -> tuple[int, int, int]:
     found = re.fullmatch(r"(?:(\d{1,3})x)?(\d{1,6})x(\d{1,6})", text.strip().lower())
     if not found or not all(int(part) for part in found.groups() if part is not None):
         said = "WIDTHxHEIGHT in pixels, as 1024x768, or FRAMESxWIDTHxHEIGHT, as 8x512x512"
-        raise InvalidRequest(f"--image must be {said}, not {text!r}", "image")
+        raise InvalidRequest(f"--image must be {said}, not {quoted(text)}", "image")
     frames, width, height = (int(part or 0) for part in found.groups())
     if max(1, frames) * width * height > MAX_PIXELS:
         raise InvalidRequest(f"--image {text} has too many pixels; {MAX_PIXELS / 1e6:g} million are allowed", "image")

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from galago.cli import bench, caption, config, detect, eval, gaze, models, point, quantize, query, serve, show, watch
-from galago.errors import GalagoError
+from galago.errors import MAX_MESSAGE, GalagoError, shortened
 from galago.signals import exit_code, heeded, leave
 
 FAILED = 2
@@ -62,7 +62,8 @@ def _carried_out(args: Sequence[str] | None) -> int:
     except (GalagoError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         # no_args_is_help raises the whole help text.
-        typer.echo(message if "\n" in message else f"error: {message}", err=True)
+        helps = isinstance(error, typer.TyperException) and message.lstrip().startswith("Usage:")
+        typer.echo(message if helps else f"error: {shortened(' '.join(message.splitlines()), MAX_MESSAGE)}", err=True)
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
         return exit_code(signal.SIGINT)

@@ -12,7 +12,7 @@ import typer
 from galago.catalog import entries, with_precision
 from galago.choices import check_device, check_models, check_precision
 from galago.cli.options import Force
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.outputs import check_outputs, write_text
 from galago.request import Detail
 
@@ -71,7 +71,7 @@ def bench(
     # What can be wrong is looked at before minutes are spent.
     frames, width, height = clip_size(image)
     if detail not in ("low", "high"):
-        raise InvalidRequest(f"--detail must be low or high, not {detail!r}", "detail")
+        raise InvalidRequest(f"--detail must be low or high, not {quoted(detail)}", "detail")
     saved = None if compare is None else read(compare)
     for chosen in precision or []:
         check_precision(chosen)

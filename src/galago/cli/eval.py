@@ -13,7 +13,7 @@ import typer
 
 from galago.choices import check_models
 from galago.cli.options import Force, Loading, takes_groups
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.outputs import check_outputs, is_ours, write_text
 
 if TYPE_CHECKING:
@@ -134,13 +134,13 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
         name, _, percent = text.partition("=")
         shares = [m for m in task.measures if m not in task.distances]
         if name not in shares:
-            raise InvalidRequest(f"--min {text}: no measure {name!r} in percent; there are {', '.join(shares)}", "min")
+            raise InvalidRequest(f"--min: no measure {quoted(name)} in percent; there are {', '.join(shares)}", "min")
         try:
             wanted[name] = float(percent)
         except ValueError:
             wanted[name] = math.nan
         if not math.isfinite(wanted[name]):  # nothing is below NaN: such a gate would be no gate
-            raise InvalidRequest(f"--min {text} is not MEASURE=PERCENT", "min")
+            raise InvalidRequest(f"--min must be MEASURE=PERCENT, not {quoted(text)}", "min")
     return wanted
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from galago import choices
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 if TYPE_CHECKING:
     from galago.media.timeline import FrameSampling
@@ -169,5 +169,5 @@ def numbers(text: str, option: str, *counts: int) -> tuple[float, ...]:
         values = ()
     if len(values) not in counts:
         forms = " or ".join({2: "x,y", 4: "x0,y0,x1,y1"}[n] for n in counts)
-        raise InvalidRequest(f"{option} must be {forms}, each in 0..1, not {text!r}")
+        raise InvalidRequest(f"{option} must be {forms}, each in 0..1, not {quoted(text)}")
     return values

@@ -8,7 +8,7 @@ import typer
 
 from galago.catalog import find, with_precision
 from galago.choices import BITS, check_models
-from galago.errors import InvalidRequest, ModelNotFound
+from galago.errors import InvalidRequest, ModelNotFound, quoted
 from galago.needs import size_of
 from galago.outputs import check_folder
 
@@ -33,7 +33,7 @@ def quantize(
 
     # What can be wrong is looked at before a download.
     if to not in BITS:
-        raise InvalidRequest(f"cannot quantize to {to!r}; use {' or '.join(BITS)}", "precision")
+        raise InvalidRequest(f"cannot quantize to {quoted(to)}; use {' or '.join(BITS)}", "precision")
     if (asked := with_precision(model)[1]) not in (None, to):
         raise InvalidRequest(f"{model} asks for {asked}, and --to for {to}", "precision")
     folder = out or _known(model, to)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.request import is_whole
 
 MAX_THREADS = 256
@@ -38,8 +38,8 @@ class Limits:
             if name == "kv_bytes" and value is None:
                 continue
             if not is_whole(value) or value < least:
-                raise InvalidRequest(f"{name} must be a whole number >= {least}, not {value!r}", name)
+                raise InvalidRequest(f"{name} must be a whole number >= {least}, not {quoted(value)}", name)
         if self.disk is not None and not isinstance(self.disk, Path):
-            raise InvalidRequest(f"disk must be a Path or None, not {self.disk!r}", "disk")
+            raise InvalidRequest(f"disk must be a Path or None, not {quoted(self.disk)}", "disk")
         if self.tidy not in ("idle", "always"):
-            raise InvalidRequest(f"tidy must be idle or always, not {self.tidy!r}", "tidy")
+            raise InvalidRequest(f"tidy must be idle or always, not {quoted(self.tidy)}", "tidy")

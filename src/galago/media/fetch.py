@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from galago.errors import InvalidImage
+from galago.errors import InvalidImage, shortened
 
 MAX_BYTES = 32 * 2**20
 MAX_SECONDS = 20.0
@@ -55,22 +55,17 @@ def fetch(
                     response.close()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _left(target, deadline)
-        raise InvalidImage(f"could not fetch {_shown(url)}: {error or type(error).__name__}") from error
-    raise InvalidImage(f"could not fetch {_shown(url)}: more than {MAX_REDIRECTS} redirects")
-
-
-def _shown(url: httpx.URL | str) -> str:
-    url = str(url)
-    return url if len(url) <= 100 else url[:97] + "..."
+        raise InvalidImage(f"could not fetch {shortened(url)}: {error or type(error).__name__}") from error
+    raise InvalidImage(f"could not fetch {shortened(url)}: more than {MAX_REDIRECTS} redirects")
 
 
 def _parsed(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise InvalidImage(f"not a URL: {_shown(url)} ({error})") from error
+        raise InvalidImage(f"not a URL: {shortened(url)} ({error})") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InvalidImage(f"cannot fetch {_shown(url)}; only http:// and https:// URLs are fetched")
+        raise InvalidImage(f"cannot fetch {shortened(url)}; only http:// and https:// URLs are fetched")
     return parsed
 
 
@@ -78,7 +73,7 @@ def _left(target: httpx.URL, deadline: float) -> float:
     """The seconds up to the deadline. Raises InvalidImage when it is over."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise InvalidImage(f"{_shown(target)} took too long to arrive")
+        raise InvalidImage(f"{shortened(str(target))} took too long to arrive")
     return left
 
 
@@ -110,12 +105,12 @@ def _ended_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], No
 
 def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline: float) -> bytes:
     if response.status_code != 200:
-        raise InvalidImage(f"could not fetch {_shown(target)}: the server answered {response.status_code}")
+        raise InvalidImage(f"could not fetch {shortened(str(target))}: the server answered {response.status_code}")
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise InvalidImage(f"{_shown(target)} is larger than {max_bytes / 2**20:g} MiB")
+            raise InvalidImage(f"{shortened(str(target))} is larger than {max_bytes / 2**20:g} MiB")
         _left(target, deadline)
     _left(target, deadline)
     return bytes(body)
@@ -127,10 +122,10 @@ def _pin(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
     try:
         found = socket.getaddrinfo(host, request.url.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise InvalidImage(f"could not fetch an image: no such host {host}") from None
+        raise InvalidImage(f"could not fetch an image: no such host {shortened(host)}") from None
     addresses = [str(info[4][0]) for info in found]
     if host not in allowed_hosts and not all(map(_is_public, addresses)):
-        raise InvalidImage(f"images are not fetched from {host}: it is not a public address")
+        raise InvalidImage(f"images are not fetched from {shortened(host)}: it is not a public address")
     # The Host header was set when the request was built.
     request.extensions["sni_hostname"] = host
     request.url = request.url.copy_with(host=addresses[0])

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from galago.errors import InvalidImage, InvalidVideo
+from galago.errors import InvalidImage, InvalidVideo, shortened
 
 FileSource = Path | str | bytes | BinaryIO
 """A path, an http(s) or data: URL, the bytes of a file, or a file that is open for reading."""
@@ -42,13 +42,13 @@ def _found(source: FileSource, what: What, stack: ExitStack) -> tuple[BinaryIO, 
         # Imported late: most sources are files.
         from galago.media.fetch import fetch
 
-        return io.BytesIO(fetch(source)), source
+        return io.BytesIO(fetch(source)), shortened(source)
     if isinstance(source, str | Path):
         try:
-            return _seekable(stack.enter_context(Path(source).open("rb"))), str(source)
+            return _seekable(stack.enter_context(Path(source).open("rb"))), shortened(str(source), 200)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise InvalidImage(f"cannot read {source}: {reason}") from error
+            raise InvalidImage(f"cannot read {shortened(str(source), 200)}: {reason}") from error
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _seekable(source), None
     raise InvalidImage(f"the {what} must be a path, a URL, bytes or an open file, not {type(source).__name__}")

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from galago.choices import check_device
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 T = TypeVar("T")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -51,7 +51,7 @@ def pick_device(name: str | None = None) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(device.type, False):
-        raise InvalidRequest(f"device {name!r} is not available on this machine; use auto or cpu", "device")
+        raise InvalidRequest(f"device {quoted(name)} is not available on this machine; use auto or cpu", "device")
     return device
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.catalog import lookup
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 Json = dict[str, Any]
 Given = dict[str, tuple[Any, str]]
@@ -87,7 +87,7 @@ def read_assistant_file(text: str, file: str, warnings: list[str]) -> Given:
             if value is not None:
                 given[setting] = value, origin
         elif setting != "precision" and given[setting][0] != value:  # a dtype beside the bits is of activations
-            warnings.append(f"{origin} is not used, since {given[setting][1]} says {given[setting][0]!r}")
+            warnings.append(f"{origin} is not used, since {given[setting][1]} says {quoted(given[setting][0])}")
     names = ("active_model",) if app else ("model_path", "model_id", "model_name")
     _add_model({name: flat[name] for name in names if name in flat}, file, given)
     return given
@@ -122,7 +122,7 @@ def _add_model(named: Json, file: str, given: Given) -> None:
     """Of several keys that name the model, the first whose value can be found here, or else the first."""
     for key, value in named.items():
         if not isinstance(value, str):
-            raise InvalidRequest(f"{file}: {key} must be a name or path, not {value!r}", "model")
+            raise InvalidRequest(f"{file}: {key} must be a name or path, not {quoted(value)}", "model")
     if not named:
         return
     key = next((key for key, value in named.items() if _found(value.removesuffix(_OPTIMIZED))), next(iter(named)))
@@ -142,7 +142,7 @@ def _same(value: Any, origin: str) -> Any:
 
 def _bits(value: Any, origin: str) -> str:
     if value not in (4, 8):
-        raise InvalidRequest(f"{origin} must be 4 or 8, not {value!r}", "precision")
+        raise InvalidRequest(f"{origin} must be 4 or 8, not {quoted(value)}", "precision")
     return f"int{value}"
 
 

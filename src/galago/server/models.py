@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from galago.catalog import Entry, Route, entries, lookup, with_precision
-from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed
+from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
 from galago.hub import discard_partial, installed
 from galago.media.timeline import FrameSampling
 from galago.needs import one_name
@@ -98,7 +98,7 @@ class Models:
         self._loads = Interruptible()
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
-            raise InvalidRequest(f"two of the models would be called {twice!r}; rename one's folder", "model")
+            raise InvalidRequest(f"two of the models would be called {quoted(twice)}; rename one's folder", "model")
         # What is wrong with a name is told before anything is loaded.
         self._needs = {key: pool.need(key) for key in self.own}
 
@@ -154,7 +154,7 @@ class Models:
         found = None if name is None else self._answering(name)
         if found is None and name is not None and self.strict:
             ids = ", ".join(map(id_of, self._here()))
-            raise Refused("model_not_found", f"no model {name[:LONGEST_NAME]!r} here; there is {ids}", "model")
+            raise Refused("model_not_found", f"no model {quoted(name)} here; there is {ids}", "model")
         return self._plan(found or self.default).model_for(medium)
 
     def known(self, name: str) -> Plan:
@@ -165,7 +165,7 @@ class Models:
         found = self._exact(name)
         if found is None:
             ids = ", ".join(dict.fromkeys([*map(id_of, self._here()), *(entry.id for entry in entries())]))
-            raise Refused("model_not_found", f"no model {name[:LONGEST_NAME]!r}; there are {ids}", "model")
+            raise Refused("model_not_found", f"no model {quoted(name)}; there are {ids}", "model")
         return self._plan(found)
 
     def at_hand(self, key: str) -> bool:

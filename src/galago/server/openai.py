@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.request import Chat, Detail, Message, Query, Request, Skill, check_skill
@@ -118,7 +118,7 @@ def _json_schema(given: Json) -> str | None:
             if len(text) > MAX_SCHEMA:
                 raise InvalidRequest(f"{at}schema is longer than {MAX_SCHEMA} characters", f"{at}schema")
             return text
-    raise InvalidRequest(f"{at}type must be text, json_object or json_schema; got {kind!r}", f"{at}type")
+    raise InvalidRequest(f"{at}type must be text, json_object or json_schema; got {quoted(kind)}", f"{at}type")
 
 
 def _top_logprobs(given: Json) -> int | None:
@@ -136,7 +136,7 @@ def _turn(turn: Any, path: str) -> tuple[Turn, list[tuple[Shown, Detail | None]]
     given_role = required(read(turn, "role", str, path), f"{path}role")
     role = _ROLES.get(given_role)
     if role is None:
-        raise InvalidRequest(f"{path}role must be one of {', '.join(_ROLES)}; got {given_role!r}", f"{path}role")
+        raise InvalidRequest(f"{path}role must be one of {', '.join(_ROLES)}; got {quoted(given_role)}", f"{path}role")
     for name in ("tool_calls", "function_call", "audio"):
         if turn.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
@@ -179,7 +179,7 @@ def _part(part: Any, path: str, role: str, parts: list[str | Shown], images: lis
             parts.append(shown := Shown(url, at + name, video))
             images.append((shown, None if video else "low" if detail == "low" else "high"))
         case _:
-            raise InvalidRequest(f"a part of type {kind!r} cannot stand in a turn of the {role}", f"{path}type")
+            raise InvalidRequest(f"a part of type {quoted(kind)} cannot stand in a turn of the {role}", f"{path}type")
 
 
 def _skill(messages: tuple[Message, ...], reasoning: bool) -> Skill:

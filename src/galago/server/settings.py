@@ -12,7 +12,7 @@ from typing import Any
 from galago.catalog import entries
 from galago.choices import DEVICE
 from galago.engine.limits import MAX_THREADS
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 MAX_TIMEOUT = 24 * 60 * 60
 LEVELS = ("debug", "info", "warning", "error")
@@ -163,4 +163,4 @@ SECRET = frozenset(f.name for f in fields(Settings) if not f.repr)
 
 def must_be(name: str, origin: str, value: Any) -> str:
     """What is wrong with this value of a setting, told of where it was given."""
-    return f"{origin} must be {RULES[name].allowed}" + ("" if name in SECRET else f", not {value!r}")
+    return f"{origin} must be {RULES[name].allowed}" + ("" if name in SECRET else f", not {quoted(value)}")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.server.assistant_files import read_assistant_file
 from galago.server.settings import KEY, RULES, SECRET, Settings, matches, must_be
 
@@ -92,7 +92,7 @@ def _toml(text: str, file: str) -> Given:
     for key in table:
         # A mistyped api_keys must not leave a server open to everybody.
         if key not in RULES:
-            raise InvalidRequest(f"{file}: there is no setting {key!r}{_hint(key, RULES)}", "config")
+            raise InvalidRequest(f"{file}: there is no setting {quoted(key)}{_hint(key, RULES)}", "config")
     return {key: (value, f"{file}: {key}") for key, value in table.items()}
 
 

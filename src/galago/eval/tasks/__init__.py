@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import iter_modules
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.eval.case import Task
 
 
@@ -26,7 +26,7 @@ def load(name: str) -> Task:
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
     else:
-        raise InvalidRequest(f"no task {name!r}; there are {', '.join(names())}, and Python files", "task")
+        raise InvalidRequest(f"no task {quoted(name)}; there are {', '.join(names())}, and Python files", "task")
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
         raise InvalidRequest(f"{name} has no TASK", "task")

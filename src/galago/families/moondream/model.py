@@ -18,7 +18,7 @@ from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Look, Output, Prefix, Steps
-from galago.errors import CheckpointError, InvalidRequest
+from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families import work
 from galago.families.family import Family, Outline
 from galago.families.moondream.config import MoondreamConfig, make_config
@@ -118,7 +118,7 @@ class Moondream:
             file = Path(variant) if self.variants is None else self.variants / variant
             inside = self.variants is None or file.resolve().is_relative_to(self.variants.resolve())
             if not inside or not file.is_file():
-                raise InvalidRequest(f"no LoRA variant {variant!r}", "variant")
+                raise InvalidRequest(f"no LoRA variant {quoted(variant)}", "variant")
             if len(self.loras) >= MAX_LORAS:
                 self.loras.pop(next(iter(self.loras)), None)
             self.loras[variant] = load_lora(file, self.config, self.dtype, self.device)

@@ -1,6 +1,6 @@
 """What a tokenizer tells about its checkpoint."""
 
-from galago.errors import CheckpointError
+from galago.errors import CheckpointError, quoted
 from galago.families.moondream.config import REVISIONS, Family, Revision
 from galago.families.tokenizer import Tokenizer
 
@@ -23,7 +23,7 @@ def decide_revision(stated: str | None, prompt_family: str | None, tokenizer: To
     """
     if prompt_family is not None and prompt_family not in _PROMPT_FAMILIES:
         raise CheckpointError(
-            f"config.json: unknown prompt_family {prompt_family!r}; known are {', '.join(_PROMPT_FAMILIES)}"
+            f"config.json: unknown prompt_family {quoted(prompt_family)}; known are {', '.join(_PROMPT_FAMILIES)}"
         )
     name = stated or (_PROMPT_FAMILIES[prompt_family] if prompt_family else None)
     if name is None and family_of(tokenizer) == "starmie":
@@ -35,7 +35,7 @@ def decide_revision(stated: str | None, prompt_family: str | None, tokenizer: To
             f" (2025-06-21 also needs the tokenizer of {STARMIE})"
         )
     if name not in REVISIONS:
-        raise CheckpointError(f"unknown revision {name!r}; known are {', '.join(REVISIONS)}")
+        raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(REVISIONS)}")
     revision = REVISIONS[name]
     if revision.family != family_of(tokenizer):
         needed = f"that of {STARMIE}" if revision.family == "starmie" else "the GPT-2 one of the older checkpoints"

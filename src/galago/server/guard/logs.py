@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO, get_args
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.server.errors import Reply
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def set_up(form: str, level: int = logging.INFO, stream: TextIO | None = None) -
     Galago's own loggers tell what is at `level` or above, those of libraries warnings alone.
     """
     if form not in get_args(Form):
-        raise InvalidRequest(f"a log is {' or '.join(get_args(Form))}, and not {form!r}", "log_format")
+        raise InvalidRequest(f"a log is {' or '.join(get_args(Form))}, and not {quoted(form)}", "log_format")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     root = logging.getLogger()

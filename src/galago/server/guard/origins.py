@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.server.errors import Refused, Reply
 
 _HERE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -54,7 +54,8 @@ def check_origins(origins: Sequence[str]) -> None:
     """Raise InvalidRequest for what no browser sends as an origin."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            raise InvalidRequest(f"{origin!r} is not an origin such as https://example.org, and not *", "cors_origin")
+            told = f"{quoted(origin)} is not an origin such as https://example.org, and not *"
+            raise InvalidRequest(told, "cors_origin")
 
 
 def with_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
@@ -71,7 +72,8 @@ def with_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
         if host is not None:
             name = _name(host)
             if name not in known and not name.endswith(".localhost") and _address(name) is None:
-                told = f"this server is not {host!r}; call it localhost or by its address, or have it listen wider"
+                helps = "call it localhost or by its address, or have it listen wider"
+                told = f"this server is not {quoted(host)}; {helps}"
                 await reply(scope["path"], Refused("host_not_allowed", told))(scope, receive, send)
                 return
         await app(scope, receive, send)
