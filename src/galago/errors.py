@@ -31,14 +31,15 @@ def shortened(text: str, most: int = MAX_QUOTED) -> str:
 class GalagoError(Exception):
     """Any error that Galago raises on purpose. `code` names the kind for programs.
 
-    A message is shortened to MAX_MESSAGE characters, so that none grows with what was given or with what a library
-    said of it. The sentence stands at its ends; to keep a list behind a long value readable, quote that with `quoted`.
+    A message is one line, shortened to MAX_MESSAGE characters, so that none grows with what was given or with what a
+    library said of it. The sentence stands at its ends; to keep a list behind a long value readable, quote that with
+    `quoted`.
     """
 
     code = "error"
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message, MAX_MESSAGE))
+        super().__init__(shortened(" ".join(message.splitlines()), MAX_MESSAGE))
 
 
 class InvalidRequest(GalagoError, ValueError):

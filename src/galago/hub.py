@@ -57,14 +57,15 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
 
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     _, precision = with_precision(str(name_or_path))
     try:
         entry = find(str(name_or_path))
     except ModelNotFound:
-        if path.is_dir():
+        # Unlike methods of Path these do not mind names that no file can have.
+        if os.path.isdir(path):
             return _local(path, path.resolve().name, _weights_in(path))
-        if path.is_file():
+        if os.path.isfile(path):
             if path.suffix not in SUFFIXES:
                 raise CheckpointError(f"{path.name} cannot be read; {', '.join(SUFFIXES)} can") from None
             return _local(path.parent, path.stem, (path,))

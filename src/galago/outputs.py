@@ -36,9 +36,9 @@ def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = 
     for number, path in enumerate(outputs):
         if places[number] in places[:number]:
             raise InvalidRequest(f"{path} is given for two outputs; give each a name of its own")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise _cannot(path, "it is a folder")
-        if not path.absolute().parent.is_dir():
+        if not os.path.isdir(path.absolute().parent):
             raise _cannot(path, f"no folder {path.absolute().parent}")
         if in_place(path):
             continue
@@ -46,7 +46,7 @@ def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = 
             raise _cannot(path, "it was given to be read, and is never overwritten; choose another name")
         if not may_replace(path, force):
             raise _cannot(path, "galago did not write the file that is there; choose another name, or --force")
-        if path.exists() and not os.access(path, os.W_OK):
+        if os.path.exists(path) and not os.access(path, os.W_OK):
             raise _cannot(path, "it is read-only")
         _try_folder(path.resolve().parent, path)
 
@@ -56,7 +56,7 @@ def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: b
 
     None that is given, or holds what is, is written in.
     """
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
     if not there.is_dir():
         raise _cannot(folder, f"{there} is not a folder")
     for path in _existing(given):
@@ -69,7 +69,7 @@ def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: b
 
 def is_given(path: Path, given: Iterable[Path]) -> bool:
     """Whether this is one of these files, by whatever name, or another's in one of these folders."""
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     for other in given:
         if other.exists() and path.samefile(other):
@@ -81,7 +81,7 @@ def is_given(path: Path, given: Iterable[Path]) -> bool:
 
 def may_replace(path: Path, force: bool = False) -> bool:
     """Whether nothing is lost where this is written: nothing is there, or our own, or `force` says so."""
-    return force or not path.exists() or is_ours(path)
+    return force or not os.path.exists(path) or is_ours(path)
 
 
 def is_ours(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """--draw: where drawings go."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def drawings_for(
     if draw is None:
         return [None] * len(sources)
     kept = [Path(source) for source in (*sources, *others) if source and "://" not in source and source != "-"]
-    if draw.is_dir() or not draw.suffix:
+    if os.path.isdir(draw) or not draw.suffix:
         chosen = list(_names_in(draw, sources, label, kept, force))
     elif len(sources) > 1:
         raise InvalidRequest(f"--draw {draw} is one file for {len(sources)} images; give a folder, as --draw drawings/")
@@ -39,7 +40,7 @@ def drawings_for(
             raise InvalidRequest(f"--draw cannot write {draw.suffix} files; use .png or .jpg")
         chosen = [draw]
     folder = chosen[0].parent
-    if folder.is_dir():
+    if os.path.isdir(folder):
         check_outputs(chosen, kept, force)
     else:
         check_folder(folder)

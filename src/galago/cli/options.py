@@ -1,6 +1,7 @@
 """The options that several commands have, and what they say of themselves in --help."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -156,7 +157,7 @@ def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any)
     settings = {name: value for name, value in given.items() if value is not None and value != []}
     sampling_from(settings)
     variant = settings.get("variant")
-    if variant is not None and not Path(variant).is_file():
+    if variant is not None and not os.path.isfile(variant):
         raise InvalidRequest(f"no file {variant}; --variant names the file of a LoRA", "variant")
     return settings
 

@@ -1,7 +1,7 @@
 """galago query"""
 
+import os
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -49,7 +49,7 @@ def query(
 ) -> None:
     """Ask a question about images or videos, or without one."""
     sources = media or []
-    if question == "-" or (question and not sources and Path(question).is_file()):
+    if question == "-" or (question and not sources and os.path.isfile(question)):
         raise InvalidRequest(f'no question after {question}; ask as in galago query {question} "What is this?"')
     refs = tuple(numbers(r, "--ref", 2, 4) for r in ref or ())
     check_skill(Query(question, reasoning, cast(Any, refs)))

@@ -11,7 +11,7 @@ import typer
 from galago.choices import check_models, check_revision
 from galago.cli.options import takes_groups
 from galago.cli.server_flags import Config, Names, ServerFlags, in_force
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 
 if TYPE_CHECKING:
     from galago.pool import ModelPool
@@ -93,11 +93,13 @@ def _bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+    except UnicodeError as error:
+        raise InvalidRequest(f"cannot listen at {quoted(host)}: no host has such a name", "host") from error
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
                 raise InvalidRequest(f"port {port} is in use; choose another with --port", "port") from error
             case errno.EACCES:
                 raise InvalidRequest(f"port {port} is not yours to use; choose one above 1023 with --port") from error
-        raise InvalidRequest(f"cannot listen at {host}: {error.strerror or error}", "host") from error
+        raise InvalidRequest(f"cannot listen at {quoted(host)}: {error.strerror or error}", "host") from error
     return listener

@@ -1,6 +1,7 @@
 """A loaded Moondream2: the forward passes that the engine steps."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,7 +118,7 @@ class Moondream:
         if variant not in self.loras:
             file = Path(variant) if self.variants is None else self.variants / variant
             inside = self.variants is None or file.resolve().is_relative_to(self.variants.resolve())
-            if not inside or not file.is_file():
+            if not inside or not os.path.isfile(file):
                 raise InvalidRequest(f"no LoRA variant {quoted(variant)}", "variant")
             if len(self.loras) >= MAX_LORAS:
                 self.loras.pop(next(iter(self.loras)), None)
