@@ -152,6 +152,32 @@ def test_offline_does_not_try(online, shelf):
     assert shelf.asked == []
 
 
+@pytest.mark.parametrize("lacking", ["tokenizer", "weights"])
+def test_offline_the_one_missing_file_is_named(online, shelf, lacking):
+    files = hub.locate("moondream2")
+    source = find("moondream2").source
+    assert isinstance(source, Hosted)
+    gone = source.tokenizer if lacking == "tokenizer" else source.weights[0]
+    (files.tokenizer if lacking == "tokenizer" else files.weights[0]).unlink()
+    with pytest.raises(DownloadError) as error:
+        hub.locate("moondream2", offline=True)
+    assert f"moondream2 lacks {gone.file} of {gone.repo}, and offline mode" in str(error.value)
+    assert "galago models pull moondream2" in str(error.value)
+
+
+def test_a_cache_of_the_hub_that_is_read_only_is_called_so(online, shelf, cache, monkeypatch):
+    real = os.makedirs
+
+    def refuse(name, *args, **kwargs):
+        if str(name).startswith(str(cache)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(name))
+        real(name, *args, **kwargs)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(DownloadError, match=r"cannot be written .*: set HF_HOME"):
+        hub.locate("moondream2")
+
+
 def test_no_room_is_found_out_before_anything_is_fetched(online, shelf, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(DownloadError, match="HF_HOME"):
@@ -224,7 +250,7 @@ def test_the_environment_is_honoured_from_the_command_line(address, tmp_path):
         )
 
     offline = run("models", "pull", "moondream2", HF_HUB_OFFLINE="1")
-    assert offline.returncode == 2 and "HF_HUB_OFFLINE" in offline.stderr
+    assert offline.returncode == 2 and "moondream2 is not installed, and offline mode" in offline.stderr
     pulled = run("models", "pull", "moondream2")
     assert (pulled.returncode, pulled.stdout) == (0, "moondream2: 0.3 MB\n"), pulled.stderr
     assert run("models", "remove", "moondream2", HF_HUB_OFFLINE="1").stdout == "moondream2: 0.3 MB freed\n"
@@ -254,7 +280,7 @@ def folder(path: Path, *names: str, config: Any = None) -> Path:
 def test_the_weights_of_a_folder(tmp_path, there, chosen):
     path = folder(tmp_path / "mine", "tokenizer.json", *there)
     files = hub.locate(path)
-    assert files == hub.Files("mine", "moondream", (path / chosen,), path / "tokenizer.json")
+    assert files == hub.Files("mine", "moondream", (path / chosen,), path / "tokenizer.json", source=path.resolve())
     assert hub.locate(str(path)) == files
 
 
@@ -263,14 +289,64 @@ def test_weights_in_parts(tmp_path):
     path = folder(tmp_path / "mine", "tokenizer.json", *parts)
     assert hub.locate(path).weights == tuple(path / p for p in parts)
     (path / parts[0]).unlink()
-    with pytest.raises(CheckpointError, match="1 of 00002 parts"):
+    with pytest.raises(CheckpointError, match=f"1 of 2 parts of the model are there; {parts[0]} is missing"):
         hub.locate(path)
+
+
+@pytest.mark.parametrize("stem", ["model-{}.safetensors", "pytorch_model-{}.bin", "model.fp16-{}.safetensors"])
+def test_weights_in_parts_of_any_kind_also_when_one_is_named(tmp_path, stem):
+    parts = [stem.format(f"0000{i}-of-00003") for i in (1, 2, 3)]
+    path = folder(tmp_path / "mine", "tokenizer.json", *parts)
+    (path / f"{stem.partition('-')[0]}.index.json").touch()
+    whole = tuple(path / p for p in parts)
+    assert hub.locate(path).weights == whole
+    for part in whole:
+        files = hub.locate(part)
+        assert (files.name, files.weights) == ("mine", whole)
+    whole[1].unlink()
+    for named in (path, whole[0]):
+        with pytest.raises(CheckpointError, match=f"2 of 3 parts .*; {parts[1]} is missing"):
+            hub.locate(named)
+
+
+def test_a_folder_as_a_trainer_leaves_it(tmp_path):
+    """Beside the weights lies what training goes on with."""
+    beside = (
+        "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state.pth",
+        "rng_state_0.pth", "trainer_state.json", "adapter_model.safetensors", "mp_rank_00_model_states.pt",
+    )  # fmt: skip
+    for weights in ("model.safetensors", "pytorch_model.bin", "final.pt"):
+        path = folder(tmp_path / weights, "tokenizer.json", weights, *beside)
+        assert hub.locate(path).weights == (path / weights,)
+    both = folder(tmp_path / "both", "tokenizer.json", "pytorch_model.bin", "model.safetensors", *beside)
+    assert hub.locate(both).weights == (both / "model.safetensors",)
+    older = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    path = folder(tmp_path / "older", "tokenizer.json", "model.safetensors", *older)
+    assert hub.locate(path).weights == (path / "model.safetensors",)
+
+
+def test_a_folder_without_weights_says_what_may_be_meant(tmp_path):
+    path = folder(tmp_path / "out", "tokenizer.json", "training_args.bin")
+    for step in (500, 1500, 1000):
+        (path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors, .*; a trainer saved checkpoint-1500 in it"):
+        hub.locate(path)
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is an adapter, .*; merge it"):
+        hub.locate(folder(tmp_path / "lora", "tokenizer.json", "adapter_model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"mine-q4\.gguf is for llama\.cpp"):
+        hub.locate(folder(tmp_path / "gguf", "tokenizer.json", "mine-q4.gguf"))
 
 
 def test_config_and_revision(tmp_path):
     config = {"model_type": "moondream1", "revision": "2025-01-09", "config": {}}
     files = hub.locate(folder(tmp_path / "mine", "tokenizer.json", "model.safetensors", config=config))
     assert files.config == config and files.revision == "2025-01-09"
+
+
+def test_a_byte_order_mark_before_a_config_is_skipped(tmp_path):
+    config = {"model_type": "moondream1"}
+    path = folder(tmp_path / "mine", "tokenizer.json", "a.pt", config="\ufeff" + json.dumps(config))
+    assert hub.locate(path).config == config
 
 
 def test_a_weights_file_with_a_tokenizer_beside_it(tmp_path):
@@ -286,9 +362,20 @@ def test_a_weights_file_with_a_tokenizer_beside_it(tmp_path):
         (("tokenizer.json",), None, "no model.safetensors"),
         (("model.safetensors",), None, "tokenizer.json is missing"),
         (("tokenizer.json", "a.pt", "b.pt"), None, "more than one checkpoint"),
-        (("tokenizer.json", "a.pt"), {"model_type": "llama"}, "'llama' is not supported; supported are moondream1"),
-        (("tokenizer.json", "a.pt"), "{", "is not JSON"),
+        (
+            ("tokenizer.json", "a.pt"),
+            {"model_type": "llama"},
+            'config.json: model_type is "llama"; allowed is one of "moondream1"',
+        ),
+        (("tokenizer.json", "a.pt"), {"model_type": ["smolvlm"]}, r'model_type is \["smolvlm"\]; allowed is one of'),
+        (("tokenizer.json", "a.pt"), {"revision": 20250621}, "revision is 20250621; allowed is a text"),
+        (("tokenizer.json", "a.pt"), "{", "mine: .*config.json is not JSON"),
         (("tokenizer.json", "a.pt"), "[]", "must hold a JSON object"),
+        (("tokenizer.json", "a.pt"), '{"a":' * 50_000 + "1" + "}" * 50_000, "config.json is not JSON"),
+        (("tokenizer.json", "a.pt"), "[" * 50_000, "config.json is not JSON"),
+        (("tokenizer.json", "a.pt"), "1" * 5000, "config.json is not JSON"),
+        (("tokenizer.json", "a.pt"), "<html>404</html>", "config.json is an HTML page.*copy or download it again"),
+        (("tokenizer.json", "a.pt"), "version https://git-lfs.github.com/spec/v1", "config.json is a git-LFS pointer"),
     ],
 )
 def test_folders_that_are_no_checkpoint(tmp_path, names, config, said):

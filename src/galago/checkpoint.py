@@ -3,11 +3,13 @@
 import hashlib
 import json
 import mmap
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galago.errors import CheckpointError
+from galago.errors import CheckpointError, shortened
 from galago.files import written_whole
 
 if TYPE_CHECKING:
@@ -31,8 +33,20 @@ ALIGNMENT = 64
 """Bytes that our own files align their data to: a cache line."""
 CHECKSUM = "galago.checksum"
 """What our own files say in their metadata of all their other bytes."""
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+"""Types that weights have as they are. Whole numbers stand for others, which only a scheme tells."""
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Parts of names that come of how a model was wrapped when it was saved: compiled, or trained in parts."""
 PAGE, AT_ONCE = 64 << 10, 64 << 20
 """Bytes that are summed to one number, and that are in memory at a time for it."""
+
+
+class Damaged(CheckpointError):
+    """A file is not what was written, or not yet all of it; `helps` says what does, where that is known here."""
+
+    def __init__(self, message: str, helps: str = "") -> None:
+        super().__init__(f"{message}; {helps}" if helps else message)
+        self.helps = helps
 
 
 def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
@@ -49,7 +63,37 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
         elif file.suffix in (".pt", ".pth", ".bin"):
             yield from _pickled(file)
         else:
-            raise CheckpointError(f"{file.name}: not a checkpoint; .safetensors and .pt can be read")
+            raise CheckpointError(f"{file}: not a checkpoint; .safetensors and .pt can be read")
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what wrappers of a trainer put into it."""
+    name = name.removeprefix("module.")
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def not_as_written(file: Path, why: str) -> Damaged:
+    """The error for a file that cannot be read: what it is, where its first bytes tell, or else `why`."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(512)
+    except OSError as error:
+        return Damaged(f"{file} cannot be read: {error.strerror or error}")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs."):
+        helps = "run `git lfs pull` where it was cloned, or download the file"
+        return Damaged(f"{file} is a git-LFS pointer, which stands for the file", helps)
+    if text.startswith((b"<!doctype html", b"<html")):
+        return Damaged(f"{file} is an HTML page: what it came from answered with a page in place of the file")
+    if text.startswith((b"<?xml", b"<error")):
+        return Damaged(f"{file} is an XML text: what it came from answered with it in place of the file")
+    if start.startswith(b"GGUF"):
+        return Damaged(f"{file} is a GGUF file", "take the checkpoint that it was made of, in .safetensors")
+    if not start.strip(b"\0"):
+        return Damaged(f"{file} is empty or holds zeros")
+    return Damaged(f"{file} {why}")
 
 
 def checked(
@@ -68,6 +112,7 @@ def checked(
             raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {expected[name]}")
         if name in seen:
             raise CheckpointError(f"tensor {name} occurs twice")
+        check_type(name, tensor)
         seen.add(name)
         yield name, tensor
     missing = [name for name in expected if name not in seen]
@@ -76,13 +121,20 @@ def checked(
         raise CheckpointError(f"missing tensor {missing[0]}{more}")
 
 
-def check_finite(name: str, tensor: "Tensor", again: str = " (galago models remove, then galago models pull)") -> None:
-    """Raise CheckpointError, naming the tensor, where a value of it is NaN or infinite; `again` says how to get it."""
+def check_type(name: str, tensor: "Tensor") -> None:
+    """Raise CheckpointError, naming the tensor, unless it is of a type that weights have."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in FLOATS:
+        scheme = "other numbers stand for weights only where a file says how"
+        raise CheckpointError(f"tensor {name} is of type {kind}; weights are {', '.join(FLOATS)}: {scheme}")
+
+
+def check_finite(name: str, tensor: "Tensor") -> None:
+    """Raise CheckpointError, naming the tensor, where a value of it is NaN or infinite."""
     from galago.nn.finite import count_not_finite, is_finite
 
     if not is_finite(tensor):
-        wrong = f"{count_not_finite(tensor)} of {tensor.numel()} values are NaN or infinite"
-        raise CheckpointError(f"tensor {name}: {wrong}; the file is damaged: download it again{again}")
+        raise Damaged(f"tensor {name}: {count_not_finite(tensor)} of {tensor.numel()} values are NaN or infinite")
 
 
 def converted(name: str, tensor: "Tensor", device: "torch.device", dtype: "torch.dtype") -> "Tensor":
@@ -104,13 +156,8 @@ def metadata(file: Path) -> Mapping[str, str]:
     """The texts that a .safetensors says about itself; empty for other files. Raises CheckpointError."""
     if file.suffix != ".safetensors" or not file.is_file():
         return {}
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return tensors.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{file.name} is damaged or not safetensors: {error}") from error
+    with _opened(file) as tensors:
+        return tensors.metadata() or {}
 
 
 def count_weights(file: Path) -> int:
@@ -120,19 +167,26 @@ def count_weights(file: Path) -> int:
     """
     if file.suffix != ".safetensors":
         return file.stat().st_size // 2
+    with _opened(file) as tensors:
+        return sum(_product(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """By the library, which checks the header, sizes and offsets included; as for NumPy, so that PyTorch can wait."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return sum(_product(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{file.name} is damaged or not safetensors: {error}") from error
+        with safe_open(file, framework="np") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise not_as_written(file, f"is damaged or not safetensors: {error}") from error
 
 
 def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     import torch
 
-    metadata(file)  # the library checks the header, sizes and offsets included
+    metadata(file)
     with file.open("rb") as opened:
         # Copy on write: torch has no read-only tensors.
         data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -142,7 +196,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     before = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in TYPES:
-            raise CheckpointError(f"{file.name}: tensor {name} is of type {entry['dtype']}, which is not supported")
+            raise CheckpointError(f"{file}: tensor {name} is of type {entry['dtype']}, which is not supported")
         dtype = getattr(torch, TYPES[entry["dtype"]])
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         if begin == end:
@@ -158,17 +212,28 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:
-    import pickle
-
     import torch
 
     try:
-        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file.name} is damaged or holds more than tensors: {error}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{file.name} is not a state dict of tensors")
-    yield from tensors.items()
+        # Files of before 2020 are no zip archives, and cannot be mapped.
+        tensors = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # damage shows in errors of every type
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise not_as_written(file, f"is damaged or holds more than tensors: {shortened(why, 200)}") from error
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"{file} is not a state dict of tensors but of type {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{file} is not a state dict: a key is of type {type(name).__name__}, not a name")
+        if not isinstance(tensor, torch.Tensor):
+            what = f"{shortened(name)} is of type {type(tensor).__name__}"
+            raise CheckpointError(f"{file} is not a state dict of tensors: {what}; save the state dict alone")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"{file}: tensor {shortened(name)} is sparse, quantized or without values")
+    for name, tensor in tensors.items():
+        yield name, tensor.detach()  # a parameter is a tensor that remembers what is done with it
 
 
 Layout = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]

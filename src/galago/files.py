@@ -119,6 +119,19 @@ def claimed(file: int) -> bool:
     return True
 
 
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file of `locked` unless somebody does; whether it is held. False too where there are no locks."""
+    with path.open("a+b") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = fcntl is not None
+        except OSError:
+            held = False
+        yield held
+
+
 def _holder(file: int) -> str:
     with open(os.dup(file), "rb") as opened:
         opened.seek(0)

@@ -1,13 +1,12 @@
 """Finding a model's files: a folder, a single file, the bundled model, or a download kept in the hub's cache.
 
-Only weights, tokenizer.json, config.json and preprocessor_config.json are read. Code that a repository ships is
-never fetched or run.
+Only weights, tokenizer.json, config.json and what says how images and videos are prepared are read. Code that a
+repository ships is never fetched or run.
 """
 
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,23 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from galago.catalog import Bundled, Hosted, Remote, entries, find, with_precision
-from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound, quoted
+from galago.checkpoint import Damaged
+from galago.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
+from galago.config_file import TEXT, Members, one_of, read_json
+from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
 
 FAMILIES = {"moondream1": "moondream", "smolvlm": "smolvlm", "idefics3": "smolvlm"}
 """Our family for each `model_type` of a config.json."""
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Files:
     """What is needed to load one model. `revision` may be unknown.
 
-    `config` is its config.json, `preprocessor` its preprocessor_config.json; empty where there is none.
-
-    `precision` is what the model's name asked for, as moondream2-int8 does.
+    `config` is its config.json, `preprocessor` what is said of images (a preprocessor_config.json) and `video` of
+    videos; empty where there is none. `precision` is what the model's name asked for, as moondream2-int8 does. `source`
+    is the folder or file that was named, None for a model of the catalogue. `notes` are sentences on what is slower or
+    larger than it could be.
     """
 
     name: str
@@ -44,6 +46,9 @@ class Files:
     revision: str | None = None
     precision: str | None = None
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def locate(name_or_path: str | Path, *, progress: Progress | None = None, offline: bool | None = None) -> Files:
@@ -64,22 +69,41 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     except ModelNotFound:
         # Unlike methods of Path these do not mind names that no file can have.
         if os.path.isdir(path):
-            return _local(path, path.resolve().name, _weights_in(path))
+            return replace(_local(path, path.resolve().name, weights_in(path)), source=path.resolve())
         if os.path.isfile(path):
-            if path.suffix not in SUFFIXES:
-                raise CheckpointError(f"{path.name} cannot be read; {', '.join(SUFFIXES)} can") from None
-            return _local(path.parent, path.stem, (path,))
+            name = path.resolve().parent.name if is_part(path) else path.stem
+            return replace(_local(path.parent, name, weights_of(path)), source=path.resolve())
         if path.suffix in SUFFIXES or str(name_or_path).startswith((".", "/", "~")):
             raise ModelNotFound(f"no folder or file {path}") from None
         raise
     if isinstance(entry.source, Bundled):
         folder = bundled(entry.source)
-        return replace(_local(folder, entry.id, _weights_in(folder), entry.revision), precision=precision)
-    _download(entry.id, [r for r in entry.source.files if not _cached(r)], progress, offline)
+        return replace(_local(folder, entry.id, weights_in(folder), entry.revision), precision=precision)
     source = entry.source
+    lacking = [r for r in source.files if not _cached(r)]
+    _download(entry.id, lacking, progress, offline, whole=len(lacking) == len(source.files))
     weights, tokenizer = tuple(_required(r) for r in source.weights), _required(source.tokenizer)
-    config, preprocessor = (_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
+    with blaming(entry.id, None):
+        config, preprocessor = (read_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
     return Files(entry.id, entry.family, weights, tokenizer, config, entry.revision, precision, preprocessor)
+
+
+@contextlib.contextmanager
+def blaming(name: str, source: Path | None) -> Iterator[None]:
+    """Begin an error of a model's files with the model's name, and end one of a damaged file with what helps.
+
+    `source` is that of the Files.
+    """
+    try:
+        yield
+    except Damaged as error:
+        told = f"{name}: {error}"
+        if not error.helps:
+            pull = f" (galago models remove {name}, then galago models pull {name})" if source is None else ""
+            told += f"; download it again{pull}" if pull else "; copy or download it again"
+        raise CheckpointError(told) from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
 
 
 def installed() -> dict[str, int]:
@@ -144,7 +168,10 @@ def cache_folder() -> Path:
     """Where galago keeps what it makes: GALAGO_CACHE, or galago in the user's cache folder."""
     chosen = os.environ.get("GALAGO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or f"{base}/galago").expanduser()
+    try:
+        return Path(chosen or f"{base}/galago").expanduser()
+    except RuntimeError:  # a user without a home, as containers have: nothing can be kept
+        return Path(os.devnull) / "galago"
 
 
 def random_folder() -> Path:
@@ -177,47 +204,27 @@ def bundled(source: Bundled) -> Path:
     return Path(str(files("galago").joinpath("assets", source.folder)))
 
 
-def _weights_in(folder: Path) -> tuple[Path, ...]:
-    for name in ("model.safetensors", "weights.safetensors"):
-        if (folder / name).is_file():
-            return (folder / name,)
-    found = sorted(f for f in folder.glob("*") if f.suffix in SUFFIXES and "lora" not in f.name.lower())
-    shards = [f for f in found if f.name.startswith("model-") and "-of-" in f.name]
-    if shards:
-        count = shards[0].stem.rpartition("-of-")[2]
-        if not count.isdigit() or len(shards) != int(count):
-            raise CheckpointError(f"{folder}: {len(shards)} of {count} parts of the model are there")
-        return tuple(shards)
-    if len(found) == 1:
-        return (found[0],)
-    if found:
-        raise CheckpointError(f"{folder}: more than one checkpoint; name the file to load, as {found[0].name}")
-    raise CheckpointError(f"{folder}: no model.safetensors, nor any other {', '.join(SUFFIXES)} file")
-
-
 def _local(folder: Path, name: str, weights: tuple[Path, ...], revision: str | None = None) -> Files:
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise CheckpointError(f"{folder}: tokenizer.json is missing; put the model's own beside its weights")
-    config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
-    kind = config.get("model_type") or next(iter(FAMILIES))
-    if kind not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise CheckpointError(f"{folder}: model_type {quoted(kind)} is not supported; supported are {known}")
-    stated = revision or config.get("revision")
-    return Files(name, FAMILIES[kind], weights, tokenizer, config, stated, preprocessor=preprocessor)
+    with blaming(name, folder):
+        config = read_json(folder / "config.json")
+        # Moondream's fine-tunes may have no config; a file that a library wrote says what it is of.
+        kind = config.take("model_type", one_of(*FAMILIES), None if "text_config" in config else next(iter(FAMILIES)))
+        kind = kind or config.needed("model_type", one_of(*FAMILIES))
+        stated = revision or config.take("revision", TEXT, None)
+        images, videos = _processors(folder)
+    return Files(name, FAMILIES[kind], weights, tokenizer, config, stated, preprocessor=images, video=videos)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} must hold a JSON object")
-    return config
+def _processors(folder: Path) -> tuple[Members, Members]:
+    """What a folder says of how images and videos are prepared: in one file, as transformers 5 saves it, or in each its
+    own, as others do."""
+    both = read_json(folder / "processor_config.json")
+    images, videos = both.part("image_processor"), both.part("video_processor")
+    own = (read_json(folder / f"{kind}preprocessor_config.json") for kind in ("", "video_"))
+    return tuple(said or other for said, other in zip((images, videos), own, strict=True))  # type: ignore[return-value]
 
 
 # --- downloads -------------------------------------------------------------------------------
@@ -237,13 +244,20 @@ def _required(remote: Remote) -> Path:
     return path
 
 
-def _download(name: str, remotes: Sequence[Remote], progress: Progress | None, offline: bool | None) -> None:
+def _download(
+    name: str, remotes: Sequence[Remote], progress: Progress | None, offline: bool | None, *, whole: bool
+) -> None:
+    """Fetch files of a model, all that it has if `whole`. Raises DownloadError."""
     if not remotes:
         return
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     if constants.HF_HUB_OFFLINE if offline is None else offline:
-        raise DownloadError(f"{name} is not installed, and offline mode (HF_HUB_OFFLINE) forbids fetching it")
+        lacks = "is not installed" if whole else f"lacks {', '.join(f'{r.file} of {r.repo}' for r in remotes)}"
+        raise DownloadError(
+            f"{name} {lacks}, and offline mode (HF_HUB_OFFLINE) forbids fetching it; "
+            f"galago models pull {name} does, where there is a network"
+        )
     found = []
     for r in remotes:
         with _explained(name, r):
@@ -365,5 +379,8 @@ def _reason(error: Exception, remote: Remote) -> str:
             return f"{constants.ENDPOINT} answered {error.response.status_code} for {what}; try again later"
         case OSError(errno=errno.ENOSPC):
             return "the disk is full: make room, or set HF_HOME to a folder on a larger disk"
+        case OSError(errno=errno.EROFS | errno.EACCES | errno.EPERM):
+            where = f"{constants.HF_HUB_CACHE} cannot be written ({error.strerror})"
+            return f"{where}: set HF_HOME to a folder that can, or mount one there"
     why = (str(error) or type(error).__name__).splitlines()[0]
     return f"could not fetch {what} from {constants.ENDPOINT} ({why}); check the network and try again"

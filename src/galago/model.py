@@ -108,18 +108,20 @@ def load(
     pick_precision(precision, where, profile)  # a wrong name is told before a download
     files = hub.locate(model or entries()[0].id, progress=progress)
     kind = family(files.family)
-    packed = bits_of(files.weights)
+    with hub.blaming(files.name, files.source):
+        packed = bits_of(files.weights)
     chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
     folder = None if variants is None else Path(variants)
 
-    def loaded() -> Loaded:
-        with with_threads(threads):
+    def loaded() -> tuple[Loaded, tuple[str, ...]]:
+        with with_threads(threads), hub.blaming(files.name, files.source):
             whole = packed_copy(files, chosen.name) if chosen.bits else files
-            return kind.load(whole, precision=chosen, device=where, revision=revision, variants=folder)
+            return kind.load(whole, precision=chosen, device=where, revision=revision, variants=folder), whole.notes
 
-    return Model(computed(loaded), limits, threads)
+    made, notes = computed(loaded)
+    return Model(made, limits, threads, notes)
 
 
 def _check(holds: Any, name: str, allowed: str) -> None:
@@ -139,8 +141,11 @@ class Model:
     program that forks loads its models in its children.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None) -> None:
-        self._loaded = loaded
+    def __init__(
+        self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
+    ) -> None:
+        """`notes` say what of its files is slower or larger than it could be."""
+        self._loaded, self._notes = loaded, list(notes)
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
         self._footprint = footprint(loaded.weights)
@@ -171,7 +176,7 @@ class Model:
     @property
     def fallbacks(self) -> list[str]:
         """What is slower or larger here than it could be, one sentence each."""
-        return fallbacks(self._loaded.device, self._loaded.precision.bits)
+        return [*fallbacks(self._loaded.device, self._loaded.precision.bits), *self._notes]
 
     @property
     def device(self) -> str:

@@ -46,7 +46,7 @@ def longest_request(
 ) -> int:
     """Bytes of keys and values of a request that fills the model's context; arguments and errors as above."""
     from galago.families.family import family
-    from galago.hub import locate
+    from galago.hub import blaming, locate
     from galago.nn.device import pick_device
     from galago.precision import pick_precision
     from galago.precision.packed import bits_of
@@ -56,14 +56,14 @@ def longest_request(
         chosen = pick_precision(precision or with_precision(name)[1], where, profile)
         return entry.kv_values * entry.context * chosen.kv.itemsize
     files = locate(name, offline=True)
-    packed = bits_of(files.weights)
+    with blaming(files.name, files.source):
+        packed, outline = bits_of(files.weights), family(files.family).outline(files)
     chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
-    outline = family(files.family).outline(files)
     return outline.kv_values * outline.context * chosen.kv.itemsize
 
 
 def _peak(name: str, precision: str | None, profile: str | None, device: str | None) -> int:
-    from galago.hub import locate
+    from galago.hub import blaming, locate
     from galago.nn.device import pick_device
     from galago.precision import pick_precision
     from galago.precision.packed import bits_of
@@ -73,26 +73,30 @@ def _peak(name: str, precision: str | None, profile: str | None, device: str | N
         chosen = pick_precision(precision or with_precision(name)[1], where, profile)
         measured = entry.memory.get(chosen.name)
         return measured or int(entry.parameters * chosen.weight_bytes * SLACK) + OVERHEAD
-    files = locate(name, offline=True).weights
-    if bits_of(files):
-        weights = float(sum(f.stat().st_size for f in files))
-    else:
-        weights = sum(map(count_weights, files)) * pick_precision(precision, where, profile).weight_bytes
+    files = locate(name, offline=True)
+    with blaming(files.name, files.source):
+        if bits_of(files.weights):
+            weights = float(sum(f.stat().st_size for f in files.weights))
+        else:
+            count = sum(map(count_weights, files.weights))
+            weights = count * pick_precision(precision, where, profile).weight_bytes
     return int(weights * SLACK) + OVERHEAD
 
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a model can be loaded in; none where there is no such model."""
-    from galago.hub import locate
+    from galago.hub import blaming, locate
     from galago.precision import NAMES
     from galago.precision.packed import bits_of
 
     if entry := _entry(name):
         return entry.precisions
     try:
-        bits = bits_of(locate(name, offline=True).weights)
+        files = locate(name, offline=True)
     except ModelNotFound:
         return ()
+    with blaming(files.name, files.source):
+        bits = bits_of(files.weights)
     return (f"int{bits}",) if bits else NAMES
 
 

@@ -1,22 +1,23 @@
 """Packed copies of checkpoints: made once, kept, and used from then on."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
-import re
 import shutil
-import time
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from galago.checkpoint import damage
+from galago.checkpoint import Damaged, damage
 from galago.engine.metrics import remade
 from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families.family import family
-from galago.files import PART, UNFINISHED, locked
-from galago.hub import Files, cache_folder, check
+from galago.files import UNFINISHED, locked
+from galago.hub import Files, blaming, check
+from galago.packed_cache import delete_halves, discard_halves, explained, packed_folder
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of
 
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 WORTH_KEEPING = 256 << 20
 """Bytes of a checkpoint from which on a packed copy is kept; smaller ones are packed anew at each load."""
-STALE_S = 86400
+CANNOT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
+"""What the system says of a folder that is not there to be written to; a full disk is another matter."""
 
 
 def packed_copy(files: Files, precision: str, progress: Progress | None = None) -> Files:
@@ -38,17 +40,34 @@ def packed_copy(files: Files, precision: str, progress: Progress | None = None) 
     stats = [(f.resolve(), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     if bits_of(files.weights):
         if why := next(filter(None, map(damage, files.weights)), None):
-            raise CheckpointError(f"{why}; quantize the original anew")
+            raise Damaged(why, "quantize the original anew")
         return files
     if sum(size for _, size, _ in stats) < WORTH_KEEPING:
         return files
     digest = hashlib.sha256(repr((stats, VERSION, files.revision)).encode()).hexdigest()[:16]
-    kept = _kept() / f"{files.name}-{precision}-{digest}.safetensors"
+    kept = packed_folder() / f"{files.name}-{precision}-{digest}.safetensors"
+    discard_halves(kept.parent)
     if not _usable(kept):
-        with _written(kept.parent, "; GALAGO_CACHE names another folder"), _alone(kept.parent, files.name):
-            if not _usable(kept):  # by now
-                _make(files, precision, kept, progress)
+        with explained(kept.parent, "; GALAGO_CACHE names another folder"):
+            if why := _why_not(kept.parent):
+                note = f"no packed copy can be kept in {kept.parent} ({why}): it is packed in memory, at each load"
+                return replace(files, notes=(*files.notes, f"{note}; GALAGO_CACHE names another folder"))
+            with _alone(kept.parent, files.name):
+                if not _usable(kept):  # by now
+                    _make(files, precision, kept, progress)
     return replace(files, weights=(kept,))
+
+
+def _why_not(folder: Path) -> str | None:
+    """Why nothing can be kept in a folder, which is made if need be; None where it can be written. Raises OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+        return error.strerror or str(error)
 
 
 def _make(files: Files, precision: str, kept: Path, progress: Progress | None) -> None:
@@ -74,39 +93,8 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         log.warning("%s waits for %s, which packs weights in %s", name, holder, folder)
 
     with locked(folder / ".lock", waiting) as alone:
-        for left in folder.glob(f".*{PART}"):
-            # Without locks what nobody has written to for a day is taken for left behind.
-            if alone or left.stat().st_mtime < time.time() - STALE_S:
-                left.unlink(missing_ok=True)
+        delete_halves(folder, alone=alone)
         yield
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A packed copy in the cache."""
-
-    precision: str
-    file: Path
-    size: int
-    """bytes"""
-
-
-def packed_copies(name: str) -> list[Copy]:
-    """The packed copies that are kept of a model, older ones of other files among them."""
-    pattern = re.compile(rf"{re.escape(name)}-({'|'.join(BITS)})-[0-9a-f]{{16}}\.safetensors")
-    here = sorted(_kept().glob("*.safetensors"))
-    return [Copy(m[1], file, file.stat().st_size) for file in here if (m := pattern.fullmatch(file.name))]
-
-
-def remove_packed(name: str, precision: str | None = None) -> int:
-    """Delete the packed copies of a model, or those in one precision; the bytes freed. Raises CheckpointError."""
-    freed = 0
-    for copy in packed_copies(name):
-        if precision in (None, copy.precision):
-            with _written(copy.file.parent):
-                copy.file.unlink(missing_ok=True)
-            freed += copy.size
-    return freed
 
 
 def quantise_model(files: Files, precision: str, folder: Path, progress: Progress | None = None) -> Path:
@@ -133,18 +121,24 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
 
     try:
         with (
+            blaming(files.name, files.source),
             _shown(f"Packing {files.name} to {precision}", progress) as tell,
-            _written(folder),
+            explained(folder),
             locked(partial / ".lock", waiting),
         ):
             kind = family(files.family)
-            kind.pack(files, BITS[precision], partial / "model.safetensors", tell)
+            # A model of its own says nothing of the folders of whoever made it.
+            kind.pack(replace(files, source=None), BITS[precision], partial / "model.safetensors", tell)
             shutil.copyfile(files.tokenizer, partial / "tokenizer.json")
             about = {**files.config, "revision": kind.outline(files).revision}
-            written = {"config.json": about, "preprocessor_config.json": files.preprocessor}
+            written = {
+                "config.json": about,
+                "preprocessor_config.json": files.preprocessor,
+                "video_preprocessor_config.json": files.video,
+            }
             for name, members in written.items():
                 if members:
-                    (partial / name).write_text(json.dumps(members, indent=1) + "\n", encoding="utf-8")
+                    (partial / name).write_text(json.dumps(dict(members), indent=1) + "\n", encoding="utf-8")
             # The weights go first and come last: without them the folder is no model, and never one of two halves.
             (folder / "model.safetensors").unlink(missing_ok=True)
             for name in ("tokenizer.json", *(n for n, members in written.items() if members), "model.safetensors"):
@@ -158,19 +152,6 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
                 with contextlib.suppress(OSError):
                     made.rmdir()
     return folder / "model.safetensors"
-
-
-def _kept() -> Path:
-    return cache_folder() / "packed"
-
-
-@contextlib.contextmanager
-def _written(folder: Path, hint: str = "") -> Iterator[None]:
-    """Say which folder an error of the file system is about, and what helps."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}{hint}") from error
 
 
 @contextlib.contextmanager
@@ -200,4 +181,4 @@ def _check_space(files: Files, precision: str, folder: Path) -> None:
     needed = sum(f.stat().st_size for f in files.weights) * BITS[precision] // 14
     if free < needed:
         short = f"about {needed / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free"
-        raise CheckpointError(f"{files.name} in {precision} needs {short}")
+        raise CheckpointError(f"{precision} needs {short}")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_moondream import NESTED
+from tiny_moondream import config
 
 import galago
 from galago.bench.arithmetic import crops_of, decode_weights, encode_flop
@@ -32,7 +32,7 @@ def test_a_decode_step_reads_the_blocks_and_the_head(precision, each):
 
 
 def test_the_tower_sees_every_crop_and_the_projection_one():
-    c = make_config(NESTED, REVISION)
+    c = make_config(config()["config"], REVISION)
     tower = 16 * 3 * 14 * 14 + 3 * 16 * 16 + 16 * 16 + 2 * 16 * 16
     projection = 32 * 16 + 16 * 64
     assert encode_flop(c, 1) == 2 * 9 * (tower + projection)

@@ -17,7 +17,8 @@ from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.weights import FLOAT32, shapes
 from galago.families.smolvlm.config import make_config as make_smolvlm
 from galago.families.smolvlm.weights import sources
-from galago.packing import packed_copies, packed_copy
+from galago.packed_cache import packed_copies
+from galago.packing import packed_copy
 from galago.request import Caption, Done, Request, Sampling
 
 

@@ -1,12 +1,13 @@
 """galago quantize, and the bar that tells of packing."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 import galago as package
-from galago import hub, packing
+from galago import hub, packed_cache, packing
 from galago.files import UNFINISHED
 
 
@@ -142,10 +143,16 @@ def test_elsewhere_the_log_has_a_line(galago, checkpoint, cache, photo, caplog):
     ]
 
 
-def test_a_cache_that_cannot_be_written_is_named(galago, checkpoint, cache, photo):
+def test_without_a_cache_that_can_be_written_it_packs_in_memory_and_says_so(galago, checkpoint, cache, photo, caplog):
+    said = galago("caption", photo, "--model", checkpoint, "--precision", "int8").out
+    for copy in packed_cache.packed_copies():
+        copy.file.unlink()
+    shutil.rmtree(cache)
     cache.write_text("a file where the folder should be")
-    said = galago("caption", photo, "--model", checkpoint, "--precision", "int8").error
-    assert str(cache) in said and "GALAGO_CACHE" in said
+    caplog.clear()
+    ran = galago("caption", photo, "--model", checkpoint, "--precision", "int8")
+    assert (ran.code, ran.out) == (0, said)
+    assert f"no packed copy can be kept in {cache / 'packed'}" in caplog.text and "GALAGO_CACHE" in caplog.text
 
 
 def test_copies_are_listed_and_removed(checkpoint, cache):
@@ -155,10 +162,10 @@ def test_copies_are_listed_and_removed(checkpoint, cache):
     other = cache / "packed" / f"{files.name}-2-int8-0123456789abcdef.safetensors"
     other.write_bytes(b"other")
     sizes = {p: f.stat().st_size for p, f in kept.items()}
-    found = packing.packed_copies(files.name)
+    found = packed_cache.packed_copies(files.name)
     assert {c.precision: (c.file, c.size) for c in found} == {p: (kept[p], sizes[p]) for p in kept}
-    assert packing.remove_packed(files.name, "int8") == sizes["int8"] and not kept["int8"].exists()
-    assert packing.remove_packed(files.name) == sizes["int4"] and packing.packed_copies(files.name) == []
+    assert packed_cache.remove_packed(files.name, "int8") == sizes["int8"] and not kept["int8"].exists()
+    assert packed_cache.remove_packed(files.name) == sizes["int4"] and packed_cache.packed_copies(files.name) == []
     assert other.is_file()
 
 

@@ -68,7 +68,7 @@ def test_pickle_with_more_than_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "says"),
     [
-        ({"text": {"dim": 65}}, "text.dim"),
+        ({"text": {"dim": 65}}, "text.n_heads is 32, by default; allowed is a number by which dim (65)"),
         ({"text": {"colour": 1}}, "text.colour"),
         ({"sound": {}}, "sound"),
         ({"text": tiny.NESTED["text"] | {"max_context": 10}}, "max_context"),
@@ -169,6 +169,12 @@ def test_int4(tmp_path: Path) -> None:
     packed, plain = quantised(tiny.tensors())
     assert sum(name.endswith(".packed") for name in packed) == 4 * 2 + 6  # text blocks, region
     assert answers(tiny.write(tmp_path / "a", weights=packed)) == answers(tiny.write(tmp_path / "b", weights=plain))
+    for change, says in (
+        ({f"{NAME}.scale": torch.ones(3, 1)}, ("scale has shape (3, 1)", OURS)),
+        ({f"{NAME}.packed": packed[f"{NAME}.packed"].float()}, ("is of type float32", OURS)),
+        ({f"{NAME}.packed": packed[f"{NAME}.packed"][:, :-1]}, ("packed has shape", OURS)),
+    ):
+        refused(tiny.write(tmp_path / "d", weights=packed | change), *says)
     del packed[f"{NAME}.scale"]
     refused(tiny.write(tmp_path / "c", weights=packed), "missing", f"{OURS}.scale")
 
@@ -184,6 +190,14 @@ def test_int4(tmp_path: Path) -> None:
         (
             lambda t: t.update({"text_model.transformer.h.0.mlp.fc1.parametrizations.weight.0.A": torch.zeros(2, 63)}),
             "text.blocks.0.mlp.fc1",
+        ),
+        (
+            lambda t: t.update({"text_model.transformer.h.0.mlp.fc1.parametrizations.weight.0.A": torch.zeros(2)}),
+            "text.blocks.0.mlp.fc1.A has shape (2,)",
+        ),
+        (
+            lambda t: t.update({n: x.to(torch.int8) for n, x in t.items()}),
+            "is of type int8",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny_smolvlm as tiny
 import torch
+from torch import Tensor
 
 import galago
 from galago import hub
@@ -214,6 +215,23 @@ TEXT, VISION = tiny.CONFIG["text_config"], tiny.CONFIG["vision_config"]
         ({"image_token_id": 3}, {}, "image_token_id"),
         ({"text_config": TEXT | {"rms_norm_eps": float("nan")}}, {}, "rms_norm_eps"),
         ({"text_config": TEXT | {"rope_theta": float("inf")}}, {}, "rope_theta"),
+        (
+            {"text_config": TEXT | {"model_type": "mistral"}},
+            {},
+            r'text_config.model_type is "mistral"; allowed is "llama"',
+        ),
+        ({"text_config": TEXT | {"rope_parameters": {"rope_type": "linear", "factor": 2}}}, {}, "rope_type"),
+        ({"text_config": TEXT | {"rope_scaling": {"factor": 4.0}}}, {}, r"rope_scaling\.factor is 4\.0; allowed is 1"),
+        (
+            {"text_config": TEXT | {"max_position_embeddings": 40}},
+            {},
+            "max_position_embeddings is 40; allowed is at least 70",
+        ),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, {}, "quantization_config is .*bitsandbytes"),
+        ({}, {"size": {"longest_edge": 2048}}, r"size\.longest_edge is 2048; allowed is fewer pixels"),
+        ({}, {"do_normalize": False}, "do_normalize is false; allowed is true"),
+        ({}, {"rescale_factor": 1 / 127.5}, "rescale_factor"),
+        ({}, {"resample": 3}, "resample is 3; allowed is 1"),
         ({"vision_config": VISION | {"layer_norm_eps": "1e-6"}}, {}, "layer_norm_eps"),
         ({"text_config": None}, {}, "text_config is missing"),
         ({}, {"max_image_size": {}}, "max_image_size.longest_edge"),
@@ -232,10 +250,78 @@ def test_rope_theta_of_newer_files(tmp_path: Path) -> None:
     assert tiny.load(folder).config.text.theta == 100000.0
 
 
+def as_transformers_5_saves(folder: Path, weights: dict[str, Tensor] | None = None, **config: Any) -> Path:
+    """What newer versions say of the whole in other places: rotation in a part of its own, `dtype`, and how images and
+    videos are prepared in one file."""
+    text = {k: v for k, v in TEXT.items() if k != "rope_theta"} | {
+        "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+        "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "head_dim": 16, "model_type": "llama",
+        "dtype": "float32", "use_cache": False, "attention_dropout": 0.0, "pad_token_id": None, "pretraining_tp": 1,
+    }  # fmt: skip
+    more = {"dtype": "float32", "transformers_version": "5.24.0", "architectures": ["SmolVLMForConditionalGeneration"]}
+    tiny.write(folder, weights=weights, config={"text_config": text, **more, **config})
+    images = tiny.PREPROCESSOR | {
+        "do_convert_rgb": True, "do_normalize": True, "do_pad": True, "do_rescale": True, "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 1, "rescale_factor": 1 / 255,
+        "image_processor_type": "SmolVLMImageProcessor", "data_format": "channels_first", "return_row_col_info": False,
+    }  # fmt: skip
+    videos = {**images, "video_processor_type": "SmolVLMVideoProcessor", "fps": 1, "num_frames": 8, "do_sample_frames": False}
+    both = {"image_processor": images, "video_processor": videos, "image_seq_len": 4}
+    (folder / "processor_config.json").write_text(json.dumps(both | {"processor_class": "SmolVLMProcessor"}))
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 5.0, "eos_token_id": 3})
+    )
+    return folder
+
+
+def test_a_folder_as_transformers_5_saves_it_answers_as_one_of_before(model: Model, tmp_path: Path) -> None:
+    folder = as_transformers_5_saves(tmp_path / "new")
+    with galago.load(folder, device="cpu") as new:
+        assert new.video_sampling == model.video_sampling
+        for shown in (WIDE, FILM, None):
+            said = new.query(shown, "What is this?", settings=tiny.WARM)
+            assert said["answer"] and said == model.query(shown, "What is this?", settings=tiny.WARM)
+    packed = quantise_model(hub.locate(folder), "int8", tmp_path / "packed").parent
+    with galago.load(packed, device="cpu") as small:
+        assert small.video_sampling == model.video_sampling
+        assert small.query(FILM, "What moves?", settings=tiny.WARM)["answer"]
+
+
+def test_names_that_trainers_and_bare_models_give_tensors(model: Model, tmp_path: Path) -> None:
+    plain = tiny.tensors()
+    asked = {"question": "What is this?", "settings": tiny.WARM}
+    wanted = model.query(WIDE, **asked)
+    for renamed in (
+        {f"module.{name}": t for name, t in plain.items()},
+        {f"_orig_mod.{name}": t for name, t in plain.items()},
+        {name.replace("layers.0.", "layers.0._orig_mod."): t for name, t in plain.items()},
+        {name.replace("layers.1.", "layers.1._fsdp_wrapped_module."): t for name, t in plain.items()},
+        {name.removeprefix("model."): t for name, t in plain.items()},
+    ):
+        assert renamed != plain
+        with galago.load(tiny.write(tmp_path / "renamed", weights=renamed), device="cpu") as other:
+            assert other.query(WIDE, **asked) == wanted
+
+
+@pytest.mark.parametrize("left_out", ["lm_head.weight", "model.text_model.embed_tokens.weight"])
+@pytest.mark.parametrize("flag", ["tie_word_embeddings", "text_config"])
+def test_of_two_tied_tensors_either_may_be_left_out(tmp_path: Path, left_out: str, flag: str) -> None:
+    weights = tiny.tensors()
+    del weights[left_out]
+    tied: dict[str, Any] = {"tie_word_embeddings": True}
+    folder = tiny.write(tmp_path / "tied", weights=weights, config=tied if flag in tied else {flag: TEXT | tied})
+    m = tiny.load(folder)
+    assert torch.equal(m.weights.text.lm_head.weight, m.weights.text.wte)  # type: ignore[attr-defined]
+
+
 def test_without_a_preprocessor(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "tiny")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(CheckpointError, match="preprocessor_config"):
+    with pytest.raises(
+        CheckpointError, match=r"/preprocessor_config\.json: size\.longest_edge is missing; allowed is a wh"
+    ):
         tiny.load(folder)
 
 

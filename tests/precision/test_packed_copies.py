@@ -1,6 +1,9 @@
 """Packed copies that several processes want at once, that were damaged, or whose packer was killed."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +17,11 @@ import tiny_moondream as tiny
 import galago
 from galago import hub, packing
 from galago.checkpoint import damage
+from galago.cli.app import main
 from galago.engine.metrics import exposition
 from galago.errors import CheckpointError
-from galago.files import locked
+from galago.files import PART, locked
+from galago.needs import size_of
 
 PACK = """
 import os, sys
@@ -109,7 +114,7 @@ def test_a_damaged_copy_is_made_anew(
 def test_a_damaged_model_of_its_own_is_refused(folder: Path, tmp_path: Path, how: Damaged) -> None:
     weights = packing.quantise_model(hub.locate(folder), "int8", tmp_path / "made", lambda done, total: None)
     weights.write_bytes(how(weights.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors (is damaged|has no checksum)"):
+    with pytest.raises(CheckpointError, match=r"^made: .*model\.safetensors (is damaged|is empty|has no checksum)"):
         galago.load(weights.parent)
 
 
@@ -181,6 +186,103 @@ def test_a_whole_copy_in_a_folder_that_cannot_be_written_is_used(folder: Path, c
         assert names(cache) == os.listdir(cache) == [kept.name]
     finally:
         cache.chmod(0o755)
+
+
+@pytest.mark.parametrize("how", ["a file where the folder should be", "no folder can be made there"])
+def test_without_a_cache_that_can_be_written_it_packs_in_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """As in a container whose file system is read-only."""
+    monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
+    with galago.load(folder, precision="int8") as model:
+        answer = model.query(question="why?", settings={"max_tokens": 8})
+        assert model.fallbacks == []
+    place = tmp_path / "no" if how.startswith("a file") else Path("/proc/none")
+    if how.startswith("a file"):
+        place.write_text("")
+    monkeypatch.setenv("GALAGO_CACHE", str(place))
+    caplog.clear()
+    with galago.load(folder, precision="int8") as model:
+        assert model.query(question="why?", settings={"max_tokens": 8}) == answer
+        [said] = model.fallbacks
+    assert said.startswith(f"no packed copy can be kept in {place / 'packed'} (") and "in memory" in said
+    assert said in caplog.text
+
+
+def test_a_user_without_a_home_is_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `docker run --user 12345` makes one."""
+    monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with galago.load(folder, precision="int8") as model:
+        assert model.query(question="why?", settings={"max_tokens": 2})["answer"]
+        assert "in memory" in model.fallbacks[0]
+
+
+def test_what_a_killed_packer_left_goes_also_where_nothing_is_packed_any_more(folder: Path, cache: Path) -> None:
+    kept = copy(folder)
+    half = cache / f".{kept.name}.0123456789abcdef{PART}"
+    half.write_bytes(b"half")
+    with locked(cache / ".lock", lambda who: None):
+        assert copy(folder) == kept and half.exists(), "somebody packs here"
+        assert main(["models", "remove", "./none"]) == 2 and half.exists()
+    assert copy(folder) == kept
+    assert not half.exists()
+    half.write_bytes(b"half")
+    main(["models", "remove", str(folder)])
+    assert names(cache) == []
+
+
+def test_the_copies_of_a_folder_are_removed_and_those_of_one_that_is_gone_are_listed(
+    folder: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: str) -> tuple[int, str, str]:
+        code = main(["models", *args])
+        return code, *capsys.readouterr()
+
+    # Of one name, which is one of the catalogue too.
+    mine, other = (Path(shutil.copytree(folder, tmp_path / name / "moondream2")) for name in ("a", "b"))
+    kept = {made: copy(made) for made in (mine, other)}
+    file = packing.packed_copy(hub.locate(other / "model.safetensors"), "int4", lambda done, total: None).weights[0]
+    assert run()[1].count("moondream2 ") >= 1 and "no longer there" not in run()[1]
+    assert run("remove", "moondream2")[0] == 2, "it is not installed, and the folders' copies are theirs"
+    monkeypatch.chdir(mine.parent)
+    code, out, _ = run("remove", "./moondream2")
+    assert (code, out) == (0, f"./moondream2: {size_of(len(kept[other].read_bytes()))} freed, packed copies in int8\n")
+    assert not kept[mine].exists() and (mine / "model.safetensors").is_file()
+    code, _, error = run("remove", "./moondream2")
+    assert code == 2 and "no packed copy of moondream2" in error
+
+    shutil.rmtree(other)
+    rows = [json.loads(line) for line in run("--json")[1].splitlines()]
+    told = {row["id"]: row for row in rows if "packed_copies" in row}
+    assert {name: row["packed_copies"] for name, row in told.items()} == {
+        str(other): ["int8"],
+        str(other / "model.safetensors"): ["int4"],
+    }
+    assert told[str(other)] == {
+        "id": str(other), "packed_copies": ["int8"], "installed": False, "bytes": kept[other].stat().st_size,
+    }  # fmt: skip
+    assert f"{other} " in run()[1] and "no longer there" in run()[1]
+    assert run("remove", str(other))[0] == 0
+    assert not kept[other].exists() and not file.exists() and names(cache) == []
+
+
+def test_copies_of_an_earlier_version_are_listed_and_removed_by_name(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.mkdir()
+    kept = cache / "my-finetune-int4-0123456789abcdef.safetensors"
+    kept.write_bytes(b"it does not say what it is of")
+    assert main(["models"]) == 0
+    assert re.search(r"my-finetune +0\.0 MB +packed copies in int4 of what is no longer there", capsys.readouterr().out)
+    assert main(["models", "remove", "my-finetune"]) == 0 and not kept.exists()
+
+
+def test_a_model_of_its_own_says_nothing_of_folders(folder: Path, tmp_path: Path) -> None:
+    weights = packing.quantise_model(hub.locate(folder), "int8", tmp_path / "made", lambda done, total: None)
+    assert str(folder.parent).encode() not in weights.read_bytes()
 
 
 def test_a_full_disk_is_told_and_nothing_stays(folder: Path, cache: Path) -> None:

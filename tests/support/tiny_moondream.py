@@ -75,7 +75,7 @@ def tensors(family: str = "starmie", seed: int = 0, eos_bias: float = -100.0) ->
     revision = REVISIONS["2025-06-21" if family == "starmie" else "2025-01-09"]
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for name, shape in shapes(make_config(NESTED, revision)).items():
+    for name, shape in shapes(make_config(config(family)["config"], revision)).items():
         scale = 1.0 if len(shape) == 1 or "features" in name else 3.0 * shape[-1] ** -0.5
         if name == "text.lm_head.weight":
             scale /= 10

@@ -5,12 +5,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from textwrap import wrap
 from typing import Annotated
 
 import typer
 
-from galago.catalog import Bundled, Entry, entries, find, routes, with_precision
+from galago.catalog import Bundled, Entry, entries, find, lookup, routes, with_precision
 from galago.errors import ModelNotFound
 from galago.needs import size_of
 
@@ -28,8 +29,9 @@ def models(
     if context.invoked_subcommand:
         return
     from galago.hub import installed, random_checkpoints
+    from galago.packed_cache import copies_without_model
 
-    here, random = installed(), random_checkpoints()
+    here, random, left = installed(), random_checkpoints(), copies_without_model()
     if json:
         for entry in entries():
             typer.echo(jsonlib.dumps(_described(entry, here.get(entry.id))))
@@ -37,6 +39,9 @@ def models(
             typer.echo(jsonlib.dumps(asdict(route)))
         for name, made in random.items():
             typer.echo(jsonlib.dumps({"id": name, "random_weights": True, "installed": True, "bytes": made}))
+        for name, copies in left.items():
+            told = {"id": name, "packed_copies": [copy.precision for copy in copies], "installed": False}
+            typer.echo(jsonlib.dumps({**told, "bytes": sum(copy.size for copy in copies)}))
         return
     rows = []
     for entry in entries():
@@ -47,6 +52,10 @@ def models(
         rows.append((route.id, "", "", f"{route.description} ({ways})"))
     for name, size in random.items():
         rows.append((name, size_of(size), "", "random weights, made by `galago bench --random`"))
+    for name, copies in left.items():
+        precisions = ", ".join(copy.precision for copy in copies)
+        about = f"packed copies in {precisions} of what is no longer there; `galago models remove` deletes them"
+        rows.append((name, size_of(sum(copy.size for copy in copies)), "", about))
     # Only a terminal has a width that lines must keep to.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo("\n".join(_listed(rows, width)))
@@ -63,28 +72,31 @@ def pull(name: Name) -> None:
 
 
 @app.command()
-def remove(name: Name) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`, or a folder.")],
+) -> None:
     """Delete a downloaded model and its packed copies; a name such as moondream2-int8 means that copy alone.
 
-    moondream2-random means the random weights that `galago bench --random` made, and their packed copies.
+    Of a folder of your own, there or gone, the packed copies are deleted, and nothing in it. moondream2-random means
+    the random weights that `galago bench --random` made, and their packed copies.
     """
-    from galago import hub
+    from galago import hub, packed_cache
 
+    packed_cache.discard_halves(packed_cache.packed_folder())
     if name.endswith(hub.RANDOM):
-        if name not in hub.random_checkpoints():
+        plain, packed = hub.remove_random(name), packed_cache.remove_packed(name)
+        if not plain + packed:
             raise ModelNotFound(f"there are no random weights {name}; `galago models` lists those that are kept")
-        from galago.packing import remove_packed
-
-        _freed(name, hub.remove_random(name), remove_packed(name))
+        _freed(name, plain, packed)
+        return
+    if lookup(name) is None:
+        _remove_copies(name)
         return
     entry, (_, precision) = find(name), with_precision(name)
     if isinstance(entry.source, Bundled) and not precision:
         hub.remove(name)  # says why not
-    # Which imports PyTorch.
-    from galago.packing import remove_packed
-
     if precision:
-        packed = remove_packed(entry.id, precision)
+        packed = packed_cache.remove_packed(entry.id, precision)
         if not packed:
             raise ModelNotFound(f"there is no packed copy of {entry.id} in {precision}")
         typer.echo(f"{entry.id}: {size_of(packed)} freed, its packed copy in {precision}")
@@ -93,13 +105,27 @@ def remove(name: Name) -> None:
         freed = hub.remove(name)
     except ModelNotFound:
         # Its packed copies may be left.
-        packed = remove_packed(entry.id)
+        packed = packed_cache.remove_packed(entry.id)
         if not packed:
             raise
         freed = 0
     else:
-        packed = remove_packed(entry.id)
+        packed = packed_cache.remove_packed(entry.id)
     _freed(entry.id, freed, packed)
+
+
+def _remove_copies(name: str) -> None:
+    """Of a folder or weights file, by its path, or by the name under which a copy of one that is gone is listed."""
+    from galago import packed_cache
+
+    path = Path(name).expanduser()
+    copies = packed_cache.copies_of(path) or packed_cache.copies_without_model().get(name, [])
+    if not copies and not path.exists():
+        find(name)  # says what there is
+    if not copies:
+        raise ModelNotFound(f"there is no packed copy of {path}, and files of your own are left alone")
+    precisions = ", ".join(sorted({copy.precision for copy in copies}))
+    typer.echo(f"{name}: {size_of(packed_cache.remove_copies(copies))} freed, packed copies in {precisions}")
 
 
 def _freed(name: str, plain: int, packed: int) -> None:

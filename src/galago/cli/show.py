@@ -77,12 +77,13 @@ def _of_entry(entry: Entry, precision: str | None) -> About:
 
 def _of_files(model: str) -> About:
     from galago.families.family import family
-    from galago.hub import locate
+    from galago.hub import blaming, locate
     from galago.precision import NAMES
     from galago.precision.packed import bits_of
 
     files = locate(model)
-    outline, bits = family(files.family).outline(files), bits_of(files.weights)
+    with blaming(files.name, files.source):
+        outline, bits = family(files.family).outline(files), bits_of(files.weights)
     return About(
         id=files.name,
         description=None,
@@ -98,7 +99,7 @@ def _of_files(model: str) -> About:
 
 def _told(about: About, device: str | None) -> dict[str, Any]:
     from galago.nn.device import pick_device
-    from galago.packing import packed_copies
+    from galago.packed_cache import packed_copies
     from galago.precision import pick_precision
     from galago.precision.quantised import described, fallbacks
 

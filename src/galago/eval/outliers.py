@@ -73,5 +73,5 @@ def write_with_outliers(files: Files, folder: Path, factor: float, seed: int = 0
     layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()}
     write_tensors(folder / "model.safetensors", layout, made.items(), {"format": "pt"})
     shutil.copy(files.tokenizer, folder / "tokenizer.json")
-    (folder / "config.json").write_text(json.dumps(files.config), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(dict(files.config)), encoding="utf-8")
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from galago.checkpoint import not_as_written
 from galago.errors import CheckpointError
 
 
@@ -53,12 +54,19 @@ def _bytes_by_character() -> dict[str, int]:
 def load_tokenizer(file: Path, control: str = r"<\|.*\|>") -> Tokenizer:
     """Read a tokenizer.json, where tokens that match `control` stand for no text.
 
-    Raises CheckpointError if it is missing or damaged.
+    What a trainer left in it for its own batches is turned off: cutting and filling up, and pieces left out by chance.
+    Raises CheckpointError if it is missing, damaged or of another kind.
     """
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing")
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{file}: not a readable tokenizer: {error}") from error
+        raise not_as_written(file, f"is not a readable tokenizer: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
     # Control tokens that the file does not flag as special would be read out of user text.
     added = backend.get_added_tokens_decoder().values()
     unflagged = [t.content for t in added if not t.special and re.fullmatch(control, t.content)]

@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import check_finite, converted, metadata, read_tensors, write_tensors
+from galago.checkpoint import check_finite, check_type, converted, metadata, read_tensors, write_tensors
 from galago.errors import CheckpointError
 from galago.kernels import PANEL
 from galago.nn.linear import Dense, LinearWeight
-from galago.precision import Precision
+from galago.precision import BITS, Precision
 from galago.precision.quantise import Quantised, panel_bytes, quantise
 from galago.precision.quantised import on_device
 
 VERSION = "2"
+KNOWN_BITS = {str(bits) for bits in BITS.values()}
 PARTS = ("panels", "scale", "total", "bias", "multiply")
 KINDS = {"panels": torch.uint8, "total": torch.int32}
 """Types of the parts; the others are float32. Kernels read them by address."""
@@ -47,8 +48,8 @@ def bits_of(files: Iterable[Path]) -> int | None:
     for file in files:
         about = metadata(file)
         if "galago.packed" in about:
-            if about["galago.packed"] != VERSION:
-                raise CheckpointError(f"{file.name} was packed by another version of galago; pack it anew")
+            if about["galago.packed"] != VERSION or about.get("galago.bits") not in KNOWN_BITS:
+                raise CheckpointError(f"{file} was packed by another version of galago; pack it anew")
             return int(about["galago.bits"])
     return None
 
@@ -87,7 +88,9 @@ def load_packed(
             given = tuple(tensor.shape)
             raise CheckpointError(f"tensor {name} has shape {given}, the config asks for {layout[name]}")
         wanted = KINDS.get(name.rpartition(".")[2], torch.float32)
-        if name.rpartition(".")[0] in table.linears and tensor.dtype != wanted:
+        if name.rpartition(".")[0] not in table.linears:
+            check_type(name, tensor)
+        elif tensor.dtype != wanted:
             raise CheckpointError(f"tensor {name} is of type {tensor.dtype}, which should be {wanted}")
         found[name] = tensor
     if missing := [name for name in layout if name not in found]:

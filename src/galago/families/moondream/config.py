@@ -5,24 +5,27 @@ the defaults here are the 2B model's; a nested `config` overrides any of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from galago.errors import CheckpointError
+from galago.config_file import Members, list_of, member, members_of, one_of, read, whole
 
 Family = Literal["legacy", "starmie"]
 Ids = tuple[int, ...]
+SIZE, LAYERS, SIDE = whole(1, 1 << 20), whole(1, 1000), whole(1, 1 << 12)
+LEAST_TEXT = 32
+"""Positions beside an image that a question and its answer take, of the shortest kind."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    dim: int = 2048
-    ff_dim: int = 8192
-    n_layers: int = 24
-    n_heads: int = 32
-    n_kv_heads: int = 32
-    vocab_size: int = 51200
-    max_context: int = 2048
+    dim: int = member(SIZE, 2048)
+    ff_dim: int = member(SIZE, 8192)
+    n_layers: int = member(LAYERS, 24)
+    n_heads: int = member(SIZE, 32)
+    n_kv_heads: int = member(SIZE, 32)
+    vocab_size: int = member(whole(1, 1 << 24), 51200)
+    max_context: int = member(whole(1, 1 << 24), 2048)
 
     @property
     def head_dim(self) -> int:
@@ -35,17 +38,17 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    enc_dim: int = 1152
-    enc_n_layers: int = 27
-    enc_n_heads: int = 16
-    enc_ff_dim: int = 4304
-    enc_patch_size: int = 14
-    crop_size: int = 378
-    in_channels: int = 3
-    max_crops: int = 12
-    overlap_margin: int = 4
-    proj_inner_dim: int = 8192
-    proj_out_dim: int = 2048
+    enc_dim: int = member(SIZE, 1152)
+    enc_n_layers: int = member(LAYERS, 27)
+    enc_n_heads: int = member(SIZE, 16)
+    enc_ff_dim: int = member(SIZE, 4304)
+    enc_patch_size: int = member(SIDE, 14)
+    crop_size: int = member(SIDE, 378)
+    in_channels: int = member(one_of(3), 3)
+    max_crops: int = member(whole(1, 256), 12)
+    overlap_margin: int = member(whole(0, 1000), 4)
+    proj_inner_dim: int = member(SIZE, 8192)
+    proj_out_dim: int = member(SIZE, 2048)
 
     @property
     def grid(self) -> int:
@@ -60,12 +63,12 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
-    dim: int = 2048
-    inner_dim: int = 8192
-    coord_feat_dim: int = 256
-    coord_out_dim: int = 1024
-    size_feat_dim: int = 512
-    size_out_dim: int = 2048
+    dim: int = member(SIZE, 2048)
+    inner_dim: int = member(SIZE, 8192)
+    coord_feat_dim: int = member(SIZE, 256)
+    coord_out_dim: int = member(SIZE, 1024)
+    size_feat_dim: int = member(SIZE, 512)
+    size_out_dim: int = member(SIZE, 2048)
 
 
 @dataclass(frozen=True)
@@ -169,66 +172,91 @@ class MoondreamConfig:
         return 1 + self.vision.n_tokens
 
 
-# Members of published configs that say nothing we need: derived from others, or of a storage format.
 _IGNORED = {"prefix_attn", "group_size"}
-
-
-def _overridden(default: Any, given: Mapping[str, Any], part: str) -> Any:
-    known = {f.name for f in fields(default)}
-    unknown = sorted(set(given) - known - _IGNORED)
-    if unknown:
-        raise CheckpointError(f"config.json: unknown field {part}.{unknown[0]}; known are {', '.join(sorted(known))}")
-    return replace(default, **{k: v for k, v in given.items() if k in known and v is not None})
-
-
-def _tokens(default: TokenConfig, given: Mapping[str, Any]) -> TokenConfig:
-    plain = {k: v for k, v in given.items() if k != "templates"}
-    templates: dict[str, Any] = {}
-    for skill, value in given.get("templates", {}).items():
-        if value is None:
-            continue
-        if skill == "caption":
-            templates[skill] = {k: tuple(v) for k, v in value.items() if v is not None}
-        else:
-            templates[skill] = Template(tuple(value["prefix"]), tuple(value["suffix"]))
-    return _overridden(default, plain | templates, "tokenizer")
+"""Members of published configs that say nothing we need: derived from others, or of a storage format."""
+_TOKENS = ("bos_id", "eos_id", "answer_id", "thinking_id", "coord_id", "size_id")
+_MARKS = ("start_ground_points_id", "end_ground_id")
 
 
 def make_config(nested: Mapping[str, Any], revision: Revision) -> MoondreamConfig:
     """The config of a checkpoint from its nested dict (may be empty: the 2B sizes).
 
-    Raises CheckpointError for a field that does not exist or sizes that do not fit together.
+    Raises CheckpointError for a field that does not exist or holds what is not allowed, and for sizes that do not fit
+    together.
     """
-    unknown = sorted(set(nested) - {"text", "vision", "region", "tokenizer"})
-    if unknown:
-        raise CheckpointError(f"config.json: unknown part {unknown[0]}; known are text, vision, region, tokenizer")
-    text_given = dict(nested.get("text", {}))
-    dim = text_given.get("dim", TextConfig.dim)
+    given = members_of(nested, "config.json")
+    given.only("text", "vision", "region", "tokenizer")
+    text, vision, region = (given.part(name) for name in ("text", "vision", "region"))
+    for part, kind in ((text, TextConfig), (vision, VisionConfig), (region, RegionConfig)):
+        part.only(*kind.__dataclass_fields__, ignored=_IGNORED)
     # Configs of January 2025 lack ff_dim, and the 0.5B one lacks n_kv_heads: both follow the size.
-    text_given.setdefault("ff_dim", 4 * dim)
-    text_given.setdefault("n_kv_heads", text_given.get("n_heads", TextConfig.n_heads))
-    tokens = LEGACY_TOKENS if revision.family == "legacy" else STARMIE_TOKENS
+    dim, heads = text.take("dim", SIZE, TextConfig.dim), text.take("n_heads", SIZE, TextConfig.n_heads)
+    sizes = read(TextConfig, text, ff_dim=4 * dim, n_kv_heads=heads)
     config = MoondreamConfig(
-        tokens=_tokens(tokens, nested.get("tokenizer", {})),
+        tokens=_tokens(revision, given.part("tokenizer"), sizes.vocab_size),
         revision=revision,
-        text=_overridden(TextConfig(), text_given, "text"),
-        vision=_overridden(VisionConfig(), {"proj_out_dim": dim} | dict(nested.get("vision", {})), "vision"),
-        region=_overridden(RegionConfig(), {"dim": dim} | dict(nested.get("region", {})), "region"),
+        text=sizes,
+        vision=read(VisionConfig, vision, proj_out_dim=dim),
+        region=read(RegionConfig, region, dim=dim),
     )
-    _check(config)
+    _check(config, text, vision, region)
     return config
 
 
-def _check(c: MoondreamConfig) -> None:
-    rules = {
-        "text.dim must be a multiple of text.n_heads": c.text.dim % c.text.n_heads == 0,
-        "text.n_heads must be a multiple of text.n_kv_heads": c.text.n_heads % c.text.n_kv_heads == 0,
-        "vision.enc_dim must be a multiple of vision.enc_n_heads": c.vision.enc_dim % c.vision.enc_n_heads == 0,
-        "vision.crop_size must be a multiple of vision.enc_patch_size": c.vision.crop_size % c.vision.enc_patch_size
-        == 0,
-        "vision.proj_out_dim and region.dim must equal text.dim": c.vision.proj_out_dim == c.region.dim == c.text.dim,
-        "text.max_context must exceed the image's tokens": c.text.max_context > c.prefix_len,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise CheckpointError(f"config.json: {rule}")
+def _tokens(revision: Revision, given: Members, vocabulary: int) -> TokenConfig:
+    default = LEGACY_TOKENS if revision.family == "legacy" else STARMIE_TOKENS
+    given.only("templates", *_TOKENS, *_MARKS)
+    id_, ids = whole(0, vocabulary - 1), list_of(whole(0, vocabulary - 1), 64)
+    plain = {name: given.take(name, id_, getattr(default, name)) for name in (*_TOKENS, *_MARKS)}
+    templates = given.part("templates")
+    templates.only("caption", "query", "detect", "point")
+    captions = templates.part("caption")
+    captions.only(*STARMIE_TOKENS.caption)
+    # A part that is given stands for all of the default.
+    lengths = [name for name in captions if captions[name] is not None] or default.caption
+    caption = {name: captions.take(name, ids, default.caption.get(name)) for name in lengths}
+    for name in revision.lengths:
+        captions.require(name, None, name in caption, ids.allowed)
+    made: dict[str, Any] = {}
+    for skill in ("query", "detect", "point"):
+        part = templates.part(skill)
+        part.only("prefix", "suffix")
+        if part:
+            made[skill] = Template(part.needed("prefix", ids), part.needed("suffix", ids))
+    tokens = replace(default, caption=caption, **plain, **made)
+    # Where the file says nothing, the ids are of a vocabulary that a small model does not have.
+    below = f"ids below vocab_size ({vocabulary})"
+    for name in (*_TOKENS, *_MARKS):
+        given.require(name, getattr(tokens, name), (getattr(tokens, name) or 0) < vocabulary, below)
+    for skill in ("query", "detect", "point"):
+        template = getattr(tokens, skill)
+        both = (*template.prefix, *template.suffix)
+        templates.require(skill, both, max(both, default=0) < vocabulary, below)
+    for length, line in caption.items():
+        captions.require(length, line, max(line, default=0) < vocabulary, below)
+    return tokens
+
+
+def _check(c: MoondreamConfig, text: Members, vision: Members, region: Members) -> None:
+    """Whether the parts fit together. Raises CheckpointError."""
+    t, v, r = c.text, c.vision, c.region
+    # Half of each head is turned, in pairs.
+    heads = f"a number by which dim ({t.dim}) becomes heads of a multiple of 4"
+    text.require("n_heads", t.n_heads, t.dim % (4 * t.n_heads) == 0, heads)
+    text.require("n_kv_heads", t.n_kv_heads, t.n_heads % t.n_kv_heads == 0, f"a divisor of n_heads ({t.n_heads})")
+    divides = f"a divisor of enc_dim ({v.enc_dim})"
+    vision.require("enc_n_heads", v.enc_n_heads, v.enc_dim % v.enc_n_heads == 0, divides)
+    whole_patches = v.crop_size % v.enc_patch_size == 0
+    vision.require("enc_patch_size", v.enc_patch_size, whole_patches, f"a divisor of crop_size ({v.crop_size})")
+    inner = 2 * v.overlap_margin < v.grid
+    vision.require("overlap_margin", v.overlap_margin, inner, f"below half of the patches of a side ({v.grid})")
+    same = f"text.dim ({t.dim})"
+    vision.require("proj_out_dim", v.proj_out_dim, v.proj_out_dim == t.dim, same)
+    region.require("dim", r.dim, r.dim == t.dim, same)
+    for name, least in (("coord_feat_dim", 2), ("size_feat_dim", 2), ("size_out_dim", 4)):
+        size = getattr(r, name)
+        region.require(name, size, size >= least and size % 2 == 0, f"an even number, {least} at least")
+    region.require("coord_out_dim", r.coord_out_dim, r.coord_out_dim >= 2, "2 at least")
+    least = c.prefix_len + LEAST_TEXT
+    fits = f"at least {least}: an image of {v.n_tokens} tokens and a question"
+    text.require("max_context", t.max_context, t.max_context >= least, fits)

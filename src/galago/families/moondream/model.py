@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from galago.config_file import TEXT, members_of, one_of
 from galago.engine.batch import Batch, stepped
 from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
@@ -26,7 +27,7 @@ from galago.families.moondream.config import MoondreamConfig, make_config
 from galago.families.moondream.image import Crops, make_crops, tiling_of
 from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import BlockLora, decoder, embedded, logits_of
-from galago.families.moondream.tokenizer import decide_revision
+from galago.families.moondream.tokenizer import PROMPT_FAMILIES, decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
@@ -39,6 +40,7 @@ from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import exact_rows
+from galago.packed_cache import described
 from galago.precision import Precision
 from galago.precision.packed import pack
 from galago.request import Detail, Media, Request
@@ -313,15 +315,16 @@ def load_moondream(
 
 def config_of(files: "Files", tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
     """What the files say of the model, or the caller of its revision."""
-    stated = revision or files.revision or files.config.get("revision")
-    decided = decide_revision(stated, files.config.get("prompt_family"), tokenizer)
-    return make_config(files.config.get("config") or {}, decided)
+    config = members_of(files.config, "config.json")
+    stated = revision or files.revision or config.take("revision", TEXT, None)
+    decided = decide_revision(stated, config.take("prompt_family", one_of(*PROMPT_FAMILIES), None), tokenizer)
+    return make_config(config.part("config"), decided)
 
 
 def pack_moondream(files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Write a checkpoint's packed form, see precision/packed.py. Raises CheckpointError."""
     config = config_of(files, load_tokenizer(files.tokenizer))
-    about = {"format": "pt", "galago.model": files.name, "galago.revision": config.revision.name}
+    about = described(files, config.revision.name)
     pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
 
 

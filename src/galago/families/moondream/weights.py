@@ -1,5 +1,6 @@
 """The table from checkpoint names to parameters, and strict loading."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import check_finite, checked, converted, read_tensors
+from galago.checkpoint import check_finite, check_type, checked, converted, plain_name, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
@@ -127,6 +128,8 @@ def assemble(
     return MoondreamWeights(VisionWeights(tower, two("vision.proj_mlp")), text, region)
 
 
+GROUP = 128
+"""Inputs that have a scale and a zero point in common in the int4 layout."""
 # Frequencies stay float32: see region.py.
 FLOAT32 = {"region.coord_features", "region.size_features"}
 
@@ -158,11 +161,11 @@ def our_name(name: str) -> tuple[str, bool] | None:
     Reads the Hub's names with and without `model.`, and the original training names. None for
     tensors to drop: key-value buffers that fine-tunes saved from a running model carry.
     """
+    name = plain_name(name)
     if name.endswith((".kv_cache.k_cache", ".kv_cache.v_cache")):
         return None
     if not re.match(r"(text_model|vision_encoder|region_model)\.", name):
         return name.removeprefix("model."), False
-    name = name.replace("._orig_mod", "")
     for pattern, ours in _ORIGINAL:
         if pattern.fullmatch(name):
             renamed = pattern.sub(ours, name).replace("coordinate_", "coord_")
@@ -174,8 +177,15 @@ def unpack_int4(packed: Tensor, scale: Tensor, zero_point: Tensor, shape: Shape)
     """Values, float32 `shape` [out, in], of the 2025-05 int4 layout.
 
     packed is uint8 [G / 2, 128]: the high nibble of row r belongs to group r, the low one to group
-    r + G / 2; scale and zero_point are [G, 1].
+    r + G / 2; scale and zero_point are [G, 1]. Raises CheckpointError for others.
     """
+    groups = math.prod(shape) // GROUP
+    wanted = {"packed": (groups // 2, GROUP), "scale": (groups, 1), "zero_point": (groups, 1)}
+    for (part, size), tensor in zip(wanted.items(), (packed, scale, zero_point), strict=True):
+        if tuple(tensor.shape) != size:
+            raise CheckpointError(f"{part} has shape {tuple(tensor.shape)}, the config asks for {size}")
+    if packed.dtype != torch.uint8:
+        raise CheckpointError(f"packed is of type {str(packed.dtype).removeprefix('torch.')}; it should be uint8")
     nibbles = torch.cat((packed >> 4, packed & 0xF)).float()
     return ((nibbles - zero_point.float()) * scale.float()).reshape(shape)
 
@@ -191,7 +201,11 @@ def _joined_int4(pairs: Iterable[tuple[str, Tensor]], expected: Mapping[str, Sha
         have = parts.setdefault(weight, {})
         have[part] = tensor
         if len(have) == 3:
-            yield weight, unpack_int4(have["packed"], have["scale"], have["zero_point"], expected[weight])
+            try:
+                unpacked = unpack_int4(have["packed"], have["scale"], have["zero_point"], expected[weight])
+            except CheckpointError as error:
+                raise CheckpointError(f"tensor {weight}: {error}") from None
+            yield weight, unpacked
             del parts[weight]
     for weight, have in parts.items():
         lacking = sorted({"packed", "scale", "zero_point"} - set(have))
@@ -259,7 +273,8 @@ def load_lora(file: Path, c: MoondreamConfig, dtype: torch.dtype, device: torch.
             name = name.replace(old, new)
         name = name.removeprefix("model.")
         try:
-            check_finite(name, tensor, "")
+            check_type(name, tensor)
+            check_finite(name, tensor)
             tensors[name] = converted(name, tensor, device, dtype)
         except CheckpointError as error:
             raise CheckpointError(f"{file.name}: {error}") from None
@@ -275,6 +290,8 @@ def load_lora(file: Path, c: MoondreamConfig, dtype: torch.dtype, device: torch.
                 raise CheckpointError(f"{file.name}: missing tensor {name}.{part}")
             found.append(tensor)
         a, b = found
+        if a.dim() != 2:
+            raise CheckpointError(f"{file.name}: tensor {name}.A has shape {tuple(a.shape)}; it should have two sides")
         # The output projection's update reads the block's input, which has its own width.
         if a.shape[1] != (c.text.dim if name.endswith("attn.proj") else n_in) or b.shape != (n_out, a.shape[0]):
             given = f"{tuple(a.shape)} and {tuple(b.shape)}"

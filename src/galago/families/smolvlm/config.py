@@ -1,29 +1,36 @@
 """Sizes and preprocessing of SmolVLM, SmolVLM2 and Idefics3 checkpoints.
 
-Published files leave out what equals the defaults of the transformers library (5.23), so those are the defaults
+Published files leave out what equals the defaults of the transformers library (5.24), so those are the defaults
 here; a wrong one is told when the tensors are read, as their shapes do not fit then.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from galago.errors import CheckpointError, InvalidRequest
+from galago.config_file import FLAG, OBJECT, Members, close_to, member, members_of, none, number, one_of, read, whole
 from galago.media.timeline import MOST_FRAMES, FrameSampling
+
+SIZE, LAYERS, SIDE = whole(1, 1 << 20), whole(1, 1000), whole(1, 1 << 14)
+EPS, THETA, FRAMES = number(0, 1), number(1, 1e12), whole(1, 1 << 16)
+LEAST_TEXT = 64
+"""Positions beside an image that a question and its answer take, of the shortest kind."""
+LONGEST = 4096
+"""No edge of an image becomes longer, whatever a config asks for."""
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    dim: int
-    ff_dim: int
-    n_layers: int
-    n_heads: int
-    image_size: int
+    dim: int = member(SIZE, 1152, "hidden_size")
+    ff_dim: int = member(SIZE, 3072, "intermediate_size")
+    n_layers: int = member(LAYERS, 12, "num_hidden_layers")
+    n_heads: int = member(SIZE, 16, "num_attention_heads")
+    image_size: int = member(SIDE, 224)
     """side of a frame in pixels"""
-    patch_size: int
-    eps: float
-    scale: int
+    patch_size: int = member(SIDE, 32)
+    eps: float = member(EPS, 1e-6, "layer_norm_eps")
+    scale: int = 2
     """neighbouring patches, along each side, that become one token"""
 
     @property
@@ -39,16 +46,16 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    dim: int
-    ff_dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_context: int
-    theta: float
-    eps: float
+    dim: int = member(SIZE, 4096, "hidden_size")
+    ff_dim: int = member(SIZE, 11008, "intermediate_size")
+    n_layers: int = member(LAYERS, 32, "num_hidden_layers")
+    n_heads: int = member(SIZE, 32, "num_attention_heads")
+    n_kv_heads: int = member(SIZE, name="num_key_value_heads")
+    head_dim: int = member(SIZE)
+    vocab_size: int = member(whole(1, 1 << 24))
+    max_context: int = member(whole(1, 1 << 24), 2048, "max_position_embeddings")
+    theta: float = member(THETA, name="rope_theta")
+    eps: float = member(EPS, 1e-6, "rms_norm_eps")
 
     @property
     def q_dim(self) -> int:
@@ -63,15 +70,15 @@ class TextConfig:
 class ImageConfig:
     """How an image becomes frames."""
 
-    edge: int
+    edge: int = 0
     """the longest edge after the first resizing"""
-    tile: int
+    tile: int = 0
     """side of a frame"""
-    split: bool
+    split: bool = member(FLAG, True, "do_image_splitting")
     """whether an image is also seen in pieces"""
-    resize: bool
+    resize: bool = member(FLAG, True, "do_resize")
     """whether there is a first resizing"""
-    video: FrameSampling | None
+    video: FrameSampling | None = None
     """which frames of a video; None: the model was not trained with videos"""
 
 
@@ -84,119 +91,108 @@ class SmolVLMConfig:
     image: ImageConfig
     image_id: int
     tied: bool
-    """whether the head may be the embedding table"""
+    """whether head and embedding table may be one tensor"""
 
 
-def make_config(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> SmolVLMConfig:
-    """The config of a checkpoint from its config.json and its preprocessor_config.json.
+def make_config(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], video: Mapping[str, Any] | None = None
+) -> SmolVLMConfig:
+    """The config of a checkpoint from its config.json, and from what its files say of images and videos.
 
-    Raises CheckpointError for what is missing, not supported, or does not fit together.
+    Of videos older files speak in `video_sampling` of the preprocessor, newer ones in a processor of their own. Raises
+    CheckpointError for what is missing, not supported, or does not fit together.
     """
-    text, vision = _part(config, "text_config"), _part(config, "vision_config")
+    given = members_of(config, "config.json")
+    images = members_of(preprocessor, "preprocessor_config.json")
+    vision, text = (_there(given, name) for name in ("vision_config", "text_config"))
+    for part, name, rule in _FIXED:
+        {"config": given, "vision": vision, "text": text, "image": images}[part].take(name, rule, None)
     made = SmolVLMConfig(
-        name="SmolVLM2" if config.get("model_type") == "smolvlm" else "SmolVLM",
-        vision=_vision(vision, config.get("scale_factor", 2)),
-        text=_text(text, config),
-        image=_image(preprocessor),
-        image_id=config.get("image_token_id", 128257),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        name="SmolVLM2" if given.get("model_type") == "smolvlm" else "SmolVLM",
+        vision=replace(read(VisionConfig, vision), scale=given.take("scale_factor", whole(1, 64), 2)),
+        text=_text(text, given),
+        image=_image(images, members_of(video or {}, "video_preprocessor_config.json")),
+        image_id=given.take("image_token_id", whole(0, 1 << 24), 128257),
+        # Which of the two says it depends on the version that saved the file.
+        tied=any(part.take("tie_word_embeddings", FLAG, False) for part in (given, text)),
     )
-    _check(made, text, vision)
+    _check(made, given, text, vision, images)
     return made
 
 
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = config.get(name)
-    if not isinstance(part, Mapping):
-        raise CheckpointError(f"config.json: {name} is missing")
-    return part
+# Members that change what is computed, and that only one value is known for.
+_HALF, _YES = close_to(0.5), one_of(True)
+_FIXED = (
+    ("config", "quantization_config", none("the weights must not be quantized by another program")),
+    ("vision", "num_channels", one_of(3)),
+    ("vision", "hidden_act", one_of("gelu_pytorch_tanh")),
+    ("text", "model_type", one_of("llama")),
+    ("text", "hidden_act", one_of("silu")),
+    ("text", "attention_bias", one_of(False)),
+    ("text", "mlp_bias", one_of(False)),
+    ("image", "image_mean", _HALF),
+    ("image", "image_std", _HALF),
+    ("image", "do_rescale", _YES),
+    ("image", "rescale_factor", close_to(1 / 255)),
+    ("image", "do_normalize", _YES),
+    ("image", "resample", one_of(1)),
+)
 
 
-def _vision(given: Mapping[str, Any], scale: int) -> VisionConfig:
-    return VisionConfig(
-        dim=given.get("hidden_size", 1152),
-        ff_dim=given.get("intermediate_size", 3072),
-        n_layers=given.get("num_hidden_layers", 12),
-        n_heads=given.get("num_attention_heads", 16),
-        image_size=given.get("image_size", 224),
-        patch_size=given.get("patch_size", 32),
-        eps=given.get("layer_norm_eps", 1e-6),
-        scale=scale,
+def _there(given: Members, name: str) -> Members:
+    given.needed(name, OBJECT)
+    return given.part(name)
+
+
+def _text(given: Members, config: Members) -> TextConfig:
+    # Files that newer versions of the library saved have these in a part of their own.
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = given.part(name)
+        for kind in ("rope_type", "type"):
+            rope.take(kind, one_of("default"), None)
+        for factor in ("factor", "partial_rotary_factor"):
+            rope.take(factor, one_of(1), None)
+    heads = given.take("num_attention_heads", SIZE, 32)
+    return read(
+        TextConfig,
+        given,
+        n_kv_heads=heads,
+        head_dim=max(given.take("hidden_size", SIZE, 4096) // heads, 1),
+        vocab_size=config.take("vocab_size", whole(1, 1 << 24), 32000),
+        theta=given.part("rope_parameters").take("rope_theta", THETA, None),
     )
 
 
-def _text(given: Mapping[str, Any], config: Mapping[str, Any]) -> TextConfig:
-    dim, heads = given.get("hidden_size", 4096), given.get("num_attention_heads", 32)
-    # Files that newer versions of the library saved have it in a part of its own.
-    theta = given.get("rope_theta") or (given.get("rope_parameters") or {}).get("rope_theta")
-    if theta is None:
-        raise CheckpointError("config.json: text_config.rope_theta is missing")
-    return TextConfig(
-        dim=dim,
-        ff_dim=given.get("intermediate_size", 11008),
-        n_layers=given.get("num_hidden_layers", 32),
-        n_heads=heads,
-        n_kv_heads=given.get("num_key_value_heads") or heads,
-        head_dim=given.get("head_dim") or dim // heads,
-        vocab_size=given.get("vocab_size", config.get("vocab_size", 32000)),
-        max_context=given.get("max_position_embeddings", 2048),
-        theta=float(theta),
-        eps=given.get("rms_norm_eps", 1e-6),
-    )
+def _image(given: Members, video: Members) -> ImageConfig:
+    edge, tile = (given.part(name).needed("longest_edge", SIDE) for name in ("size", "max_image_size"))
+    return replace(read(ImageConfig, given), edge=edge, tile=tile, video=_video(given, video))
 
 
-def _image(given: Mapping[str, Any]) -> ImageConfig:
-    edges = []
-    for name in ("size", "max_image_size"):
-        edge = (given.get(name) or {}).get("longest_edge")
-        if not isinstance(edge, int) or edge < 1:
-            raise CheckpointError(f"preprocessor_config.json: {name}.longest_edge is missing")
-        edges.append(edge)
-    for name in ("image_mean", "image_std"):
-        if any(value != 0.5 for value in given.get(name) or ()):
-            raise CheckpointError(f"preprocessor_config.json: {name} must be 0.5; got {given[name]}")
-    return ImageConfig(
-        edge=edges[0],
-        tile=edges[1],
-        split=given.get("do_image_splitting", True),
-        resize=given.get("do_resize", True),
-        video=_video(given.get("video_sampling")),
-    )
+def _video(images: Members, given: Members) -> FrameSampling | None:
+    """From a video's own processor or else the preprocessor's `video_sampling`; None where there is neither."""
+    part = given.part("video_sampling") or given or images.part("video_sampling")
+    fps = part.take("fps", number(0, 1000), None)
+    frames = part.take("max_frames", FRAMES, part.take("num_frames", FRAMES, None))
+    return FrameSampling(fps or 1.0, min(frames or 64, MOST_FRAMES)) if fps or frames else None
 
 
-def _video(given: Mapping[str, Any] | None) -> FrameSampling | None:
-    if given is None:
-        return None
-    try:
-        return FrameSampling(given.get("fps", 1), min(given.get("max_frames", 64), MOST_FRAMES))
-    except (InvalidRequest, TypeError) as error:
-        raise CheckpointError(f"preprocessor_config.json: video_sampling: {error}") from None
-
-
-def _positive(value: Any) -> bool:
-    """Whether it is such a number: JSON's readers take NaN and Infinity too."""
-    return isinstance(value, int | float) and 0 < value < math.inf
-
-
-def _check(c: SmolVLMConfig, text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
-    v, t = c.vision, c.text
-    rules = {
-        "vision_config.num_attention_heads must divide the hidden size": v.dim % v.n_heads == 0,
-        "scale_factor must divide the patches of a side": v.grid > 0 and v.grid % v.scale == 0,
-        "text_config.num_key_value_heads must divide num_attention_heads": t.n_heads % t.n_kv_heads == 0,
-        "vision_config.layer_norm_eps must be a number above 0": _positive(v.eps),
-        "text_config.rms_norm_eps must be a number above 0": _positive(t.eps),
-        "text_config.rope_theta must be a number above 0": _positive(t.theta),
-        "text_config.head_dim must be even": t.head_dim % 2 == 0,
-        "image_token_id must be in the vocabulary": 0 <= c.image_id < t.vocab_size,
-        "text_config.hidden_act must be silu": text.get("hidden_act", "silu") == "silu",
-        "text_config must have no biases": not (text.get("attention_bias") or text.get("mlp_bias")),
-        "text_config.rope_scaling is not supported": not text.get("rope_scaling"),
-        "vision_config.hidden_act must be gelu_pytorch_tanh": vision.get("hidden_act", "gelu_pytorch_tanh")
-        == "gelu_pytorch_tanh",
-        "vision_config.image_size must be max_image_size.longest_edge of preprocessor_config.json": v.image_size
-        == c.image.tile,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise CheckpointError(f"config.json: {rule}")
+def _check(c: SmolVLMConfig, given: Members, text: Members, vision: Members, images: Members) -> None:
+    """Whether the parts fit together. Raises CheckpointError."""
+    v, t, image = c.vision, c.text, c.image
+    side = math.ceil(min(image.edge, LONGEST) / image.tile)
+    frames = side**2 + 1 if image.split and side > 1 else 1
+    frame, room = v.n_tokens + 2, t.max_context - LEAST_TEXT
+    divides = "a divisor of"
+    vision.require("num_attention_heads", v.n_heads, v.dim % v.n_heads == 0, f"{divides} hidden_size ({v.dim})")
+    vision.require("patch_size", v.patch_size, v.grid > 0, f"at most image_size ({v.image_size})")
+    given.require("scale_factor", v.scale, v.grid % v.scale == 0, f"{divides} the patches of a side ({v.grid})")
+    square = f"max_image_size.longest_edge of the preprocessor ({image.tile})"
+    vision.require("image_size", v.image_size, v.image_size == image.tile, square)
+    shared = f"{divides} num_attention_heads ({t.n_heads})"
+    text.require("num_key_value_heads", t.n_kv_heads, t.n_heads % t.n_kv_heads == 0, shared)
+    text.require("head_dim", t.head_dim, t.head_dim % 2 == 0, "an even number")
+    given.require("image_token_id", c.image_id, c.image_id < t.vocab_size, f"below vocab_size ({t.vocab_size})")
+    least = f"at least {frame + LEAST_TEXT}: an image and a question"
+    text.require("max_position_embeddings", t.max_context, frame <= room, least)
+    fits = f"fewer pixels: the {frames} frames of an image do not fit in max_position_embeddings ({t.max_context})"
+    images.part("size").require("longest_edge", image.edge, frames * frame <= room, fits)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from galago.families.smolvlm.config import ImageConfig
+from galago.families.smolvlm.config import LONGEST, ImageConfig
 
-LONGEST = 4096
-"""No edge becomes longer, whatever a config asks for."""
 Size = tuple[int, int]
 """width, height"""
 

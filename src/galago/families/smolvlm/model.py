@@ -37,6 +37,7 @@ from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import exact_rows
 from galago.nn.vit import normalise
+from galago.packed_cache import described
 from galago.precision import Precision
 from galago.precision.packed import pack
 from galago.request import Detail, Media, Request
@@ -257,13 +258,13 @@ def _known(tokenizer: Tokenizer, name: str) -> int:
 
 def config_of(files: "Files") -> SmolVLMConfig:
     """What the files say of the model. Raises CheckpointError."""
-    return make_config(files.config, files.preprocessor)
+    return make_config(files.config, files.preprocessor, files.video)
 
 
 def pack_smolvlm(files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Write a checkpoint's packed form, see precision/packed.py. Raises CheckpointError."""
     config = config_of(files)
-    about = {"format": "pt", "galago.model": files.name, "galago.revision": config.name}
+    about = described(files, config.name)
     pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import checked, read_tensors
+from galago.checkpoint import checked, plain_name, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
 from galago.families.smolvlm.vision import VisionWeights
@@ -115,7 +115,8 @@ def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]
         parts.setdefault(source.ours, []).append(source.name)
     have: dict[str, dict[str, Tensor]] = {}
     expected = {name: source.shape for name, source in by_name.items()}
-    for name, tensor in checked(_with_head(read_tensors(files), c.tied), expected):
+    pairs = _named(files)
+    for name, tensor in checked(_with_tied(pairs) if c.tied else pairs, expected):
         ours = by_name[name].ours
         found = have.setdefault(ours, {})
         found[name] = tensor.flatten(1) if tensor.dim() == 4 else tensor
@@ -124,16 +125,23 @@ def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]
             del have[ours]
 
 
-def _with_head(pairs: Iterable[tuple[str, Tensor]], tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors, and last the embedding table as the head where the checkpoint has none of its own."""
-    head: Tensor | None = None
+def _named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in read_tensors(files):
+        name = plain_name(name)
+        # As a model without a head is saved.
+        bare = name.startswith(("text_model.", "vision_model.", "connector."))
+        yield f"model.{name}" if bare else name, tensor
+
+
+def _with_tied(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, and last the head or the embedding table where the checkpoint has the other alone."""
+    found: dict[str, Tensor] = {}
     for name, tensor in pairs:
-        if name == EMBEDDINGS and tied:
-            head = tensor
-        tied = tied and name != HEAD
+        if name in (HEAD, EMBEDDINGS):
+            found[name] = tensor
         yield name, tensor
-    if tied and head is not None:
-        yield HEAD, head
+    if len(found) == 1:
+        yield ({HEAD, EMBEDDINGS} - set(found)).pop(), next(iter(found.values()))
 
 
 def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight], c: SmolVLMConfig) -> SmolVLMWeights:
