@@ -69,7 +69,9 @@ class Members(Mapping[str, Any]):
     def only(self, *known: str, ignored: Collection[str] = ()) -> None:
         """Raise CheckpointError for a field that is not among the known ones."""
         for name in sorted(set(self) - set(known) - set(ignored)):
-            raise CheckpointError(f"{self.file}: unknown field {self._place}{shortened(name)}; known are {', '.join(known)}")
+            raise CheckpointError(
+                f"{self.file}: unknown field {self._place}{shortened(name)}; known are {', '.join(known)}"
+            )
 
     def require(self, name: str, value: Any, holds: bool, allowed: str) -> None:
         """Raise CheckpointError unless it holds; `value` is what stands for a field of which the file says nothing."""

@@ -62,7 +62,10 @@ def packed_copies(name: str | None = None) -> list[Copy]:
 
 def copies_of(path: Path) -> list[Copy]:
     """Those of what is in a folder, or of a weights file, whether it is still there or not."""
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, ValueError):  # a name that no file can have
+        return []
     return [copy for copy in packed_copies() if copy.source and copy.source.is_relative_to(real)]
 
 

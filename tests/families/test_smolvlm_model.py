@@ -265,7 +265,13 @@ def as_transformers_5_saves(folder: Path, weights: dict[str, Tensor] | None = No
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 1, "rescale_factor": 1 / 255,
         "image_processor_type": "SmolVLMImageProcessor", "data_format": "channels_first", "return_row_col_info": False,
     }  # fmt: skip
-    videos = {**images, "video_processor_type": "SmolVLMVideoProcessor", "fps": 1, "num_frames": 8, "do_sample_frames": False}
+    videos = {
+        **images,
+        "video_processor_type": "SmolVLMVideoProcessor",
+        "fps": 1,
+        "num_frames": 8,
+        "do_sample_frames": False,
+    }
     both = {"image_processor": images, "video_processor": videos, "image_seq_len": 4}
     (folder / "processor_config.json").write_text(json.dumps(both | {"processor_class": "SmolVLMProcessor"}))
     (folder / "preprocessor_config.json").unlink()

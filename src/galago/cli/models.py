@@ -1,6 +1,7 @@
 """galago models"""
 
 import json as jsonlib
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def _remove_copies(name: str) -> None:
 
     path = Path(name).expanduser()
     copies = packed_cache.copies_of(path) or packed_cache.copies_without_model().get(name, [])
-    if not copies and not path.exists():
+    if not copies and not os.path.exists(path):  # which minds no name
         find(name)  # says what there is
     if not copies:
         raise ModelNotFound(f"there is no packed copy of {path}, and files of your own are left alone")
