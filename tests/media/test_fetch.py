@@ -3,8 +3,10 @@
 import contextlib
 import gzip
 import io
+import re
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
@@ -36,7 +38,11 @@ class Site(BaseHTTPRequestHandler):
             "/endless": self.go_on,
             "/slow": self.dawdle,
             "/packed": lambda: self.answer(200, gzip.compress(bytes(1 << 20)), **{"content-encoding": "gzip"}),
+            "/deflated": lambda: self.answer(200, zlib.compress(BODY.getvalue()), **{"content-encoding": "deflate"}),
+            "/damaged": lambda: self.answer(200, gzip.compress(b"x")[:-3], **{"content-encoding": "x-gzip"}),
+            "/unknown": lambda: self.answer(200, b"x", **{"content-encoding": "br"}),
             "/accepted": lambda: self.answer(200, self.headers["accept-encoding"].encode()),
+            "/who": lambda: self.answer(200, self.headers["user-agent"].encode()),
         }
         routes.get(self.path, lambda: self.answer(404, b"no"))()
 
@@ -101,9 +107,23 @@ def test_a_time_limit_over_the_head(site):
         fetch(f"{site}/slow", max_seconds=0.2)
 
 
-def test_what_is_compressed_is_not_unpacked(site):
+def test_what_is_compressed_without_being_asked_is_unpacked_within_the_bound(site):
     assert fetch(f"{site}/accepted") == b"identity"
-    assert len(fetch(f"{site}/packed")) < 1 << 16
+    assert load_image(f"{site}/deflated").size == (5, 4)
+    assert fetch(f"{site}/packed", max_bytes=1 << 20) == bytes(1 << 20)
+    for path, said in (("/packed", "larger than"), ("/damaged", "ends early"), ("/unknown", "compressed as 'br'")):
+        with pytest.raises(InvalidImage, match=said):
+            fetch(site + path, max_bytes=(1 << 20) - 1)
+
+
+def test_sites_are_told_who_asks(site):
+    """Some turn away what calls itself by the name of a library."""
+    assert re.match(rb"Galago/\d\S* \(.+\)$", fetch(f"{site}/who"))
+
+
+def test_blanks_around_a_url(site):
+    for url in (f"{site}/image\n", f" {site}/image\r\n", f"\t{site}/image "):
+        assert fetch(url) == BODY.getvalue()
 
 
 @pytest.mark.parametrize("url", ["http://", "file:///etc/passwd", "http://[broken", "http://no-such-host.invalid/a"])

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 
-from galago.errors import InvalidImage, shortened
+from galago.errors import InvalidImage, quoted, shortened
+from galago.inflate import KNOWN, TooLarge, codings, inflate
+from galago.version import USER_AGENT
 
 MAX_BYTES = 32 * 2**20
 MAX_SECONDS = 20.0
@@ -27,20 +29,23 @@ def fetch(
 ) -> bytes:
     """The bytes behind an http(s) URL, redirects followed; whatever the server calls them.
 
-    All of it together takes `max_seconds` at the most, but for what the system spends on finding a name.
+    Blanks around the URL do not count. All of it together takes `max_seconds` at the most, but for what the system
+    spends on finding a name. What was sent compressed is unpacked, to `max_bytes` too.
 
     For URLs of strangers set `public_only`: then every host on the way must have public addresses only
     (no loopback, private network, link-local or cloud metadata) unless it is in `allowed_hosts`, and the
     address that was judged is the one connected to. Raises InvalidImage with the reason.
     """
     deadline = time.monotonic() + max_seconds
+    url = url.strip()
     target = _parsed(url)
     try:
         # A proxy would resolve names anew, out of reach of the judgement.
         with httpx.Client(trust_env=not public_only) as client, _ended_at(deadline) as trace:
             for _ in range(MAX_REDIRECTS + 1):
-                # Not compressed: a small body could become a large one before it is measured.
-                request = client.build_request("GET", target, headers={"accept-encoding": "identity"})
+                # Pictures do not shrink any further.
+                headers = {"accept-encoding": "identity", "accept": "image/*, video/*, */*;q=0.8"}
+                request = client.build_request("GET", target, headers={**headers, "user-agent": USER_AGENT})
                 if public_only:
                     _pin(request, allowed_hosts)
                 request.extensions["trace"] = trace
@@ -113,7 +118,21 @@ def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline:
             raise InvalidImage(f"{shortened(str(target))} is larger than {max_bytes / 2**20:g} MiB")
         _left(target, deadline)
     _left(target, deadline)
-    return bytes(body)
+    return _unpacked(bytes(body), response, target, max_bytes)
+
+
+def _unpacked(body: bytes, response: httpx.Response, target: httpx.URL, max_bytes: int) -> bytes:
+    """The body of a server that compresses without being asked."""
+    for coding in reversed(codings(response.headers.get("content-encoding", ""))):
+        if coding not in KNOWN:
+            raise InvalidImage(f"{shortened(str(target))} came compressed as {quoted(coding)}, which was not asked for")
+        try:
+            body = inflate(body, max_bytes)
+        except TooLarge:
+            raise InvalidImage(f"{shortened(str(target))} is larger than {max_bytes / 2**20:g} MiB") from None
+        except ValueError as error:
+            raise InvalidImage(f"{shortened(str(target))} cannot be unpacked as {coding}: {error}") from None
+    return body
 
 
 def _pin(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
