@@ -1,5 +1,6 @@
 """Who may ask: keys, pages from elsewhere, names that are not the server's, and what its pages may do."""
 
+import re
 from contextlib import ExitStack
 
 import httpx
@@ -153,6 +154,26 @@ def test_every_page_may_use_the_server_where_that_was_asked_for(serve):
     for origin in [*HERE, *ELSEWHERE]:
         assert preflight(http, origin).headers["access-control-allow-origin"] == "*"
         assert http.post("/v1/query", json={}, headers={"Origin": origin}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "origin", [*ELSEWHERE[:-1], "chrome-extension://abcdef", "app://notes", "null", "a b", "x" * 500]
+)
+def test_the_flag_that_a_refusal_names_lets_the_page_in(serve, origin):
+    refused = serve().post("/v1/query", json={}, headers={"Origin": origin}).json()["error"]
+    named = re.search(r"--cors-origin (\S+)", refused)[1].strip("';,")
+    assert len(refused) < 300
+    http = serve(cors_origins=(named,))
+    assert http.post("/v1/query", json={}, headers={"Origin": origin}).status_code == 400
+
+
+def test_the_flags_that_a_strange_name_is_told_of_let_it_in(serve):
+    strange = {"Host": "box.lan"}
+    refused = serve().post("/v1/query", json={}, headers=strange).json()["error"]
+    assert "--api-key" in refused and "--host 0.0.0.0" in refused
+    assert serve(host="0.0.0.0").get("/v1/models", headers=strange).status_code == 200
+    key = {"Authorization": f"Bearer {KEYS[0]}"}
+    assert serve(api_keys=KEYS).get("/v1/models", headers={**strange, **key}).status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "", "https://*.example.org", "https://a b"])

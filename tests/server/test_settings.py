@@ -123,6 +123,8 @@ def test_other_forms_of_the_same(tmp_path: Path) -> None:
     found = read_settings(config=file, environment={"GALAGO_PORT": ""})
     assert (found.settings.model, found.settings.log_level) == (("scenes-int8",), "warning")
     assert (found.settings.timeout, found.settings.port, found.origins["port"]) == (30, 8080, "default")
+    for host in ("::1", "[::1]", "fe80::1%eth0", "box.lan"):
+        assert read_settings({"host": host}, environment={}).settings.host == host.strip("[]")
 
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -131,6 +133,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model", 5, "names or paths"),
     ("host", "", "a host name or an address"),
     ("host", "http://localhost", "a host name or an address"),
+    ("host", "127.0.0.1:9000", "without a port"),
+    ("host", "[::1]:9000", "without a port"),
+    ("allow_image_hosts", ["camera:8080"], "without a scheme, a port"),
     ("port", 65536, "a whole number in 0..65535, not 65536"),
     ("port", -1, "0..65535"),
     ("port", 80.5, "0..65535"),

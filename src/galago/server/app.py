@@ -1,7 +1,6 @@
 """The server's routes."""
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -9,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
 
 from galago.errors import UnsupportedTask
 from galago.pool import ModelPool
@@ -20,6 +19,8 @@ from galago.server.models import Models
 from galago.server.openai import read_chat
 from galago.server.running import Host, ran, streamed, waited
 from galago.server.settings import Settings
+from galago.server.targets import with_plain_targets
+from galago.version import VERSION
 
 
 def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Underway | None = None) -> FastAPI:
@@ -55,12 +56,20 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
         hosts=(settings.host,) if alone else None,
         log_content=settings.log_content,
     )
-    app.add_middleware(_single_slashes)
+    app.add_middleware(with_plain_targets)
     _openai_routes(app, host)
     _moondream_routes(app, host)
     manage.add_routes(app, host)
     info.add_routes(app, host)
+    _answer_head(app)
     return app
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Monitors ask for the head alone of what they could GET; the body is left out by who sends it."""
+    for route in app.routes:
+        if isinstance(route, Route) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 def _openai_routes(app: FastAPI, host: Host) -> None:
@@ -71,7 +80,7 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
         arrived = time.perf_counter()
         answer = await host.answer(http, read_chat)
         facts, asked = answer.facts, answer.asked
-        fingerprint = f"{facts.revision}-{facts.precision}-galago{info.VERSION}"
+        fingerprint = f"{facts.revision}-{facts.precision}-galago{VERSION}"
         head = openai_reply.Head(facts.id, fingerprint, arrived, host.settings.assistant_compat)
         if asked.stream:
             return await streamed(openai_reply.chunks(head, asked, answer.events), ran(facts))
@@ -98,14 +107,3 @@ def _moondream_routes(app: FastAPI, host: Host) -> None:
 
     for path, reader in moondream.PATHS.items():
         add(path, reader)
-
-
-def _single_slashes(app: ASGIApp) -> ASGIApp:
-    """Moondream's client puts a slash behind an address that may end in one."""
-
-    async def collapsed(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["path"] = re.sub("/{2,}", "/", scope["path"])
-        await app(scope, receive, send)
-
-    return collapsed

@@ -30,6 +30,7 @@ _STATUS = {
     "request_timeout": 408,
     "model_in_use": 409,
     "request_too_large": 413,
+    "unsupported_encoding": 415,
     "host_not_allowed": 421,
     "queue_full": 429,
     "head_too_large": 431,

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from fastapi import FastAPI, Request
@@ -12,16 +11,12 @@ from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory, pick_device
 from galago.server import moondream_reply
-from galago.server.fields import Json
+from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, start_page, style
 from galago.server.running import Host, waited
-
-try:
-    VERSION = version("galago")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    VERSION = "0+source"
+from galago.version import VERSION
 
 
 def add_routes(app: FastAPI, host: Host) -> None:

@@ -13,12 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from galago.errors import InvalidRequest
 from galago.routing import Plan
 from galago.server import openai_reply
+from galago.server.bodies import Json, load_json
 from galago.server.errors import failure
-from galago.server.fields import Json, load_json, read, required
+from galago.server.fields import read, required
 from galago.server.models import Models, Row
 from galago.server.running import Host, line, streamed, waited
 
-LOAD, UNLOAD = "/v1/models/load", "/v1/models/unload"
+LOAD, UNLOAD = "/models/load", "/models/unload"
 QUIET_S = 15.0
 """After so long without news a comment keeps the connection."""
 
@@ -37,6 +38,8 @@ def read_asked(body: bytes) -> Asked:
 def add_routes(app: FastAPI, host: Host) -> None:
     models = host.models
 
+    # Without the /v1 too, for clients whose base URL lacks it.
+    @app.get("/models")
     @app.get("/v1/models")
     async def listed() -> Response:
         rows = await waited(models.rows)
@@ -44,6 +47,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
         return JSONResponse({"object": "list", "data": data, "models": [_described(row) for row in rows]})
 
     @app.post(LOAD)
+    @app.post(f"/v1{LOAD}")
     async def load(http: Request) -> Response:
         asked = await _asked(http, host)
         plan = await waited(partial(models.known, asked.model))
@@ -54,6 +58,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
         return JSONResponse(await _entry_of(models, plan))
 
     @app.post(UNLOAD)
+    @app.post(f"/v1{UNLOAD}")
     async def unload(http: Request) -> Response:
         asked = await _asked(http, host)
         plan = await waited(partial(models.known, asked.model))
@@ -61,9 +66,10 @@ def add_routes(app: FastAPI, host: Host) -> None:
         were_loaded = [await waited(partial(models.pool.unload, key)) for key in plan.models]
         return JSONResponse({**await _entry_of(models, plan), "unloaded": any(were_loaded)})
 
+    @app.get("/models/{name:path}")
     @app.get("/v1/models/{name:path}")
     async def one(http: Request, name: str) -> Response:
-        if http.url.path in (LOAD, UNLOAD):
+        if http.url.path.removeprefix("/v1") in (LOAD, UNLOAD):
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
         plan = await waited(partial(models.known, name))
         return JSONResponse(await _entry_of(models, plan))

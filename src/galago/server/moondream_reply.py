@@ -19,8 +19,8 @@ from galago.request import (
     Spot,
     TextDelta,
 )
+from galago.server.bodies import Json
 from galago.server.errors import Failure, failure
-from galago.server.fields import Json
 from galago.server.running import Served, line
 from galago.server.settings import MAX_TIMEOUT
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from galago.request import Done, Event, Reasoning, TextDelta, Token
+from galago.server.bodies import Json
 from galago.server.errors import Failure, failure
-from galago.server.fields import Asked, Json
+from galago.server.fields import Asked
 from galago.server.running import line
 
 _TYPE = {

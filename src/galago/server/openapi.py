@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from galago.server.fields import Json
-from galago.server.schemas import TEXT, ref, schemas
+from galago.server.bodies import Json
+from galago.server.schema_parts import TEXT, ref
+from galago.server.schemas import schemas
 
 WHY = {
     400: "The body is no JSON, a field is missing or wrong, or the image cannot be read.",
@@ -13,6 +14,7 @@ WHY = {
     408: "The request came too slowly.",
     409: "The model is in use.",
     413: "The body is too large.",
+    415: "The body is compressed in a way that is not unpacked here.",
     421: "The server has no such name.",
     429: "The queue is full.",
     431: "The head of the request is too large.",
@@ -28,7 +30,9 @@ EVENTS: Json = {
         "schema": {"type": "object", "properties": {"data": TEXT}, "description": "each event; its data is JSON"}
     }
 }
-ASKED = (400, 404, 413, 429, 500, 501, 503, 504)
+ASKED = (400, 404, 413, 415, 429, 500, 501, 503, 504)
+PREFIXES = (("/v1", ""), ("", "_unprefixed"))
+"""of paths, and what the names of their operations end in"""
 # What each skill takes, gives, and is.
 SKILLS = {
     "caption": ("CaptionRequest", "Caption", "Describe an image", True),
@@ -109,9 +113,9 @@ def _skills() -> Json:
         "failure that comes later is an event with `error`, then `data: [ERROR]`."
     )
     paths: Json = {}
-    for prefix, suffix in (("/v1", ""), ("", "_unprefixed")):
+    for prefix, suffix in PREFIXES:
         for name, (takes, gives, summary, streams) in SKILLS.items():
-            replies = _errors(ASKED if gives else (400, 413, 501, 503), "MoondreamError")
+            replies = _errors(ASKED if gives else (400, 413, 415, 501, 503), "MoondreamError")
             if gives:
                 content = _json(gives) | (EVENTS if streams else {})
                 replies = {"200": _reply("The answer.", content, RAN)} | replies
@@ -130,11 +134,11 @@ def _models() -> Json:
     content = _json("ModelEntry") | EVENTS
     loaded = {
         "200": _reply("The model is in memory.", content),
-        **_errors((400, 404, 413, 429, 500, 503), on_404=gone, on_429="Too many wait for their models."),
+        **_errors((400, 404, 413, 415, 429, 500, 503), on_404=gone, on_429="Too many wait for their models."),
     }
     unloaded = {
         "200": _reply("The model is not in memory.", _json("Unloaded")),
-        **_errors((400, 404, 409, 413, 503), on_404=gone),
+        **_errors((400, 404, 409, 413, 415, 503), on_404=gone),
     }
     load = (
         "Downloads the model where its files are not here. As events (stream): `status` is `loading`, with "
@@ -142,17 +146,21 @@ def _models() -> Json:
         "does not fit in memory is refused with 503 and the figures; models that are not in use make room for it."
     )
     unload = "Takes a model out of memory. It is loaded again when a request names it, if the settings do."
+    described: dict[str, dict[str, tuple[str, str, Json, str | None, Json]]] = {
+        "/models": {"get": ("list_models", "List the models", listed, None, {})},
+        "/models/{id}": {"get": ("get_model", "Tell of one model", one, None, {"parameters": [name]})},
+        "/models/load": {"post": ("load_model", "Load a model", loaded, "LoadRequest", {"description": load})},
+        "/models/unload": {
+            "post": ("unload_model", "Unload a model", unloaded, "UnloadRequest", {"description": unload})
+        },
+    }
     return {
-        "/v1/models": {"get": _operation("list_models", "Models", "List the models", listed)},
-        "/v1/models/{id}": {"get": _operation("get_model", "Models", "Tell of one model", one, parameters=[name])},
-        "/v1/models/load": {
-            "post": _operation("load_model", "Models", "Load a model", loaded, "LoadRequest", description=load)
-        },
-        "/v1/models/unload": {
-            "post": _operation(
-                "unload_model", "Models", "Unload a model", unloaded, "UnloadRequest", description=unload
-            )
-        },
+        f"{prefix}{path}": {
+            method: _operation(id + suffix, "Models", summary, replies, takes, **more)
+            for method, (id, summary, replies, takes, more) in operations.items()
+        }
+        for prefix, suffix in PREFIXES
+        for path, operations in described.items()
     }
 
 

@@ -14,7 +14,6 @@ from urllib.parse import quote
 import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
@@ -23,6 +22,7 @@ from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
 from galago.nn.device import usable_cores
 from galago.request import Done, Event
+from galago.server.bodies import read_body, unpacked
 from galago.server.errors import Refused
 from galago.server.fields import Asked, Shown, choices, clip_bytes, fetch_shown, one_image, read_shown
 from galago.server.guard.logs import facts_of
@@ -91,8 +91,9 @@ class Host:
 
     async def parsed(self, http: Request, reader: Callable[[bytes], T]) -> T:
         """What a reader makes of the body."""
-        body = await read_body(http, self.settings.body_limit)
-        return await anyio.to_thread.run_sync(reader, body, limiter=self.reading)
+        limit, encoding = self.settings.body_limit, http.headers.get("content-encoding", "")
+        body = await read_body(http, limit)
+        return await anyio.to_thread.run_sync(lambda: reader(unpacked(body, encoding, limit)), limiter=self.reading)
 
     async def answer(self, http: Request, reader: Callable[[bytes], Asked]) -> "Answer":
         """What a dialect's reader makes of the body, put to the model that it means.
@@ -257,24 +258,6 @@ async def waited(call: Callable[[], T]) -> T:
     # A limiter of its own is no limit. The engine's queue is the bound, which answers with 429; the usual
     # 40 threads would let requests wait where nobody counts them.
     return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
-
-
-async def read_body(http: Request, limit: int) -> bytes:
-    """The body, or Refused as soon as it is known to be over `limit` bytes."""
-    too_large = Refused("request_too_large", f"the body is larger than {limit} bytes")
-    declared = http.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async for piece in http.stream():
-            body += piece
-            if len(body) > limit:
-                raise too_large
-    except ClientDisconnect:
-        # Nobody is there to read this; it only ends the request quietly.
-        raise Refused("invalid_json", "the body ended early") from None
-    return bytes(body)
 
 
 async def events_of(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbered]:

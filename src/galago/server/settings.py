@@ -4,6 +4,7 @@ The names here are the keys of a TOML file. With GALAGO_ in front they are envir
 with dashes they are flags (--body-limit-mb).
 """
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -54,16 +55,23 @@ def _text(allowed: str, pattern: str = r".*\S.*") -> Rule:
     return Rule(allowed, matches(pattern))
 
 
+def _host() -> Rule:
+    def tidy(value: Any) -> Any:
+        return value[1:-1] if isinstance(value, str) and re.fullmatch(r"\[[^\]]*\]", value) else value
+
+    return Rule("a host name or an address, without a port, which is a setting of its own", is_host, tidy=tidy)
+
+
 def _one_of(*names: str) -> Rule:
     allowed = f"{', '.join(names[:-1])} or {names[-1]}"
     return Rule(allowed, lambda v: v in names, tidy=lambda v: v.lower() if isinstance(v, str) else v)
 
 
-def _list(allowed: str, pattern: str = r".*\S.*", least: int = 0) -> Rule:
+def _list(allowed: str, each: Callable[[Any], bool], least: int = 0) -> Rule:
     """Texts: in a file an array or a single one, in an environment variable with commas between."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, tuple) and len(value) >= least and all(map(matches(pattern), value))
+        return isinstance(value, tuple) and len(value) >= least and all(map(each, value))
 
     def tidy(value: Any) -> Any:
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
@@ -73,6 +81,17 @@ def _list(allowed: str, pattern: str = r".*\S.*", least: int = 0) -> Rule:
 
 def matches(pattern: str) -> Callable[[Any], bool]:
     return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None and "\0" not in v
+
+
+def is_host(value: Any) -> bool:
+    """Whether it can be a host's name or address; colons are in IPv6 addresses alone."""
+    if not matches(r"[^\s/]+")(value):
+        return False
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return ":" not in value
+    return True
 
 
 def _setting(default: Any, rule: Rule, secret: bool = False) -> Any:
@@ -91,8 +110,10 @@ class Settings:
     Raises InvalidRequest, with the setting as `param`, for what is out of range.
     """
 
-    model: tuple[str, ...] = _setting((entries()[0].id,), _list("names or paths of models, one at least", least=1))
-    host: str = _setting("127.0.0.1", _text("a host name or an address", r"[^\s/]+"))
+    model: tuple[str, ...] = _setting(
+        (entries()[0].id,), _list("names or paths of models, one at least", matches(r".*\S.*"), least=1)
+    )
+    host: str = _setting("127.0.0.1", _host())
     port: int = _setting(8080, _whole(0, 65535))
     """0 takes one that is free"""
 
@@ -119,18 +140,18 @@ class Settings:
     grace_s: int = _setting(8, _whole(0, 3600))
     """seconds that a stop may take; requests under way have all but the last two of them to finish"""
 
-    api_keys: tuple[str, ...] = _setting((), _list("keys of visible ASCII without spaces", KEY), secret=True)
+    api_keys: tuple[str, ...] = _setting((), _list("keys of visible ASCII without spaces", matches(KEY)), secret=True)
     """with none, everybody is let in"""
     api_key_file: str | None = _setting(None, _text("a path"))
     """keys that are added to those: one a line, # begins a comment"""
     cors_origins: tuple[str, ...] = _setting(
-        (), _list("origins such as https://example.org, or *", r"\*|[a-z][a-z0-9+.-]*://[^\s/]+")
+        (), _list("origins such as https://example.org, or *", matches(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+"))
     )
     """sites whose pages may call the server, beside those of this machine"""
     remote_images: bool = _setting(True, _switch())
     """whether images may be given by URL"""
     allow_image_hosts: tuple[str, ...] = _setting(
-        (), _list("host names or addresses, without a scheme or a path", r"[^\s/]+")
+        (), _list("host names or addresses, without a scheme, a port or a path", is_host)
     )
     """private hosts that such URLs may name"""
 

@@ -16,7 +16,7 @@ from galago.errors import InvalidRequest, quoted
 from galago.server.errors import Refused, Reply
 
 _HERE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|null|\*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|\*")
 
 
 def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
@@ -33,8 +33,7 @@ def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
             origin = headers.get("origin")
             own = origin is not None and origin.partition("://")[2] == headers.get("host")
             if origin is not None and not own and not cors.is_allowed_origin(origin):
-                told = f"pages from {origin} may not use this server; --cors-origin {origin} lets them"
-                await reply(scope["path"], Refused("origin_not_allowed", told))(scope, receive, send)
+                await reply(scope["path"], Refused("origin_not_allowed", _why_not(origin)))(scope, receive, send)
                 return
         await app(scope, receive, send)
 
@@ -48,6 +47,14 @@ def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
         expose_headers=["X-Request-Id", "X-Galago-Model", "Retry-After"],
     )
     return cors
+
+
+def _why_not(origin: str) -> str:
+    """Why a page may not use the server, and the flag that would let it."""
+    if len(origin) <= 100 and _ORIGIN.fullmatch(origin):
+        return f"pages from {origin} may not use this server; --cors-origin {origin} lets them"
+    # Files, sandboxed frames and redirects: whoever wants to can have a page be "null", so none of them can be named.
+    return "pages whose origin is not told may not use this server; --cors-origin '*' lets all pages"
 
 
 def check_origins(origins: Sequence[str]) -> None:
@@ -72,8 +79,8 @@ def with_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
         if host is not None:
             name = _name(host)
             if name not in known and not name.endswith(".localhost") and _address(name) is None:
-                helps = "call it localhost or by its address, or have it listen wider"
-                told = f"this server is not {quoted(host)}; {helps}"
+                helps = "call it localhost or by its address. With --api-key KEY, or with --host 0.0.0.0, which lets"
+                told = f"this server is not {quoted(host)}; {helps} other machines in, it answers to any name"
                 await reply(scope["path"], Refused("host_not_allowed", told))(scope, receive, send)
                 return
         await app(scope, receive, send)

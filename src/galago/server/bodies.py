@@ -1,0 +1,87 @@
+"""Bodies of requests: received within the limit, unpacked, and the JSON in them."""
+
+import json
+import re
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from galago.errors import InvalidRequest
+from galago.inflate import KNOWN, TooLarge, codings, inflate
+from galago.server.errors import Refused
+
+Json = dict[str, Any]
+
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
+_FORM = re.compile(rb"[\w.\[\]%-]+=")
+
+
+async def read_body(http: Request, limit: int) -> bytes:
+    """The body as it was sent, or Refused as soon as it is known to be over `limit` bytes."""
+    declared = http.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for piece in http.stream():
+            body += piece
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        # Nobody is there to read this; it only ends the request quietly.
+        raise Refused("invalid_json", "the body ended early") from None
+    return bytes(body)
+
+
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without the compression that its Content-Encoding tells, of `limit` bytes at the most.
+
+    Raises Refused where it would be larger, is damaged, or is compressed in another way.
+    """
+    for coding in reversed(codings(encoding)):
+        if coding not in KNOWN:
+            told = f"the body has Content-Encoding {coding[:40]!r}; {' and '.join(KNOWN)} are unpacked here"
+            raise Refused("unsupported_encoding", told)
+        try:
+            body = inflate(body, limit)
+        except TooLarge:
+            raise _too_large(limit) from None
+        except ValueError as error:
+            raise Refused("invalid_json", f"the body cannot be unpacked as {coding}: {error}") from None
+    return body
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused("request_too_large", f"the body is larger than {limit} bytes")
+
+
+def load_json(body: bytes) -> Json:
+    """The JSON object in the body, without Python's extensions (NaN, Infinity).
+
+    In UTF-8, or UTF-16 or 32 as some programs on Windows write them; with or without a byte-order mark.
+    """
+    try:
+        given = json.loads(body.decode(json.detect_encoding(body)), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refused("invalid_json", _why(body, error)) from None
+    if not isinstance(given, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return given
+
+
+def _why(body: bytes, error: Exception) -> str:
+    kinds = {
+        "is empty": not body.strip(),
+        "is multipart/form-data": body.startswith(b"--"),
+        "is a picture or a video itself": body.startswith(_PICTURES) or body[4:8] == b"ftyp",
+        "is a form": _FORM.match(body) is not None,
+    }
+    for kind, found in kinds.items():
+        if found:
+            return f"the body {kind}, where a JSON object is expected, with pictures in it as data: URLs in base64"
+    return f"the body is not valid JSON: {error}"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
