@@ -1,46 +1,108 @@
 """Reading what the methods of a Model are given. All raise InvalidRequest, naming the argument."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, cast
 
-from galago.errors import InvalidRequest
-from galago.request import Detail
+from galago.errors import InvalidRequest, quoted
+from galago.request import Box, Detail, Sampling, Spot
 
 Settings = Mapping[str, Any]
+"""temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
+detail; each may be left out.
+
+Text is greedy unless a temperature is given. `json_schema`, a JSON Schema as a dict or as text, makes it JSON that
+fits the schema. `variant` names a LoRA file; see load(). With detail `low` a
+large image is seen as a whole only (quicker, and coarser); the default is `high`.
+"""
+SPOT = ("x", "y")
 BOX = ("x_min", "y_min", "x_max", "y_max")
+_SAMPLING = {f.name for f in fields(Sampling)}
+SETTINGS = _SAMPLING | {"max_objects", "variant", "detail"}
+
+
+def checked_settings(settings: Settings | None) -> dict[str, Any]:
+    """A copy of the settings that were given, all of which exist."""
+    if not (settings is None or isinstance(settings, Mapping)):
+        raise InvalidRequest(f"settings must be a dict or None, not {type(settings).__name__}", "settings")
+    given = dict(settings or {})
+    if unknown := sorted(quoted(name) for name in set(given) - SETTINGS):
+        known = ", ".join(sorted(SETTINGS))
+        raise InvalidRequest(f"unknown setting {unknown[0]}; known are {known}", "settings")
+    return {name: plain(value) for name, value in given.items() if value is not None}
+
+
+def sampling_from(settings: Settings | None) -> Sampling:
+    """Sampling from a settings dict as Moondream's clients pass it (its other settings are read elsewhere)."""
+    given = {name: value for name, value in checked_settings(settings).items() if name in _SAMPLING}
+    match given.get("stop"):
+        case str(stop):
+            given["stop"] = (stop,) if stop else ()
+        case list(stops):
+            given["stop"] = tuple(stops)
+    if isinstance(given.get("json_schema"), Mapping):
+        try:
+            given["json_schema"] = json.dumps(dict(given["json_schema"]))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"json_schema must be a JSON Schema: {error}", "json_schema") from None
+    return Sampling(**given)
 
 
 def variant_of(settings: Settings | None) -> str | None:
-    variant = (settings or {}).get("variant")
-    if variant is not None and not isinstance(variant, str):
-        raise InvalidRequest("variant must be a text", "variant")
-    return variant
+    return checked_settings(settings).get("variant")
 
 
 def detail_of(settings: Settings | None) -> Detail:
-    detail = (settings or {}).get("detail") or "high"
+    detail = checked_settings(settings).get("detail", "high")
     if detail not in ("low", "high"):
         raise InvalidRequest("detail must be low or high", "detail")
     return cast(Detail, detail)
 
 
 def limit_of(settings: Settings | None) -> dict[str, int]:
-    most = (settings or {}).get("max_objects")
-    return {} if most is None else {"max_objects": most}
+    given = checked_settings(settings)
+    return {"max_objects": given["max_objects"]} if "max_objects" in given else {}
 
 
 def spot(point: tuple[float, float]) -> dict[str, float]:
     return {"x": point[0], "y": point[1]}
 
 
-def as_tuple(value: Any) -> Any:
-    """A list as the tuple that requests hold; what is neither is refused there."""
-    return tuple(value) if isinstance(value, list) else value
+def place(value: Any, param: str, *forms: tuple[str, ...]) -> Any:
+    """A point or a box, given as a list, an array or a dict with the keys of one of these forms, as a tuple.
 
-
-def numbers_of(value: Any, keys: tuple[str, ...], param: str) -> Any:
+    What is none of those is refused by the request.
+    """
+    value = plain(value)
     if isinstance(value, Mapping):
-        if set(value) != set(keys):
-            raise InvalidRequest(f"{param} must have {', '.join(keys)}", param)
-        return tuple(value[k] for k in keys)
-    return as_tuple(value)
+        keys = next((form for form in forms if set(value) == set(form)), None)
+        if keys is None:
+            raise InvalidRequest(f"{param} must have {', or '.join(map(', '.join, forms))}", param)
+        value = [value[key] for key in keys]
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def places(value: Any, param: str) -> tuple[Spot | Box, ...]:
+    """Points and boxes."""
+    value = plain(value)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest(f"{param} must be a list of points (x, y) and boxes (x0, y0, x1, y1), all in 0..1", param)
+    return tuple(place(one, param, SPOT, BOX) for one in value)
+
+
+def flags_of(given: Any, usual: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """Flags by name: those that are given, and the rest as in `usual`, which has all that there are."""
+    if not (given is None or isinstance(given, Mapping)):
+        raise InvalidRequest(f"{param} must be a dict or None, not {type(given).__name__}", param)
+    flags = {**usual, **{name: plain(value) for name, value in (given or {}).items() if value is not None}}
+    if unknown := sorted(quoted(name) for name in set(flags) - set(usual)):
+        raise InvalidRequest(f"unknown setting {unknown[0]}; known are {', '.join(usual)}", param)
+    return flags
+
+
+def plain(value: Any) -> Any:
+    """Arrays and numbers of NumPy and PyTorch as lists and numbers of Python; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value

@@ -11,18 +11,32 @@ from typing import Any, cast
 from PIL import Image
 
 from galago import hub
-from galago.arguments import BOX, as_tuple, detail_of, limit_of, numbers_of, spot, variant_of
+from galago.arguments import (
+    BOX,
+    SPOT,
+    Settings,
+    detail_of,
+    flags_of,
+    limit_of,
+    place,
+    places,
+    plain,
+    sampling_from,
+    spot,
+    variant_of,
+)
 from galago.catalog import entries
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
 from galago.engine.limits import MAX_THREADS, Limits
-from galago.errors import GalagoError, InvalidRequest, quoted
+from galago.errors import GalagoError, InvalidRequest
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.media.load import load_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
+from galago.messages import read_messages
 from galago.nn.device import pick_device, pick_threads, with_threads
 from galago.nn.footprint import footprint
 from galago.nn.forked import computed
@@ -47,7 +61,6 @@ from galago.request import (
     Skill,
     TextDelta,
     is_whole,
-    sampling_from,
 )
 
 log = logging.getLogger(__name__)
@@ -55,16 +68,11 @@ log = logging.getLogger(__name__)
 Source = FileSource | Image.Image | Clip | EncodedImage
 """An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
 Turn = Mapping[str, Any]
-"""A turn of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
-part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded."""
-Settings = Mapping[str, Any]
-"""temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
-detail; each may be left out.
-
-Text is greedy unless a temperature is given. `json_schema`, a JSON Schema as a dict or as text, makes it JSON that
-fits the schema. `variant` names a LoRA file; see load(). With detail `low` a
-large image is seen as a whole only (quicker, and coarser); the default is `high`.
-"""
+"""A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
+part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded; or a
+dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...} (or
+"url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside the
+content are shown before it. Messages of one side that follow each other are one turn."""
 
 
 def load(
@@ -220,6 +228,7 @@ class Model:
 
     def limit_kv(self, most: int) -> None:
         """Let keys and values of requests that begin from now on take so many bytes."""
+        _check(is_whole(most) and most >= 1, "most", "a whole number of bytes >= 1")
         self._engine.limit_kv(most)
 
     def trim(self) -> None:
@@ -255,18 +264,15 @@ class Model:
         about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
-        refs = tuple(as_tuple(ref) for ref in spatial_refs or ())
-        skill = Query(cast(str, question), reasoning, refs)
+        skill = Query(cast(str, question), plain(reasoning), places(spatial_refs, "spatial_refs"))
         return self._text("answer", skill, image, stream, settings)
 
     def chat(
         self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
     ) -> dict[str, Any]:
         """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
-        turns = tuple(
-            m if isinstance(m, Message) else self._message(m, f"messages.{i}.") for i, m in enumerate(messages)
-        )
-        return self._text("answer", Chat(turns), None, stream, settings)
+        skill = Chat(read_messages(messages, self._opened))
+        return self._text("answer", skill, None, stream, settings)
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
@@ -295,16 +301,13 @@ class Model:
         the setting `seed`, which takes an image that is not yet encoded. Both flags may also stand in
         `unstable_settings`, as upstream has them.
         """
-        flags = {"prioritize_accuracy": prioritize_accuracy, "force_detect": force_detect} | dict(
-            unstable_settings or {}
-        )
-        if unknown := sorted(set(flags) - {"prioritize_accuracy", "force_detect"}):
-            raise InvalidRequest(f"unknown setting {quoted(unknown[0])}", "unstable_settings")
+        usual = {"prioritize_accuracy": prioritize_accuracy, "force_detect": force_detect}
+        flags = flags_of(unstable_settings, usual, "unstable_settings")
         skill = DetectGaze(
-            eye=numbers_of(eye, ("x", "y"), "eye"),
-            face=numbers_of(face, BOX, "face"),
-            accurate=bool(flags["prioritize_accuracy"]),
-            force=bool(flags["force_detect"]),
+            eye=place(eye, "eye", SPOT),
+            face=place(face, "face", BOX),
+            accurate=flags["prioritize_accuracy"],
+            force=flags["force_detect"],
         )
         run = self._run(skill, image, settings)
         found = next(e.point for e in run if isinstance(e, GazeFound))
@@ -324,6 +327,7 @@ class Model:
 
         At most `max_new_tokens` long. The other arguments are there for older programs, and not used.
         """
+        _check(result_queue is None or hasattr(result_queue, "put"), "result_queue", "a queue, or None")
         answer = str(self.query(image, question, settings={"max_tokens": max_new_tokens})["answer"]).strip()
         if result_queue is not None:
             result_queue.put(answer)
@@ -333,12 +337,15 @@ class Model:
         self, images: Sequence[Source], prompts: Sequence[str], tokenizer: object = None, **kwargs: object
     ) -> list[str]:
         """One answer for each pair of image and question."""
+        for name, given in {"images": images, "prompts": prompts}.items():
+            _check(isinstance(given, list | tuple), name, "a list")
         if len(images) != len(prompts):
             raise InvalidRequest(f"{len(images)} images and {len(prompts)} prompts do not pair", "prompts")
         return [self.answer_question(*pair) for pair in zip(images, prompts, strict=True)]
 
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
+        _check(isinstance(request, Request), "request", "a Request")
         return self._engine.submit(request)
 
     def close(self) -> None:
@@ -358,18 +365,6 @@ class Model:
             return load_image(source)
         return load_media(source, lambda: self.video_sampling)
 
-    def _message(self, turn: Turn, path: str) -> Message:
-        if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
-            raise InvalidRequest(f"{path[:-1]} must have a role and content", path[:-1])
-        role, content = turn["role"], turn["content"]
-        if role not in ("system", "user", "assistant"):
-            raise InvalidRequest(f"{path}role must be system, user or assistant; got {quoted(role)}", f"{path}role")
-        if isinstance(content, str):
-            return Message(role, content)
-        if not isinstance(content, list | tuple):
-            raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
-        return Message(role, tuple(part if isinstance(part, str) else self._opened(part) for part in content))
-
     def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
         sampling = sampling_from(settings)
         opened = None if image is None else self._opened(image, still=isinstance(skill, Detect | Point | DetectGaze))
@@ -378,6 +373,7 @@ class Model:
     def _text(
         self, key: str, skill: Skill, image: Source | None, stream: bool, settings: Settings | None
     ) -> dict[str, Any]:
+        _check(isinstance(stream, bool), "stream", "True or False")
         run = self._run(skill, image, settings)
         result: dict[str, Any] = {}
         if isinstance(skill, Query) and skill.reasoning:

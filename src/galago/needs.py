@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from galago.catalog import Entry, lookup, with_precision
 from galago.checkpoint import count_weights
-from galago.errors import ModelNotFound
+from galago.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
     from galago.engine.limits import Limits
@@ -108,6 +108,8 @@ def one_name(name: str, *, precision: str | None = None, profile: str | None = N
     from galago.nn.device import pick_device
     from galago.precision import pick_precision
 
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("a model must be a name or a path, as a text that is not empty", "model")
     found = lookup(name)
     if found is None:
         path = Path(name).expanduser()

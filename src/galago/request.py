@@ -4,12 +4,12 @@ A face (HTTP dialect, command line, Python Model) turns its input into a Request
 output; it holds no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, cast, get_args
 
-from galago.errors import InvalidRequest, quoted
+from galago.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Length = Literal["short", "normal", "long"]
 FinishReason = Literal["stop", "length", "cancelled"]
 Priority = Literal["interactive", "batch"]
+Role = Literal["system", "user", "assistant"]
+P = TypeVar("P")
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max"""
 Spot = tuple[float, float]
@@ -80,7 +82,7 @@ Media = Union["Image.Image", "Picture", "Clip", Encoding]
 class Message:
     """One turn of a conversation: a text, or texts and what is shown between them."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: "str | tuple[str | Media, ...]"
 
     @property
@@ -99,9 +101,33 @@ class Message:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation that ends with a user turn."""
+    """A conversation that ends with a user turn. Messages of one side that follow each other become one turn."""
 
     messages: tuple[Message, ...]
+
+    def __post_init__(self) -> None:
+        _check_messages(self.messages)
+        turns = one_turn_each((m.role, m.parts) for m in self.messages)
+        if len(turns) < len(self.messages):
+            object.__setattr__(self, "messages", tuple(Message(role, parts) for role, parts in turns))
+
+
+def one_turn_each(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Role, tuple[P, ...]]]:
+    """Messages, each a side and its parts, as the turns of a conversation: each of another side than the one before.
+
+    Texts that meet where two messages do are paragraphs of one.
+    """
+    turns: list[tuple[Role, tuple[P, ...]]] = []
+    for role, parts in messages:
+        if turns and turns[-1][0] == role:
+            _, before = turns.pop()
+            if before and parts and isinstance(before[-1], str) and isinstance(parts[0], str):
+                both = "\n\n".join(text for text in (before[-1], parts[0]) if text.strip())
+                before, parts = before[:-1], (cast(P, both), *parts[1:])
+            turns.append((role, (*before, *parts)))
+        else:
+            turns.append((role, tuple(parts)))
+    return turns
 
 
 Detail = Literal["low", "high"]
@@ -137,14 +163,14 @@ class Sampling:
         _check(self.seed is None or is_whole(self.seed), "seed", "a whole number or null")
         _check(self.max_tokens is None or (is_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
         _check(
-            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
+            isinstance(self.stop, tuple) and all(is_text(s) and s for s in self.stop),
             "stop",
-            "a string or a list of strings, none of them empty",
+            "a string or a list of strings, none of them empty or with half of a surrogate pair",
         )
         _check(self.top_k is None or (is_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
         penalty = self.repetition_penalty
         _check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
-        _check(self.json_schema is None or isinstance(self.json_schema, str), "json_schema", "a JSON Schema as text")
+        _check(self.json_schema is None or is_text(self.json_schema), "json_schema", "a JSON Schema, or its text")
 
 
 @dataclass(frozen=True)
@@ -163,7 +189,8 @@ class Request:
     image: "Media | None" = None
     sampling: Sampling = field(default_factory=Sampling)
     variant: str | None = None
-    detail: Detail = "high"
+    detail: Detail | tuple[Detail, ...] = "high"
+    """of all that is shown, or of each"""
     priority: Priority = "interactive"
     timeout: float | None = None
     top_logprobs: int | None = None
@@ -175,12 +202,21 @@ class Request:
         messages = self.skill.messages if isinstance(self.skill, Chat) else ()
         return (*own, *(shown for message in messages for shown in message.shown))
 
+    def detail_of(self, i: int) -> Detail:
+        """The detail of the i-th that is shown."""
+        return self.detail[i] if isinstance(self.detail, tuple) else self.detail
+
     def __post_init__(self) -> None:
         check_skill(self.skill)
-        _check(self.priority in ("interactive", "batch"), "priority", "interactive or batch")
+        _check(isinstance(self.sampling, Sampling), "sampling", "a Sampling")
+        _check(self.variant is None or is_text(self.variant), "variant", "the name of a LoRA file, or None")
+        _check(_one_of(self.priority, Priority), "priority", "interactive or batch")
         limit = self.timeout
         _check(limit is None or (is_number(limit) and limit > 0), "timeout", "seconds > 0, or null")
-        _check(self.detail in ("low", "high"), "detail", "low or high")
+        details = self.detail if isinstance(self.detail, tuple) else (self.detail,)
+        _check(all(_one_of(detail, Detail) for detail in details), "detail", "low or high")
+        each = len(details) == len(self.shown)
+        _check(each or not isinstance(self.detail, tuple), "detail", "one for all that is shown, or as many as that")
         told = self.top_logprobs
         _check(told is None or (is_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
 
@@ -290,6 +326,19 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text of whole characters: half of a surrogate pair, which JSON can spell, no tokenizer takes."""
+    return isinstance(value, str) and (value.isascii() or not _HALVES.search(value))
+
+
+def _one_of(value: Any, choices: Any) -> bool:
+    # Arrays compare element by element.
+    return isinstance(value, str) and value in get_args(choices)
+
+
 def _check(holds: Any, param: str, allowed: str) -> None:
     if not holds:
         raise InvalidRequest(f"{param} must be {allowed}", param)
@@ -299,43 +348,43 @@ def _relative(values: Any, count: tuple[int, ...]) -> bool:
     return isinstance(values, tuple) and len(values) in count and all(is_number(v) and 0 <= v <= 1 for v in values)
 
 
+def _check_text(value: Any, param: str, kind: str) -> None:
+    _check(not isinstance(value, str) or is_text(value), param, f"{kind} without half of a surrogate pair")
+    _check(isinstance(value, str) and value.strip(), param, f"{kind} that is not empty")
+
+
+def _check_messages(messages: Any) -> None:
+    """Raise InvalidRequest for what is no conversation, whatever it says."""
+    allowed = "Messages of a system, user or assistant, with a text or a tuple of parts"
+    _check(isinstance(messages, tuple) and all(isinstance(m, Message) for m in messages), "messages", allowed)
+    for i, m in enumerate(messages):
+        _check(_one_of(m.role, Role), f"messages.{i}.role", "system, user or assistant")
+        _check(isinstance(m.content, str | tuple), f"messages.{i}.content", "a text or a tuple of parts")
+        texts = [part for part in m.parts if isinstance(part, str)]
+        _check(all(map(is_text, texts)), f"messages.{i}.content", "without half of a surrogate pair")
+
+
 def check_skill(skill: Skill) -> None:
     """Raise InvalidRequest, naming the argument, where a skill's arguments are out of range."""
     match skill:
         case Caption(length):
-            _check(length in ("short", "normal", "long"), "length", "short, normal or long")
-        case Query(question, _, refs):
-            _check(isinstance(question, str) and question.strip(), "question", "a text that is not empty")
-            for ref in refs:
-                _check(_relative(ref, (2, 4)), "spatial_refs", "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1")
+            _check(_one_of(length, Length), "length", "short, normal or long")
+        case Query(question, reasoning, refs):
+            _check_text(question, "question", "a text")
+            _check(isinstance(reasoning, bool), "reasoning", "True or False")
+            places = "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1"
+            _check(isinstance(refs, tuple) and all(_relative(ref, (2, 4)) for ref in refs), "spatial_refs", places)
         case Detect(name, most) | Point(name, most):
-            _check(isinstance(name, str) and name.strip(), "object", "a name that is not empty")
+            _check_text(name, "object", "a name")
             _check(is_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
-        case DetectGaze(eye, face, accurate):
+        case DetectGaze(eye, face, accurate, force):
+            for flag, value in {"prioritize_accuracy": accurate, "force_detect": force}.items():
+                _check(isinstance(value, bool), flag, "True or False")
             _check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
             _check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
             _check(face is not None if accurate else eye is not None, "face" if accurate else "eye", "given")
         case Chat(messages):
             _check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")
             _check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
-
-
-SETTINGS = {f.name for f in fields(Sampling)} | {"max_objects", "variant", "detail"}
-
-
-def sampling_from(settings: Mapping[str, Any] | None) -> Sampling:
-    """Sampling from a settings dict as Moondream's clients pass it (the last three are read elsewhere).
-
-    Raises InvalidRequest for a key that does not exist or a value out of range.
-    """
-    given = dict(settings or {})
-    unknown = sorted(set(given) - SETTINGS)
-    if unknown:
-        known = ", ".join(sorted(SETTINGS))
-        raise InvalidRequest(f"unknown setting {quoted(unknown[0])}; known are {known}", "settings")
-    stop = given.get("stop") or ()
-    given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-    if isinstance(given.get("json_schema"), Mapping):
-        given["json_schema"] = json.dumps(given["json_schema"])
-    names = {f.name for f in fields(Sampling)}
-    return Sampling(**{k: v for k, v in given.items() if k in names and v is not None})
+        case _:
+            raise InvalidRequest("skill must be Caption, Query, Detect, Point, DetectGaze or Chat", "skill")

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from galago.arguments import detail_of, sampling_from, variant_of
 from galago.media.clip import Clip
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
-from galago.request import Query, Request, TextDelta, sampling_from
+from galago.request import Query, Request, TextDelta
 
 if TYPE_CHECKING:
     from galago.engine.engine import Run
@@ -36,12 +37,11 @@ def watch(
     Model.query. Raises InvalidVideo and InvalidRequest at once, and while it goes on what the engine raises. Ending it
     early cancels what is under way.
     """
-    given = dict(settings or {})
     about = Request(
         Query(question),
-        sampling=sampling_from(given),
-        variant=given.get("variant"),
-        detail=given.get("detail") or "high",
+        sampling=sampling_from(settings),
+        variant=variant_of(settings),
+        detail=detail_of(settings),
         priority="batch",
     )
     clip = video if isinstance(video, Clip) else load_clip(video, FrameSampling(fps, max_frames))

@@ -103,7 +103,8 @@ def test_an_encoded_image_stands_first_and_alone(model: Model) -> None:
     seen = model.encode_image(WIDE)
     first = model.chat([ask(seen, "What?"), Message("assistant", "x"), ask("Why?")], settings=tiny.WARM)
     assert first == model.chat([ask(WIDE, "What?"), Message("assistant", "x"), ask("Why?")], settings=tiny.WARM)
-    for talk in ([ask("What?", seen)], [ask(seen, WIDE, "What?")], [Message("system", "x"), ask(seen, "What?")]):
+    assert model.chat([ask("What?", seen)], settings=tiny.WARM) == model.query(seen, "What?", settings=tiny.WARM)
+    for talk in ([ask("a", seen, "b")], [ask(seen, WIDE, "What?")], [Message("system", "x"), ask(seen, "What?")]):
         with pytest.raises(InvalidRequest, match="encoded image"):
             model.chat(talk)
 

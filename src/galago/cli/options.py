@@ -151,7 +151,7 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any) -> dict[str, Any]:
     """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
-    from galago.request import sampling_from
+    from galago.arguments import sampling_from
 
     given = {**(asdict(group) if group else {}), **more}
     settings = {name: value for name, value in given.items() if value is not None and value != []}

@@ -41,5 +41,5 @@ class Limits:
                 raise InvalidRequest(f"{name} must be a whole number >= {least}, not {quoted(value)}", name)
         if self.disk is not None and not isinstance(self.disk, Path):
             raise InvalidRequest(f"disk must be a Path or None, not {quoted(self.disk)}", "disk")
-        if self.tidy not in ("idle", "always"):
+        if not isinstance(self.tidy, str) or self.tidy not in ("idle", "always"):
             raise InvalidRequest(f"tidy must be idle or always, not {quoted(self.tidy)}", "tidy")

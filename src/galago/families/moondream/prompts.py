@@ -73,6 +73,7 @@ def point(c: MoondreamConfig, t: Tokenizer, name: str) -> Prompt:
 
 
 def _object(c: MoondreamConfig, t: Tokenizer, name: str) -> list[int]:
+    name = name.strip()
     return t.encode(" " + name if c.revision.object_space else name)
 
 

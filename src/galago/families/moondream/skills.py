@@ -75,7 +75,7 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
     m.check_image(image, variant)
     if isinstance(skill, DetectGaze):
         if skill.accurate:
-            return accurate_gaze(m, image, skill, sampling.seed, request.detail)
+            return accurate_gaze(m, image, skill, sampling.seed, request.detail_of(0))
         assert skill.eye is not None  # check_skill
         prompt = _fitting(m, image, prompts.gaze(t, skill.eye))
         return gaze(m, _start(m, request, prompt, GAZE_STEPS), prompt, skill.force)
@@ -85,7 +85,7 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
             prompt = _fitting(m, image, prompts.caption(c, length))
             return _text(m, request, prompt, limit)
         case Query(question, reasoning, refs):
-            prompt = _fitting(m, image, prompts.query(c, t, question, reasoning, refs))
+            prompt = _fitting(m, image, prompts.query(c, t, question.strip(), reasoning, refs))
             return _text(m, request, prompt, limit, reasoning)
         case Chat(messages):
             prompt = _fitting(m, image, prompts.query(c, t, prompts.conversation(c, messages)))
@@ -111,7 +111,7 @@ def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Star
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
     image = request.image
-    prefix = m.opening(image, request.detail) if isinstance(image, Image.Image | Picture | Clip) else image
+    prefix = m.opening(image, request.detail_of(0)) if isinstance(image, Image.Image | Picture | Clip) else image
     return Start(prefix, min(len(prompt) + steps, room), variant)
 
 
@@ -122,7 +122,7 @@ def _looking(request: Request) -> Request:
     shown = request.shown
     if len(shown) > 1:
         raise TooManyImages("this model takes one image in a conversation", "messages")
-    return replace(request, image=shown[0] if shown else None)
+    return replace(request, image=shown[0], detail=request.detail_of(0)) if shown else request
 
 
 def _check_supported(m: "Moondream", request: Request) -> None:
@@ -338,10 +338,12 @@ def _sampled_gaze(
 ) -> Steps:
     spots: list[Spot] = []
     steps = 0
+    # Any two opposite corners make a box.
+    (left, right), (top, bottom) = sorted(face[::2]), sorted(face[1::2])
     for mirrored in (False, True):
         seen: Prefix | EncodedImage = m.opening(_mirror(image) if mirrored else image, detail)
         for _ in range(GAZE_SAMPLES):
-            x, y = rng.uniform(face[0], face[2]), rng.uniform(face[1], face[3])
+            x, y = rng.uniform(left, right), rng.uniform(top, bottom)
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
             # Room for the mirrored image too.
             started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS)

@@ -5,8 +5,9 @@ taken for a control token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import repeat
 
 from PIL import Image
 
@@ -57,8 +58,8 @@ def caption(length: Length, shown: object) -> str:
     return CAPTION[length].format("video" if clip else "image")
 
 
-def chat(c: SmolVLMConfig, t: Tokenizer, messages: Sequence[Message], detail: Detail) -> Prompt:
-    """A conversation, to be answered.
+def chat(c: SmolVLMConfig, t: Tokenizer, messages: Sequence[Message], detail: Detail | tuple[Detail, ...]) -> Prompt:
+    """A conversation, to be answered. `detail` is that of all that it shows, or of each.
 
     Raises InvalidRequest where an encoded image does not stand before all else, and UnsupportedTask for clips where
     the model was not trained with videos.
@@ -104,10 +105,29 @@ def _after_images(ids: Sequence[int], image_id: int) -> int:
     return next((i + 2 for i in range(len(ids) - 1, -1, -1) if ids[i] == image_id), 0)
 
 
-def turns(c: SmolVLMConfig, messages: Sequence[Message], detail: Detail) -> tuple[list[Item], list[Look]]:
+def as_trained(message: Message) -> Message:
+    """The message with what it shows before its text, as in training, where clients often have the question first.
+
+    An image between texts, which speak of it, stays there; a clip never does.
+    """
+    parts, shown = message.parts, message.shown
+    texts = [i for i, part in enumerate(parts) if isinstance(part, str) and part.strip()]
+    if not shown or not texts:
+        return message
+    first = next(i for i, part in enumerate(parts) if not isinstance(part, str))
+    clips = any(isinstance(part, Clip) or (isinstance(part, EncodedImage) and part.clip) for part in shown)
+    if not clips and texts[-1] > first:
+        return message
+    return replace(message, content=(*shown, *(part for part in parts if isinstance(part, str))))
+
+
+def turns(
+    c: SmolVLMConfig, messages: Sequence[Message], detail: Detail | tuple[Detail, ...]
+) -> tuple[list[Item], list[Look]]:
     """A conversation; after an encoded image only what follows it."""
     items: list[Item] = [Control(START)]
     looks: list[Look] = []
+    details = repeat(detail) if isinstance(detail, str) else iter(detail)
     for i, message in enumerate(messages):
         parts = message.parts or ("",)
         colon = ": " if isinstance(parts[0], str | Clip) else ":"
@@ -115,7 +135,9 @@ def turns(c: SmolVLMConfig, messages: Sequence[Message], detail: Detail) -> tupl
         for j, part in enumerate(parts):
             if isinstance(part, str):
                 items.append(part)
-            elif isinstance(part, Clip):
+                continue
+            own = next(details)
+            if isinstance(part, Clip):
                 _check_clip(part, c)
                 items += clip_items(part.times, part.duration, c.vision.n_tokens)
                 looks += [Look(_rgb(frame), "low") for frame in part.frames]
@@ -125,9 +147,9 @@ def turns(c: SmolVLMConfig, messages: Sequence[Message], detail: Detail) -> tupl
                 items = ["\n\n"] if part.clip else []
             else:
                 image = part if isinstance(part, Picture) else _rgb(part)  # type: ignore[arg-type]
-                split = c.image.split and detail == "high"
+                split = c.image.split and own == "high"
                 items += image_items(tiling_of(image.size, c.image, split), c.vision.n_tokens)
-                looks.append(Look(image, detail))
+                looks.append(Look(image, own))
         items += [Control(END), "\n"]
     return [*items, "Assistant:"], looks
 

@@ -52,16 +52,16 @@ def _messages(request: Request) -> tuple[Message, ...]:
         case Query(question, reasoning, refs):
             if reasoning or refs:
                 raise UnsupportedTask(f"this model has no {'reasoning' if reasoning else 'spatial references'}")
-            asked = (Message("user", question),)
+            asked = (Message("user", question.strip()),)
         case Chat(messages):
             asked = messages
         case _:
             raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
-    if image is None:
-        return asked
-    first = next(i for i, message in enumerate(asked) if message.role == "user")
-    seen = replace(asked[first], content=(image, *asked[first].parts))
-    return (*asked[:first], seen, *asked[first + 1 :])
+    if image is not None:
+        first = next(i for i, message in enumerate(asked) if message.role == "user")
+        seen = replace(asked[first], content=(image, *asked[first].parts))
+        asked = (*asked[:first], seen, *asked[first + 1 :])
+    return tuple(map(prompts.as_trained, asked))
 
 
 def _answer(m: "SmolVLM", request: Request, prompt: Prompt, limit: int, room: int) -> Steps:
