@@ -32,7 +32,7 @@ def user(content: Any) -> dict[str, Any]:
 SETTINGS: dict[str, list[Any]] = {
     "model": [7],
     "max_tokens": [0, "3", 2.5, True],
-    "max_completion_tokens": [0, -1, []],
+    "max_completion_tokens": [0, -2, []],
     "temperature": [-1, 2.1, "0", False],
     "top_p": [1.5, -0.1, "1"],
     "min_p": [2, {}],
@@ -63,13 +63,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": ["hi"]}, "messages.0"),
     ({"messages": [{"content": "hi"}]}, "messages.0.role"),
     ({"messages": [{"role": "tool", "content": "hi"}]}, "messages.0.role"),
-    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user"}]}, "messages"),
     (user(7), "messages.0.content"),
     (user({}), "messages.0.content"),
     (user(" "), "messages"),
     (user("half \ud800"), "messages.0.content"),
     (user([{"type": "text", "text": "\udc00"}]), "messages.0.content.0.text"),
-    (user(["hi"]), "messages.0.content.0"),
+    (user([7]), "messages.0.content.0"),
+    (user(["half \ud800"]), "messages.0.content.0"),
     (user([{}]), "messages.0.content.0.type"),
     (user([{"type": "text"}]), "messages.0.content.0.text"),
     (user([{"type": "text", "text": 1}]), "messages.0.content.0.text"),
@@ -110,7 +111,7 @@ def test_unsupported_is_said(http: httpx.Client, field: str, value: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b'{"messages": NaN}', b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"seed": ' + b"9" * 5000]
+    "body", [b"", b"{", b"\xff", b'{"messages": NaN}', b"\xef\xbb\xbf{", b"[" * 100_000, b'{"seed": ' + b"9" * 5000]
 )
 def test_not_json(http: httpx.Client, body: bytes) -> None:
     assert error_of(http.post(CHAT, content=body), 400) == ("invalid_json", None)

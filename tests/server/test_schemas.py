@@ -22,7 +22,7 @@ READERS: dict[str, Any] = {
     "UnloadRequest": manage.read_asked,
     **{takes: moondream.PATHS[f"/v1/{skill}"] for skill, (takes, *_) in SKILLS.items()},
 }
-SAID_IN_WORDS = ("a conversation",)
+SAID_IN_WORDS = ("a conversation", "needs a message of the user")
 """Parts of the messages about what a schema cannot say, and the descriptions do."""
 UNSUPPORTED = "the model cannot do this"
 
@@ -35,29 +35,43 @@ JSON = st.recursive(
     max_leaves=5,
 )
 SHARE = st.floats(0, 1)
+PLACE = st.dictionaries(st.sampled_from(["x", "y", "x_min", "y_min", "x_max", "y_max"]), SHARE, max_size=6)
 SPOT, BOX = st.lists(SHARE, min_size=2, max_size=2), st.lists(SHARE, min_size=4, max_size=4)
-TEXT_PART = st.fixed_dictionaries({"type": st.sampled_from(["text", "input_text", "refusal"]), "text": st.just("hi")})
-URL = st.just("QUJD") | st.fixed_dictionaries({"url": st.just("QUJD")}, optional={"detail": EDGES})
-IMAGE_PART = st.fixed_dictionaries(
-    {"type": st.sampled_from(["image_url", "input_image"]), "image_url": URL}, optional={"detail": EDGES}
+INLINE = st.just("QUJD") | EDGES
+DETAIL = st.sampled_from(["low", "auto", "", "x", None, 7])
+URL = st.just("QUJD") | st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["url", "path", "base64", "data"], INLINE) | {"detail": DETAIL}
 )
+SHOWN_PART = st.fixed_dictionaries(
+    {"type": st.sampled_from(["image_url", "input_image", "image", "video_url", "video"])},
+    optional=dict.fromkeys(["image_url", "image", "video_url", "url", "base64", "source"], URL | EDGES)
+    | {"detail": DETAIL},
+)
+BESIDE = dict.fromkeys(["images", "image", "image_url", "video"], URL | EDGES | st.lists(URL, max_size=2))
+TEXT_PART = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "input_text", "refusal"]), "text": st.just("hi")}
+) | (st.fixed_dictionaries({"type": st.just("text"), "text": st.just("hi")}, optional=BESIDE))
 TURN = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"])},
     optional={
-        "content": st.text(max_size=3) | st.lists(TEXT_PART | IMAGE_PART | JSON, max_size=2) | JSON,
+        "content": st.text(max_size=3) | st.lists(TEXT_PART | SHOWN_PART | JSON, max_size=2) | JSON,
         "tool_calls": EDGES,
+        **BESIDE,
     },
 )
 FORM = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "json_object", "json_schema", "xml"])},
-    optional={"json_schema": st.fixed_dictionaries({}, optional={"schema": EDGES, "name": EDGES}) | EDGES},
+    optional={
+        "json_schema": st.fixed_dictionaries({}, optional={"schema": EDGES, "name": EDGES}) | EDGES,
+        "schema": EDGES,
+    },
 )
 SAMPLING = {
     "temperature": st.floats(0, 2),
     "top_p": SHARE,
     "min_p": SHARE,
-    "max_tokens": st.integers(1, 9),
-    "max_completion_tokens": st.integers(1, 9),
+    "max_tokens": st.integers(-2, 9),
+    "max_completion_tokens": st.integers(-2, 9),
     "seed": st.integers(-(2**63), 2**63 - 1),
     "stop": st.text(max_size=2) | st.lists(st.text(max_size=2), max_size=5),
     "top_k": st.integers(-2, 3),
@@ -75,19 +89,27 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "top_logprobs": st.integers(-1, 21),
     "n": st.integers(0, 9),
     "response_format": FORM,
-    "image_url": st.just("QUJD"),
+    **BESIDE,
     "question": NAMED,
     "object": NAMED,
     "obj": NAMED,
     "length": st.sampled_from(["short", "normal", "long", "tiny"]),
     "timeout": st.floats(-1, 10),
     "max_objects": st.integers(0, 5),
-    "spatial_refs": st.lists(SPOT | BOX | JSON, max_size=2),
+    "spatial_refs": st.lists(SPOT | BOX | PLACE | JSON, max_size=2),
     "eye": SPOT | st.fixed_dictionaries({"x": SHARE, "y": SHARE}),
     "face": BOX | st.fixed_dictionaries(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE)),
     "unstable_settings": st.fixed_dictionaries({}, optional={"force_detect": EDGES, "prioritize_accuracy": EDGES}),
     "settings": st.fixed_dictionaries(
-        {}, optional={**SAMPLING, "max_objects": EDGES, "variant": EDGES, "top_p": SHARE | JSON}
+        {},
+        optional={
+            **SAMPLING,
+            "max_objects": EDGES,
+            "variant": EDGES,
+            "top_p": SHARE | JSON,
+            "json_schema": EDGES,
+            "detail": DETAIL,
+        },
     ),
 }
 RIGHT = {

@@ -16,7 +16,8 @@ EXCUSED = (
     ("invalid_value", "a conversation whose last turn has text"),
     ("invalid_value", "json_schema"),  # which schemas can be enforced is for a library to say
     ("invalid_value", "not at a clip"),  # the bundled model's family looks at images
-    ("invalid_value", "must have the same detail"),  # nor of equal members of several
+    ("invalid_value", "holds an image or a video"),  # nor of a string where anything may be
+    ("invalid_value", "needs a message of the user"),  # nor of what one of its items is
     ("too_many_images", ""),  # how many a conversation may have is a matter of the model
     ("context_length_exceeded", ""),
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
+from urllib.parse import unquote
 
 from galago.errors import InvalidImage, InvalidVideo, shortened
 
@@ -16,6 +17,11 @@ What = Literal["image", "video"]
 
 _INVALID = {"image": InvalidImage, "video": InvalidVideo}
 _USUAL = {"image": "png", "video": "mp4"}
+_ALLOWED = "give an http or https URL, or the {} itself as a data: URL in base64"
+_IN_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{1,20}):", re.IGNORECASE)
+# Base64 has slashes too; that of a JPEG begins with one. But none is as short, and none has a dot.
+_PATH = re.compile(r"(?!/9j/)[/~]\S{0,60}|[A-Za-z]:[/\\].{0,250}|[^,;%\n]{0,250}\.[A-Za-z0-9]{1,5}")
 
 
 @contextmanager
@@ -62,15 +68,23 @@ def _seekable(file: BinaryIO) -> BinaryIO:
 def decode_data_url(text: str, what: str = "image") -> bytes:
     """The bytes of a `data:` URL or of bare base64; its MIME type is ignored. Errors call it by `what` it should be.
 
-    Whitespace and the URL-safe alphabet are tolerated, padding is optional. Raises InvalidImage if it is
-    not base64 or empty.
+    Whitespace, the URL-safe alphabet and percent-encoding are tolerated, padding is optional. Raises InvalidImage if it
+    is not base64 or empty, and says so of other URLs and of paths.
     """
+    text = text.strip()
+    encoded = text
     if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
+        head, comma, encoded = text.partition(",")
+        if not comma or not _IN_BASE64.search(head):
             raise InvalidImage(f"a data: URL must look like data:{what}/{_USUAL[what]};base64,...")
+    elif scheme := _SCHEME.match(text):
+        raise InvalidImage(f"no {what} can be had from {scheme[1]}: URLs here; {_ALLOWED.format(what)}")
+    elif _PATH.fullmatch(text):
+        raise InvalidImage(
+            f"the {what} is given as the path of a file, which is not read here; {_ALLOWED.format(what)}"
+        )
     try:
-        data = _base64(text)
+        data = _base64(unquote(encoded) if "%" in encoded else encoded)
     except ValueError:
         raise InvalidImage(f"the {what} is not valid base64") from None
     if not data:

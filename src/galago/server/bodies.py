@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from galago.errors import InvalidRequest
+from galago.errors import InvalidRequest, quoted
 from galago.inflate import KNOWN, TooLarge, codings, inflate
 from galago.server.errors import Refused
 
@@ -41,7 +41,7 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     """
     for coding in reversed(codings(encoding)):
         if coding not in KNOWN:
-            told = f"the body has Content-Encoding {coding[:40]!r}; {' and '.join(KNOWN)} are unpacked here"
+            told = f"the body has Content-Encoding {quoted(coding)}; {' and '.join(KNOWN)} are unpacked here"
             raise Refused("unsupported_encoding", told)
         try:
             body = inflate(body, limit)

@@ -19,15 +19,18 @@ from galago.media.picture import Picture, open_picture
 from galago.media.source import decode_data_url
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
-from galago.request import Request, Sampling
+from galago.messages import Place
+from galago.request import Detail, Request, Sampling, is_text
 from galago.routing import medium_of
-from galago.server.errors import Refused
+from galago.server.bodies import Json
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 LEAST_EDGE = 64
 """Pixels of a frame's longer side: a video is not made any smaller to fit beside other images."""
+MAX_SCHEMA = 256 << 10
+"""characters of a JSON Schema"""
+DETAILS: dict[str, Detail] = {"auto": "high", "low": "low", "high": "high", "original": "high"}
 _WORDS = {
     str: "a string",
     bool: "true or false",
@@ -45,6 +48,7 @@ class Shown:
     url: str
     path: str
     video: bool = False
+    detail: Detail = "high"
 
     @property
     def remote(self) -> bool:
@@ -90,21 +94,6 @@ def choices(asked: Asked, opened: Sequence[Picture | Clip]) -> list[Request]:
     return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
-def load_json(body: bytes) -> Json:
-    """The JSON object in the body, in UTF-8 and without Python's extensions (NaN, Infinity)."""
-    try:
-        given = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise Refused("invalid_json", f"the body is not valid JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return given
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def read(owner: Json, name: str, kind: type[T], path: str = "") -> T | None:
     """owner[name] checked to be of this kind, or None; `path` is where the owner stands, with its dot."""
     value: Any = owner.get(name)
@@ -121,9 +110,40 @@ def read(owner: Json, name: str, kind: type[T], path: str = "") -> T | None:
 
 
 def check_text(text: str, path: str) -> None:
-    # JSON can spell half of a surrogate pair, which is no character and which no tokenizer takes.
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+    if not is_text(text):
         raise InvalidRequest(f"{path} holds half of a surrogate pair", path)
+
+
+def shown_at(place: Place, video: bool) -> Shown:
+    """The image or video at this place of a request."""
+    above, _, name = place.path.rpartition(".")
+    url = required(read({name: place.value}, name, str, f"{above}." if above else ""), place.path)
+    detail = None if video or place.holder is None else read_detail(dict(place.holder), f"{above}." if above else "")
+    return Shown(url.strip(), place.path, video, detail or "high")
+
+
+def read_detail(owner: Json, path: str = "") -> Detail | None:
+    """How closely an image is looked at; None where that is not said."""
+    detail = read(owner, "detail", str, path)
+    if not detail:
+        return None
+    if detail not in DETAILS:
+        raise InvalidRequest(f"{path}detail must be one of {', '.join(DETAILS)}", f"{path}detail")
+    return DETAILS[detail]
+
+
+def read_schema(owner: Json, name: str, path: str = "") -> str | None:
+    """A JSON Schema that the text must fit, as text. Whether all of it can be enforced, the model tells."""
+    schema = read(owner, name, dict, path)
+    if schema is None:
+        return None
+    try:
+        text = json.dumps(schema)
+    except RecursionError:
+        raise InvalidRequest(f"{path}{name} is nested too deeply", path + name) from None
+    if len(text) > MAX_SCHEMA:
+        raise InvalidRequest(f"{path}{name} is longer than {MAX_SCHEMA} characters", path + name)
+    return text
 
 
 def required(value: T | None, path: str) -> T:
@@ -171,6 +191,8 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
 
 def _limit(given: Json, name: str, path: str) -> int | None:
     limit = read(given, name, int, path)
+    if limit == -1:  # as other servers say "the model's own"
+        return None
     if limit is not None and limit < 1:
         raise InvalidRequest(f"{path}{name} must be >= 1", path + name)
     return limit

@@ -4,18 +4,31 @@ There is one path for each skill, with and without /v1 in front. The way back is
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+from galago.arguments import BOX, SPOT
 from galago.errors import InvalidRequest, UnsupportedTask
+from galago.messages import places_beside
 from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill, Spot
+from galago.server.bodies import Json, load_json
 from galago.server.errors import Refused
-from galago.server.fields import Asked, Json, Shown, load_json, read, read_sampling, required
+from galago.server.fields import (
+    Asked,
+    Shown,
+    read,
+    read_detail,
+    read_sampling,
+    read_schema,
+    required,
+    shown_at,
+)
 from galago.server.settings import MAX_TIMEOUT
+from galago.server.unseen import check_all_is_seen
 
 # Clients nest their settings; one of Station's back ends also takes them beside the other fields.
 _SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")
-_CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 Reader = Callable[[bytes], Asked]
@@ -30,8 +43,14 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise InvalidRequest(f"timeout must be a number of seconds above 0, at most {MAX_TIMEOUT}", "timeout")
     sampling, most = _settings(given)
-    wanted = skill(given, most)
-    return Asked(Request(wanted, sampling=sampling, timeout=timeout), model, stream, _image(given, wanted))
+    wanted, shown = skill(given, most), _shown(given)
+    # Questions may do without one.
+    if not shown and not isinstance(wanted, Query):
+        required(None, "image_url")
+    if isinstance(wanted, Query) and wanted.spatial_refs and not shown:
+        raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
+    detail = read_detail(read(given, "settings", dict) or {}, "settings.") or (shown[0].detail if shown else "high")
+    return Asked(Request(wanted, sampling=sampling, timeout=timeout, detail=detail), model, stream, shown)
 
 
 def _settings(given: Json) -> tuple[Sampling, int | None]:
@@ -44,7 +63,8 @@ def _settings(given: Json) -> tuple[Sampling, int | None]:
     # A variant is a file of the server's, and which of them may be opened is not for strangers to say.
     if nested.get("variant") is not None:
         raise Refused("unsupported_parameter", "settings.variant is not supported by this server", "settings.variant")
-    return _limits(beside | {name: value for name, value in nested.items() if value is not None}, "settings.")
+    sampling, most = _limits(beside | {name: value for name, value in nested.items() if value is not None}, "settings.")
+    return replace(sampling, json_schema=read_schema(nested, "json_schema", "settings.")), most
 
 
 def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
@@ -54,12 +74,11 @@ def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
     return read_sampling(settings, path), most
 
 
-def _image(given: Json, skill: Skill) -> tuple[Shown, ...]:
-    url = read(given, "image_url", str)
-    # Questions may do without one.
-    if url is None and isinstance(skill, Query):
-        return ()
-    return (Shown(required(url, "image_url"), "image_url"),)
+def _shown(given: Json) -> tuple[Shown, ...]:
+    """What is shown, under whichever of the names that clients have for it."""
+    shown = tuple(shown_at(place, video) for place, video in places_beside(given, ""))
+    check_all_is_seen(given, shown, "give it as image_url")
+    return shown
 
 
 def _caption(given: Json, most: int | None) -> Caption:
@@ -68,10 +87,8 @@ def _caption(given: Json, most: int | None) -> Caption:
 
 
 def _query(given: Json, most: int | None) -> Query:
-    question, refs = required(read(given, "question", str), "question"), _refs(given)
-    if refs and given.get("image_url") is None:
-        raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
-    return Query(question, read(given, "reasoning", bool) or False, refs)
+    question = required(read(given, "question", str), "question")
+    return Query(question, read(given, "reasoning", bool) or False, _refs(given))
 
 
 def _detect(given: Json, most: int | None) -> Detect:
@@ -85,7 +102,8 @@ def _point(given: Json, most: int | None) -> Point:
 
 
 def _gaze(given: Json, most: int | None) -> DetectGaze:
-    eye, face = _position(given, "eye", ("x", "y")), _position(given, "face", _CORNERS)
+    forms = {"eye": SPOT, "face": BOX}
+    eye, face = (None if given.get(n) is None else _position(given[n], n, form) for n, form in forms.items())
     flags, path = read(given, "unstable_settings", dict) or {}, "unstable_settings."
     accurate = read(flags, "prioritize_accuracy", bool, path) or False
     return DetectGaze(eye, face, accurate, read(flags, "force_detect", bool, path) or False)
@@ -102,15 +120,15 @@ def _object(given: Json) -> str:
 
 def _refs(given: Json) -> tuple[Spot | Box, ...]:
     refs = read(given, "spatial_refs", list) or []
-    return tuple(_numbers(ref, f"spatial_refs.{i}", (2, 4)) for i, ref in enumerate(refs))
+    return tuple(_position(ref, f"spatial_refs.{i}", SPOT, BOX) for i, ref in enumerate(refs))
 
 
-def _position(given: Json, name: str, keys: tuple[str, ...]) -> Any:
-    """Coordinates that are given as an array or as an object with these keys."""
-    value = given.get(name)
+def _position(value: Any, path: str, *forms: tuple[str, ...]) -> Any:
+    """Coordinates that are given as an array or as an object with the keys of one of these forms."""
     if isinstance(value, dict):
-        value = [required(read(value, key, float, f"{name}."), f"{name}.{key}") for key in keys]
-    return None if value is None else _numbers(value, name, (len(keys),))
+        keys = next((form for form in forms[1:] if form[0] in value), forms[0])
+        value = [required(read(value, key, float, f"{path}."), f"{path}.{key}") for key in keys]
+    return _numbers(value, path, tuple(map(len, forms)))
 
 
 def _numbers(value: Any, path: str, counts: tuple[int, ...]) -> Any:

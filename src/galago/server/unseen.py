@@ -1,0 +1,41 @@
+"""Images and videos in a request that nobody would look at."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from galago.server.bodies import Json
+from galago.server.errors import Refused
+from galago.server.fields import Shown
+
+_BASE64 = r"(?:/9j/|iVBORw0KGgo|R0lGOD[ld]|UklGR|AAAA[A-Za-z0-9+/]{4}Z0eXB|SUkqA|TU0AKg)[A-Za-z0-9+/_-]{40}"
+_INLINE = re.compile(rf"\s*(?:data:(?:image|video)/|{_BASE64})", re.IGNORECASE)
+"""How images and videos begin that are given as themselves: as data: URLs, or as the base64 of usual files."""
+_LINK = r"https?://[^\s?#]{1,2000}\.(?:jpe?g|png|gif|webp|avif|heic|bmp|tiff?|mp4|webm|mov|mkv)(?:[?#]\S{0,2000})?\s*$"
+_SHOWN = re.compile(rf"{_INLINE.pattern}|\s*{_LINK}", re.IGNORECASE)
+_IGNORED = ("metadata",)
+_WORDS_OF_PEOPLE = ("content", "text", "question", "object", "obj", "stop")
+"""Fields in which a link may be what is spoken of."""
+
+
+def check_all_is_seen(given: Json, shown: Sequence[Shown], where: str) -> None:
+    """Raise Refused for an image or video that stands where nobody looks, and would be left out without a word.
+
+    `where` says where it belongs.
+    """
+    seen = {one.path for one in shown}
+    left: list[tuple[Any, str, bool]] = [(given, "", False)]
+    while left:
+        value, path, words = left.pop()
+        if isinstance(value, dict):
+            inner = ((str(name), one) for name, one in value.items() if name not in _IGNORED)
+            left += [(one, f"{path}.{name}", name in _WORDS_OF_PEOPLE) for name, one in inner if _may_show(one)]
+        elif isinstance(value, list):
+            left += [(one, f"{path}.{i}", words) for i, one in enumerate(value) if _may_show(one)]
+        elif (_INLINE if words else _SHOWN).match(value) and path[1:] not in seen:
+            told = f"{path[1:]} holds an image or a video, which is not looked at there; {where}"
+            raise Refused("invalid_value", told, path[1:])
+
+
+def _may_show(value: Any) -> bool:
+    return isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 10)
