@@ -253,7 +253,7 @@ def wrong_json() -> Iterator[Hostile]:
     yield Hostile("a stop of a megabyte", CHAT, hello(stop="a" * (1 << 20), max_tokens=2), EITHER)
     yield Hostile("1e999", CHAT, b'{"messages": [{"role": "user", "content": "hi"}], "temperature": 1e999}')
     for name, value in {
-        "max_tokens": -1, "temperature": "hot", "top_p": 7, "seed": 2**70, "stop": [[]], "n": 10**9, "stream": "yes",
+        "max_tokens": -2, "temperature": "hot", "top_p": 7, "seed": 2**70, "stop": [[]], "n": 10**9, "stream": "yes",
         "messages": {}, "logprobs": 3, "stream_options": 7,
     }.items():  # fmt: skip
         yield Hostile(
