@@ -1,5 +1,6 @@
 """What the server says about itself."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -7,6 +8,7 @@ import pytest
 from serving import ask, hosting, serving
 
 import galago
+from galago import packing
 from galago.kernels import kernels
 
 
@@ -70,3 +72,17 @@ def test_health_tells_what_computes(precision: str, own: bool, monkeypatch: pyte
     else:
         assert health["kernels"] == "torch int8"
         assert len(health["fallbacks"]) == (2 if precision == "int4" else 1)
+
+
+def test_health_tells_that_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose file system is read-only: it is packed in memory, and answers."""
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
+    with serving(hosting(galago.load("scenes", precision="int8", device="cpu"))) as url:
+        told = httpx.get(f"{url}/health").json()
+        body = {"messages": ask("hello"), "max_tokens": 1}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code == 200
+    [said] = [text for text in told["fallbacks"] if "packed copy" in text]
+    assert str(tmp_path / "cache") in said and "packed in memory" in said
+    assert told["status"] == "healthy" and said in told["models"][0]["fallbacks"]

@@ -99,12 +99,13 @@ def _of_files(model: str) -> About:
 
 def _told(about: About, device: str | None) -> dict[str, Any]:
     from galago.nn.device import pick_device
-    from galago.packed_cache import packed_copies
+    from galago.packed_cache import copies_of, packed_copies
     from galago.precision import pick_precision
     from galago.precision.quantised import described, fallbacks
 
     where = pick_device(device)
     found = {name: pick_precision(name, where) for name in about.precisions}
+    source = about.files.source if about.files else None
     files = () if about.files is None else (*about.files.weights, about.files.tokenizer)
     return {
         "id": about.id,
@@ -118,7 +119,7 @@ def _told(about: About, device: str | None) -> dict[str, Any]:
         "files": [str(f) for f in files],
         "packed": [
             {"precision": c.precision, "bytes": c.size, "file": str(c.file)}
-            for c in packed_copies(about.id)
+            for c in (copies_of(source) if source else packed_copies(about.id))
             if c.precision in about.precisions
         ],
         "device": str(where),
