@@ -60,6 +60,7 @@ def test_example_in_each_precision(precision: str) -> None:
         assert model.query(image, "What color is the circle?")["answer"].strip() == CIRCLE.color
         (box,) = model.detect(image, "circle")["objects"]
         assert iou(tuple(box.values()), CIRCLE.box) > 0.5
+        assert [model.detect(image, name)["objects"] for name in ("circle ", " circle\n")] == [[box], [box]]
         (point,) = model.point(image, "circle")["points"]
         assert CIRCLE.box[0] < point["x"] < CIRCLE.box[2]
         assert CIRCLE.box[1] < point["y"] < CIRCLE.box[3]
@@ -84,5 +85,11 @@ def test_openai_client() -> None:
         whole = client.chat.completions.create(model="scenes", messages=messages)
         pieces = client.chat.completions.create(model="scenes", messages=messages, stream=True)
         streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        # The question first, the picture second, and Ollama's way.
+        asked, seen = ({"role": "user", "content": [part]} for part in messages[0]["content"])
+        beside = [{"role": "user", "content": "What color is the circle?", "images": [url.partition(",")[2]]}]
+        for others in ([asked, seen], [seen, asked], beside):
+            other = client.chat.completions.create(model="scenes", messages=others)  # type: ignore[arg-type]
+            assert other.choices[0].message.content == whole.choices[0].message.content
     assert (whole.choices[0].message.content or "").strip() == CIRCLE.color
     assert streamed == whole.choices[0].message.content

@@ -109,5 +109,6 @@ def test_openai_client(model: Model) -> None:
         {"type": "text", "text": "Which way does the moving shape go?"},
     ]
     with serving(hosting(model)) as address:
-        told = sdk(address).chat.completions.create(model="motion", messages=[{"role": "user", "content": parts}])
-    assert (told.choices[0].message.content or "").strip() == direction(drawn)
+        for order in (parts, parts[::-1]):
+            told = sdk(address).chat.completions.create(model="motion", messages=[{"role": "user", "content": order}])
+            assert (told.choices[0].message.content or "").strip() == direction(drawn)

@@ -83,6 +83,7 @@ TALK = (
     [
         (TALK[1:2], "What is it?", "What is it?"),
         (TALK[:2], "Be brief.\n\nWhat is it?", "Be brief.\n\nWhat is it?"),
+        ((TALK[1], TALK[0], TALK[3]), *["Be brief.\n\nWhat is it?\n\nWhich colour?"] * 2),
         (
             TALK[1:],
             "Question: What is it?\n\nAnswer: A cat.\n\nQuestion: Which colour?",

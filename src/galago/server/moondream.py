@@ -46,7 +46,8 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
     wanted, shown = skill(given, most), _shown(given)
     # Questions may do without one.
     if not shown and not isinstance(wanted, Query):
-        required(None, "image_url")
+        told = "image_url is required: the image, as a data: URL, as bare base64, or as an http or https URL"
+        raise InvalidRequest(told, "image_url")
     if isinstance(wanted, Query) and wanted.spatial_refs and not shown:
         raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
     detail = read_detail(read(given, "settings", dict) or {}, "settings.") or (shown[0].detail if shown else "high")

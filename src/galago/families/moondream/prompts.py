@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from galago.errors import InvalidRequest
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
-from galago.request import Box, Length, Message, Spot
+from galago.request import Box, Length, Message, Spot, one_turn_each
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def gaze(t: Tokenizer, eye: Spot) -> Prompt:
 def conversation(c: MoondreamConfig, messages: Sequence[Message]) -> str:
     """A conversation as one question: system text first, earlier turns as the 2024 releases wrote them."""
     system = [m.text for m in messages if m.role == "system"]
-    turns = [m for m in messages if m.role != "system"]
+    # With system text taken out of between them, two turns may be one.
+    turns = one_turn_each((m.role, [m.text]) for m in messages if m.role != "system")
     labels = {"user": "Question: ", "assistant": "Answer: "}
-    spoken = [turns[0].text] if len(turns) == 1 else [labels[m.role] + m.text for m in turns]
+    spoken = list(turns[0][1]) if len(turns) == 1 else [labels[role] + text for role, (text,) in turns]
     text = "\n\n".join((*system, *spoken))
     # Legacy templates write the first label themselves.
     return text.removeprefix(labels["user"]) if c.revision.family == "legacy" and len(turns) > 1 else text
