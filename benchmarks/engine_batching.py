@@ -29,10 +29,10 @@ from batching_parts import EDGES_MS, Figures, Images, decode, figures, gaps, ove
 
 import galago
 from galago.bench.case import image_size
-from galago.bench.machine import machine
 from galago.bench.random import random_checkpoint
 from galago.bench.table import number
 from galago.errors import GalagoError
+from galago.machine import machine
 
 PARTS = ("decode", "repeated", "questions", "gaps", "overhead")
 QUESTIONS = 4

@@ -20,7 +20,7 @@ from PIL import Image
 import galago
 from galago.eval.scenes.draw import scene_at
 from galago.kernels import Kernels, kernels, place
-from galago.nn.device import usable_cores
+from galago.machine import most_threads, usable_cores
 from galago.nn.linear import float_product
 from galago.precision import NAMES, pick_precision
 from galago.request import Query, Request, Sampling
@@ -111,14 +111,14 @@ def test_nothing_is_drawn_from_sources_that_the_program_has() -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_threads_belong_to_a_model(threads: int, tmp_path: Path) -> None:
     """Not to the thread that loads, nor to those that begin later, nor to the next model."""
     folder = tiny.write(tmp_path)
     before = torch.get_num_threads(), in_new_thread(torch.get_num_threads)
     seen: list[int] = []
     with galago.load(folder, threads=threads) as model, galago.load(folder) as other:
-        assert model.threads == threads
+        assert model.threads == min(threads, most_threads())
         assert other.threads == min(before[0], usable_cores())
         for m in (model, other, model):
             run = m.submit(Request(Query("x"), None, Sampling(max_tokens=2)))
@@ -126,6 +126,13 @@ def test_threads_belong_to_a_model(threads: int, tmp_path: Path) -> None:
             list(run)
             assert seen[-1] == m.threads  # the last to tell is the engine's thread
         assert (torch.get_num_threads(), in_new_thread(torch.get_num_threads)) == before
+
+
+def test_more_threads_than_can_run_are_cut_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with galago.load(tiny.write(tmp_path), threads=9999) as model:
+        assert model.threads == most_threads()
+        assert any("fewer than were asked for" in said for said in model.fallbacks)
+    assert "fewer than were asked for" in caplog.text
 
 
 # --- what crosses to C++ -------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_other_limits(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("threads", value) for value in (0, -1, 257, 10**6, 2**40, True, 1.5, float("nan"), "2")],
+        *[("threads", value) for value in (0, -1, True, 1.5, float("nan"), "2")],
         *[("model", value) for value in ("", 5, b"scenes")],
         *[(name, value) for name in ("precision", "profile", "device", "revision") for value in ("", 5)],
         *[("variants", value) for value in ("", 5)],

@@ -11,7 +11,8 @@ import torch
 
 from galago.kernels import kernels, load
 from galago.kernels.build import LIBRARY
-from galago.nn.device import usable_cores, with_threads
+from galago.machine import usable_cores
+from galago.nn.device import with_threads
 from galago.precision.quantise import quantise
 
 PRODUCT = re.compile(r"vpdpbusd|vdpbf16ps|vpmaddubsw|sdot")

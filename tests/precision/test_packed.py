@@ -12,6 +12,7 @@ import galago
 from galago import hub, packing
 from galago.checkpoint import metadata, read_tensors, write_tensors
 from galago.errors import CheckpointError, InvalidRequest
+from galago.needs import precision_of
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_an_interrupted_packing_leaves_nothing(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_names_of_models_may_end_in_a_precision() -> None:
-    assert hub.locate("scenes-int8").precision == "int8" and hub.locate("SCENES-BF16").precision == "bfloat16"
+    assert precision_of("scenes-int8") == "int8" and precision_of("SCENES-BF16") == "bfloat16"
     with galago.load("scenes-int4") as model:
         assert (model.name, model.precision) == ("scenes", "int4")
     with galago.load("scenes-int4", precision="int8") as model:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from galago import kernels as native
-from galago.nn.device import pick_device, synchronize, usable_cores
+from galago.nn.device import pick_device, pick_threads, synchronize
 
 READ_BYTES = 1_200_000_000
 """Far more than any cache holds; about what an int8 model of two billion weights reads for a token."""
@@ -29,7 +29,7 @@ def ceilings(
 
     Types that the device cannot multiply are left out. A multiplication and its addition are two operations.
     """
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(pick_threads(threads))
     where = pick_device(device)
     with torch.inference_mode():
         # Ones, not zeros: the system may have a single page stand for all that was never written.

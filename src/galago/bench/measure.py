@@ -13,10 +13,12 @@ from galago import hub
 from galago.bench.arithmetic import decode_weights, work_of
 from galago.bench.case import Case
 from galago.bench.ceilings import sustained_read
+from galago.choices import BITS
+from galago.machine import usable_cores
 from galago.media.clip import Clip
-from galago.nn.device import memory, pick_device, usable_cores
+from galago.needs import precision_of
+from galago.nn.device import memory
 from galago.packing import packed_copy
-from galago.precision import pick_precision
 from galago.request import Caption, Done, Query, Request, Sampling
 
 Message = dict[str, Any]
@@ -33,9 +35,9 @@ def prepare(case: Case) -> None:
     before may have driven the files out of memory, and the disk is not what is measured.
     """
     files = hub.locate(case.model)
-    wanted = pick_precision(case.precision or files.precision, pick_device(case.device))
-    if wanted.bits:
-        files = packed_copy(files, wanted.name, lambda done, total: None)
+    wanted = precision_of(case.model, precision=case.precision, device=case.device)
+    if wanted in BITS:
+        files = packed_copy(files, wanted, lambda done, total: None)
     chunk = bytearray(1 << 20)
     for path in files.weights:
         with path.open("rb", buffering=0) as file:

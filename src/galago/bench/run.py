@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from galago.bench.case import Case
-from galago.bench.machine import machine
 from galago.bench.processes import ChildFailed, Message, child_command, run_child
 from galago.bench.results import Result, spread
 from galago.hub import RANDOM
+from galago.machine import machine
 
 Told = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""

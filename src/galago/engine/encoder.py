@@ -19,8 +19,9 @@ from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
 from galago.engine.step import Look, Prefix, Start, StepModel
 from galago.errors import NotANumber
+from galago.machine import usable_cores
 from galago.media.picture import Picture
-from galago.nn.device import return_memory, synchronize, usable_cores
+from galago.nn.device import return_memory, synchronize
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
 from galago.threads import begin

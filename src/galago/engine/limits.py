@@ -7,8 +7,6 @@ from typing import Literal
 from galago.errors import InvalidRequest, quoted
 from galago.request import is_whole
 
-MAX_THREADS = 256
-"""More than any machine has use for; where so many cannot be started, OpenMP ends the process."""
 LEAST = {"waiting": 0, "running": 1, "kv_bytes": 1, "prefix_bytes": 0, "embedding_bytes": 0, "disk_bytes": 0}
 """What each of the Limits may be at the least."""
 

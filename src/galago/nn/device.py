@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import os
 import resource
 import sys
 import threading
@@ -16,11 +15,9 @@ import torch
 
 from galago.choices import check_device
 from galago.errors import InvalidRequest, quoted
+from galago.machine import container_cores, most_threads, system_memory, usable_cores
 
 T = TypeVar("T")
-CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
-"""Files of a control group with its limit and its usage, and the line of memory.stat with unused pages."""
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 """What a RuntimeError of torch says when memory runs out."""
 
@@ -55,33 +52,18 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, physical cores only, and a container's limit."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in allowed:
-        try:
-            # Threads of one core share its arithmetic units, and only get in each other's way.
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            cores.add(str(cpu))
-    limit = float(len(cores))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            limit = min(limit, int(quota) / int(period))
-    except (OSError, ValueError):
-        pass
-    return max(1, round(limit))
-
-
 def pick_threads(n: int | None = None) -> int:
-    """How many threads compute: n, or those that this process may use."""
+    """How many threads compute: n, but no more than can run at a time here; without n those of `usable_cores`."""
     # torch knows the machine's cores, not what a container or an affinity leaves of them.
-    return min(torch.get_num_threads(), usable_cores()) if n is None else n
+    return min(torch.get_num_threads(), usable_cores()) if n is None else min(n, most_threads())
+
+
+def threads_cut(n: int | None) -> str | None:
+    """What is to be told where so many threads are wanted and fewer compute."""
+    if n is None or n <= (most := most_threads()):
+        return None
+    who = "the container's limit allows" if container_cores() else "this process may use"
+    return f"threads: {most} compute, fewer than were asked for: {who} no more at a time, and others would only wait"
 
 
 _giving = threading.Lock()
@@ -127,38 +109,7 @@ def available_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except OSError:  # not on macOS, which has no simple answer
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    left = container_memory()
-    return free if left is None else max(0, min(free, left))
-
-
-def container_memory(root: Path = Path("/")) -> int | None:
-    """Bytes left of the smallest memory limit of the control groups that this process is in; None without any.
-
-    Pages of files that were not used lately do not count: the kernel drops them first.
-    """
-    try:
-        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    left = []
-    for kinds, path in (line.split(":", 2)[1:] for line in groups if line.count(":") > 1):
-        if kinds and "memory" not in kinds.split(","):
-            continue
-        base = root / "sys/fs/cgroup" / ("memory" if kinds else "")
-        limit, usage, unused = CGROUP_V1 if kinds else CGROUP_V2
-        # A limit further up holds too. Inside a container the path may be the host's; its own is then at the base.
-        inside = base / path.strip("/")
-        for group in (inside, *(p for p in inside.parents if p.is_relative_to(base))):
-            with contextlib.suppress(OSError, ValueError):
-                most = int((group / limit).read_text())  # "max" is none
-                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                left.append(most - int((group / usage).read_text()) + int(stat.get(unused, 0)))
-    return min(left, default=None)
+    return system_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,10 +17,10 @@ from fastapi.responses import StreamingResponse
 
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
+from galago.machine import usable_cores
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
-from galago.nn.device import usable_cores
 from galago.request import Done, Event
 from galago.server.bodies import read_body, unpacked
 from galago.server.errors import Refused
@@ -83,6 +83,8 @@ class Host:
     models: Models
     underway: Underway
     settings: Settings
+    why: str | None = None
+    """of the model that was chosen where the settings name none"""
     served: Served = field(default_factory=Served)
     # Bodies take several times their size while they are read, and videos what a few frames take.
     reading: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(usable_cores()))
