@@ -24,8 +24,8 @@ def test_the_other_images_go_on(galago, on, photo, tmp_path):
 
 
 def test_unknown_models_are_answered_with_the_known(galago, photo):
-    error = galago("caption", photo, "--model", "moondream3").error
-    assert "moondream3" in error and "did you mean moondream2?" in error
+    error = galago("caption", photo, "--model", "moondrem2").error
+    assert "moondrem2" in error and "did you mean moondream2?" in error
     assert "no folder or file" in galago("caption", photo, "--model", "./nowhere").error
 
 
@@ -41,7 +41,7 @@ def test_a_missing_tensor_is_named(galago, photo, tmp_path):
     [
         (("query", "PHOTO", ""), "question"),
         (("query", "PHOTO", "  "), "question"),
-        (("query", "PHOTO"), "no question"),
+        (("query", "PHOTO"), "QUESTION is missing"),
         (("query", "PHOTO", "what?", "--ref", "0.5"), "--ref must be x,y or x0,y0,x1,y1"),
         (("query", "PHOTO", "what?", "--ref", "0.5,7"), "spatial_refs"),
         (("caption", "PHOTO", "--temperature", "-1"), "temperature"),

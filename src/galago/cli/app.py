@@ -4,19 +4,38 @@ Commands import torch when they run, so that help answers at once.
 """
 
 import signal
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from galago.cli import bench, caption, config, detect, eval, gaze, models, point, quantize, query, serve, show, watch
+from galago.cli import (
+    bench,
+    caption,
+    config,
+    detect,
+    doctor,
+    eval,
+    gaze,
+    models,
+    point,
+    quantize,
+    query,
+    serve,
+    show,
+    watch,
+)
+from galago.cli.streams import output_error, prepare
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
 from galago.signals import exit_code, heeded, leave
 
 FAILED = 2
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
-for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show):
+for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show, doctor):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(models.app, name="models")
 
@@ -43,7 +62,10 @@ def galago(
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0, 2 for what could not be done, 130, 143 or 129 after a signal."""
+    """Run the command line; the exit code: 0, 2 for what could not be done, 130, 143 or 129 after a signal.
+
+    141 where whoever reads the output has gone, as `head` does: nothing is said then.
+    """
     code = 0
     with heeded() as heard:
         try:
@@ -57,22 +79,51 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _carried_out(args: Sequence[str] | None) -> int:
     try:
-        # The code of an Exit, or what the command returned: nothing.
         code = app(args=args, prog_name="galago", standalone_mode=False)
+        # The code of an Exit, or what the command returned: nothing.
+        code = code if isinstance(code, int) else 0
+        return _unprinted(full) if (full := output_error()) else code
     except (GalagoError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         # no_args_is_help raises the whole help text.
         helps = isinstance(error, typer.TyperException) and message.lstrip().startswith("Usage:")
-        typer.echo(message if helps else f"error: {shortened(' '.join(message.splitlines()), MAX_MESSAGE)}", err=True)
-        return FAILED
+        return _failed(message if helps else f"error: {shortened(' '.join(message.splitlines()), MAX_MESSAGE)}")
     except (KeyboardInterrupt, typer.Abort):
         return exit_code(signal.SIGINT)
-    return code if isinstance(code, int) else 0
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # to which typer has this answer
+            return exit_code(signal.SIGPIPE)
+        raise
+    except OSError:
+        if (full := output_error()) is None:
+            raise
+        return _unprinted(full)
 
 
-def run() -> NoReturn:
-    """The program: the command line in a process of its own."""
-    leave(main())
+def _unprinted(why: OSError) -> int:
+    if isinstance(why, BrokenPipeError):
+        return exit_code(signal.SIGPIPE)
+    return _failed(f"error: cannot write to standard output: {why.strerror or why}")
+
+
+def _failed(message: str) -> int:
+    with suppress(OSError, ValueError):  # what cannot be told can be seen from the code
+        typer.echo(message, err=True)
+    return FAILED
+
+
+def run(args: Sequence[str] | None = None) -> NoReturn:
+    """The program: the command line in a process of its own. What nobody thought of is one line too."""
+    prepare()
+    try:
+        code = main(args)
+    except OSError as error:
+        code = _failed(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        code = _failed(f"error: a fault of galago's, in {Path(place.filename).name} line {place.lineno}: {what}")
+    leave(code)
 
 
 if __name__ == "__main__":

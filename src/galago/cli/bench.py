@@ -1,6 +1,5 @@
 """galago bench"""
 
-import json as jsonlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import typer
 from galago.catalog import entries, with_precision
 from galago.choices import check_device, check_models, check_precision
 from galago.cli.options import Force
+from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
 from galago.outputs import check_outputs, write_text
 from galago.request import Detail
@@ -130,7 +130,7 @@ def _give(
         write_text(drawn(results, same_work(results[0], saved or [])), plot)
     if json:
         for result in results:
-            typer.echo(jsonlib.dumps(result, ensure_ascii=False))
+            print_json(result)
         return
     from rich.console import Console
 

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.cli.options import Frames, Json, Loading, Media, Stream, TextSettings, settings_of, takes_groups
+from galago.cli.options import Frames, Json, Loading, Media, MoreMedia, Stream, TextSettings, settings_of, takes_groups
 from galago.cli.running import Output, each_media
+from galago.cli.words import sources_of
 from galago.request import Length
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ Examples:
 
 @takes_groups
 def caption(
-    sources: Media,
+    media: Media = None,
+    more: MoreMedia = None,
     length: Annotated[Length, typer.Option(help="How much to say.")] = "normal",
     stream: Stream = False,
     json: Json = False,
@@ -34,6 +36,7 @@ def caption(
     loading: Loading,
 ) -> None:
     """Describe images and videos."""
+    sources = sources_of(media, more, "galago caption photo.jpg", "IMAGE or VIDEO")
     settings = settings_of(text)
     output = Output(sources, json, stream)
 

@@ -1,6 +1,5 @@
 """galago config"""
 
-import json as jsonlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from galago.cli.options import takes_groups
 from galago.cli.server_flags import Config, Names, ServerFlags, in_force
+from galago.cli.streams import print_json
 
 EXAMPLES = """\b
 Examples:
@@ -28,7 +28,7 @@ def config(
     told = {setting: _shown(setting, value) for setting, value in asdict(found.settings).items()}
     if json:
         both = {setting: {"value": value, "from": found.origins[setting]} for setting, value in told.items()}
-        typer.echo(jsonlib.dumps(both, ensure_ascii=False))
+        print_json(both)
         return
     rows = [(setting, _text(value), found.origins[setting]) for setting, value in told.items()]
     first, second = (max(len(row[column]) for row in rows) for column in range(2))

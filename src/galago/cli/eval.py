@@ -13,6 +13,7 @@ import typer
 
 from galago.choices import check_models
 from galago.cli.options import Force, Loading, takes_groups
+from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
 from galago.outputs import check_outputs, is_ours, write_text
 
@@ -220,7 +221,7 @@ def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot:
             told = {"a": told, "b": summary(runs[1]), "differences": {k: asdict(d) for k, d in differences.items()}}
         else:
             told |= {f"{run.view}_measures": summary(run)["measures"] for run in runs[1:]}
-        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+        print_json(told)
         return
     # Only a terminal has a width that the table must keep to.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -1,6 +1,5 @@
 """galago quantize"""
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from galago.catalog import find, with_precision
 from galago.choices import BITS, check_models
+from galago.cli.streams import json_name, print_json
 from galago.errors import InvalidRequest, ModelNotFound, quoted
 from galago.needs import size_of
 from galago.outputs import check_folder
@@ -49,8 +49,14 @@ def quantize(
     made = quantise_model(files, to, folder)
     before, after = sum(f.stat().st_size for f in files.weights), made.stat().st_size
     if json:
-        told = {"model": files.name, "precision": to, "folder": str(folder), "bytes": after, "bytes_before": before}
-        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+        told = {
+            "model": files.name,
+            "precision": to,
+            "folder": json_name(folder),
+            "bytes": after,
+            "bytes_before": before,
+        }
+        print_json(told)
     else:
         typer.echo(f"{folder}: {size_of(after)}, before {size_of(before)}")
 

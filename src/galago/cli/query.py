@@ -1,14 +1,24 @@
 """galago query"""
 
-import os
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from galago.cli.options import Frames, Json, Loading, Stream, TextSettings, numbers, settings_of, takes_groups
+from galago.cli.options import (
+    Frames,
+    Json,
+    Loading,
+    MoreMedia,
+    Question,
+    Stream,
+    TextSettings,
+    numbers,
+    settings_of,
+    takes_groups,
+)
 from galago.cli.running import Output, each_media
-from galago.errors import InvalidRequest
+from galago.cli.words import sources_and_words
 from galago.request import Query, check_skill
 
 if TYPE_CHECKING:
@@ -28,14 +38,17 @@ Examples:
 
 @takes_groups
 def query(
-    media: Annotated[
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGE|VIDEO", help="Paths or URLs of images or videos; - reads standard input; may be left out."
+            metavar="IMAGE|VIDEO|QUESTION",
+            help="Paths or URLs of images or videos, - for standard input, or none; and last what to ask.",
+            show_default=False,
         ),
     ] = None,
+    more: MoreMedia = None,
+    prompt: Question = None,
     *,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Think first, and show the thoughts.")] = False,
     ref: Annotated[
         list[str] | None,
@@ -48,9 +61,8 @@ def query(
     loading: Loading,
 ) -> None:
     """Ask a question about images or videos, or without one."""
-    sources = media or []
-    if question == "-" or (question and not sources and os.path.isfile(question)):
-        raise InvalidRequest(f'no question after {question}; ask as in galago query {question} "What is this?"')
+    example = 'galago query photo.jpg "How many people?"'
+    sources, question = sources_and_words(words, more, prompt, example, what="QUESTION", optional=True)
     refs = tuple(numbers(r, "--ref", 2, 4) for r in ref or ())
     check_skill(Query(question, reasoning, cast(Any, refs)))
     settings = settings_of(text)

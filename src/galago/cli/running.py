@@ -1,15 +1,16 @@
 """What the commands share: opening images and videos, asking the model about each, and printing its answers."""
 
-import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from galago.cli.options import Frames, Loading
+from galago.cli.streams import json_name, print_json, standard_input
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Output:
     def show(self, source: str | None, answer: Mapping[str, Any], plain: Iterable[str]) -> None:
         """Print one source's answer: the dict, or the pieces of `plain`, which may still be under way."""
         if self.as_json:
-            named = {} if source is None else {"image": source}
-            typer.echo(json.dumps({**named, **answer}, ensure_ascii=False))
+            named = {} if source is None else {"image": json_name(source)}
+            print_json({**named, **answer})
             return
         if self.named:
             typer.echo(f"{source}: ", nl=False)
@@ -45,8 +46,15 @@ class Output:
         typer.echo()
 
 
-def each_image(sources: Sequence[str], loading: Loading, ask: Callable[["Model", "Image.Image", int], None]) -> None:
+def each_image(
+    sources: Sequence[str],
+    loading: Loading,
+    ask: Callable[["Model", "Image.Image", int], None],
+    skill: str | None = None,
+) -> None:
     """Open each image and ask about it; `ask` gets the model, the image and its place in `sources`.
+
+    Where no model is named it is one that has the `skill`, one of catalog.SKILLS.
 
     An image that cannot be read does not keep the others: its error is printed, and the exit code at the
     end is 2. The model is loaded when the first image is open.
@@ -54,7 +62,7 @@ def each_image(sources: Sequence[str], loading: Loading, ask: Callable[["Model",
     from galago.media.image import load_image
 
     loading.check()
-    _each(sources, loading, lambda source, model: load_image(source), ask)
+    _each(sources, loading, lambda source, model: load_image(source), ask, skill)
 
 
 def each_media(
@@ -71,9 +79,9 @@ def each_media(
     loading.check()
     frames.of(FrameSampling())
 
-    def opened(source: "FileSource", model: Callable[[], "Model"]) -> "Image.Image | Clip":
+    def opened(source: "FileSource", model: "Callable[[str | None], Model]") -> "Image.Image | Clip":
         def sampling() -> FrameSampling | None:
-            usual = model().video_sampling
+            usual = model("video").video_sampling
             return None if usual is None else frames.of(usual)
 
         return load_media(source, sampling)
@@ -84,22 +92,39 @@ def each_media(
 def _each(
     sources: Sequence[str],
     loading: Loading,
-    opened: Callable[["FileSource", Callable[[], "Model"]], T],
+    opened: "Callable[[FileSource, Callable[[str | None], Model]], T]",
     ask: Callable[["Model", T, int], None],
+    skill: str | None = None,
 ) -> None:
     failed = False
+    loaded: list[Model] = []
     with ExitStack() as stack:
-        model = cache(lambda: stack.enter_context(loading.open()))
+
+        def model(skill: str | None) -> "Model":
+            # Who asks first says what it must be able to do, where none is named.
+            if not loaded:
+                loaded.append(stack.enter_context(loading.open(skill)))
+            return loaded[0]
+
         for place, source in _counted(list(enumerate(sources))):
             try:
-                shown = opened(sys.stdin.buffer if source == "-" else source, model)
+                shown = opened(open_source(source), model)
             except (InvalidImage, InvalidVideo, UnsupportedTask) as error:
                 typer.echo(f"error: {error}" if source != "-" else f"error: standard input: {error}", err=True)
                 failed = True
                 continue
-            ask(model(), shown, place)
+            ask(model(skill), shown, place)
     if failed:
         raise typer.Exit(2)
+
+
+def open_source(source: str) -> "FileSource":
+    """What is read for a source. Raises InvalidImage for a folder, and where there is no standard input."""
+    if source == "-":
+        return standard_input()
+    if "://" not in source and os.path.isdir(source):  # which takes a data: URL for no name, and not for an error
+        raise InvalidImage(f"{source} is a folder; name the files in it, as {Path(source) / '*.png'}")
+    return source
 
 
 def _counted(work: list[T]) -> Iterator[T]:

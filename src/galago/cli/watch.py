@@ -1,6 +1,5 @@
 """galago watch"""
 
-import json as jsonlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from galago.cli.options import Frames, Loading, TextSettings, settings_of, takes_groups
+from galago.cli.options import Frames, Loading, Question, TextSettings, settings_of, takes_groups
+from galago.cli.running import open_source
+from galago.cli.streams import print_json
+from galago.cli.words import sources_and_words
+from galago.errors import InvalidRequest
 from galago.request import Query, check_skill
 
 EXAMPLES = """\b
@@ -20,10 +23,18 @@ Examples:
 
 @takes_groups
 def watch(
-    video: Annotated[
-        str, typer.Argument(metavar="VIDEO", help="A path or URL; - reads standard input.", show_default=False)
-    ],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask of each frame.", show_default=False)],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="VIDEO|QUESTION",
+            help="A path or URL, - for standard input; and what to ask of each frame.",
+            show_default=False,
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--video", "--image", metavar="VIDEO", help="The same as VIDEO.")
+    ] = None,
+    prompt: Question = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per frame.")] = False,
     *,
     frames: Frames,
@@ -36,16 +47,20 @@ def watch(
     from galago.watching import spans
     from galago.watching import watch as watched
 
+    example = 'galago watch clip.mp4 "Is there a person?"'
+    videos, question = sources_and_words(words, more, prompt, example, what="QUESTION", shown="VIDEO")
+    if len(videos) > 1:
+        raise InvalidRequest(f"one video at a time, not {len(videos)}; as in: {example}")
     check_skill(Query(question))
     settings = settings_of(text)
     loading.check()
     sampling = frames.of(FrameSampling())
-    clip = load_clip(sys.stdin.buffer if video == "-" else video, sampling)
+    clip = load_clip(open_source(videos[0]), sampling)
     with loading.open() as model, _counted(len(clip.frames)) as count:
         answers = count(watched(model, clip, question, settings=settings))
         if json:
             for time, answer in answers:
-                print(jsonlib.dumps({"time": round(time, 3), "answer": answer}, ensure_ascii=False), flush=True)
+                print_json({"time": round(time, 3), "answer": answer})
             return
         tenths = sampling.fps > 1
         none = None

@@ -17,6 +17,8 @@ What = Literal["image", "video"]
 
 _INVALID = {"image": InvalidImage, "video": InvalidVideo}
 _USUAL = {"image": "png", "video": "mp4"}
+MAX_BYTES = 32 << 20
+"""Of what comes out of a pipe, which has to be kept in memory; as much as a body of a request may have."""
 _ALLOWED = "give an http or https URL, or the {} itself as a data: URL in base64"
 _IN_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{1,20}):", re.IGNORECASE)
@@ -61,8 +63,12 @@ def _found(source: FileSource, what: What, stack: ExitStack) -> tuple[BinaryIO, 
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:
-    """The file itself, or what comes out of a pipe."""
-    return file if file.seekable() else io.BytesIO(file.read())
+    """The file itself, or what comes out of a pipe, which may be as large as an upload."""
+    if file.seekable():
+        return file
+    if len(data := file.read(MAX_BYTES + 1)) > MAX_BYTES:
+        raise InvalidImage(f"more than {MAX_BYTES >> 20} MiB came out of a pipe; save it as a file, and name that")
+    return io.BytesIO(data)
 
 
 def decode_data_url(text: str, what: str = "image") -> bytes:

@@ -2,7 +2,6 @@
 
 import sys
 
-from galago.cli.app import main
-from galago.signals import leave
+from galago.cli.app import run
 
-leave(main(["serve", *sys.argv[1:]]))
+run(["serve", *sys.argv[1:]])
