@@ -1,5 +1,6 @@
 """The models and routes that can be served by name, read from catalog.toml."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from galago.errors import ModelNotFound, quoted
+
+SKILLS = {"objects": "finding objects, points and gazes", "video": "videos"}
+"""What not every model does, in words."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ class Entry:
     license: str
     precisions: tuple[str, ...]
     source: Bundled | Hosted
+    parameters: int
     revision: str | None = None
-    parameters: int | None = None
     aliases: tuple[str, ...] = ()
+    can: tuple[str, ...] = ()
+    """what not every model does, of SKILLS"""
     kv_values: int | None = None
     """Keys and values of one position, in numbers: what they take is that times the size of their type."""
     context: int | None = None
@@ -79,6 +85,26 @@ class Route:
     ways: tuple[Way, ...]
 
 
+@dataclass(frozen=True)
+class Unsupported:
+    """A model that is known elsewhere and that Galago does not run; `why` is a sentence that names another."""
+
+    id: str
+    why: str
+    aliases: tuple[str, ...] = ()
+
+
+LONGEST = 80
+"""Characters of a name that are repeated in an error."""
+FOREIGN = {
+    ".mf": "weights of Moondream's former client",
+    ".mf.gz": "weights of Moondream's former client",
+    ".gguf": "weights of llama.cpp",
+    ".onnx": "weights of ONNX Runtime",
+}
+"""Files that hold weights and that nothing here reads, by how they end."""
+
+
 def _route(name: str, table: dict[str, Any]) -> Route:
     ways = tuple(Way(tuple(way["takes"]), tuple(way["models"])) for way in table["route"])
     return Route(name, table["description"], ways)
@@ -91,7 +117,7 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
         source = _whole(table.pop("repo"), table.pop("parts", 1))
     else:
         source = Hosted(tuple(Remote(**r) for r in table.pop("weights")), Remote(**table.pop("tokenizer")))
-    listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions") if k in table}
+    listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions", "can") if k in table}
     return Entry(id=name, source=source, **listed, **table)
 
 
@@ -109,8 +135,8 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Every model of the catalogue, the default one first."""
-    return tuple(_entry(name, table) for name, table in _tables().items() if "route" not in table)
+    """Every model of the catalogue: what is bundled, the default one first; then those for photographs, best first."""
+    return tuple(_entry(name, table) for name, table in _tables().items() if {"route", "unsupported"}.isdisjoint(table))
 
 
 @cache
@@ -119,25 +145,43 @@ def routes() -> tuple[Route, ...]:
     return tuple(_route(name, table) for name, table in _tables().items() if "route" in table)
 
 
+@cache
+def _unsupported() -> dict[str, Unsupported]:
+    """Models that are known and not supported, by all their names as _key() has them."""
+    tables = {name: table for name, table in _tables().items() if "unsupported" in table}
+    known = [Unsupported(name, t["unsupported"], tuple(t.get("aliases", ()))) for name, t in tables.items()]
+    return {_key(name): model for model in known for name in (model.id, *model.aliases)}
+
+
+def _key(name: str) -> str:
+    """One spelling for those that differ in large and small letters, and in underscores for dashes."""
+    return name.lower().replace("_", "-")
+
+
 def _named() -> dict[str, Entry | Route]:
-    """All of the catalogue by its ids and aliases, in small letters."""
-    models = {name.lower(): entry for entry in entries() for name in (entry.id, *entry.aliases)}
-    return models | {route.id.lower(): route for route in routes()}
+    """All of the catalogue by ids, aliases and repositories with a revision (vikhyatk/moondream2@2025-06-21)."""
+    found: dict[str, Entry | Route] = {}
+    for entry in entries():
+        weights = entry.source.weights if isinstance(entry.source, Hosted) else ()
+        revisions = [f"{repo}@{w.revision}" for w in weights for repo in (w.repo, w.repo.rpartition("/")[2])]
+        found |= {_key(name): entry for name in (entry.id, *entry.aliases, *revisions)}
+    return found | {_key(route.id): route for route in routes()}
 
 
 def with_precision(name: str) -> tuple[str, str | None]:
     """A name such as moondream2-int8 as model and precision; (name, None) where it ends in none."""
-    known = _named()
-    base, _, precision = name.rpartition("-")
+    known = _named().keys() | _unsupported().keys()
+    base, _, precision = name.replace("_", "-").rpartition("-")
+    base = name[: len(base)]
     precision = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(precision.lower(), precision.lower())
-    if name.lower() not in known and base.lower() in known and any(precision in e.precisions for e in entries()):
+    if _key(name) not in known and _key(base) in known and any(precision in e.precisions for e in entries()):
         return base, precision
     return name, None
 
 
 def lookup(name: str) -> Entry | Route | None:
     """What has this id or alias, in any case, with or without a precision (moondream2-int8)."""
-    return _named().get(with_precision(name)[0].lower())
+    return _named().get(_key(with_precision(name)[0]))
 
 
 def find(name: str) -> Entry:
@@ -148,8 +192,36 @@ def find(name: str) -> Entry:
     if found:
         models = ", ".join(dict.fromkeys(model for way in found.ways for model in way.models))
         raise ModelNotFound(f"{found.id} is a route: name one of {models}, or run galago serve {found.id}")
-    name = with_precision(name)[0]
-    close = get_close_matches(name.lower(), _named(), n=1)
+    raise ModelNotFound(foreign(name) or _why_not(with_precision(name[:LONGEST])[0]))
+
+
+def _why_not(name: str) -> str:
+    """What to say of a name that is neither a model's nor a route's."""
+    if unsupported := _unsupported().get(_key(name)):
+        return unsupported.why
+    repo, at, revision = name.partition("@")
+    if at and (there := [key.partition("@")[2] for key in _named() if key.startswith(f"{_key(repo)}@")]):
+        return f"{repo} is here at {', '.join(there)}, not at {quoted(revision)}"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w.-]+)?", name):
+        first = f"a repository that is not in the catalogue is downloaded first (hf download {repo} --local-dir FOLDER)"
+        return f"no model {quoted(name)} and no such folder; {first}, and named by its folder"
+    close = get_close_matches(_key(name), _named(), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = ", ".join(dict.fromkeys(found.id for found in _named().values()))
-    raise ModelNotFound(f"no model {quoted(name)}{hint} (known are {known}, and folders that hold a checkpoint)")
+    return f"no model {quoted(name)}{hint} (known are {known}, and folders that hold a checkpoint)"
+
+
+def foreign(name: str) -> str | None:
+    """What to say of a file of another program's weights; None for any other name."""
+    file = re.split(r"[/\\]", name)[-1]
+    suffix = next((suffix for suffix in sorted(FOREIGN, key=len, reverse=True) if _key(file).endswith(suffix)), None)
+    if suffix is None:
+        return None
+    stem = file[: -len(suffix)]
+    if model := _unsupported().get(_key(with_precision(stem)[0])):
+        instead = model.why
+    elif same := lookup(stem):
+        instead = "take " + "-".join(filter(None, (same.id, with_precision(stem)[1])))
+    else:
+        instead = "take a .safetensors file, or a name of `galago models`"
+    return f"{file[:LONGEST]} is not read, since it holds {FOREIGN[suffix]}; {instead}"

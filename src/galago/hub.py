@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from galago.catalog import Bundled, Hosted, Remote, entries, find, with_precision
+from galago.catalog import Bundled, Hosted, Remote, entries, find
 from galago.checkpoint import Damaged
 from galago.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
 from galago.config_file import TEXT, Members, one_of, read_json
@@ -33,9 +33,8 @@ class Files:
     """What is needed to load one model. `revision` may be unknown.
 
     `config` is its config.json, `preprocessor` what is said of images (a preprocessor_config.json) and `video` of
-    videos; empty where there is none. `precision` is what the model's name asked for, as moondream2-int8 does. `source`
-    is the folder or file that was named, None for a model of the catalogue. `notes` are sentences on what is slower or
-    larger than it could be.
+    videos; empty where there is none. `source` is the folder or file that was named, None for a model of the catalogue.
+    `notes` are sentences on what is slower or larger than it could be.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Files:
     tokenizer: Path
     config: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
-    precision: str | None = None
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
@@ -63,7 +61,6 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
     path = Path(os.path.expanduser(name_or_path))
-    _, precision = with_precision(str(name_or_path))
     try:
         entry = find(str(name_or_path))
     except ModelNotFound:
@@ -78,14 +75,14 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         raise
     if isinstance(entry.source, Bundled):
         folder = bundled(entry.source)
-        return replace(_local(folder, entry.id, weights_in(folder), entry.revision), precision=precision)
+        return _local(folder, entry.id, weights_in(folder), entry.revision)
     source = entry.source
     lacking = [r for r in source.files if not _cached(r)]
     _download(entry.id, lacking, progress, offline, whole=len(lacking) == len(source.files))
     weights, tokenizer = tuple(_required(r) for r in source.weights), _required(source.tokenizer)
     with blaming(entry.id, None):
         config, preprocessor = (read_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
-    return Files(entry.id, entry.family, weights, tokenizer, config, entry.revision, precision, preprocessor)
+    return Files(entry.id, entry.family, weights, tokenizer, config, entry.revision, preprocessor)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def test_what_a_killed_one_left_is_no_reason_to_refuse(galago, checkpoint, here)
         (("scenes",), "--to"),
         (("scenes", "--to", "int3"), "int8 or int4"),
         (("scenes-int4", "--to", "int8"), "int4"),
-        (("moondream3", "--to", "int8"), "did you mean"),
+        (("moondrem2", "--to", "int8"), "did you mean"),
         (("./nowhere", "--to", "int8"), "no folder or file"),
         (("scenes", "--to", "int8", "--out", "file.txt"), "cannot write file.txt"),
         (("scenes", "--to", "int8", "--out", "file.txt/below"), "cannot write"),
