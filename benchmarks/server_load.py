@@ -135,7 +135,7 @@ def resident(pid: int) -> int:
 
 @contextlib.contextmanager
 def started() -> Iterator[tuple[str, int]]:
-    command = [sys.executable, "-m", "galago.server", "--port", "0", "--log-level", "warning"]
+    command = [sys.executable, "-m", "galago.server", "scenes", "--port", "0", "--log-level", "warning"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         line = next(line for line in process.stderr if "listening on" in line)

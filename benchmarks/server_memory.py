@@ -90,7 +90,7 @@ def main() -> int:
 
     with ProcessPoolExecutor(2) as pool:
         pictures = list(pool.map(partial(picture, side=given.side, mode=given.mode), range(1, given.pictures + 1)))
-    command = [given.galago, "serve", "--port", "0"]
+    command = [given.galago, "serve", "scenes", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         try:

@@ -26,9 +26,10 @@ from galago.arguments import (
     variant_of,
 )
 from galago.catalog import entries
+from galago.choices import check_precision, check_profile
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine, Run
-from galago.engine.limits import MAX_THREADS, Limits
+from galago.engine.limits import Limits
 from galago.errors import GalagoError, InvalidRequest
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
@@ -37,7 +38,8 @@ from galago.media.load import load_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.messages import read_messages
-from galago.nn.device import pick_device, pick_threads, with_threads
+from galago.needs import precision_of
+from galago.nn.device import pick_device, pick_threads, threads_cut, with_threads
 from galago.nn.footprint import footprint
 from galago.nn.forked import computed
 from galago.packing import packed_copy
@@ -89,17 +91,19 @@ def load(
 ) -> "Model":
     """Load a model of the catalogue, a folder or a weights file, downloading it where needed.
 
-    Without a name it is the catalogue's first, which is bundled.
+    Without a name it is the catalogue's first, which is bundled and knows drawings only; the log says so.
 
     `precision` is float32, bfloat16, float16, int8 or int4; without one the model's name may end in it
-    (moondream2-int8), or `profile` decides: standard (float32, the default on a CPU) or optimized (the best
-    for the device: int8 on a CPU). The first load of a large model in int8 or int4 keeps a packed copy.
+    (moondream2-int8), or `profile` decides: standard (float32) or optimized (the best for the device: int8 on a CPU,
+    bfloat16 on CUDA, float16 on MPS). Without one models of 100 M parameters and more are optimized, smaller ones
+    standard. The first load of a large model in int8 or int4 keeps a packed copy.
 
     `device` is cpu, cuda or mps (default: the best there is), `revision` the published state whose
     behaviour a checkpoint has, if its files do not tell. `variants` is a folder of LoRA files that requests
     name; without it they give paths, so a server that lets strangers choose a variant wants it. `threads`
-    is how many CPU threads compute for this model (default: those that this process may use); `progress` is told
-    how many bytes of how many are downloaded. `limits` says how much may wait, run and be kept at once.
+    is how many CPU threads compute for this model (default: those that this process may use; more than can run at
+    a time are cut, and the log says so); `progress` is told how many bytes of how many are downloaded. `limits` says
+    how much may wait, run and be kept at once.
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
@@ -107,18 +111,25 @@ def load(
     for name, text in {"precision": precision, "profile": profile, "device": device, "revision": revision}.items():
         _check(text is None or (isinstance(text, str) and text), name, "a text, or None for the default")
     _check(variants is None or (isinstance(variants, str | Path) and str(variants)), "variants", "a folder, or None")
-    fits = threads is None or (is_whole(threads) and 1 <= threads <= MAX_THREADS)
-    _check(fits, "threads", f"a whole number in 1..{MAX_THREADS}, or None for what this process may use")
+    fits = threads is None or (is_whole(threads) and threads >= 1)
+    _check(fits, "threads", "a whole number >= 1, or None for what this process may use")
     _check(progress is None or callable(progress), "progress", "a function of bytes done and of how many, or None")
     _check(limits is None or isinstance(limits, Limits), "limits", "galago.Limits, or None")
+    cut = filter(None, [threads_cut(threads)])
     threads = pick_threads(threads)
     where = pick_device(device)
-    pick_precision(precision, where, profile)  # a wrong name is told before a download
-    files = hub.locate(model or entries()[0].id, progress=progress)
+    check_precision(precision)  # a wrong name is told before a download
+    check_profile(profile)
+    if model is None:
+        model = entries()[0].id
+        log.warning("no model was named: %s", entries()[0].description)
+    name = str(model)
+    files = hub.locate(name, progress=progress)
     kind = family(files.family)
     with hub.blaming(files.name, files.source):
         packed = bits_of(files.weights)
-    chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
+    wanted = precision_of(name, precision=precision, profile=profile, device=where.type)
+    chosen = pick_precision(wanted, where)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
     folder = None if variants is None else Path(variants)
@@ -129,7 +140,7 @@ def load(
             return kind.load(whole, precision=chosen, device=where, revision=revision, variants=folder), whole.notes
 
     made, notes = computed(loaded)
-    return Model(made, limits, threads, notes)
+    return Model(made, limits, threads, [*cut, *notes])
 
 
 def _check(holds: Any, name: str, allowed: str) -> None:
@@ -152,7 +163,7 @@ class Model:
     def __init__(
         self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
     ) -> None:
-        """`notes` say what of its files is slower or larger than it could be."""
+        """`notes` say what is slower, larger or otherwise than it could be or was asked for."""
         self._loaded, self._notes = loaded, list(notes)
         for fallback in self.fallbacks:
             log.warning("%s: %s", loaded.name, fallback)
@@ -183,7 +194,7 @@ class Model:
 
     @property
     def fallbacks(self) -> list[str]:
-        """What is slower or larger here than it could be, one sentence each."""
+        """What is slower, larger or otherwise than it could be or was asked for, one sentence each."""
         return [*fallbacks(self._loaded.device, self._loaded.precision.bits), *self._notes]
 
     @property

@@ -3,9 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galago.catalog import Entry, lookup, with_precision
+from galago.catalog import Entry, Route, lookup, with_precision
 from galago.checkpoint import count_weights
+from galago.choices import (
+    KV_BYTES,
+    WEIGHT_BYTES,
+    check_device,
+    check_precision,
+    check_profile,
+    default_precision,
+)
 from galago.errors import InvalidRequest, ModelNotFound
+from galago.hub import blaming, locate
 
 if TYPE_CHECKING:
     from galago.engine.limits import Limits
@@ -45,47 +54,87 @@ def longest_request(
     name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
 ) -> int:
     """Bytes of keys and values of a request that fills the model's context; arguments and errors as above."""
-    from galago.families.family import family
-    from galago.hub import blaming, locate
-    from galago.nn.device import pick_device
-    from galago.precision import pick_precision
-    from galago.precision.packed import bits_of
-
-    entry, where = _entry(name), pick_device(device)
+    number = KV_BYTES[precision_of(name, precision=precision, profile=profile, device=device)]
+    entry = _entry(name)
     if entry is not None and entry.kv_values is not None and entry.context is not None:
-        chosen = pick_precision(precision or with_precision(name)[1], where, profile)
-        return entry.kv_values * entry.context * chosen.kv.itemsize
+        return entry.kv_values * entry.context * number
+    from galago.families.family import family
+
     files = locate(name, offline=True)
     with blaming(files.name, files.source):
-        packed, outline = bits_of(files.weights), family(files.family).outline(files)
-    chosen = pick_precision(precision or files.precision or (f"int{packed}" if packed else None), where, profile)
-    return outline.kv_values * outline.context * chosen.kv.itemsize
+        outline = family(files.family).outline(files)
+    return outline.kv_values * outline.context * number
+
+
+def precision_of(
+    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
+) -> str:
+    """What galago.load computes a model in: what its argument, the model's name or its file says, or the default.
+
+    Raises ModelNotFound, CheckpointError or InvalidRequest.
+    """
+    check_precision(precision)
+    check_profile(profile)
+    if precision is not None and precision != "auto":
+        return precision
+    return with_precision(name)[1] or _default(name, profile, device)
+
+
+def _default(name: str, profile: str | None, device: str | None) -> str:
+    """The precision of a model, or of the models of a route, where neither an argument nor its name says one."""
+    match lookup(name):
+        case Entry() as entry:
+            parameters = entry.parameters
+        case Route() as route:
+            # One that leads nowhere is told by routing.py.
+            found = (_entry(model) for way in route.ways for model in way.models)
+            parameters = min((entry.parameters for entry in found if entry), default=0)
+        case None:
+            from galago.precision.packed import bits_of
+
+            files = locate(name, offline=True)
+            with blaming(files.name, files.source):
+                if bits := bits_of(files.weights):
+                    return f"int{bits}"
+                parameters = sum(map(count_weights, files.weights))
+    return default_precision(parameters, _kind(device), profile)
+
+
+def _kind(device: str | None) -> str:
+    """cpu, cuda or mps; PyTorch is asked only where none is named."""
+    if device not in (None, "auto"):
+        check_device(device)
+        return device.partition(":")[0]
+    from galago.nn.device import pick_device
+
+    return pick_device(None).type
 
 
 def _peak(name: str, precision: str | None, profile: str | None, device: str | None) -> int:
-    from galago.hub import blaming, locate
-    from galago.nn.device import pick_device
-    from galago.precision import pick_precision
+    chosen, entry = precision_of(name, precision=precision, profile=profile, device=device), _entry(name)
+    if entry is not None:
+        return peak_of(entry, chosen)
     from galago.precision.packed import bits_of
 
-    entry, where = _entry(name), pick_device(device)
-    if entry is not None and entry.parameters is not None:
-        chosen = pick_precision(precision or with_precision(name)[1], where, profile)
-        measured = entry.memory.get(chosen.name)
-        return measured or int(entry.parameters * chosen.weight_bytes * SLACK) + OVERHEAD
     files = locate(name, offline=True)
     with blaming(files.name, files.source):
         if bits_of(files.weights):
-            weights = float(sum(f.stat().st_size for f in files.weights))
-        else:
-            count = sum(map(count_weights, files.weights))
-            weights = count * pick_precision(precision, where, profile).weight_bytes
-    return int(weights * SLACK) + OVERHEAD
+            return counted_peak(sum(f.stat().st_size for f in files.weights), 1)
+        return counted_peak(sum(map(count_weights, files.weights)), WEIGHT_BYTES[chosen])
+
+
+def peak_of(entry: Entry, precision: str) -> int:
+    """Bytes at the peak of one request to a model of the catalogue: measured, or else counted on the safe side."""
+    return entry.memory.get(precision) or counted_peak(entry.parameters, WEIGHT_BYTES[precision])
+
+
+def counted_peak(parameters: int, weight_bytes: float) -> int:
+    """Bytes at the peak of one request, on the safe side where nothing was measured."""
+    return int(parameters * weight_bytes * SLACK) + OVERHEAD
 
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a model can be loaded in; none where there is no such model."""
-    from galago.hub import blaming, locate
     from galago.precision import NAMES
     from galago.precision.packed import bits_of
 
@@ -105,9 +154,6 @@ def one_name(name: str, *, precision: str | None = None, profile: str | None = N
 
     A path becomes the real one; a name that is neither in the catalogue nor a path stays as it is.
     """
-    from galago.nn.device import pick_device
-    from galago.precision import pick_precision
-
     if not isinstance(name, str) or not name:
         raise InvalidRequest("a model must be a name or a path, as a text that is not empty", "model")
     found = lookup(name)
@@ -115,7 +161,7 @@ def one_name(name: str, *, precision: str | None = None, profile: str | None = N
         path = Path(name).expanduser()
         return str(path.resolve()) if path.exists() else name
     named = with_precision(name)[1]
-    if precision or named in (None, pick_precision(None, pick_device(device), profile).name):
+    if precision or named in (None, _default(found.id, profile, device)):
         return found.id
     return f"{found.id}-{named}"
 

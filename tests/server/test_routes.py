@@ -194,15 +194,15 @@ def test_what_does_not_fit_in_its_smallest_models_is_refused_at_the_start(tmp_pa
 
 
 def test_a_precision_is_that_of_the_models(tmp_path: Path) -> None:
-    settings = Settings(model=("SmolVLM-Hybrid-int8",), strict_model_names=True)
+    settings = Settings(model=("SmolVLM-Hybrid-int4",), strict_model_names=True)
     with serving(create_app(pool(tmp_path, ALL), settings)) as url:
-        assert health(url)["model"] == f"{HYBRID}-int8"
-        for name in (HYBRID, f"{HYBRID}-int8"):
-            assert answered_by(url, VIDEO, name=name) == "smolvlm2-500m-int8"
-        for name in (f"{HYBRID}-int4", "gpt-4o"):
+        assert health(url)["model"] == f"{HYBRID}-int4"
+        for name in (HYBRID, f"{HYBRID}-int4"):
+            assert answered_by(url, VIDEO, name=name) == "smolvlm2-500m-int4"
+        for name in (f"{HYBRID}-fp32", "gpt-4o"):
             refused = post(url, "/v1/chat/completions", model=name, messages=turn())
             assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
-            assert f"{HYBRID}-int8" in refused.text
+            assert f"{HYBRID}-int4" in refused.text
 
 
 def test_a_route_is_loaded_and_unloaded_with_its_models(url: str) -> None:

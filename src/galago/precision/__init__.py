@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from galago.choices import BITS, PRECISIONS, check_precision, check_profile
+from galago.choices import BITS, PRECISIONS, WEIGHT_BYTES, check_precision
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,19 @@ class Precision:
     @property
     def weight_bytes(self) -> float:
         """Bytes of a weight of a linear map, its scales included."""
-        return {8: 1.0, 4: 0.515625}[self.bits] if self.bits else float(self.dtype.itemsize)
+        return WEIGHT_BYTES[self.name]
 
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = PRECISIONS
 
 
-def pick_precision(name: str | None, device: torch.device, profile: str | None = None) -> Precision:
-    """The named precision, or the profile's for this device.
-
-    `standard` (the default on a CPU) is float32 wherever the model runs; `optimized` (the default
-    elsewhere) is int8 on a CPU, bfloat16 on CUDA and float16 on MPS. Raises InvalidRequest.
-    """
-    check_profile(profile)
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """The precision of this name, as a device computes it. Raises InvalidRequest."""
     check_precision(name)
-    on_cpu = device.type == "cpu"
-    half = torch.float16 if device.type == "mps" else torch.bfloat16
-    if name in (None, "auto"):
-        optimized = profile == "optimized" or (profile is None and not on_cpu)
-        name = "float32" if not optimized else "int8" if on_cpu else str(half).removeprefix("torch.")
     if name in FLOATS:
         return Precision(name, FLOATS[name], FLOATS[name])
     # On a CPU float32 activations cost little next to the product, and keep what int8 leaves.
+    on_cpu = device.type == "cpu"
+    half = torch.float16 if device.type == "mps" else torch.bfloat16
     return Precision(name, torch.float32 if on_cpu else half, torch.bfloat16 if on_cpu else half, BITS[name])
