@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from galago.choosing import SHARE
 from galago.engine.kv_share import kv_share
 from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory, quoted
 from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
-SHARE = 0.9
-"""Of the memory that is available, what a pool without a budget takes."""
 CHOICE = ("precision", "profile", "device")
 """Options of a load that decide what it needs."""
 

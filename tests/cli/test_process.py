@@ -15,6 +15,7 @@ import pytest
 COMMAND = [sys.executable, "-m", "galago.cli.app"]
 COMMANDS = (
     "caption", "query", "detect", "point", "gaze", "watch", "serve", "config", "bench", "models", "show", "quantize",
+    "doctor",
 )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_serve_in_int8_by_name_and_by_profile(args, name):
 
 def test_serve_several_models():
     line, health = told("scenes", "scenes-int8", "--device", "cpu")
-    assert line.endswith(" with scenes, scenes-int8\n")
+    assert line.endswith(" with scenes (float32), scenes-int8 (int8)\n")
     assert health["model"] == "scenes" and len(health["models"]) == 2
 
 

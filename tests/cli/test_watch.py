@@ -51,7 +51,7 @@ def seconds(text: str) -> float:
 
 
 def test_when_the_answer_is_yes(galago, red):
-    ran = galago("watch", red, "Is there a red circle?", "--fps", 2)
+    ran = galago("watch", red, "Is there a red circle?", "--fps", 2, "-m", "scenes")
     assert (ran.code, ran.err) == (0, "")
     [line] = ran.out.splitlines()
     span, answer = line.split(" ")
@@ -105,7 +105,7 @@ def test_a_url(galago, red):
         (("CLIP", "what?", "--fps", 0), "fps"),
         (("CLIP", "what?", "--max-frames", 1000), "1..512"),
         (("CLIP", "what?", "--temperature", -1), "temperature"),
-        (("CLIP", "what?", "--model", "moondream3"), "did you mean moondream2?"),
+        (("CLIP", "what?", "--model", "moondrem2"), "did you mean moondream2?"),
     ],
 )
 def test_one_line_says_what_was_wrong(galago, red, tmp_path, args, said):
@@ -124,7 +124,7 @@ def test_an_interrupt_ends_it(tmp_path):
 
     command = [sys.executable, "-m", "galago.cli.app", "watch", str(tmp_path / "long.mp4"), "Is there a circle?"]
     with subprocess.Popen(
-        [*command, "--json", "--max-frames", "512"],
+        [*command, "--json", "--max-frames", "512", "-m", "scenes"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
         assert process.stdout is not None and process.stderr is not None

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.cli.drawing import drawings_for, write
-from galago.cli.options import Draw, Force, Images, Json, Loading, Seed, numbers, settings_of, takes_groups
+from galago.cli.options import Draw, Force, Images, Json, Loading, MoreImages, Seed, numbers, settings_of, takes_groups
 from galago.cli.running import Output, each_image
+from galago.cli.words import sources_of
 from galago.request import Box, DetectGaze, Spot, check_skill
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ Examples:
 
 @takes_groups
 def gaze(
-    images: Images,
+    given: Images = None,
+    more: MoreImages = None,
     eye: Annotated[str | None, typer.Option(metavar="X,Y", help="Where the eyes are, in 0..1.")] = None,
     face: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The box of the face, in 0..1; needed by --accurate.")
@@ -36,11 +38,12 @@ def gaze(
     loading: Loading,
 ) -> None:
     """Find where a person looks."""
+    images = sources_of(given, more, "galago gaze photo.jpg --eye 0.42,0.31")
     box = cast(Box, numbers(face, "--face", 4)) if face else None
     spot = cast(Spot, numbers(eye, "--eye", 2)) if eye else None
     check_skill(DetectGaze(spot, box, accurate))
     settings = settings_of(seed=seed)
-    output, drawings = Output(images, json), drawings_for(draw, images, "gaze", (loading.model,), force)
+    output, drawings = Output(images, json), drawings_for(draw, images, "gaze", (loading.named,), force)
 
     def ask(model: "Model", image: "Image.Image", place: int) -> None:
         from galago.media.draw import draw as drawn
@@ -54,7 +57,7 @@ def gaze(
             lines = [(start, (found["x"], found["y"])) for start in eyes if found]
             write(drawn(image, boxes=boxes, gazes=lines), path)
 
-    each_image(images, loading, ask)
+    each_image(images, loading, ask, "objects")
 
 
 def _told(found: dict[str, float] | None, size: tuple[int, int]) -> str:

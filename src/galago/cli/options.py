@@ -10,20 +10,49 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from galago import choices
+from galago.choosing import configured
 from galago.errors import InvalidRequest, quoted
 
 if TYPE_CHECKING:
     from galago.media.timeline import FrameSampling
     from galago.model import Model
 
+Texts = list[str] | None
 Images = Annotated[
-    list[str], typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input.", show_default=False)
+    Texts, typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input.", show_default=False)
+]
+MoreImages = Annotated[
+    Texts, typer.Option("--image", metavar="IMAGE", help="The same as IMAGE; may be given again.", show_default=False)
+]
+ImagesAndObject = Annotated[
+    Texts,
+    typer.Argument(
+        metavar="IMAGE|OBJECT",
+        help="Paths or URLs, - for standard input; and last what to look for.",
+        show_default=False,
+    ),
+]
+Object = Annotated[
+    str | None, typer.Option("--prompt", "--object", metavar="OBJECT", help="The same as OBJECT.", show_default=False)
 ]
 Media = Annotated[
-    list[str],
+    Texts,
     typer.Argument(
         metavar="IMAGE|VIDEO", help="Paths or URLs of images or videos; - reads standard input.", show_default=False
     ),
+]
+MoreMedia = Annotated[
+    Texts,
+    typer.Option(
+        "--image",
+        "--video",
+        metavar="IMAGE|VIDEO",
+        help="The same as IMAGE|VIDEO; may be given again.",
+        show_default=False,
+    ),
+]
+Question = Annotated[
+    str | None, typer.Option("--prompt", metavar="QUESTION", help="The same as QUESTION.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")]
@@ -38,6 +67,21 @@ Detail = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Makes what is drawn at random repeat.")]
 
+Precision = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, float16, int8 or int4; by default what the model's name or --profile says."),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="optimized: the quickest for the device, the default from 100 M parameters on. standard: float32."
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")]
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -46,21 +90,17 @@ class Loading:
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A name of `galago models`, or a folder or weights file; by default the bundled one."
+            "--model",
+            "-m",
+            help="A name of `galago models`, or a folder or weights file; by default GALAGO_MODEL, or else the best "
+            "that is installed and fits.",
         ),
     ] = None
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16, int8 or int4; by default the profile's.")
-    ] = None
-    profile: Annotated[
-        str | None,
-        typer.Option(help="standard: float32, the most compatible. optimized: the fastest for the device."),
-    ] = None
+    precision: Precision = None
+    profile: Profile = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None
-    revision: Annotated[
-        str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
-    ] = None
-    threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
+    revision: Revision = None
+    threads: Threads = None
 
     def check(self) -> None:
         """Find what is wrong before PyTorch is imported, which takes seconds. Raises GalagoError."""
@@ -69,13 +109,28 @@ class Loading:
         choices.check_device(self.device)
         choices.check_threads(self.threads)
         choices.check_revision(self.revision)
-        choices.check_models([] if self.model is None else [self.model])
+        choices.check_models([] if self.named is None else [self.named])
 
-    def open(self) -> "Model":
+    @property
+    def named(self) -> str | None:
+        """The model that was asked for, here or in the environment."""
+        return self.model or configured()
+
+    def open(self, skill: str | None = None) -> "Model":
+        """Load the model that was asked for; or one that has this skill (of catalog.SKILLS), and tell which."""
         self.check()
         import galago
 
-        return galago.load(**asdict(self))
+        return galago.load(**{**asdict(self), "model": self.named or self._chosen(skill)})
+
+    def _chosen(self, skill: str | None) -> str:
+        from galago.choosing import SHARE, choose
+        from galago.nn.device import available_memory, pick_device
+
+        choice = {"precision": self.precision, "profile": self.profile, "device": self.device}
+        chosen = choose(int(SHARE * available_memory(pick_device(self.device))), skill, choice)
+        typer.echo(chosen.why, err=True)
+        return chosen.name
 
 
 @dataclass(frozen=True)
@@ -151,11 +206,12 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any) -> dict[str, Any]:
     """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
-    from galago.arguments import sampling_from
+    from galago.arguments import detail_of, sampling_from
 
     given = {**(asdict(group) if group else {}), **more}
     settings = {name: value for name, value in given.items() if value is not None and value != []}
     sampling_from(settings)
+    detail_of(settings)
     variant = settings.get("variant")
     if variant is not None and not os.path.isfile(variant):
         raise InvalidRequest(f"no file {variant}; --variant names the file of a LoRA", "variant")

@@ -1,13 +1,23 @@
 """galago point"""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from galago.cli.detect import table
 from galago.cli.drawing import drawings_for, write
-from galago.cli.options import Draw, Force, Images, Json, Loading, ObjectSettings, settings_of, takes_groups
+from galago.cli.options import (
+    Draw,
+    Force,
+    ImagesAndObject,
+    Json,
+    Loading,
+    MoreImages,
+    Object,
+    ObjectSettings,
+    settings_of,
+    takes_groups,
+)
 from galago.cli.running import Output, each_image
+from galago.cli.words import sources_and_words
 from galago.request import Point, check_skill
 
 if TYPE_CHECKING:
@@ -23,8 +33,9 @@ Examples:
 
 @takes_groups
 def point(
-    images: Images,
-    object: Annotated[str, typer.Argument(metavar="OBJECT", help="What to point at.", show_default=False)],
+    words: ImagesAndObject = None,
+    more: MoreImages = None,
+    prompt: Object = None,
     draw: Draw = None,
     force: Force = False,
     json: Json = False,
@@ -33,10 +44,11 @@ def point(
     loading: Loading,
 ) -> None:
     """Point at objects: a place in each, in pixels and relative to the image."""
+    images, object = sources_and_words(words, more, prompt, "galago point photo.jpg person")
     check_skill(Point(object, limits.max_objects))
     settings = settings_of(limits)
     output = Output(images, json)
-    drawings = drawings_for(draw, images, object, (loading.model, limits.variant), force)
+    drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
 
     def ask(model: "Model", image: "Image.Image", place: int) -> None:
         from galago.media.draw import draw as drawn
@@ -47,4 +59,4 @@ def point(
         if path := drawings[place]:
             write(drawn(image, points=points, label=object), path)
 
-    each_image(images, loading, ask)
+    each_image(images, loading, ask, "objects")

@@ -35,7 +35,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
     listener = _bound(settings.host, settings.port)
     with listener:
         # And a wrong name not seconds later, when all is imported.
-        check_models(settings.model, routes=True)
+        check_models(settings.model or (), routes=True)
         check_revision(settings.revision)
         from galago.server.app import create_app
         from galago.server.guard import logs
@@ -49,7 +49,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
         underway = Underway()
         app = create_app(_pool(settings), settings, underway)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        told = f"listening on http://{shown}:{listener.getsockname()[1]} with {', '.join(settings.model)}"
+        address = f"http://{shown}:{listener.getsockname()[1]}"
 
         def started() -> None:
             asyncio.wrap_future(app.state.opened).add_done_callback(opened)
@@ -59,6 +59,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
                 server.should_exit = True
                 return
             server.served = True
+            told = f"listening on {address} with {', '.join(app.state.models.told())}"
             if settings.log_format == "json":
                 log.info(told)  # a program that reads JSON should not meet a line that is none
             else:

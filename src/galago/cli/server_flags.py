@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from galago.cli.options import Precision, Profile, Revision, Texts, Threads
+
 if TYPE_CHECKING:
     from galago.server.sources import InForce
 
-Texts = list[str] | None
 Names = Annotated[Texts, typer.Argument(metavar="[MODEL]...", help="The same as --model; the first is the default.")]
 
 
@@ -18,24 +19,22 @@ class ServerFlags:
     """A flag for each field of Settings; None where it was not given."""
 
     model: Annotated[
-        Texts, typer.Option("--model", "-m", help="A name of `galago models`, or a folder or weights file.")
+        Texts,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A name of `galago models`, a folder or weights file; by default the best that is installed and fits.",
+        ),
     ] = None
     host: Annotated[
         str | None, typer.Option(help="The address to listen at (127.0.0.1); 0.0.0.0 lets other machines in.")
     ] = None
     port: Annotated[int | None, typer.Option(help="0 takes one that is free, and tells it. (8080)")] = None
-    profile: Annotated[
-        str | None,
-        typer.Option(help="standard: float32, the most compatible. optimized: the fastest for the device."),
-    ] = None
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16, int8 or int4; by default the profile's.")
-    ] = None
+    profile: Profile = None
+    precision: Precision = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = None
-    revision: Annotated[
-        str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
-    ] = None
-    threads: Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")] = None
+    revision: Revision = None
+    threads: Threads = None
     max_memory_gb: Annotated[
         float | None, typer.Option(help="GB that models may take in memory, with their caches and keys and values.")
     ] = None

@@ -1,6 +1,7 @@
 """The server's routes."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from galago.choosing import choose
 from galago.errors import UnsupportedTask
 from galago.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
@@ -22,17 +24,20 @@ from galago.server.settings import Settings
 from galago.server.targets import with_plain_targets
 from galago.version import VERSION
 
+log = logging.getLogger(__name__)
+
 
 def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Underway | None = None) -> FastAPI:
     """An app that serves the models of a pool, and closes it when it shuts down.
 
     Those of the settings are loaded when it starts up, and answered for with 503 meanwhile; `app.state.opened`
-    is a Future that is done then. The first is the default: clients ask for models that they know from
-    elsewhere, so any name that is none here means that one, and the reply tells which it was;
+    is a Future that is done then. Where the settings name none, one is chosen; the log and GET /health tell why it is
+    that one. The first is the default: clients ask for models that they know from elsewhere, so any name that is none
+    here means that one, and the reply tells which it was;
     `strict_model_names` refuses such names. `underway` is what a server shares with the app to stop it.
     """
-    models = Models(pool, settings.model, settings.strict_model_names)
-    host = Host(models, Underway() if underway is None else underway, settings)
+    models, why = _models(pool, settings)
+    host = Host(models, Underway() if underway is None else underway, settings, why)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +48,7 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
         await asyncio.gather(waited(pool.close), waited(models.end_loads))
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
-    app.state.opened = models.opened
+    app.state.models, app.state.opened = models, models.opened
     reply = errors.install(app, openai_reply.error_body, dict.fromkeys(moondream.PATHS, moondream_reply.error_body))
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
@@ -63,6 +68,16 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
     info.add_routes(app, host)
     _answer_head(app)
     return app
+
+
+def _models(pool: ModelPool, settings: Settings) -> tuple[Models, str | None]:
+    """The models of the settings; or where those name none one that is chosen, and why it is that one."""
+    names, why = settings.model, None
+    if names is None:
+        chosen = choose(pool.budget, choice=pool.choice)
+        names, why = (chosen.name,), chosen.why
+        log.warning("%s", why)
+    return Models(pool, names, settings.strict_model_names), why
 
 
 def _answer_head(app: FastAPI) -> None:

@@ -25,6 +25,8 @@ def add_routes(app: FastAPI, host: Host) -> None:
     @app.get("/health")
     async def health() -> Response:
         said = {"server": "galago", "model": id_of(models.default), "version": VERSION}
+        if host.why:
+            said["model_choice"] = host.why
         if not models.opened.done():
             return JSONResponse({"status": "loading", **said}, 503, {"Retry-After": "5"})
         if error := models.opened.exception():

@@ -15,10 +15,8 @@ from galago.catalog import Entry, Route, entries, lookup, with_precision
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
 from galago.hub import discard_partial, installed
 from galago.media.timeline import FrameSampling
-from galago.needs import one_name
-from galago.nn.device import pick_device
+from galago.needs import one_name, precision_of
 from galago.pool import ModelPool
-from galago.precision import pick_precision
 from galago.routing import Lane, Plan, alone, plans
 from galago.server.errors import Refused
 from galago.server.interrupting import Interrupted, Interruptible
@@ -190,6 +188,11 @@ class Models:
         """Of a model, or of a route's first; None before its first load."""
         return self._facts.get(self._plan(name).models[0])
 
+    def told(self) -> list[str]:
+        """The names of the settings, once their models are loaded, each with its precision: moondream2 (int8)."""
+        precisions = {name: [self._facts[key].precision for key in plan.models] for name, plan in self.plans.items()}
+        return [f"{id_of(name)} ({', '.join(dict.fromkeys(found))})" for name, found in precisions.items()]
+
     def rows(self) -> list[Row]:
         """What the settings name, then others in memory, then the rest of the catalogue. Looks at files."""
         models = [one_name(entry.id, **self.pool.choice) for entry in entries()]
@@ -290,9 +293,7 @@ class Models:
         facts, entry, need = self._facts.get(key), entry_of(key), None
         precision = facts.precision if facts else None
         if entry and not facts:
-            choice = self.pool.choice
-            named = choice.get("precision") or with_precision(key)[1]
-            precision = pick_precision(named, pick_device(choice.get("device")), choice.get("profile")).name
+            precision = precision_of(key, **self.pool.choice)
         # A folder may have gone since.
         with suppress(GalagoError):
             need = self._needs.get(key) or self.pool.need(key)

@@ -112,6 +112,7 @@ def _info() -> Json:
     rooms = {**record({"pictures": room, "clips": room}), "description": "what pictures take that are being decoded"}
     used = {"used_bytes": COUNT, "peak_bytes": COUNT, "of": {**TEXT, "description": "of what"}, "decoding": rooms}
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
+    chosen = {"model_choice": {**TEXT, "description": "why it is this model, where none was named"}}
     healthy = {"status": choice("healthy"), **who, **one, "memory": record(used), "performance": served}
     counts = dict.fromkeys(("workers", "queue_size", "max_queue_size", "processing", "timeouts"), COUNT)
     more = {"default_timeout": SECONDS, "model": TEXT, "status": TEXT, "requests_processed": COUNT}
@@ -122,8 +123,8 @@ def _info() -> Json:
     flags = ("mps_acceleration", "image_caching", "response_caching", "memory_management")
     statistics = {"statistics": record(counted), "optimizations": record(dict.fromkeys(flags, FLAG))}
     return {
-        "Health": record({**healthy, "models": array(loaded), "routes": routes}),
-        "NotReady": record({"status": choice("loading", "failed", "stopping"), **who}, {"error": TEXT}),
+        "Health": record({**healthy, "models": array(loaded), "routes": routes}, chosen),
+        "NotReady": record({"status": choice("loading", "failed", "stopping"), **who}, {"error": TEXT, **chosen}),
         "Statistics": record({"model": TEXT, **statistics}),
         "Stats": record({**counts, **more, "models": each}),
         "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),

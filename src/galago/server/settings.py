@@ -12,7 +12,6 @@ from typing import Any
 
 from galago.catalog import entries
 from galago.choices import DEVICE
-from galago.engine.limits import MAX_THREADS
 from galago.errors import InvalidRequest, quoted
 
 MAX_TIMEOUT = 24 * 60 * 60
@@ -110,9 +109,10 @@ class Settings:
     Raises InvalidRequest, with the setting as `param`, for what is out of range.
     """
 
-    model: tuple[str, ...] = _setting(
-        (entries()[0].id,), _list("names or paths of models, one at least", matches(r".*\S.*"), least=1)
+    model: tuple[str, ...] | None = _setting(
+        None, _list("names or paths of models, one at least", matches(r".*\S.*"), least=1)
     )
+    """None: the best that is installed and fits, or else the bundled one"""
     host: str = _setting("127.0.0.1", _host())
     port: int = _setting(8080, _whole(0, 65535))
     """0 takes one that is free"""
@@ -121,7 +121,8 @@ class Settings:
     precision: str | None = _setting(None, _one_of(*_PRECISIONS))
     device: str = _setting("auto", _text("auto, cpu, cuda, cuda:N or mps", DEVICE))
     revision: str | None = _setting(None, _text("the name of a revision"))
-    threads: int | None = _setting(None, _whole(1, MAX_THREADS))
+    threads: int | None = _setting(None, _whole(1))
+    """more than can run at a time here are cut"""
     max_memory_gb: float | None = _setting(None, _positive(1_000_000))
     """10^9 bytes, for all models together, with their image caches and their keys and values"""
     decode_memory_mb: float | None = _setting(None, _positive(1_000_000_000))

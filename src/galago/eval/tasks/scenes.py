@@ -47,4 +47,5 @@ TASK = Task(
     cases,
     ranges={version: partial(cases, of=of) for version, of in RANGES.items()},
     range=BUNDLED.version,
+    model="scenes",
 )
