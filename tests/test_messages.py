@@ -162,7 +162,7 @@ def test_of_paths_and_headers(http: httpx.Client) -> None:
         "caption {photo} -m {}",
         "caption {photo} -m ./{}",
         "caption {photo} --variant {}",
-        "detect {photo} circle --draw {}",
+        "detect {photo} circle -m scenes --draw {}",
         "gaze {photo} --eye {}",
         "query {photo} what --ref {}",
         "bench --image {}",

@@ -1,7 +1,7 @@
 """Galago: compact vision-language models on the machine that you have.
 
     import galago
-    model = galago.load()
+    model = galago.load("moondream2")
     image = model.encode_image("photo.jpg")
     model.query(image, "How many people?")["answer"]
 

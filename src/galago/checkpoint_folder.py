@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from galago.catalog import foreign
 from galago.errors import CheckpointError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -40,7 +41,7 @@ def weights_in(folder: Path) -> tuple[Path, ...]:
 def weights_of(file: Path) -> tuple[Path, ...]:
     """The weights that a file is, or is a part of: all parts. Raises CheckpointError."""
     if file.suffix not in SUFFIXES:
-        raise CheckpointError(f"{file} cannot be read; {', '.join(SUFFIXES)} can")
+        raise CheckpointError(foreign(file.name) or f"{file} cannot be read; {', '.join(SUFFIXES)} can")
     if SHARD.fullmatch(file.name) is None:
         return (file,)
     return _complete(sorted(f for f in file.parent.iterdir() if _set_of(f) == _set_of(file)))

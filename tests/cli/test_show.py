@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from galago.catalog import entries, find
-from galago.needs import memory_needed
+from galago.choices import PRECISIONS
+from galago.needs import memory_needed, peak_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,8 @@ def test_every_model_of_the_catalogue(galago, name):
     [told] = galago("show", name, "--device", "cpu", "--json").json
     assert (told["id"], told["license"], told["parameters"]) == (entry.id, entry.license, entry.parameters)
     assert tuple(told["precisions"]) == entry.precisions and told["packed"] == []
-    assert {p: e["memory"] for p, e in told["precisions"].items() if e["memory"]} == entry.memory
+    assert {p: e["memory"] for p, e in told["precisions"].items() if e["measured"]} == entry.memory
+    assert all(e["memory"] == peak_of(entry, p) for p, e in told["precisions"].items())
     assert all(e["kernels"] and isinstance(e["fallbacks"], list) for e in told["precisions"].values())
     said = galago("show", name).out
     assert entry.description in said and f"{entry.parameters:,}" in said and all(p in said for p in entry.precisions)
@@ -67,14 +70,14 @@ def test_it_tells_what_is_slower_than_it_could_be(galago, monkeypatch):
 
 
 def test_a_route_and_what_its_models_need(galago):
-    [told] = galago("show", "SmolVLM-hybrid-int8", "--device", "cpu", "--json").json
+    [told] = galago("show", "SmolVLM-hybrid-int4", "--device", "cpu", "--json").json
     assert told["id"] == "smolvlm-hybrid" and [way["takes"] for way in told["ways"]] == [
         ["text", "image"],
         ["images", "video"],
     ]
     for model in (model for way in told["ways"] for model in way["models"]):
         assert model == {"id": model["id"], "memory": memory_needed(model["id"], device="cpu")}
-        assert model["id"].endswith("-int8")
+        assert model["id"].endswith("-int4")
     said = galago("show", "smolvlm-hybrid", "--device", "cpu").out
     assert all(name in said for name in ("smolvlm-256m ", "smolvlm2-500m ", "several images, videos"))
 
@@ -91,7 +94,7 @@ def test_what_takes_a_model_names_those_of_a_route(galago, command, tmp_path, ph
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("moondream3",), "did you mean moondream2?"),
+        (("moondrem2",), "did you mean moondream2?"),
         (("./nowhere",), "no folder or file"),
         (("scenes", "--device", "abacus"), "cpu"),
         ((), "MODEL"),
@@ -116,14 +119,32 @@ def test_weights_are_not_read(galago, checkpoint, tmp_path):
     assert told["files"][0] == str(folder / "model.safetensors")
 
 
-def test_the_list_has_the_memory_of_each_precision(galago):
-    lines = galago("models").out.splitlines()
+def test_the_list_has_the_memory_of_each_precision_and_says_what_is_counted(galago):
+    head, *lines = galago("models").out.splitlines()
+    names = head.split()[2:7]
+    assert set(names) == set(PRECISIONS)
+    rows = {row["id"]: row for row in galago("models", "list", "--json").json}
     for entry in entries():
         [line] = (text for text in lines if text.startswith(f"{entry.id} "))
-        told = dict(re.findall(r"(\w+) ([\d.]+)(?=,| GB)", line))
-        assert {p: float(v) for p, v in told.items()} == pytest.approx(
-            {p: size / 1e9 for p, size in entry.memory.items()}, rel=0.05
+        cells = dict(zip(names, re.findall(r"~?\d+\.\d+(?= )", line)[-len(names) :], strict=True))
+        assert {p for p, cell in cells.items() if cell.startswith("~")} == set(PRECISIONS) - set(entry.memory)
+        sizes = {p: peak_of(entry, p) for p in PRECISIONS}
+        assert {p: float(v.lstrip("~")) for p, v in cells.items()} == pytest.approx(
+            {p: size / 1e9 for p, size in sizes.items()}, rel=0.05
         )
+        row = rows[entry.id]
+        assert row["memory"] == sizes and set(row["memory_counted"]) == set(PRECISIONS) - set(entry.memory)
+
+
+def test_the_list_has_two_names(galago):
+    assert galago("models").out == galago("models", "list").out
+    assert galago("models", "--json").out == galago("models", "list", "--json").out
+
+
+def test_the_path_of_what_is_installed(galago):
+    [path] = galago("models", "path", "scenes").out.splitlines()
+    assert Path(path).is_file() and Path(path).suffix == ".safetensors"
+    assert "moondream2 is not installed" in galago("models", "path", "2b-int8").error
 
 
 def test_the_list_needs_no_torch():

@@ -1,11 +1,10 @@
 """galago models"""
 
-import json as jsonlib
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated
@@ -13,50 +12,54 @@ from typing import Annotated
 import typer
 
 from galago.catalog import Bundled, Entry, entries, find, lookup, routes, with_precision
+from galago.choices import PRECISIONS
+from galago.cli.streams import print_json
 from galago.errors import ModelNotFound
-from galago.needs import size_of
+from galago.needs import peak_of, size_of
 
 app = typer.Typer(rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`.")]
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
+
+
 @app.callback(invoke_without_command=True)
-def models(
-    context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
-) -> None:
+def models(context: typer.Context, json: Json = False) -> None:
     """List the models, or pull and remove them."""
-    if context.invoked_subcommand:
-        return
+    if context.invoked_subcommand is None:
+        list_models(json)
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List the models: what each takes on disk and in memory, and what it is. The same as `galago models`."""
     from galago.hub import installed, random_checkpoints
     from galago.packed_cache import copies_without_model
 
     here, random, left = installed(), random_checkpoints(), copies_without_model()
     if json:
         for entry in entries():
-            typer.echo(jsonlib.dumps(_described(entry, here.get(entry.id))))
+            print_json(_described(entry, here.get(entry.id)))
         for route in routes():
-            typer.echo(jsonlib.dumps(asdict(route)))
+            print_json(asdict(route))
         for name, made in random.items():
-            typer.echo(jsonlib.dumps({"id": name, "random_weights": True, "installed": True, "bytes": made}))
+            print_json({"id": name, "random_weights": True, "installed": True, "bytes": made})
         for name, copies in left.items():
             told = {"id": name, "packed_copies": [copy.precision for copy in copies], "installed": False}
-            typer.echo(jsonlib.dumps({**told, "bytes": sum(copy.size for copy in copies)}))
+            print_json({**told, "bytes": sum(copy.size for copy in copies)})
         return
-    rows = []
-    for entry in entries():
-        size = here.get(entry.id)
-        rows.append((entry.id, "-" if size is None else size_of(size), _memory(entry), entry.description))
+    rows = [Row(e.id, e.description, size_of(here[e.id]) if e.id in here else "-", _memory(e)) for e in entries()]
     for route in routes():
         ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
-        rows.append((route.id, "", "", f"{route.description} ({ways})"))
+        rows.append(Row(route.id, f"{route.description} ({ways})"))
     for name, size in random.items():
-        rows.append((name, size_of(size), "", "random weights, made by `galago bench --random`"))
+        rows.append(Row(name, "random weights, made by `galago bench --random`", size_of(size)))
     for name, copies in left.items():
         precisions = ", ".join(copy.precision for copy in copies)
         about = f"packed copies in {precisions} of what is no longer there; `galago models remove` deletes them"
-        rows.append((name, size_of(sum(copy.size for copy in copies)), "", about))
+        rows.append(Row(name, about, size_of(sum(copy.size for copy in copies))))
     # Only a terminal has a width that lines must keep to.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo("\n".join(_listed(rows, width)))
@@ -115,6 +118,15 @@ def remove(
     _freed(entry.id, freed, packed)
 
 
+@app.command()
+def path(name: Name) -> None:
+    """Print where the weights of a model are on this machine. Nothing is downloaded."""
+    from galago.hub import locate
+
+    for file in locate(name, offline=True).weights:
+        typer.echo(str(file))
+
+
 def _remove_copies(name: str) -> None:
     """Of a folder or weights file, by its path, or by the name under which a copy of one that is gone is listed."""
     from galago import packed_cache
@@ -144,29 +156,61 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
         "license": entry.license,
         "parameters": entry.parameters,
         "precisions": entry.precisions,
-        "memory": dict(entry.memory),
+        "can": entry.can,
+        "memory": {name: peak_of(entry, name) for name in entry.precisions},
+        "memory_counted": [name for name in entry.precisions if name not in entry.memory],
         "installed": size is not None,
         "bytes": size,
     }
 
 
-def _listed(rows: Sequence[tuple[str, str, str, str]], width: int | None) -> list[str]:
-    """A line for each name, with its size, its memory and what it is; or some, where a line would be too wide."""
-    table = [("", "on disk", "memory", ""), *rows]
-    first, second, third = (max(len(row[column]) for row in table) for column in range(3))
-    lines = [f"{a:{first}}  {b:>{second}}  {c:{third}}  {d}".rstrip() for a, b, c, d in table]
-    if width is None or all(len(line) <= width for line in lines):
-        return lines
-    lines = []
-    for name, disk, memory, about in rows:
-        lines.append(f"{name}  {disk}" if disk not in ("", "-") else name)
-        for text in filter(None, (about, memory and f"memory: {memory}")):
-            lines += wrap(text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-    return lines
+@dataclass(frozen=True)
+class Row:
+    """A line of the list; `memory` has a cell for each of PRECISIONS, or none at all."""
+
+    name: str
+    about: str
+    disk: str = ""
+    memory: tuple[str, ...] = ()
 
 
-def _memory(entry: Entry) -> str:
-    """What each precision was measured to need: float32 12.5, bfloat16 4.1 GB."""
-    sizes = {name: size / 1e9 for name, size in entry.memory.items()}
-    told = ", ".join(f"{name} {size:.1f}" if size >= 1 else f"{name} {size:.2f}" for name, size in sizes.items())
-    return f"{told} GB" if told else "not measured"
+LEGEND = "GB of memory at the peak of a request on a CPU; ~ is counted, not measured"
+
+
+def _listed(rows: Sequence[Row], width: int | None) -> list[str]:
+    """A line for each model; with what it is below it, or all of it below its name, where a line would be too wide."""
+    first, second = max(len(row.name) for row in rows), max(len("on disk"), *(len(row.disk) for row in rows))
+
+    def cells(disk: str, memory: Sequence[str]) -> str:
+        columns = zip(PRECISIONS, memory, strict=True)
+        return f"  {disk:>{second}}  " + " ".join(f"{cell:>{max(5, len(name))}}" for name, cell in columns)
+
+    numbers = {row.name: f"{row.name:{first}}" + cells(row.disk, row.memory or [""] * len(PRECISIONS)) for row in rows}
+    head = " " * first + cells("on disk", PRECISIONS)
+    if width is None:
+        return [f"{head}  {LEGEND}", *(f"{numbers[row.name]}  {row.about}" for row in rows)]
+    if len(head) > width:
+        return [line for row in rows for line in _stacked(row, width)]
+    below = {row.name: _wrapped(row.about, width) for row in rows}
+    lines = [line for row in rows for line in (numbers[row.name].rstrip(), *below[row.name])]
+    return [head, *lines, *_wrapped(LEGEND, width)]
+
+
+def _stacked(row: Row, width: int) -> list[str]:
+    told = ", ".join(f"{name} {cell}" for name, cell in zip(PRECISIONS, row.memory, strict=False))
+    texts = (row.about, told and f"memory: {told} GB")
+    disk = "" if row.disk == "-" else row.disk
+    return [f"{row.name}  {disk}".rstrip(), *(line for text in texts for line in _wrapped(text, width))]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return wrap(text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _memory(entry: Entry) -> tuple[str, ...]:
+    """What each precision needs, in GB; ~ before what was not measured."""
+    cells = []
+    for name in PRECISIONS:
+        size = peak_of(entry, name) / 1e9
+        cells.append(("" if name in entry.memory else "~") + (f"{size:.1f}" if size >= 1 else f"{size:.2f}"))
+    return tuple(cells)

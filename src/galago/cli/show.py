@@ -1,6 +1,5 @@
 """galago show"""
 
-import json as jsonlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from galago.catalog import Entry, Route, lookup, with_precision
-from galago.choices import check_device, check_models
-from galago.needs import size_of
+from galago.choices import WEIGHT_BYTES, check_device, check_models
+from galago.cli.streams import json_name, print_json
+from galago.needs import counted_peak, size_of
 
 if TYPE_CHECKING:
     from galago.hub import Files
@@ -31,9 +31,10 @@ class About:
     family: str
     revision: str | None
     license: str | None
-    parameters: int | None
+    parameters: int
     precisions: tuple[str, ...]
     memory: Mapping[str, int]
+    """measured, by precision"""
     files: "Files | None"
     """None where it is not installed"""
 
@@ -54,7 +55,7 @@ def show(
         case None:
             told, shown = _told(_of_files(model), device), _print
     if json:
-        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+        print_json(told)
     else:
         shown(told)
 
@@ -116,22 +117,28 @@ def _told(about: About, device: str | None) -> dict[str, Any]:
         "parameters": about.parameters,
         "installed": bool(files),
         "bytes": sum(f.stat().st_size for f in files) if files else None,
-        "files": [str(f) for f in files],
+        "files": [json_name(f) for f in files],
         "packed": [
-            {"precision": c.precision, "bytes": c.size, "file": str(c.file)}
+            {"precision": c.precision, "bytes": c.size, "file": json_name(c.file)}
             for c in (copies_of(source) if source else packed_copies(about.id))
             if c.precision in about.precisions
         ],
         "device": str(where),
         "precisions": {
             name: {
-                "memory": about.memory.get(name),
+                "memory": _peak(about, name),
+                "measured": name in about.memory,
                 "kernels": described(found[name], where),
                 "fallbacks": fallbacks(where, found[name].bits),
             }
             for name in about.precisions
         },
     }
+
+
+def _peak(about: About, precision: str) -> int:
+    """Bytes, as needs reckons them: what was measured, or else counted."""
+    return about.memory.get(precision) or counted_peak(about.parameters, WEIGHT_BYTES[precision])
 
 
 def _print(told: Mapping[str, Any]) -> None:
@@ -149,10 +156,12 @@ def _print(told: Mapping[str, Any]) -> None:
             typer.echo(f"{name:10}  {value}" if name else value)
     # Memory is measured on a CPU.
     head = "memory" if told["device"] == "cpu" else "on a CPU"
-    typer.echo(f"\n{'':10}  {head:>8}  kernels on {told['device']}")
+    typer.echo(f"\n{'':10}  {head:>9}  kernels on {told['device']}")
     for name, entry in told["precisions"].items():
-        memory = "?" if entry["memory"] is None else size_of(entry["memory"])
-        typer.echo(f"{name:10}  {memory:>8}  {entry['kernels']}")
+        memory = ("" if entry["measured"] else "~") + size_of(entry["memory"])
+        typer.echo(f"{name:10}  {memory:>9}  {entry['kernels']}")
+    if not all(entry["measured"] for entry in told["precisions"].values()):
+        typer.echo("~ is counted, not measured")
     for fallback in dict.fromkeys(f for entry in told["precisions"].values() for f in entry["fallbacks"]):
         typer.echo(f"! {fallback}")
 
