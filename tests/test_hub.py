@@ -14,6 +14,7 @@ import pytest
 from hub_standin import TOKENIZER, WEIGHTS, Shelf, at_an_address
 from huggingface_hub import constants
 
+import galago
 from galago import hub, packing
 from galago.catalog import Hosted, find
 from galago.cli.app import main
@@ -69,6 +70,16 @@ def test_what_is_here_needs_no_hub(online, shelf, monkeypatch):
     shelf.asked.clear()
     assert hub.locate("2b") == first and shelf.asked == []
     assert hub.locate("moondream2", offline=True) == first
+
+
+def test_a_damaged_file_is_told_with_its_path_its_model_and_what_helps(online, shelf):
+    """What the stand-in has is no model; a disk that lost some of a file ends in the same way."""
+    weights = hub.locate("moondream2").weights[0]
+    helps = "download it again (galago models remove moondream2, then galago models pull moondream2)"
+    with pytest.raises(CheckpointError) as error:
+        galago.load("moondream2")
+    told = str(error.value)
+    assert told.startswith(f"moondream2: {weights} is damaged or not safetensors: ") and told.endswith(helps)
 
 
 def test_only_what_lacks_is_fetched(online, shelf):
@@ -313,7 +324,8 @@ def test_a_folder_as_a_trainer_leaves_it(tmp_path):
     """Beside the weights lies what training goes on with."""
     beside = (
         "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin", "rng_state.pth",
-        "rng_state_0.pth", "trainer_state.json", "adapter_model.safetensors", "mp_rank_00_model_states.pt",
+        "rng_state_0.pth", "sampler.bin", "trainer_state.json", "adapter_model.safetensors",
+        "mp_rank_00_model_states.pt",
     )  # fmt: skip
     for weights in ("model.safetensors", "pytorch_model.bin", "final.pt"):
         path = folder(tmp_path / weights, "tokenizer.json", weights, *beside)
@@ -387,6 +399,22 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path):
     path = folder(tmp_path / "mine", "tokenizer.json", "moondream.mf.gz")
     with pytest.raises(CheckpointError, match=r"moondream.mf.gz is not read, since it holds weights of"):
         hub.locate(path / "moondream.mf.gz")
+
+
+def test_a_path_of_a_home_that_is_not_there(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(ModelNotFound, match=r"no folder or file ~/mine"):
+        hub.locate("~/mine")
+
+
+def test_a_config_that_is_no_config_is_not_read(tmp_path):
+    path = folder(tmp_path / "mine", "tokenizer.json", "a.pt", "config.json")
+    with (path / "config.json").open("r+b") as file:
+        file.truncate(4 << 30)
+        file.write(b"{")
+    with pytest.raises(CheckpointError, match=r"config\.json is larger than 64 MiB"):
+        hub.locate(path)
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none-here", "none.safetensors"])

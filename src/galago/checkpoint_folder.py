@@ -12,13 +12,18 @@ USUAL = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 """What weights are called; of several the first."""
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)(?P<suffix>\.[a-z]+)")
 """One of several files that weights are divided into: model-00001-of-00002.safetensors."""
-BESIDE = re.compile(r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|.*_states|.*lora.*|adapter_.*", re.I)
+BESIDE = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|rng_state|training_args|dl_state_dict|adapter_).*|.*_states|.*lora.*", re.I
+)
 """What a trainer leaves beside the weights, by the names without their suffix: not a model."""
 
 
 def weights_in(folder: Path) -> tuple[Path, ...]:
     """The weights of a folder, in several files where they are divided. Raises CheckpointError."""
-    found = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file())
+    try:
+        found = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
     sets: dict[tuple[str, str | None], list[Path]] = {}
     for file in found:
         if not BESIDE.fullmatch(file.stem):

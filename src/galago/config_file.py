@@ -16,6 +16,8 @@ from galago.checkpoint import not_as_written
 from galago.errors import CheckpointError, shortened
 
 T = TypeVar("T")
+MOST_BYTES = 64 << 20
+"""Of a file that is read as JSON."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def members_of(given: Mapping[str, Any], file: str) -> Members:
 def read_json(file: Path) -> Members:
     """The object in a JSON file, empty where there is no file. Raises CheckpointError for anything else."""
     try:
+        if file.is_file() and file.stat().st_size > MOST_BYTES:
+            raise not_as_written(file, f"is larger than {MOST_BYTES >> 20} MiB, which no config is")
         # Windows' PowerShell puts a byte-order mark before what it writes.
         text = file.read_bytes().decode("utf-8-sig") if file.is_file() else "{}"
         found = json.loads(text)

@@ -165,10 +165,9 @@ def cache_folder() -> Path:
     """Where galago keeps what it makes: GALAGO_CACHE, or galago in the user's cache folder."""
     chosen = os.environ.get("GALAGO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(chosen or f"{base}/galago").expanduser()
-    except RuntimeError:  # a user without a home, as containers have: nothing can be kept
-        return Path(os.devnull) / "galago"
+    folder = os.path.expanduser(chosen or f"{base}/galago")
+    # A user without a home, as containers have: nothing can be kept.
+    return Path(os.devnull, "galago") if folder.startswith("~") else Path(folder)
 
 
 def random_folder() -> Path:

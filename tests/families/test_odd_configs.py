@@ -33,7 +33,7 @@ MOST = 500
 """Characters of an error beside the path of the file."""
 SAID = re.compile(
     r"config\.json: (\S+ is (?s:.+); allowed is .+|\S+ is missing; allowed is .+|unknown field \S+; known are .+)"
-    r"|revision"
+    r"|preprocessor_config\.json is missing, or empty|revision"
 )
 
 Files = dict[str, dict[str, Any]]

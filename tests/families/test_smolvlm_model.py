@@ -326,9 +326,7 @@ def test_of_two_tied_tensors_either_may_be_left_out(tmp_path: Path, left_out: st
 def test_without_a_preprocessor(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "tiny")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"/preprocessor_config\.json: size\.longest_edge is missing; allowed is a wh"
-    ):
+    with pytest.raises(CheckpointError, match=r"/preprocessor_config\.json is missing, or empty"):
         tiny.load(folder)
 
 

@@ -245,7 +245,7 @@ def test_the_copies_of_a_folder_are_removed_and_those_of_one_that_is_gone_are_li
     mine, other = (Path(shutil.copytree(folder, tmp_path / name / "moondream2")) for name in ("a", "b"))
     kept = {made: copy(made) for made in (mine, other)}
     file = packing.packed_copy(hub.locate(other / "model.safetensors"), "int4", lambda done, total: None).weights[0]
-    assert run()[1].count("moondream2 ") >= 1 and "no longer there" not in run()[1]
+    assert run()[1].count("moondream2 ") >= 1 and "of what is gone" not in run()[1]
     assert run("remove", "moondream2")[0] == 2, "it is not installed, and the folders' copies are theirs"
     monkeypatch.chdir(mine.parent)
     code, out, _ = run("remove", "./moondream2")
@@ -264,7 +264,7 @@ def test_the_copies_of_a_folder_are_removed_and_those_of_one_that_is_gone_are_li
     assert told[str(other)] == {
         "id": str(other), "packed_copies": ["int8"], "installed": False, "bytes": kept[other].stat().st_size,
     }  # fmt: skip
-    assert f"{other} " in run()[1] and "no longer there" in run()[1]
+    assert f"{other} " in run()[1] and "of what is gone" in run()[1]
     assert run("remove", str(other))[0] == 0
     assert not kept[other].exists() and not file.exists() and names(cache) == []
 
@@ -276,7 +276,7 @@ def test_copies_of_an_earlier_version_are_listed_and_removed_by_name(
     kept = cache / "my-finetune-int4-0123456789abcdef.safetensors"
     kept.write_bytes(b"it does not say what it is of")
     assert main(["models"]) == 0
-    assert re.search(r"my-finetune +0\.0 MB +packed copies in int4 of what is no longer there", capsys.readouterr().out)
+    assert re.search(r"my-finetune +0\.0 MB +packed copies in int4 of what is gone", capsys.readouterr().out)
     assert main(["models", "remove", "my-finetune"]) == 0 and not kept.exists()
 
 

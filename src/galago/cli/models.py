@@ -58,7 +58,7 @@ def list_models(json: Json = False) -> None:
         rows.append(Row(name, "random weights, made by `galago bench --random`", size_of(size)))
     for name, copies in left.items():
         precisions = ", ".join(copy.precision for copy in copies)
-        about = f"packed copies in {precisions} of what is no longer there; `galago models remove` deletes them"
+        about = f"packed copies in {precisions} of what is gone or not known; `galago models remove` deletes them"
         rows.append(Row(name, about, size_of(sum(copy.size for copy in copies))))
     # Only a terminal has a width that lines must keep to.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -131,7 +131,7 @@ def _remove_copies(name: str) -> None:
     """Of a folder or weights file, by its path, or by the name under which a copy of one that is gone is listed."""
     from galago import packed_cache
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     copies = packed_cache.copies_of(path) or packed_cache.copies_without_model().get(name, [])
     if not copies and not os.path.exists(path):  # which minds no name
         find(name)  # says what there is

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from galago.config_file import FLAG, OBJECT, Members, close_to, member, members_of, none, number, one_of, read, whole
+from galago.errors import CheckpointError
 from galago.media.timeline import MOST_FRAMES, FrameSampling
 
 SIZE, LAYERS, SIDE = whole(1, 1 << 20), whole(1, 1000), whole(1, 1 << 14)
@@ -164,6 +165,8 @@ def _text(given: Members, config: Members) -> TextConfig:
 
 
 def _image(given: Members, video: Members) -> ImageConfig:
+    if not given:
+        raise CheckpointError(f"{given.file} is missing, or empty: it says how images are prepared")
     edge, tile = (given.part(name).needed("longest_edge", SIDE) for name in ("size", "max_image_size"))
     return replace(read(ImageConfig, given), edge=edge, tile=tile, video=_video(given, video))
 
