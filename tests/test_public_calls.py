@@ -30,7 +30,7 @@ VALUES: list[Any] = [
     *(np.array([0.5, 0.5]), np.array([[0.5, 0.5]]), np.float32(0.5), np.int64(2), np.array("x"), np.zeros(0)),
     *(torch.tensor([0.5, 0.5]), torch.tensor(1), torch.zeros(3, 4, 4), IMAGE, CLIP, io.BytesIO(b"x")),
     *(object(), object, np.ndarray, len, lambda: None, range(2), decimal.Decimal("0.5"), iter([1]), NotImplemented),
-    *(Message("user", "What?"), Query("What?"), Sampling(), tiny),
+    *(Message("user", "What?"), Query("What?"), Sampling(), tiny, {"const": "\ud800"}, {"type": object()}),
 ]
 SETTINGS = sorted(["temperature", "top_p", "min_p", "seed", "max_tokens", "stop", "top_k", "repetition_penalty"])
 SETTINGS += ["json_schema", "max_objects", "variant", "detail", "unknown", 7]  # type: ignore[list-item]

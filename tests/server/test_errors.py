@@ -174,10 +174,11 @@ def test_closed_model() -> None:
 
 def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
     assert error_of(http.get("/v1/nothing"), 404) == ("not_found", None)
-    for path in ("completions", "responses"):
-        other = http.post(f"/v1/{path}", json={})
+    for path in ("/v1/completions", "/v1/responses", "/v1/messages/", "/api/chat", "/api/generate"):
+        other = http.post(path, json={})
         assert error_of(other, 404) == ("not_found", None)
         assert other.json()["error"]["message"].endswith("use /v1/chat/completions")
+    assert "twice" in http.post(f"/v1{CHAT}", json={}).json()["error"]["message"]
     for path in ("audio/transcriptions", "images/generations", "moderations", "files", "batches", "rerank"):
         assert error_of(http.post(f"/v1/{path}", content=b"not JSON"), 404) == ("not_found", None)
     wrong = http.get(CHAT)
@@ -240,11 +241,17 @@ JSON = st.recursive(
     max_leaves=5,
 )
 PART = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "image_url", "input_image", "refusal"]) | JSON},
-    optional={"text": JSON, "image_url": st.fixed_dictionaries({"url": JSON}) | JSON, "detail": JSON},
+    {"type": st.sampled_from(["text", "image_url", "input_image", "image", "video", "refusal"]) | JSON},
+    optional={
+        "text": JSON,
+        "image_url": st.fixed_dictionaries({"url": JSON}) | JSON,
+        "source": st.fixed_dictionaries({"data": JSON}) | JSON,
+        "detail": JSON,
+    },
 )
 TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system"]) | JSON, "content": st.lists(PART, max_size=2) | JSON}
+    {"role": st.sampled_from(["user", "assistant", "system"]) | JSON, "content": st.lists(PART, max_size=2) | JSON},
+    optional={"images": JSON, "image": JSON},
 )
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "model": st.text(),

@@ -154,6 +154,8 @@ def test_what_only_speaks_of_an_image_is_a_question(at: str) -> None:
     link = "https://example.org/a.png"
     assert reply(at, user(f"What is behind {link}?")).status_code == 200
     assert reply(at, user(link), metadata={"icon": URL}).status_code == 200
+    # Open WebUI keeps what it shows beside the message too.
+    assert reply(at, user([PARTS[0], text()], files=[{"type": "image", "url": URL}])).status_code == 200
 
 
 # --- whose turn it is ---------------------------------------------------------------------------

@@ -47,6 +47,8 @@ _STATUS = {
     "too_many_connections": 503,
     "timeout": 504,
 }
+_LIKE_CHAT = ("/responses", "/completions", "/messages", "/api/chat", "/api/generate")
+"""Paths of other APIs, by which clients ask for what chat completions give."""
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -120,8 +122,10 @@ def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
         return response
 
     def _hint(http: Request) -> str:
-        like_chat = http.url.path.rstrip("/").removeprefix("/v1") in ("/responses", "/completions", "/messages")
-        return "; use /v1/chat/completions" if like_chat else ""
+        path = http.url.path
+        if path.startswith("/v1/v1/"):
+            return "; /v1 is in it twice: the base URL has one already"
+        return "; use /v1/chat/completions" if path.removeprefix("/v1") in _LIKE_CHAT else ""
 
     async def validation(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

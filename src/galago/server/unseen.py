@@ -21,9 +21,9 @@ _WORDS_OF_PEOPLE = ("content", "text", "question", "object", "obj", "stop")
 def check_all_is_seen(given: Json, shown: Sequence[Shown], where: str) -> None:
     """Raise Refused for an image or video that stands where nobody looks, and would be left out without a word.
 
-    `where` says where it belongs.
+    What stands in another place too, where it is looked at, is not left out. `where` says where it belongs.
     """
-    seen = {one.path for one in shown}
+    seen = {one.url for one in shown}
     left: list[tuple[Any, str, bool]] = [(given, "", False)]
     while left:
         value, path, words = left.pop()
@@ -32,7 +32,7 @@ def check_all_is_seen(given: Json, shown: Sequence[Shown], where: str) -> None:
             left += [(one, f"{path}.{name}", name in _WORDS_OF_PEOPLE) for name, one in inner if _may_show(one)]
         elif isinstance(value, list):
             left += [(one, f"{path}.{i}", words) for i, one in enumerate(value) if _may_show(one)]
-        elif (_INLINE if words else _SHOWN).match(value) and path[1:] not in seen:
+        elif (_INLINE if words else _SHOWN).match(value) and value.strip() not in seen:
             told = f"{path[1:]} holds an image or a video, which is not looked at there; {where}"
             raise Refused("invalid_value", told, path[1:])
 
