@@ -136,6 +136,8 @@ def test_reasoning(http: Any, golden: Any, photo: str) -> None:
     body = {"messages": ask(QUESTION, photo), "max_tokens": 40, "reasoning": True}
     message = http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert (message["content"], message["reasoning"]) == (expected["answer"], expected["reasoning"]["text"])
+    body["messages"] = [{"role": "user", "content": part} for part in (QUESTION, ask("", photo)[0]["content"][1:])]
+    assert http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"] == message
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

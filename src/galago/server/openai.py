@@ -99,6 +99,7 @@ def _skill(messages: tuple[Message, ...], reasoning: bool) -> Skill:
     if not reasoning:
         return Chat(messages)
     check_skill(Chat(messages))
-    if [m.role for m in messages] not in (["user"], ["system", "user"]):
-        raise InvalidRequest("reasoning works on a single user turn", "reasoning")
-    return Query("\n\n".join(m.text for m in messages), reasoning=True)
+    if any(m.role == "assistant" for m in messages):
+        raise InvalidRequest("reasoning works on a conversation without an answer in it", "reasoning")
+    ordered = sorted(messages, key=lambda m: m.role == "user")
+    return Query("\n\n".join(m.text for m in ordered), reasoning=True)

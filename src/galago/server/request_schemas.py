@@ -3,7 +3,6 @@
 What a schema cannot say is in its description; such requests are answered with 400 all the same.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from galago.messages import BESIDE, INSIDE, SHOWS, TEXTS, names_of
@@ -22,56 +21,58 @@ from galago.server.schema_parts import (
     choice,
     may,
     record,
+    ref,
 )
 from galago.server.settings import MAX_TIMEOUT
 
 _FALSY: list[Any] = [None, False, 0, "", [], {}]
 _NOTHING: Json = {"enum": [None, [], {}]}
+IMAGE_, VIDEO_ = "Image", "Video"
+"""Names of schemas."""
 
 
-def first_of(names: Sequence[str], schema: Json, more: Json | None = None) -> Json:
-    """An object in which the first of these members that is not null is such."""
+def shown_schemas() -> Json:
+    """What requests show, by the name of its schema."""
+    detail = {"detail": may(choice(*DETAILS, ""), "low sees a large image as a whole only")}
     return {
-        "anyOf": [
-            record({name: schema}, {**dict.fromkeys(names[:i], NULL), **(more or {})}) for i, name in enumerate(names)
-        ]
+        "Image": _shown(IMAGE, detail),
+        "Video": _shown(VIDEO, {}),
+        "ImagePart": _part(False, detail),
+        "VideoPart": _part(True, {}),
     }
 
 
-def _detail() -> Json:
-    return {"detail": may(choice(*DETAILS, ""), "low sees a large image as a whole only")}
+def _shown(itself: Json, more: Json) -> Json:
+    """An image or a video, as itself or as an object around it, in the first member that is not null."""
+    ways = [record({name: itself}, {**dict.fromkeys(INSIDE[:i], NULL), **more}) for i, name in enumerate(INSIDE)]
+    return {"anyOf": [itself, *ways]}
 
 
-def _shown(video: bool) -> Json:
-    """What is shown, as itself or as an object around it."""
-    what = VIDEO if video else IMAGE
-    return {"anyOf": [what, first_of(INSIDE, what, {} if video else _detail())]}
+def _part(video: bool, more: Json) -> Json:
+    """A part that shows something, in the first member that is not null; `more` stands beside what is no object."""
+    itself, names = VIDEO if video else IMAGE, names_of(video)
+    objects = {"allOf": [{"type": "object"}, ref(VIDEO_ if video else IMAGE_)]}
+    kind = {"type": choice(*(name for name, moves in SHOWS.items() if moves is video))}
+    before = [dict.fromkeys(names[:i], NULL) for i in range(len(names))]
+    plain = [record({**kind, name: itself}, nulls | more) for name, nulls in zip(names, before, strict=True)]
+    around = [record({**kind, name: objects}, nulls) for name, nulls in zip(names, before, strict=True)]
+    return {"anyOf": plain + around}
+
+
+def _beside(usual: str | None = None) -> Json:
+    """What is shown with a message, or with a whole request, outside of its content."""
+    told = f"as {usual}, as clients of other servers have it" if usual else "shown too, before the text; one or several"
+    shown = {name: ref(VIDEO_ if video else IMAGE_) for name, video in BESIDE.items()}
+    return {
+        name: {"anyOf": [_NOTHING, one, array(one)], "description": "what is looked at" if name == usual else told}
+        for name, one in shown.items()
+    }
 
 
 def _something(video: bool) -> Json:
-    return {"anyOf": [{"allOf": [_shown(video), {"not": _NOTHING}]}, array(_shown(video), 1)]}
-
-
-def _beside() -> Json:
-    """What is shown with a message, or with all of a request, outside of its content."""
-    told = "shown too, before the text; one or several, each as itself or as {url: ...}"
-    return {
-        name: {"anyOf": [_NOTHING, _shown(video), array(_shown(video))], "description": told}
-        for name, video in BESIDE.items()
-    }
-
-
-def _part(video: bool) -> Json:
-    """A part that shows something: in the first of its members that is not null."""
-    what, names = VIDEO if video else IMAGE, names_of(video)
-    inside = first_of(INSIDE, what, {} if video else _detail())
-    kind = {"type": choice(*(name for name, moves in SHOWS.items() if moves is video))}
-    ways = []
-    for i, name in enumerate(names):
-        before = dict.fromkeys(names[:i], NULL)
-        ways.append(record({**kind, name: what}, before | ({} if video else _detail())))
-        ways.append(record({**kind, name: inside}, before))
-    return {"anyOf": ways}
+    """One or several."""
+    one = ref(VIDEO_ if video else IMAGE_)
+    return {"anyOf": [{"allOf": [one, {"not": _NOTHING}]}, array(one, 1)]}
 
 
 def _sampling() -> Json:
@@ -95,7 +96,6 @@ def _sampling() -> Json:
 
 def chat_request() -> Json:
     refusal = record({"type": choice("refusal"), "refusal": TEXT})
-    image, video = _part(False), {**_part(True), "description": "for models that look at videos"}
     none = {name: {"enum": _FALSY} for name in ("tool_calls", "function_call", "audio")}
     nowhere = dict.fromkeys(BESIDE, _NOTHING)
 
@@ -107,8 +107,8 @@ def chat_request() -> Json:
         return record({"role": choice(*roles)}, {"content": content, **none, **beside})
 
     turns = [
+        turn(["user"], [text(_beside()), ref("ImagePart"), ref("VideoPart")], _beside()),
         turn(["system", "developer"], [text(nowhere)], nowhere),
-        turn(["user"], [text(_beside()), image, video], _beside()),
         turn(["assistant"], [text(nowhere), refusal], nowhere),
     ]
     messages = {
@@ -132,7 +132,7 @@ def chat_request() -> Json:
         "model": may(TEXT, "a model of GET /v1/models; any other name means the default, unless names are strict"),
         "stream": may(FLAG, "answer with server-sent events"),
         "stream_options": {"description": "include_usage adds a chunk with the usage; looked at with stream only"},
-        "reasoning": may(FLAG, "think first; for a single turn of a user, maybe after one of the system"),
+        "reasoning": may(FLAG, "think first; for a conversation without an answer in it"),
         "n": may({"type": "integer", "minimum": 1, "maximum": MAX_CHOICES}, "choices; 1 by default"),
         "logprobs": may(FLAG, "tell how likely each token was"),
         "top_logprobs": may({"type": "integer", "minimum": 0, "maximum": 20}, "likely tokens told with each"),
@@ -145,9 +145,7 @@ def chat_request() -> Json:
     tops = {"properties": {"top_logprobs": {"type": "integer"}}, "required": ["top_logprobs"]}
     told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
     thinks = {"properties": {"reasoning": {"const": True}}, "required": ["reasoning"]}
-    user = {"properties": {"role": choice("user")}}
-    led = [{"properties": {"role": choice("system", "developer")}}, user]
-    single = {"anyOf": [{"maxItems": 1, "items": user}, {"minItems": 2, "maxItems": 2, "prefixItems": led}]}
+    single = {"items": {"properties": {"role": choice("system", "developer", "user")}}}
     return {
         **record({"messages": messages}, optional),
         "allOf": [
@@ -163,7 +161,8 @@ def skill_requests() -> Json:
     most = may({"type": "integer", "minimum": 1}, "find so many at most; 50 by default")
     sampling = _sampling()
     variant = {"variant": {**NULL, "description": "not supported by the server"}}
-    form = {"json_schema": may({"type": "object"}, "a JSON Schema that the text is to fit"), **_detail()}
+    form = {"json_schema": may({"type": "object"}, "a JSON Schema that the text is to fit")}
+    form["detail"] = may(choice(*DETAILS, ""), "low sees a large image as a whole only")
     settings = may(record({}, {**sampling, "max_objects": most, **variant, **form}))
     beside = {name: sampling[name] for name in ("temperature", "top_p", "max_tokens")} | {"max_objects": most}
     shared = {
@@ -180,7 +179,7 @@ def skill_requests() -> Json:
     corners = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
     at = record({"x": SHARE, "y": SHARE}, {"x_min": {"not": {}}})
     refs = may(
-        array({"anyOf": [spot, box, at, corners]}),
+        array({"anyOf": [spot, box, corners, at]}),
         "points [x, y], and boxes by two opposite corners [x0, y0, x1, y1], that the question is about",
     )
     named = [
@@ -213,7 +212,7 @@ def skill_requests() -> Json:
         "reasoning": may(FLAG, "think first, and say what was thought"),
         "spatial_refs": refs,
     }
-    shared |= _beside()
+    shared |= _beside("image_url")
 
     def about_an_image(schema: Json, *ways: list[Json]) -> Json:
         return {**schema, "allOf": [{"anyOf": way} for way in (seen, *ways)]}

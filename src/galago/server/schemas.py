@@ -1,7 +1,7 @@
 """JSON Schemas of what the server gives, and of requests about models; request_schemas.py has those of questions."""
 
 from galago.server.bodies import Json
-from galago.server.request_schemas import chat_request, skill_requests
+from galago.server.request_schemas import chat_request, shown_schemas, skill_requests
 from galago.server.schema_parts import COUNT, FLAG, NULL, SECONDS, SHARE, TEXT, array, choice, may, record
 
 
@@ -141,4 +141,4 @@ def _info() -> Json:
 def schemas() -> Json:
     """Every schema by its name."""
     chat = {"ChatRequest": chat_request(), "ChatCompletion": _completion()}
-    return {**chat, **skill_requests(), **_answers(), **_models(), **_info()}
+    return {**chat, **shown_schemas(), **skill_requests(), **_answers(), **_models(), **_info()}

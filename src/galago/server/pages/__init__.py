@@ -51,7 +51,7 @@ def docs_page(document: Json) -> str:
         for method, operation in methods.items():
             for tag in operation["tags"]:
                 tags.setdefault(tag, []).append({**operation, "method": method.upper(), "path": path})
-    fields = {name: list(_fields(schema)) for name, schema in document["components"]["schemas"].items()}
+    fields = {name: _rows(schema) for name, schema in document["components"]["schemas"].items()}
     return _render("docs.html", info=document["info"], tags=tags, schemas=fields)
 
 
@@ -76,6 +76,20 @@ def _render(template: str, **values: Any) -> str:
 # --- schemas in words ------------------------------------------------------------------------
 
 
+def _rows(schema: Json) -> list[Json]:
+    """The rows of a schema: of an object, or of all the objects that it may be."""
+    return list(_fields(schema)) if "properties" in schema else _inside(schema, "")
+
+
+def _inside(schema: Json, path: str) -> list[Json]:
+    """The rows of the objects that a field may hold. A field of several objects is told once, as the first has it."""
+    rows: dict[str, Json] = {}
+    for found in _objects(schema):
+        for row in _fields(found, path):
+            rows.setdefault(row["name"], row)
+    return list(rows.values())
+
+
 def _fields(schema: Json, path: str = "") -> Iterator[Json]:
     """A row for each field of an object, those of objects inside it after it."""
     required = schema.get("required", ())
@@ -83,9 +97,7 @@ def _fields(schema: Json, path: str = "") -> Iterator[Json]:
         at = f"{path}{name}"
         about = field.get("description", "")
         yield {"name": at, "type": _words(field), "required": name in required, "about": about}
-        # A field of several objects is told once.
-        inside = {row["name"]: row for found in _objects(field) for row in _fields(found, f"{at}.")}
-        yield from inside.values()
+        yield from _inside(field, f"{at}.")
 
 
 def _objects(schema: Json) -> Iterator[Json]:
@@ -104,6 +116,8 @@ def _words(schema: Json) -> str:
         return str(schema["$ref"].rpartition("/")[2])
     if "enum" in schema:
         return " or ".join(map(json.dumps, schema["enum"]))
+    if "const" in schema:
+        return json.dumps(schema["const"])
     if "anyOf" in schema and "type" not in schema:
         return " or ".join(dict.fromkeys(map(_words, schema["anyOf"])))
     kinds = schema.get("type", "anything")
