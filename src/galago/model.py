@@ -10,21 +10,8 @@ from typing import Any, cast
 
 from PIL import Image
 
-from galago import hub
-from galago.arguments import (
-    BOX,
-    SPOT,
-    Settings,
-    detail_of,
-    flags_of,
-    limit_of,
-    place,
-    places,
-    plain,
-    sampling_from,
-    spot,
-    variant_of,
-)
+from galago import arguments, hub
+from galago.arguments import BOX, SPOT, Settings, detail_of, sampling_from, spot, variant_of
 from galago.catalog import entries
 from galago.choices import check_precision, check_profile
 from galago.engine.encoded_image import EncodedImage
@@ -275,7 +262,7 @@ class Model:
         about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
-        skill = Query(cast(str, question), plain(reasoning), places(spatial_refs, "spatial_refs"))
+        skill = Query(cast(str, question), arguments.plain(reasoning), arguments.places(spatial_refs, "spatial_refs"))
         return self._text("answer", skill, image, stream, settings)
 
     def chat(
@@ -287,12 +274,12 @@ class Model:
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
-        run = self._run(Detect(object, **limit_of(settings)), image, settings)
+        run = self._run(Detect(object, **arguments.limit_of(settings)), image, settings)
         return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in run if isinstance(e, ObjectFound)]}
 
     def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"points": [{"x", "y"}]}, one in each object of that name."""
-        run = self._run(Point(object, **limit_of(settings)), image, settings)
+        run = self._run(Point(object, **arguments.limit_of(settings)), image, settings)
         return {"points": [spot(e.point) for e in run if isinstance(e, PointFound)]}
 
     def detect_gaze(
@@ -313,10 +300,10 @@ class Model:
         `unstable_settings`, as upstream has them.
         """
         usual = {"prioritize_accuracy": prioritize_accuracy, "force_detect": force_detect}
-        flags = flags_of(unstable_settings, usual, "unstable_settings")
+        flags = arguments.flags_of(unstable_settings, usual, "unstable_settings")
         skill = DetectGaze(
-            eye=place(eye, "eye", SPOT),
-            face=place(face, "face", BOX),
+            eye=arguments.place(eye, "eye", SPOT),
+            face=arguments.place(face, "face", BOX),
             accurate=flags["prioritize_accuracy"],
             force=flags["force_detect"],
         )
