@@ -335,6 +335,10 @@ def test_a_folder_as_a_trainer_leaves_it(tmp_path):
     older = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
     path = folder(tmp_path / "older", "tokenizer.json", "model.safetensors", *older)
     assert hub.locate(path).weights == (path / "model.safetensors",)
+    # Of two saves in parts the one that is whole.
+    left, now = "model-00003-of-00003.safetensors", [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    path = folder(tmp_path / "again", "tokenizer.json", left, *now)
+    assert hub.locate(path).weights == tuple(path / name for name in now)
 
 
 def test_a_folder_without_weights_says_what_may_be_meant(tmp_path):

@@ -30,9 +30,8 @@ def weights_in(folder: Path) -> tuple[Path, ...]:
             sets.setdefault(_set_of(file), []).append(file)
     for name in USUAL:
         # What was saved whole goes before what was saved in parts, and of these what is complete.
-        known = sorted(
-            (key for key in sets if key[0] == name), key=lambda key: (key[1] is not None, not _lacking(sets[key]))
-        )
+        known = [key for key in sets if key[0] == name]
+        known.sort(key=lambda key: (key[1] is not None, bool(_lacking(sets[key]))))
         if known:
             return _complete(sets[known[0]])
     if len(sets) == 1:

@@ -52,10 +52,10 @@ class Files:
 def locate(name_or_path: str | Path, *, progress: Progress | None = None, offline: bool | None = None) -> Files:
     """The files of a model of the catalogue, downloaded where needed, or of a folder or weights file.
 
-    A folder holds model.safetensors (or one other checkpoint), tokenizer.json and what its family has of
-    config.json and preprocessor_config.json; a weights file has the others beside it. Names of the catalogue
-    come first: write ./name for a folder of the same name. What is already in the cache is used without a look
-    at the network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to
+    A folder holds model.safetensors (or one other checkpoint, maybe in parts), tokenizer.json and what its family has
+    of config.json and preprocessor_config.json or processor_config.json; a weights file has the others beside it. Names
+    of the catalogue come first: write ./name for a folder of the same name. What is already in the cache is used
+    without a look at the network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to
     HF_HUB_OFFLINE.
 
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.

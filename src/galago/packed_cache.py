@@ -55,9 +55,13 @@ def packed_folder() -> Path:
 
 def packed_copies(name: str | None = None) -> list[Copy]:
     """The packed copies that are kept, or those of a model, older ones of other files among them."""
-    here = sorted(packed_folder().glob("*.safetensors"))
-    found = [Copy(m[1], m[2], file, file.stat().st_size) for file in here if (m := _NAME.fullmatch(file.name))]
-    return [copy for copy in found if name in (None, copy.model)]
+    found = []
+    for file in sorted(packed_folder().glob("*.safetensors")):
+        match = _NAME.fullmatch(file.name)
+        if match and name in (None, match[1]):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                found.append(Copy(match[1], match[2], file, file.stat().st_size))
+    return found
 
 
 def copies_of(path: Path) -> list[Copy]:
@@ -66,7 +70,7 @@ def copies_of(path: Path) -> list[Copy]:
         real = path.resolve()
     except (OSError, ValueError):  # a name that no file can have
         return []
-    return [copy for copy in packed_copies() if copy.source and copy.source.is_relative_to(real)]
+    return [copy for copy in packed_copies() if copy.source and real in (copy.source, copy.source.parent)]
 
 
 def copies_without_model() -> dict[str, list[Copy]]:
