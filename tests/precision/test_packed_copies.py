@@ -196,7 +196,7 @@ def test_without_a_cache_that_can_be_written_it_packs_in_memory(
     monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
     with galago.load(folder, precision="int8") as model:
         answer = model.query(question="why?", settings={"max_tokens": 8})
-        assert model.fallbacks == []
+        assert not any("packed copy" in said for said in model.fallbacks)
     place = tmp_path / "no" if how.startswith("a file") else Path("/proc/none")
     if how.startswith("a file"):
         place.write_text("")
@@ -204,7 +204,7 @@ def test_without_a_cache_that_can_be_written_it_packs_in_memory(
     caplog.clear()
     with galago.load(folder, precision="int8") as model:
         assert model.query(question="why?", settings={"max_tokens": 8}) == answer
-        [said] = model.fallbacks
+        [said] = [text for text in model.fallbacks if "packed copy" in text]
     assert said.startswith(f"no packed copy can be kept in {place / 'packed'} (") and "in memory" in said
     assert said in caplog.text
 
@@ -217,7 +217,7 @@ def test_a_user_without_a_home_is_answered(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     with galago.load(folder, precision="int8") as model:
         assert model.query(question="why?", settings={"max_tokens": 2})["answer"]
-        assert "in memory" in model.fallbacks[0]
+        assert "in memory" in model.fallbacks[-1]
 
 
 def test_what_a_killed_packer_left_goes_also_where_nothing_is_packed_any_more(folder: Path, cache: Path) -> None:
