@@ -308,6 +308,8 @@ class Done:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    warnings: tuple[str, ...] = ()
+    """what of the images and videos could not be read, a sentence each"""
 
 
 Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | Done

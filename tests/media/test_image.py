@@ -87,17 +87,11 @@ def test_the_first_frame_of_an_animation():
     assert load_image(data).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_exif_orientation_is_left_alone():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert load_image(encoded(picture(), "JPEG", exif=exif)).size == (30, 20)
-
-
 def test_too_many_pixels_are_refused_from_the_header():
     # No pixels follow these headers, so decoding would fail.
     with pytest.raises(InvalidImage, match=r"8001 x 8000 pixels; 64 million"):
         load_image(png_header(8001, 8000))
-    with pytest.raises(InvalidImage, match="too many pixels"):
+    with pytest.raises(InvalidImage, match="60000 x 60000 pixels; 64 million"):
         load_image(png_header(60000, 60000))
     with pytest.raises(InvalidImage, match=r"30 x 20 pixels"):
         load_image(picture(), max_pixels=599)

@@ -97,7 +97,7 @@ def test_where_videos_are_not_looked_at(tmp_path: Any) -> None:
         (b"", InvalidImage, "the file is empty"),
         (b"hello", InvalidImage, r"the file is not an image \(JPEG, .*\) or a video \(MP4, .*\) of a known format"),
         (bytes(1000), InvalidImage, "not an image"),
-        (b"\x00\x00\x00\x20ftypheic" + bytes(100), InvalidImage, "not an image"),
+        (b"\x00\x00\x00\x20ftypheic" + bytes(100), InvalidImage, "the file (cannot be decoded|is a HEIC picture)"),
         (image("PNG")[:80], InvalidImage, "cannot be decoded"),
         (image("GIF")[:20], InvalidImage, "the file"),
         (clips.only_sound(), InvalidVideo, "the video has no pictures, only sound"),

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from galago.errors import InvalidImage
-from galago.media.image import STRIP, decoding_bytes, load_image
+from galago.media.image import decoding_bytes, load_image
 from galago.media.picture import open_picture
+from galago.media.samples import STRIP
 
 WIDTH, HEIGHT = 131, 2 * STRIP + 7
 RNG = np.random.default_rng(1)
@@ -61,7 +62,7 @@ def whole(data: bytes) -> Image.Image:
             flat.paste(image, mask=image.getchannel("A"))
             return flat
         if image.mode.startswith("I;16"):
-            return image.convert("I").point(lambda grey: grey / 256).convert("L").convert("RGB")
+            return Image.fromarray((np.asarray(image) / 65535 * 255).round().astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
 
 

@@ -332,3 +332,24 @@ def test_without_pyav_it_is_named_and_animations_are_read(video, monkeypatch):
     with pytest.raises(UnsupportedTask, match=r"pip install 'galago\[video\]'"):
         load_clip(video)
     assert numbers(load_clip(KINDS["gif"](clips.pictures(20)))) == [0, 19]
+
+
+@pytest.mark.parametrize("start", [3, 20_000, 80_000])
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("matroska", "libx264"), ("webm", "libvpx-vp9"), ("asf", "mpeg4"), ("mp4", "libx264"), ("mov", "libx264"),
+     ("mpegts", "libx264"), ("flv", "flv1")],
+)  # fmt: skip
+def test_a_clock_that_does_not_begin_at_zero(kind, codec, start, caplog):
+    """As in what a camera's recorder cuts out of a day."""
+    images = clips.pictures(70)
+    data = clips.encoded(images, kind, codec=codec, times=[start + i / 10 for i in range(70)])
+    clip = load_clip(data, FrameSampling(fps=1), VideoLimits(seconds=8))
+    assert clip.duration == pytest.approx(7, abs=0.15) and clip.times[0] == 0 and clip.times[-1] == pytest.approx(6.9)
+    assert [clips.number_in(frame) for frame in clip.frames] == [round(10 * time) for time in clip.times]
+    assert not clip.warnings and not caplog.messages
+    if kind not in ("mp4", "mov", "asf"):  # they lack their index then, or half of the file is one
+        short = load_clip(data[: len(data) // 2], FrameSampling(fps=1))
+        assert short.duration < 6 and (short.warnings or kind in ("mpegts", "flv"))
+    with pytest.raises(InvalidVideo, match="is 7 s long; 5 are allowed"):
+        load_clip(data, limits=VideoLimits(seconds=5))

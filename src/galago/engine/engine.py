@@ -143,7 +143,8 @@ class Engine:
         EngineFailed if its thread has ended, and at once what is wrong with the request itself.
         """
         since, skill = time.perf_counter(), type(request.skill).__name__.lower()
-        return self._enqueue(Job(self.model.skill(request), skill, request.priority, request.timeout, since))
+        steps = self.model.skill(request)
+        return self._enqueue(Job(steps, skill, request.priority, request.timeout, since, request.shown))
 
     def encode_image(
         self, shown: "Image.Image | Picture | Clip", variant: str | None = None, detail: Detail = "high"

@@ -13,7 +13,7 @@ from typing import TypeVar
 from galago.engine.metrics import Outcome
 from galago.engine.step import End, Step, Steps
 from galago.errors import DeadlineExceeded, EngineBusy, GalagoError
-from galago.request import Done, Event, Priority, Timings, Usage
+from galago.request import Done, Event, Media, Priority, Timings, Usage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,9 +33,11 @@ class Job:
         priority: Priority = "interactive",
         timeout: float | None = None,
         since: float | None = None,
+        shown: tuple[Media, ...] = (),
     ) -> None:
-        """`since` is when the request came, by time.perf_counter: now, unless work on it has begun before."""
-        self.steps, self.skill, self.priority = steps, skill, priority
+        """`since` is when the request came, by time.perf_counter: now, unless work on it has begun before; `shown` is
+        what it looks at."""
+        self.steps, self.skill, self.priority, self.shown = steps, skill, priority, shown
         self.since = time.perf_counter() if since is None else since
         # Later than any clock reaches is never.
         self.deadline = None if timeout is None or timeout > threading.TIMEOUT_MAX else self.since + timeout

@@ -8,6 +8,8 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.inbox import Job
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import End, Feed, Start
+from galago.media.clip import Clip
+from galago.media.picture import Picture
 from galago.request import Done, Event, Timings, Usage
 
 Phase = Literal["prefill", "decode"]
@@ -94,6 +96,7 @@ class Sequence:
         tokens = end.completion_tokens if end else u["fed"]
         usage = Usage(u["prompt"], u["image"], u["cached"], tokens)
         first = total if self.first_s is None else self.first_s
-        return Done(
-            end.reason if end else "cancelled", usage, Timings(t["encode"], t["prefill"], t["decode"], first, total)
-        )
+        timings = Timings(t["encode"], t["prefill"], t["decode"], first, total)
+        shown = [one for one in self.job.shown if isinstance(one, Picture | Clip)]
+        warnings = dict.fromkeys(warning for one in shown for warning in one.warnings)
+        return Done(end.reason if end else "cancelled", usage, timings, tuple(warnings))

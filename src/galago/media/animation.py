@@ -7,10 +7,13 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from galago.media.image import load_image
+from galago.media.formats import format_of, open_as
+from galago.media.image import orientation_of
+from galago.media.samples import to_rgb
 from galago.media.timeline import Timeline, Unreadable, VideoLimits
 
 FORMATS = ("GIF", "WEBP", "PNG")
+"""Those that can move."""
 MAX_WORK = 4_000_000_000
 """Pixels of all frames together: each of them is decoded."""
 
@@ -22,17 +25,22 @@ def is_one(head: bytes) -> bool:
 
 def moves(file: BinaryIO) -> bool:
     """Whether a file of one of the formats has more than one frame; not where it is too damaged to tell."""
-    file.seek(0)
     # Pillow's decoders raise whatever comes on damaged bytes.
-    with suppress(Exception), Image.open(file, formats=FORMATS) as image:
+    with suppress(Exception), _opened(file) as image:
         return bool(image.is_animated)  # type: ignore[attr-defined]
     return False
 
 
+def _opened(file: BinaryIO) -> Image.Image:
+    kind = format_of(file)
+    if kind not in FORMATS:
+        raise Unreadable(f"is not {' or '.join(FORMATS)}")
+    return open_as(kind, file)
+
+
 def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
     """When each frame is shown. Raises Unreadable."""
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with _opened(file) as image:
         pixels = image.width * image.height
         if pixels > limits.pixels:
             raise Unreadable(f"has {image.width} x {image.height} pixels; {limits.pixels / 1e6:g} million are allowed")
@@ -61,10 +69,10 @@ def frames(
     file: BinaryIO, timeline: Timeline, places: Sequence[int], limits: VideoLimits
 ) -> Iterator[tuple[float, Image.Image]]:
     """The frames at these places of the timeline, each with its time."""
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with _opened(file) as image:
+        orientation = orientation_of(image, file)
         for place in places:
             image.seek(place)
-            shown = load_image(image, max_pixels=limits.pixels)
+            shown = to_rgb(image, orientation)
             # The file's own image becomes the next frame.
             yield timeline.times[place], shown.copy() if shown is image else shown

@@ -20,6 +20,8 @@ class Clip:
     """seconds from the start at which each frame is first shown"""
     duration: float
     """seconds of the whole video"""
+    warnings: tuple[str, ...] = ()
+    """what of it could not be read, a sentence each"""
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest for what are no frames and times."""

@@ -39,6 +39,8 @@ STARTS = (
 )
 PACKETS = ((0, 188), (4, 192))
 """Of transport streams: where the first begins that has its mark, 0x47, and the way to the next."""
+TO_THE_END = ("matroska", "asf")
+"""Those whose length is most often told from 0 on the file's own clock, at whatever time that begins."""
 INDEXED = ("mov", "matroska")
 """Those that know where their key frames are."""
 SEEK_S = 2.0
@@ -60,9 +62,11 @@ def is_one(head: bytes) -> bool:
 def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
     """When each frame is shown, from the heads of all packets; nothing is decoded. Raises Unreadable."""
     with _opened(file, limits) as (container, stream):
-        declared = (container.duration or 0) / 1e6
-        if declared > limits.seconds:
-            raise Unreadable(f"is {declared:.0f} s long; {limits.seconds:g} are allowed")
+        begin, length = (container.start_time or 0) / 1e6, (container.duration or 0) / 1e6
+        if container.format.name.startswith(TO_THE_END) and length > begin:
+            length -= begin
+        if length > limits.seconds:
+            raise Unreadable(f"is {length:.0f} s long; {limits.seconds:g} are allowed")
         stamps: set[int] = set()
         keys: set[int] = set()
         ends: dict[int, int] = {}
@@ -87,7 +91,7 @@ def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
             return Timeline((), 0.0)
         bases = {s.index: float(s.time_base or 0) for s in container.streams}
         reached = max(end * bases[i] for i, end in ends.items())
-        cut = declared + (container.start_time or 0) / 1e6 - reached > CUT_S
+        cut = begin + length - reached > CUT_S
         return _timeline(stamps, keys, ends[stream.index], stream, broken or cut)
 
 

@@ -1,129 +1,181 @@
 """Reading an image, within bounds."""
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.source import FileSource, opened
+from galago.media import jpeg
+from galago.media.formats import FORMATS, format_of, has_key_of_16_bits, lower_halves, open_as, unwrapped
+from galago.media.orientation import MIRRORED, TAG, UPRIGHT, orientation_in, turned_size
+from galago.media.png import png_parts
+from galago.media.samples import is_rgb, to_rgb
+from galago.media.source import FileSource, from_array, opened
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000
-# Not every format that Pillow knows: some of them start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 KNOWN = f"an image of a known format ({', '.join(FORMATS)})"
-STRIP = 64
-"""Rows that are brought to RGB at a time, so that what lies between the two forms takes no memory to speak of."""
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 """What Pillow takes for a pixel by its mode; 4 for all others."""
-_DECODER = {"WEBP": 16, "AVIF": 12}
+_DECODER = {"WEBP": 16, "AVIF": 12, "JPEG2000": 21, "HEIF": 12}
 """What decoding takes for a pixel at its peak where that is more than the pixels; measured with Pillow 13."""
 _PROGRESSIVE = 10
 """The same of a progressive JPEG, all of whose coefficients are kept."""
+_PLAIN = 14
+"""And of the PNM files that Pillow reads number by number."""
 _RESIZING = 1
 """And what reducing it to what a model looks at takes besides, for each pixel of the whole."""
 
 
-def load_image(source: Image.Image | FileSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An RGB image from a Pillow image, a path, bytes, an open file, an http(s) URL or a data: URL.
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before any pixel of it is decoded."""
 
-    The bytes decide what it is, not a name or MIME type. Of an animation the first frame is taken; alpha
-    is composited over white; 16-bit greys are scaled to 8 bits. EXIF orientation is not applied: Moondream
-    was trained without it. A Pillow image that is RGB already is given back itself, not a copy. Raises InvalidImage
-    with the reason: missing, empty, undecodable, truncated, or more than `max_pixels`, which is judged from the header
-    before anything is decoded.
+    size: tuple[int, int]
+    """width, height in pixels, as it is shown"""
+    needs: int
+    """bytes that decoding it takes at the most"""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """An RGB image, upright, and what of it could not be read, a sentence each."""
+
+    image: Image.Image
+    warnings: tuple[str, ...] = ()
+
+
+def load_image(source: Image.Image | np.ndarray | FileSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB image from a path, bytes, an open file, an http(s) URL or a data: URL, a Pillow image or an array.
+
+    The bytes decide what it is, not a name or MIME type. It is turned and mirrored as its EXIF orientation says, which
+    is how viewers show it; Pillow images and arrays (uint8 [height, width, 3]) are taken as they are. Of an animation
+    the first frame is taken; alpha is composited over white, unless it hides everything; samples of other than 8 bits
+    are scaled so that what the format calls white is white. Of a JPEG that lacks a few lines the rest is taken, and a
+    warning logged. A Pillow image that is RGB already is given back itself, not a copy. Raises InvalidImage with the
+    reason: missing, empty, undecodable, truncated, or more than `max_pixels`, which is judged from the header before
+    anything is decoded.
     """
+    if isinstance(source, np.ndarray):
+        source = from_array(source)
     if not isinstance(source, Image.Image):
         with opened(source) as (file, name):
             return read_image(file, name or "the image", max_pixels)
-    with _told("the image", max_pixels, KNOWN):
-        return _decoded(source, "the image", max_pixels)
+    with _told("the image"):
+        _check(source.size, "the image", max_pixels)
+        return to_rgb(source)
 
 
 def read_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> Image.Image:
     """The same of an open file. Errors call it by its name, and say what of is `known` where it is nothing of that."""
-    with _told(name, max_pixels, known), _headed(file, name) as image:
-        return _decoded(image, name, max_pixels)
+    decoded = decode(file, name, max_pixels, known)
+    for warning in decoded.warnings:
+        log.warning(warning)
+    return decoded.image
+
+
+def decode(
+    file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN, mirrored: bool = False
+) -> Decoded:
+    """The same with its warnings, which are not logged; `mirrored` has left and right exchanged."""
+    warnings: tuple[str, ...] = ()
+    with _told(name), _headed(file, name, max_pixels, known) as (image, orientation, file):
+        low, region = lower_halves(image, file), _region(image)
+        try:
+            image.load()
+        except OSError as error:
+            if image.format not in ("JPEG", "MPO") or not jpeg.ends_early(error):
+                raise
+            image.fp = None  # type: ignore[attr-defined]  # so that the file stays open
+            image.close()  # what came of it is not needed beside the other
+            file.seek(0)
+            found = jpeg.mended(file.read())
+            if found is None:
+                raise
+            image, missing = found
+            lacks = f"up to {missing} of its last lines are" if missing else "the mark at its end is"
+            warnings = (f"{name} is cut off: {lacks} missing",)
+        rgb = to_rgb(image, MIRRORED[orientation] if mirrored else orientation, low)
+        if region != (0, 0, *image.size):
+            # Around the first frame of a GIF viewers show nothing; Pillow fills it with one of its colours.
+            whole = Image.new("RGB", image.size, "white")
+            whole.paste(rgb.crop(region), region[:2])
+            rgb = whole
+        return Decoded(rgb, warnings)
+
+
+def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """What the header tells, checked as far as that goes; raises InvalidImage as load_image does."""
+    with _told(name), _headed(file, name, max_pixels, KNOWN) as (image, orientation, _):
+        return Header(turned_size(image.size, orientation), decoding_bytes(image, orientation))
 
 
 @contextmanager
-def header(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
-    """An image of which no pixel is decoded yet, checked as far as its header tells. Raises InvalidImage."""
-    with _told(name, max_pixels, KNOWN), _headed(file, name) as image:
-        _check(image, name, max_pixels)
-        yield image
-
-
-@contextmanager
-def _headed(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+def _headed(file: BinaryIO, name: str, max_pixels: int, known: str) -> Iterator[tuple[Image.Image, int, BinaryIO]]:
+    """An image of which no pixel is decoded yet, how it will have to be turned when it is, and the file it is in."""
     if not file.seek(0, io.SEEK_END):
         raise InvalidImage(f"{name} is empty")
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
-        yield image
+    file = unwrapped(file)
+    kind = format_of(file)
+    if kind is None:
+        raise InvalidImage(f"{name} is not {known}")
+    with open_as(kind, file) as image:
+        _check(image.size, name, max_pixels)
+        yield image, orientation_of(image, file), file
+
+
+def orientation_of(image: Image.Image, file: BinaryIO) -> int:
+    """How the image of a file is still to be turned once it is decoded."""
+    if image.format == "PNG":
+        # Pillow would decode all of it to see whether there is something behind its pixels.
+        return orientation_in(png_parts(file).exif)
+    # A TIFF it turns itself.
+    return UPRIGHT if image.format == "TIFF" else orientation_in(image.info.get("exif"))
+
+
+def _region(image: Image.Image) -> tuple[int, int, int, int]:
+    """Where the frame lies that is decoded: x0, y0, x1, y1."""
+    tiles = getattr(image, "tile", ()) if image.format == "GIF" else ()
+    return tiles[0].extents if tiles else (0, 0, *image.size)
 
 
 @contextmanager
-def _told(name: str, max_pixels: int, known: str) -> Iterator[None]:
+def _told(name: str) -> Iterator[None]:
     """Whatever goes wrong is an InvalidImage of one line."""
     try:
         yield
     except (InvalidImage, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        raise InvalidImage(f"{name} has too many pixels; {max_pixels / 1e6:g} million are allowed") from None
-    except UnidentifiedImageError:
-        raise InvalidImage(f"{name} is not {known}") from None
     except Exception as error:
         # Pillow's decoders raise whatever comes on damaged bytes.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidImage(f"{name} cannot be decoded: {reason}") from error
 
 
-def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    _check(image, name, max_pixels)
-    return to_rgb(image)
-
-
-def _check(image: Image.Image, name: str, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise InvalidImage(
-            f"{name} has {image.width} x {image.height} pixels; {max_pixels / 1e6:g} million are allowed"
-        )
-    if not image.width or not image.height:
+def _check(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise InvalidImage(f"{name} has {width} x {height} pixels; {max_pixels / 1e6:g} million are allowed")
+    if not width or not height:
         raise InvalidImage(f"{name} has no pixels")
 
 
-def decoding_bytes(image: Image.Image) -> int:
-    """Bytes that decoding an image, bringing it to RGB and reducing it take at the most, told from its header."""
+def decoding_bytes(image: Image.Image, orientation: int = UPRIGHT) -> int:
+    """Bytes that decoding an image, bringing it to RGB, turned, and reducing it take at the most, from its header."""
     own = _BYTES.get(image.mode, 4)
-    both = own if _is_rgb(image) else own + 4
+    both = own if orientation == UPRIGHT and is_rgb(image) else own + 4
+    if has_key_of_16_bits(image):
+        both += 4
+    if image.format == "TIFF" and image.tag_v2.get(TAG, UPRIGHT) != UPRIGHT:  # type: ignore[attr-defined]
+        both = max(both, 2 * own)
     progressive = _PROGRESSIVE if image.info.get("progressive") else 0
-    most = max(both + _RESIZING, _DECODER.get(image.format or "", 0), progressive)
+    plain = _PLAIN if any(tile[0].startswith("ppm") for tile in getattr(image, "tile", ())) else 0
+    most = max(both + _RESIZING, _DECODER.get(image.format or "", 0), progressive, plain)
     return image.width * image.height * most
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, with alpha composited over white; itself, not a copy, where it is nothing else already."""
-    image.load()
-    if _is_rgb(image):
-        return image
-    flat = Image.new("RGB", image.size, "white")
-    for top in range(0, image.height, STRIP):
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
-        if image.has_transparency_data:
-            strip = strip.convert("RGBA")
-            flat.paste(strip, (0, top), strip.getchannel("A"))
-            continue
-        if image.mode.startswith("I;16"):
-            # Pillow's own conversion cuts 16 bits off at 255.
-            strip = strip.convert("I").point(lambda grey: grey / 256).convert("L")
-        flat.paste(strip.convert("RGB"), (0, top))
-    return flat
-
-
-def _is_rgb(image: Image.Image) -> bool:
-    # These two hold on to what they decoded with, which takes more than a copy of the pixels.
-    return image.mode == "RGB" and not image.has_transparency_data and image.format not in ("WEBP", "AVIF")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from PIL import Image
 
 from galago.errors import UnsupportedTask
@@ -18,13 +19,15 @@ ONE_BY_ONE = "`galago watch` asks it about one frame after another"
 """What to do where a model looks at images only."""
 
 
-def load_media(source: FileSource, sampling: Callable[[], FrameSampling | None]) -> Image.Image | Clip:
+def load_media(source: np.ndarray | FileSource, sampling: Callable[[], FrameSampling | None]) -> Image.Image | Clip:
     """An image as load_image reads it, or frames of a video as load_clip does; an animation is a video.
 
     `sampling` is called where there is a video, and says which frames are taken; None if videos are not looked at:
     then of an animation the first frame is taken. Raises InvalidImage, InvalidVideo, and UnsupportedTask for a video
     that is not looked at.
     """
+    if isinstance(source, np.ndarray):
+        return image.load_image(source)
     with opened(source) as (file, name):
         file.seek(0)
         head = file.read(containers.HEAD)

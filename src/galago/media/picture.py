@@ -1,17 +1,20 @@
 """An image file that is decoded when its turn comes: until then it takes no more memory than the file has."""
 
 import io
+import logging
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.image import MAX_PIXELS, decoding_bytes, header, read_image
+from galago.media.image import MAX_PIXELS, decode, read_header
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +23,7 @@ class Picture:
 
     data: bytes
     size: tuple[int, int]
-    """width, height in pixels"""
+    """width, height in pixels, as it is shown"""
     needs: int
     """bytes that decoding it takes at the most"""
     max_pixels: int = MAX_PIXELS
@@ -33,6 +36,8 @@ class Picture:
     """held by who decodes it, so that others need not do the same"""
     known: "list[_Hash]" = field(default_factory=list, repr=False)
     """a digest of its pixels, once somebody has decoded it"""
+    warnings: list[str] = field(default_factory=list, repr=False)
+    """what of it could not be read, a sentence each, once somebody has decoded it"""
 
     @property
     def width(self) -> int:
@@ -45,13 +50,17 @@ class Picture:
     def decoded(self) -> Image.Image:
         """As load_image gives it. Raises InvalidImage where the file does not hold what its header says."""
         try:
-            image = read_image(io.BytesIO(self.data), self.name, self.max_pixels)
-            if image.size != self.size:
+            decoded = decode(io.BytesIO(self.data), self.name, self.max_pixels, mirrored=self.mirrored)
+            if decoded.image.size != self.size:
                 raise InvalidImage(f"{self.name} is not of the size that its header tells")
         except InvalidImage as error:
             error.param = self.param
             raise
-        return ImageOps.mirror(image) if self.mirrored else image
+        for warning in decoded.warnings:
+            if warning not in self.warnings:
+                log.warning(warning)
+                self.warnings.append(warning)
+        return decoded.image
 
     def mirror(self) -> "Picture":
         """The same from left to right."""
@@ -66,5 +75,5 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, param: str | None
 
     What else is wrong with them, such as their ending early, shows when they are decoded.
     """
-    with header(io.BytesIO(data), "the image", max_pixels) as image:
-        return Picture(data, image.size, decoding_bytes(image), max_pixels, param=param)
+    header = read_header(io.BytesIO(data), "the image", max_pixels)
+    return Picture(data, header.size, header.needs, max_pixels, param=param)

@@ -1,17 +1,30 @@
 """Where images and videos come from: a path, a URL, a data: URL, bytes or an open file."""
 
 import base64
+import inspect
 import io
+import mmap
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 from urllib.parse import unquote
 
-from galago.errors import InvalidImage, InvalidVideo, shortened
+import numpy as np
+from PIL import Image
 
-FileSource = Path | str | bytes | BinaryIO
+from galago.errors import InvalidImage, InvalidVideo, quoted, shortened
+
+
+class Readable(Protocol):
+    """A file that is open for reading, as open(), io.BytesIO, tempfile and web frameworks give it."""
+
+    def read(self, size: int = -1, /) -> Any: ...
+
+
+FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap | Readable
 """A path, an http(s) or data: URL, the bytes of a file, or a file that is open for reading."""
 What = Literal["image", "video"]
 
@@ -24,6 +37,8 @@ _IN_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{1,20}):", re.IGNORECASE)
 # Base64 has slashes too; that of a JPEG begins with one. But none is as short, and none has a dot.
 _PATH = re.compile(r"(?!/9j/)[/~]\S{0,60}|[A-Za-z]:[/\\].{0,250}|[^,;%\n]{0,250}\.[A-Za-z0-9]{1,5}")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(?://|\Z)", re.I)
+SOURCES = "a path, an http://, https:// or data: URL, bytes or an open file"
 
 
 @contextmanager
@@ -41,32 +56,80 @@ def opened(source: FileSource, what: What = "image") -> Iterator[tuple[BinaryIO,
         yield found
 
 
-def _found(source: FileSource, what: What, stack: ExitStack) -> tuple[BinaryIO, str | None]:
-    if isinstance(source, bytes):
-        return io.BytesIO(source), None
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return io.BytesIO(decode_data_url(source, what)), None
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
-        # Imported late: most sources are files.
-        from galago.media.fetch import fetch
+def from_array(array: Any) -> Image.Image:
+    """An image from a NumPy array, uint8 [height, width, 3]. Raises InvalidImage for any other, and says what helps."""
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size:
+        return Image.fromarray(np.ascontiguousarray(array))
+    raise InvalidImage(_not_taken(array, "image"))
 
-        return io.BytesIO(fetch(source)), shortened(source)
-    if isinstance(source, str | Path):
+
+def _found(source: Any, what: What, stack: ExitStack) -> tuple[BinaryIO, str | None]:
+    if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
+        return io.BytesIO(source), None
+    if isinstance(source, str):
+        if source[:5].lower() == "data:":
+            return io.BytesIO(decode_data_url(source, what)), None
+        if source[:8].lower().startswith(("http://", "https://")):
+            # Imported late: most sources are files.
+            from galago.media.fetch import fetch
+
+            return io.BytesIO(fetch(source)), shortened(source)
+        if not source:
+            raise InvalidImage(f"the {what} is an empty text; it must be {SOURCES}")
+        if (scheme := _URL.match(source)) and not os.path.exists(source):
+            helps = "; give the path itself" if scheme[1].lower() == "file" else ""
+            raise InvalidImage(f"cannot read {shortened(source)}: the {what} must be {SOURCES}{helps}")
+    if isinstance(source, str | os.PathLike):
+        name = shortened(str(source), 200)
         try:
-            return _seekable(stack.enter_context(Path(source).open("rb"))), shortened(str(source), 200)
+            return _seekable(stack.enter_context(Path(source).open("rb")), what), name
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise InvalidImage(f"cannot read {shortened(str(source), 200)}: {reason}") from error
-    if hasattr(source, "read") and hasattr(source, "seek"):
-        return _seekable(source), None
-    raise InvalidImage(f"the {what} must be a path, a URL, bytes or an open file, not {type(source).__name__}")
+            if len(str(source)) > 200 and "." not in str(source):
+                reason += f"; base64 is written as data:{what}/{_USUAL[what]};base64,..."
+            raise InvalidImage(f"cannot read {name}: {reason}") from error
+    if hasattr(source, "read"):
+        return _readable(source, what), None
+    raise InvalidImage(_not_taken(source, what))
 
 
-def _seekable(file: BinaryIO) -> BinaryIO:
+def _not_taken(source: Any, what: str) -> str:
+    kind = type(source).__name__
+    if hasattr(source, "shape") and hasattr(source, "dtype"):
+        held = f"{kind} of {source.dtype} {quoted(list(source.shape))}"
+        return f"the {what} must be a uint8 array [height, width, 3], or what Image.fromarray makes of it, not a {held}"
+    return f"the {what} must be {SOURCES}, not {kind}"
+
+
+def _readable(file: Any, what: str) -> BinaryIO:
+    """Bytes to read from what is more or less a file."""
+    if inspect.iscoroutinefunction(file.read) and hasattr(file, "file"):
+        file = file.file  # an upload, whose own methods are to be awaited
+    if isinstance(file, io.TextIOBase) and hasattr(file, "buffer"):
+        file = file.buffer  # opened as text, which no picture is
+    try:
+        return _seekable(file, what)
+    except InvalidImage:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InvalidImage(f"the {what} cannot be read from this {type(file).__name__}: {error}") from error
+
+
+def _seekable(file: Any, what: str) -> BinaryIO:
     """The file itself, or what comes out of a pipe, which may be as large as an upload."""
-    if file.seekable():
-        return file
-    if len(data := file.read(MAX_BYTES + 1)) > MAX_BYTES:
+    if hasattr(file, "seek") and hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+        if isinstance(file.read(0), bytes):
+            found: BinaryIO = file
+            return found
+    data = file.read(MAX_BYTES + 1)
+    if inspect.iscoroutine(data):
+        data.close()
+    if isinstance(data, str):
+        raise TypeError("it holds text; open it for reading bytes")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"it gives a {type(data).__name__}; give the bytes that are in it")
+    if len(data) > MAX_BYTES:
         raise InvalidImage(f"more than {MAX_BYTES >> 20} MiB came out of a pipe; save it as a file, and name that")
     return io.BytesIO(data)
 

@@ -57,10 +57,12 @@ def _read(file: BinaryIO, name: str, sampling: FrameSampling, limits: VideoLimit
     shown = [(time, _fitted(image, sampling)) for time, image in reader.frames(file, timeline, places, limits)]
     if not shown:
         raise Unreadable("cannot be decoded: no frame of it is readable")
+    warnings: tuple[str, ...] = ()
     if timeline.cut or len(shown) < len(places):
-        log.warning("%s is cut off or damaged; what can be read of it is used", name)
+        warnings = (f"{name} is cut off or damaged; what can be read of it is used",)
+        log.warning(warnings[0])
     times, frames = zip(*shown, strict=True)
-    return Clip(frames, times, timeline.duration)
+    return Clip(frames, times, timeline.duration, warnings)
 
 
 def _check(timeline: Timeline, limits: VideoLimits) -> None:

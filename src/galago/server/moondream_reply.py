@@ -135,6 +135,8 @@ def _end(done: Done) -> Json:
         "decode_time_ms": 1000 * t.decode_s,
         "ttft_ms": 1000 * t.ttft_s,
     }
+    if done.warnings:
+        metrics["warnings"] = list(done.warnings)
     return {"finish_reason": done.finish_reason, "metrics": metrics}
 
 

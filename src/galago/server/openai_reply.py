@@ -66,12 +66,14 @@ def _usage(done: Sequence[Done]) -> Json:
     }
 
 
-def _times(head: Head, done: Sequence[Done]) -> Json:
-    """In seconds. Choices run side by side, so the one that took longest counts."""
+def _metrics(head: Head, done: Sequence[Done]) -> Json:
+    """Seconds, and what of the images could not be read. Choices run side by side: the longest counts."""
     passed = time.perf_counter() - head.arrived
     took = max(d.timings.encode_s + d.timings.prefill_s + d.timings.decode_s for d in done)
     times = {"processing_time": passed, "inference_time": min(passed, took)}
-    return times | ({"performance": {name: f"{t:.2f}s" for name, t in times.items()}} if head.performance else {})
+    warned = {"warnings": list(done[0].warnings)} if done[0].warnings else {}
+    told = {"performance": {name: f"{t:.2f}s" for name, t in times.items()}} if head.performance else {}
+    return {**times, **told, **warned}
 
 
 def _logprobs(tokens: Iterable[Token]) -> Json:
@@ -108,7 +110,7 @@ def completion(head: Head, asked: Asked, events: Iterable[tuple[int, Event]]) ->
         for i, message in enumerate(messages)
     ]
     ends = list(done.values())
-    return head.part("chat.completion", choices) | {"usage": _usage(ends), **_times(head, ends)}
+    return head.part("chat.completion", choices) | {"usage": _usage(ends), **_metrics(head, ends)}
 
 
 async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[str]:
@@ -141,7 +143,7 @@ async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Even
                     done.append(event)
                     yield chunk(choice(i, {}, reason))
         if asked.include_usage:
-            yield chunk([], usage=_usage(done), **_times(head, done))
+            yield chunk([], usage=_usage(done), **_metrics(head, done))
         yield "data: [DONE]\n\n"
     except Exception as error:
         if not begun:

@@ -11,6 +11,11 @@ SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1}
 COUNT: Json = {"type": "integer", "minimum": 0}
 SECONDS: Json = {"type": "number", "minimum": 0}
 FLAG: Json = {"type": "boolean"}
+WARNINGS: Json = {
+    "type": "array",
+    "items": TEXT,
+    "description": "what of the images and videos could not be read; absent where all was",
+}
 IMAGE: Json = {
     "type": "string",
     "format": "image-url",

@@ -2,7 +2,7 @@
 
 from galago.server.bodies import Json
 from galago.server.request_schemas import chat_request, shown_schemas, skill_requests
-from galago.server.schema_parts import COUNT, FLAG, NULL, SECONDS, SHARE, TEXT, array, choice, may, record
+from galago.server.schema_parts import COUNT, FLAG, NULL, SECONDS, SHARE, TEXT, WARNINGS, array, choice, may, record
 
 
 def _answers() -> Json:
@@ -11,7 +11,7 @@ def _answers() -> Json:
     end = {
         "request_id": TEXT,
         "finish_reason": choice("stop", "length", "cancelled"),
-        "metrics": record({"input_tokens": COUNT, "output_tokens": COUNT, **times}),
+        "metrics": record({"input_tokens": COUNT, "output_tokens": COUNT, **times}, {"warnings": WARNINGS}),
     }
     speed = {"_stats": record({"tokens": COUNT, "duration": SECONDS, "tokens_per_sec": SECONDS})}
     spot = record({"x": SHARE, "y": SHARE})
@@ -61,7 +61,10 @@ def _completion() -> Json:
             "processing_time": {**SECONDS, "description": "seconds from the request's arrival"},
             "inference_time": {**SECONDS, "description": "seconds of it in the model"},
         },
-        {"performance": record({"processing_time": TEXT, "inference_time": TEXT}, description="if set so")},
+        {
+            "performance": record({"processing_time": TEXT, "inference_time": TEXT}, description="if set so"),
+            "warnings": WARNINGS,
+        },
     )
 
 
