@@ -140,10 +140,8 @@ def main() -> None:
         made.insert(next(i for i, form in enumerate(made) if form.grey), one)
     with galago.load() as model:
         print(f"# The example scene in every form\n\nWhat `{model.name}` ({model.precision}) answers to *{QUESTION}*")
-        print(
-            f"and its boxes of *{OBJECT}*: left, top, right and bottom in pixels of the picture as it is shown. The last"
-        )
-        print("column is how far a side lies from where it lies in the plain picture. Made by")
+        print(f"and its boxes of *{OBJECT}*: left, top, right and bottom in pixels of the picture as it is shown. The")
+        print("last column is how far a side lies from where it lies in the plain picture. Made by")
         print("`python benchmarks/picture_forms.py`.\n\n| Form | Answer | Boxes | Off by |\n|---|---|---|---|")
         plain = np.zeros((0, 4))
         for form in made:

@@ -43,7 +43,7 @@ def test_however_it_lies_in_its_file(model: galago.Model, kind: str) -> None:
 
 
 def test_all_forms_show_the_scene() -> None:
-    """Their pixels, but for what few colours and a grid of them take; benchmarks/results/picture-forms.md has what the model says of each."""
+    """As far as few colours let them; benchmarks/results/picture-forms.md has what the model says of each."""
     for form in picture_forms.forms():
         scene = picture_forms.GREY if form.grey else picture_forms.SCENE
         off = np.abs(np.asarray(load_image(form.data)).astype(int) - scene)
