@@ -38,7 +38,8 @@ def list_models(json: Json = False) -> None:
     from galago.hub import installed, random_checkpoints
     from galago.packed_cache import copies_without_model
 
-    here, random, left = installed(), random_checkpoints(), copies_without_model()
+    here, random = installed(), random_checkpoints()
+    left = {name: copies for name, copies in copies_without_model().items() if name not in random}
     if json:
         for entry in entries():
             print_json(_described(entry, here.get(entry.id)))
