@@ -18,6 +18,7 @@ from galago.choosing import SHARE, choose, photographic, recommended
 from galago.hub import cache_folder, installed
 from galago.machine import (
     container_cores,
+    container_memory,
     cpu_name,
     instruction_sets,
     most_threads,
@@ -79,7 +80,12 @@ def examine() -> dict[str, Any]:
         "device": torch.device,
         "device_name": torch.device_name,
         "kernels": torch.kernels,
-        "memory": {"free_bytes": free, "device_free_bytes": torch.memory, "for_models_bytes": budget},
+        "memory": {
+            "free_bytes": free,
+            "container_bytes": container_memory(),
+            "device_free_bytes": torch.memory,
+            "for_models_bytes": budget,
+        },
         "disk": [_disk(what, folder) for what, folder in _folders().items()],
         "models": [
             {

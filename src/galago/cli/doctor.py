@@ -64,10 +64,9 @@ def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["device"] == "cpu":
         yield "kernels", f"galago {found['kernels']}" if found["kernels"] else "PyTorch's alone"
     there = f", {size_of(memory['device_free_bytes'])} on the device" if memory["device_free_bytes"] else ""
-    yield (
-        "memory",
-        f"{size_of(memory['free_bytes'])} free{there}; models may take {size_of(memory['for_models_bytes'])}",
-    )
+    limit = " of the container's limit" if memory["container_bytes"] == memory["free_bytes"] else ""
+    allowed = size_of(memory["for_models_bytes"])
+    yield "memory", f"{size_of(memory['free_bytes'])} free{limit}{there}; models may take {allowed}"
     for disk in found["disk"]:
         locked = "" if disk["writable"] else ", which cannot be written"
         yield "disk", f"{size_of(disk['free_bytes'])} free for {disk['what']} in {disk['folder']}{locked}"
