@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from PIL import Image
 
 from galago import arguments, hub
@@ -54,7 +55,7 @@ from galago.request import (
 
 log = logging.getLogger(__name__)
 
-Source = FileSource | Image.Image | Clip | EncodedImage
+Source = FileSource | Image.Image | np.ndarray | Clip | EncodedImage
 """An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
 Turn = Mapping[str, Any]
 """A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A

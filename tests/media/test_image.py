@@ -132,9 +132,16 @@ def test_errors_have_one_line_and_name_the_file(tmp_path: Path):
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
+KINDS = ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG", "JPEG2000", "ICO", "TGA")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@given(st.binary(max_size=200), st.sampled_from(["PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]), st.integers(0, 60))
-@settings(max_examples=150)
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(KINDS),
+    st.integers(0, 60),
+)
+@settings(max_examples=200)
 def test_damaged_bytes_never_do_worse_than_invalid_image(junk, kind, at):
     data = encoded(picture(), kind)
     for damaged in (junk, data[:at] + junk + data[at + len(junk) :]):
@@ -164,3 +171,9 @@ def test_what_is_not_base64(text):
 def test_a_data_url_is_an_image_whatever_type_it_claims():
     url = "data:image/jpeg;base64," + base64.b64encode(encoded(picture())).decode()
     assert load_image(url).size == (30, 20)
+
+
+@pytest.mark.parametrize("text", ["P1 is a point", "P6", "P5\x00", "BM", "\x00\x00\x01\x00", "Please look", "II*"])
+def test_text_is_no_image(text: str) -> None:
+    with pytest.raises(InvalidImage):
+        load_image(text.encode())

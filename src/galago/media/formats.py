@@ -38,7 +38,7 @@ _STARTS = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
-    *((b"P" + kind, "PPM") for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"f")),
+    *((bytes((80, kind, blank)), "PPM") for kind in b"123456f" for blank in b" \t\r\n"),
     (b"\xff\x4f\xff\x51", "JPEG2000"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
     (b"\0\0\1\0", "ICO"),

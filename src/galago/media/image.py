@@ -88,17 +88,20 @@ def decode(
     warnings: tuple[str, ...] = ()
     with _told(name), _headed(file, name, max_pixels, known) as (image, orientation, file):
         low, region = lower_halves(image, file), _region(image)
+        cut = ""
         try:
             image.load()
         except OSError as error:
             if image.format not in ("JPEG", "MPO") or not jpeg.ends_early(error):
                 raise
+            cut = str(error)
+        if cut:  # out of the handler, since the error holds on to what was decoded
             image.fp = None  # type: ignore[attr-defined]  # so that the file stays open
-            image.close()  # what came of it is not needed beside the other
+            image.close()
             file.seek(0)
             found = jpeg.mended(file.read())
             if found is None:
-                raise
+                raise OSError(cut)
             image, missing = found
             lacks = f"up to {missing} of its last lines are" if missing else "the mark at its end is"
             warnings = (f"{name} is cut off: {lacks} missing",)
@@ -173,8 +176,10 @@ def decoding_bytes(image: Image.Image, orientation: int = UPRIGHT) -> int:
     both = own if orientation == UPRIGHT and is_rgb(image) else own + 4
     if has_key_of_16_bits(image):
         both += 4
-    if image.format == "TIFF" and image.tag_v2.get(TAG, UPRIGHT) != UPRIGHT:  # type: ignore[attr-defined]
-        both = max(both, 2 * own)
+    if image.format == "TIFF":
+        # A strip may be all of it, and Pillow turns a copy while it still has that.
+        turned = image.tag_v2.get(TAG, UPRIGHT) != UPRIGHT  # type: ignore[attr-defined]
+        both = max(both, (3 if turned else 2) * own)
     progressive = _PROGRESSIVE if image.info.get("progressive") else 0
     plain = _PLAIN if any(tile[0].startswith("ppm") for tile in getattr(image, "tile", ())) else 0
     most = max(both + _RESIZING, _DECODER.get(image.format or "", 0), progressive, plain)

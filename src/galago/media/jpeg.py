@@ -36,14 +36,18 @@ def mended(data: bytes) -> tuple[Image.Image, int] | None:
     plain = [*_lines(data + END)]
     whole = len(plain)
     for more in (NOISE, restart + NOISE):
-        other = _lines(data + more + END)
-        whole = min(whole, next((i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b), whole))
+        whole = min(whole, _common(plain, _lines(data + more + END)))
     image = JpegImageFile(io.BytesIO(data + END))
     missing = max(0, image.height - whole * ROWS)
     if missing > min(MOST_LINES, image.height // 4):
         return None
     image.load()
     return image, missing
+
+
+def _common(lines: list[bytes], others: Iterator[bytes]) -> int:
+    """How many of the first ones are the same."""
+    return next((i for i, (a, b) in enumerate(zip(lines, others, strict=True)) if a != b), len(lines))
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
