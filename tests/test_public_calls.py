@@ -29,7 +29,19 @@ VALUES: list[Any] = [
     *([0.5, 0.5], (0.9, 0.9, 0.1, 0.1), [[0.5, 0.5]], {"x": 0.5, "y": 0.5}, [{"role": "user", "content": 7}]),
     *(np.array([0.5, 0.5]), np.array([[0.5, 0.5]]), np.float32(0.5), np.int64(2), np.array("x"), np.zeros(0)),
     *(torch.tensor([0.5, 0.5]), torch.tensor(1), torch.zeros(3, 4, 4), IMAGE, CLIP, io.BytesIO(b"x")),
-    *(object(), object, np.ndarray, len, lambda: None, range(2), decimal.Decimal("0.5"), iter([1]), NotImplemented),
+    *(
+        object(),
+        object,
+        np.ndarray,
+        io.BytesIO,
+        Path,
+        len,
+        lambda: None,
+        range(2),
+        decimal.Decimal("0.5"),
+        iter([1]),
+        NotImplemented,
+    ),
     *(Message("user", "What?"), Query("What?"), Sampling(), tiny, {"const": "\ud800"}, {"type": object()}),
 ]
 SETTINGS = sorted(["temperature", "top_p", "min_p", "seed", "max_tokens", "stop", "top_k", "repetition_penalty"])

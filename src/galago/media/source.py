@@ -88,14 +88,14 @@ def _found(source: Any, what: What, stack: ExitStack) -> tuple[BinaryIO, str | N
             if len(str(source)) > 200 and "." not in str(source):
                 reason += f"; base64 is written as data:{what}/{_USUAL[what]};base64,..."
             raise InvalidImage(f"cannot read {name}: {reason}") from error
-    if hasattr(source, "read"):
+    if hasattr(source, "read") and not isinstance(source, type):
         return _readable(source, what), None
     raise InvalidImage(_not_taken(source, what))
 
 
 def _not_taken(source: Any, what: str) -> str:
     kind = type(source).__name__
-    if hasattr(source, "shape") and hasattr(source, "dtype"):
+    if hasattr(source, "shape") and hasattr(source, "dtype") and not isinstance(source, type):
         held = f"{kind} of {source.dtype} {quoted(list(source.shape))}"
         return f"the {what} must be a uint8 array [height, width, 3], or what Image.fromarray makes of it, not a {held}"
     return f"the {what} must be {SOURCES}, not {kind}"
