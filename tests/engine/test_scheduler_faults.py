@@ -11,8 +11,10 @@ from standin import Plan, Rows, Standin, alone, ask, picture
 from turning import Asked, Turned
 
 from galago.engine import scheduler
+from galago.engine.encoder import Encoder
 from galago.engine.engine import Engine, Run
 from galago.engine.limits import Limits
+from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Start, Steps
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, GalagoError, GenerationFailed
 from galago.request import Done, Event
@@ -69,6 +71,37 @@ def test_the_cache_goes_when_the_machine_runs_short(monkeypatch: pytest.MonkeyPa
 
 def whole(*asked: Asked) -> bool:
     return all(one.how == "done" and one.events == alone(one.request) for one in asked)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Sequence, "done"), (Encoder, "drop")])
+def test_a_request_that_cannot_be_ended_is_told_so(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    usual, broken = getattr(owner, name), [True]
+
+    def fails_once(*args: Any) -> Any:
+        if broken:
+            broken.pop()
+            raise ZeroDivisionError
+        return usual(*args)
+
+    monkeypatch.setattr(owner, name, fails_once)
+    engine = Engine(Standin(), Limits())
+    try:
+        over = threading.Event()
+        run = engine.submit(ask(Plan()))
+        run.watch(over.set)
+        found = None
+        while found is None:
+            assert over.wait(PATIENCE), "it is never told"
+            over.clear()
+            try:
+                while event := run.poll():
+                    assert not isinstance(event, Done)
+            except GenerationFailed as error:
+                found = error
+        assert "ZeroDivisionError" in str(found)
+        assert isinstance(list(engine.submit(ask(Plan())))[-1], Done)
+    finally:
+        engine.close()
 
 
 # --- one turn after the other ------------------------------------------------------------------

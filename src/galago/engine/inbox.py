@@ -184,6 +184,10 @@ class Inbox:
         with self._lock:  # who puts either sees that it is closed, or is seen here
             self.closed = self.closed or why
         self.close(why)
+        self.finish_all(why)
+
+    def finish_all(self, why: GalagoError) -> None:
+        """Tell every taken job that it has failed."""
         for job in list(self._taken):
             self.finish(job, copy.copy(why))
 

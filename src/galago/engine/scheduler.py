@@ -87,10 +87,12 @@ class Scheduler:
                 if not self.turn():
                     self._rest()
             except Exception as error:
-                # A mistake of ours: nobody in particular is at fault, so all that ran are told.
+                # A mistake of ours: nobody in particular is at fault, so all that ran are told, also the one
+                # that was just being ended.
                 log.exception("the scheduler failed")
                 for s in list(self._running):
                     self._end(s, error)
+                self._inbox.finish_all(_failed(error))
 
     def end(self, why: GalagoError) -> None:
         """Refuse what waits and what comes, end what runs, and let go of everything, whatever fails meanwhile."""
