@@ -81,7 +81,7 @@ def test_whatever_clients_do(folder: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_each_signal_stops_it_alike(folder: Path, number: int, code: int) -> None:
     with Process("--model", folder, "--grace-s", 60) as server, closing(Wire(("127.0.0.1", server.port))) as wire:
-        wire.send(post("/v1/chat/completions", {**LONG, "max_tokens": 5_000, "stream": True}))
+        wire.send(post("/v1/chat/completions", {**LONG, "max_tokens": 400, "stream": True}))
         while not wire.line().startswith(b"data:"):
             pass
         server.process.send_signal(number)
