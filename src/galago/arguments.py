@@ -1,12 +1,12 @@
 """Reading what the methods of a Model are given. All raise InvalidRequest, naming the argument."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from galago.errors import InvalidRequest, quoted
-from galago.request import Box, Detail, Sampling, Spot
+from galago.request import Box, Detail, Media, Priority, Request, Sampling, Skill, Spot
 
 Settings = Mapping[str, Any]
 """temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
@@ -18,6 +18,7 @@ large image is seen as a whole only (quicker, and coarser); the default is `high
 """
 SPOT = ("x", "y")
 BOX = ("x_min", "y_min", "x_max", "y_max")
+T = TypeVar("T")
 _SAMPLING = {f.name for f in fields(Sampling)}
 SETTINGS = _SAMPLING | {"max_objects", "variant", "detail"}
 
@@ -60,6 +61,14 @@ def detail_of(settings: Settings | None) -> Detail:
     return cast(Detail, detail)
 
 
+def request_of(
+    skill: Skill, image: Media | None, settings: Settings | None, priority: Priority = "interactive"
+) -> Request:
+    """The request for a skill with these settings."""
+    sampling = sampling_from(settings)
+    return Request(skill, image, sampling, variant_of(settings), detail_of(settings), priority)
+
+
 def limit_of(settings: Settings | None) -> dict[str, int]:
     given = checked_settings(settings)
     return {"max_objects": given["max_objects"]} if "max_objects" in given else {}
@@ -91,6 +100,14 @@ def places(value: Any, param: str) -> tuple[Spot | Box, ...]:
     if not isinstance(value, list | tuple):
         raise InvalidRequest(f"{param} must be a list of points (x, y) and boxes (x0, y0, x1, y1), all in 0..1", param)
     return tuple(place(one, param, SPOT, BOX) for one in value)
+
+
+def many(values: Iterable[T], param: str) -> Iterable[T]:
+    """Several sources; one is not taken for its letters or lines."""
+    one = isinstance(values, str | bytes | bytearray | memoryview | Mapping) or hasattr(values, "read")
+    if one or not isinstance(values, Iterable):
+        raise InvalidRequest(f"{param} must be a list or another iterable, not a {type(values).__name__}", param)
+    return values
 
 
 def flags_of(given: Any, usual: Mapping[str, Any], param: str) -> dict[str, Any]:

@@ -19,6 +19,12 @@ BESIDE = {"images": False, "image": False, "image_url": False, "videos": True, "
 """What stands beside a message's content and is shown with it, and whether that is a video."""
 INSIDE = ("url", "path", "base64", "data")
 """Members of an object around an image or a video, in which it may be."""
+Turn = Mapping[str, Any]
+"""A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
+part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded; or a
+dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...} (or
+"url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside the
+content are shown before it. Messages of one side that follow each other are one turn."""
 
 
 @dataclass(frozen=True)

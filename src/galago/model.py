@@ -4,7 +4,8 @@ Results have the shapes that Moondream's own clients return. Coordinates are 0..
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from galago import arguments, hub
-from galago.arguments import BOX, SPOT, Settings, detail_of, sampling_from, spot, variant_of
+from galago.answers import answer_of, answered
+from galago.arguments import BOX, SPOT, Settings, detail_of, request_of, sampling_from, variant_of
+from galago.batch.each import each, raised
 from galago.catalog import entries
 from galago.choices import check_precision, check_profile
 from galago.engine.encoded_image import EncodedImage
@@ -22,10 +25,10 @@ from galago.errors import GalagoError, InvalidRequest
 from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
-from galago.media.load import load_media
+from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
-from galago.messages import read_messages
+from galago.messages import Turn, read_messages
 from galago.needs import precision_of
 from galago.nn.device import pick_device, pick_threads, threads_cut, with_threads
 from galago.nn.footprint import footprint
@@ -35,34 +38,24 @@ from galago.precision import pick_precision
 from galago.precision.packed import bits_of
 from galago.precision.quantised import described, fallbacks
 from galago.request import (
+    STILL,
     Caption,
     Chat,
     Detect,
     DetectGaze,
-    GazeFound,
     Length,
+    Media,
     Message,
-    ObjectFound,
     Point,
-    PointFound,
     Query,
-    Reasoning,
     Request,
     Skill,
-    TextDelta,
     is_whole,
 )
 
 log = logging.getLogger(__name__)
-
 Source = FileSource | Image.Image | np.ndarray | Clip | EncodedImage
 """An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
-Turn = Mapping[str, Any]
-"""A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
-part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded; or a
-dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...} (or
-"url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside the
-content are shown before it. Messages of one side that follow each other are one turn."""
 
 
 def load(
@@ -246,7 +239,7 @@ class Model:
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
     ) -> dict[str, Any]:
         """{"caption": text} that is short, normal or long; an iterator of pieces of text with `stream`."""
-        return self._text("caption", Caption(cast(Length, length)), image, stream, settings)
+        return self._answer(Caption(cast(Length, length)), image, settings, stream)
 
     def query(
         self,
@@ -264,24 +257,21 @@ class Model:
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
         skill = Query(cast(str, question), arguments.plain(reasoning), arguments.places(spatial_refs, "spatial_refs"))
-        return self._text("answer", skill, image, stream, settings)
+        return self._answer(skill, image, settings, stream)
 
     def chat(
         self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
     ) -> dict[str, Any]:
         """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
-        skill = Chat(read_messages(messages, self._opened))
-        return self._text("answer", skill, None, stream, settings)
+        return self._answer(Chat(read_messages(messages, self._opened)), None, settings, stream)
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
-        run = self._run(Detect(object, **arguments.limit_of(settings)), image, settings)
-        return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in run if isinstance(e, ObjectFound)]}
+        return self._answer(Detect(object, **arguments.limit_of(settings)), image, settings)
 
     def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"points": [{"x", "y"}]}, one in each object of that name."""
-        run = self._run(Point(object, **arguments.limit_of(settings)), image, settings)
-        return {"points": [spot(e.point) for e in run if isinstance(e, PointFound)]}
+        return self._answer(Point(object, **arguments.limit_of(settings)), image, settings)
 
     def detect_gaze(
         self,
@@ -308,9 +298,34 @@ class Model:
             accurate=flags["prioritize_accuracy"],
             force=flags["force_detect"],
         )
-        run = self._run(skill, image, settings)
-        found = next(e.point for e in run if isinstance(e, GazeFound))
-        return {"gaze": spot(found) if found else None}
+        return self._answer(skill, image, settings)
+
+    def map(
+        self,
+        skill: Skill,
+        images: Iterable[Source | None],
+        *,
+        settings: Settings | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[dict[str, Any] | GalagoError]:
+        """The answers to a skill of galago.request about each image or video, in their order, many at a time.
+
+            for path, answer in zip(paths, model.map(Caption("short"), paths)):
+                print(path, answer if isinstance(answer, GalagoError) else answer["caption"])
+
+        An answer is what the method of that skill returns; where one is not to be had, because an image cannot be read
+        for instance, its error stands in its place, and the others go on. `images` may be endless, or slow: they are
+        taken as they are needed, about 32 ahead. `progress` is told how many are done. Requests of other callers go
+        first. Ending the iteration early cancels what is under way. Raises at once what is wrong with the skill and
+        the settings, and in the middle EngineClosed where the model takes no more requests.
+        """
+        _check(callable(progress), "progress", "a function of how many are done")
+        images, about = arguments.many(images, "images"), request_of(skill, None, settings, "batch")
+
+        def request(image: Source | None) -> Request:
+            return replace(about, image=self._waiting(image, isinstance(skill, STILL)))
+
+        return each(images, request, self.submit, answered, progress=progress)
 
     def answer_question(
         self,
@@ -340,7 +355,12 @@ class Model:
             _check(isinstance(given, list | tuple), name, "a list")
         if len(images) != len(prompts):
             raise InvalidRequest(f"{len(images)} images and {len(prompts)} prompts do not pair", "prompts")
-        return [self.answer_question(*pair) for pair in zip(images, prompts, strict=True)]
+
+        def request(pair: tuple[Source, str]) -> Request:
+            return request_of(Query(pair[1]), self._waiting(pair[0]), {"max_tokens": 256}, "batch")
+
+        answers = raised(each(zip(images, prompts, strict=True), request, self.submit, answered))
+        return [answer["answer"].strip() for answer in answers]
 
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
@@ -364,35 +384,16 @@ class Model:
             return load_image(source)
         return load_media(source, lambda: self.video_sampling)
 
-    def _run(self, skill: Skill, image: Source | None, settings: Settings | None) -> Run:
-        sampling = sampling_from(settings)
-        opened = None if image is None else self._opened(image, still=isinstance(skill, Detect | Point | DetectGaze))
-        return self.submit(Request(skill, opened, sampling, variant_of(settings), detail_of(settings)))
+    def _waiting(self, source: Source | None, still: bool = False) -> Media | None:
+        """The same; a file that holds an image is decoded only when its turn comes."""
+        if source is None or isinstance(source, EncodedImage | Clip | Image.Image | np.ndarray):
+            return None if source is None else self._opened(source, still)
+        return open_image(source) if still else open_media(source, lambda: self.video_sampling)
 
-    def _text(
-        self, key: str, skill: Skill, image: Source | None, stream: bool, settings: Settings | None
+    def _answer(
+        self, skill: Skill, image: Source | None, settings: Settings | None, stream: bool = False
     ) -> dict[str, Any]:
         _check(isinstance(stream, bool), "stream", "True or False")
-        run = self._run(skill, image, settings)
-        result: dict[str, Any] = {}
-        if isinstance(skill, Query) and skill.reasoning:
-            # Comes before the first piece of the answer, so a stream has it too.
-            thought = next(e for e in run if isinstance(e, Reasoning))
-            result["reasoning"] = {
-                "text": thought.text,
-                "grounding": [
-                    {"start_idx": g.start, "end_idx": g.end, "points": list(g.points)} for g in thought.grounding
-                ],
-            }
-        pieces = _pieces(run)
-        return {**result, key: pieces if stream else "".join(pieces)}
-
-
-def _pieces(run: Run) -> Iterator[str]:
-    """Pieces of text; leaving early cancels the run."""
-    try:
-        for event in run:
-            if isinstance(event, TextDelta):
-                yield event.text
-    finally:
-        run.cancel()
+        sampling_from(settings)  # what is wrong with them is told before the image is read
+        opened = None if image is None else self._opened(image, isinstance(skill, STILL))
+        return answer_of(skill, self.submit(request_of(skill, opened, settings)), stream)

@@ -132,6 +132,8 @@ def one_turn_each(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Ro
 
 Detail = Literal["low", "high"]
 Skill = Caption | Query | Detect | Point | DetectGaze | Chat
+STILL = Detect | Point | DetectGaze
+"""Skills that look at images only: of what moves at its first frame."""
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,24 @@
 """One question asked of a video: of frame after frame."""
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from galago.arguments import detail_of, sampling_from, variant_of
+from PIL import Image
+
+from galago.answers import answer_of
+from galago.arguments import request_of
+from galago.batch.each import each, raised
 from galago.media.clip import Clip
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
-from galago.request import Query, Request, TextDelta
+from galago.request import Query, Request
 
 if TYPE_CHECKING:
     from galago.engine.engine import Run
     from galago.model import Model, Settings
-
-AT_ONCE = 16
-"""Frames that are asked about together: as many as an engine carries out at once."""
 
 
 def watch(
@@ -37,33 +37,16 @@ def watch(
     Model.query. Raises InvalidVideo and InvalidRequest at once, and while it goes on what the engine raises. Ending it
     early cancels what is under way.
     """
-    about = Request(
-        Query(question),
-        sampling=sampling_from(settings),
-        variant=variant_of(settings),
-        detail=detail_of(settings),
-        priority="batch",
-    )
+    about = request_of(Query(question), None, settings, "batch")
     clip = video if isinstance(video, Clip) else load_clip(video, FrameSampling(fps, max_frames))
-    return _answers(model, clip, about)
 
+    def request(shown: tuple[float, Image.Image]) -> Request:
+        return replace(about, image=shown[1])
 
-def _answers(model: "Model", clip: Clip, about: Request) -> Iterator[tuple[float, str]]:
-    flying: deque[tuple[float, Run]] = deque()
-    try:
-        for time, frame in zip(clip.times, clip.frames, strict=True):
-            if len(flying) == AT_ONCE:
-                yield _answer(*flying.popleft())
-            flying.append((time, model.submit(replace(about, image=frame))))
-        while flying:
-            yield _answer(*flying.popleft())
-    finally:
-        for _, run in flying:
-            run.cancel()
+    def answer(shown: tuple[float, Image.Image], _: Request, run: "Run") -> tuple[float, str]:
+        return shown[0], answer_of(about.skill, run)["answer"].strip()
 
-
-def _answer(time: float, run: "Run") -> tuple[float, str]:
-    return time, "".join(event.text for event in run if isinstance(event, TextDelta)).strip()
+    return raised(each(zip(clip.times, clip.frames, strict=True), request, model.submit, answer))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from told import Told
 from websites import served
 
 import galago as package
+from galago.batch.each import IN_FLIGHT as AT_ONCE
 from galago.errors import InvalidRequest, InvalidVideo
 from galago.media.clip import Clip
 from galago.request import Query
-from galago.watching import AT_ONCE, Span, spans
+from galago.watching import Span, spans
 
 SIZE = (192, 192)
 

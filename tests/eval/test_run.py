@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from told import Told
 
+from galago.batch.each import IN_FLIGHT
 from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
 from galago.eval.case import Case, Cases, Task
 from galago.eval.journal import opened, read
 from galago.eval.paired import compare, sign_test
 from galago.eval.plot import plot
 from galago.eval.report import paired, run_of, summary
-from galago.eval.run import IN_FLIGHT, answers
+from galago.eval.run import answers
 from galago.eval.score import Mark
 from galago.media.clip import Clip
 from galago.request import Query

@@ -45,6 +45,11 @@ class ToldRun:
     def __init__(self, model: Told, request: Request) -> None:
         self.model, self.request = model, request
 
+    @property
+    def ended(self) -> bool:
+        """It answers when it is read."""
+        return False
+
     def __iter__(self) -> Iterator[Event]:
         from galago.request import TextDelta
 

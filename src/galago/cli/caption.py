@@ -4,16 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from galago.answers import answer_of
 from galago.cli.options import Frames, Json, Loading, Media, MoreMedia, Stream, TextSettings, settings_of, takes_groups
 from galago.cli.running import Output, each_media
 from galago.cli.words import sources_of
-from galago.request import Length
+from galago.request import Caption, Length
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.engine.engine import Run
     from galago.media.clip import Clip
-    from galago.model import Model
+    from galago.media.picture import Picture
 
 EXAMPLES = """\b
 Examples:
@@ -40,8 +42,11 @@ def caption(
     settings = settings_of(text)
     output = Output(sources, json, stream)
 
-    def ask(model: "Model", shown: "Image.Image | Clip", place: int) -> None:
-        answer = model.caption(shown, length, stream, settings)
+    skill = Caption(length)
+
+    def show(place: int, shown: "Image.Image | Picture | Clip", run: "Run") -> None:
+
+        answer = answer_of(skill, run, stream)
         output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
-    each_media(sources, loading, frames, ask)
+    each_media(sources, loading, frames, skill, settings, show)

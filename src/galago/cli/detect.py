@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from galago.answers import answer_of
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import (
     Draw,
@@ -16,14 +17,15 @@ from galago.cli.options import (
     settings_of,
     takes_groups,
 )
-from galago.cli.running import Output, each_image
+from galago.cli.running import Output, decoded, each_image
 from galago.cli.words import sources_and_words
 from galago.request import Detect, check_skill
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.model import Model
+    from galago.engine.engine import Run
+    from galago.media.picture import Picture
 
 EXAMPLES = """\b
 Examples:
@@ -45,21 +47,22 @@ def detect(
 ) -> None:
     """Find objects: their bounding boxes, in pixels and relative to the image."""
     images, object = sources_and_words(words, more, prompt, "galago detect photo.jpg person")
-    check_skill(Detect(object, limits.max_objects))
+    skill = Detect(object, limits.max_objects)
+    check_skill(skill)
     settings = settings_of(limits)
     output = Output(images, json)
     drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
 
-    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+    def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
         from galago.media.draw import draw as drawn
 
-        answer = model.detect(image, object, settings)
+        answer = answer_of(skill, run)
         boxes = [(o["x_min"], o["y_min"], o["x_max"], o["y_max"]) for o in answer["objects"]]
         output.show(images[place], answer, [table(object, boxes, image.size)])
         if path := drawings[place]:
-            write(drawn(image, boxes=boxes, label=object), path)
+            write(drawn(decoded(image), boxes=boxes, label=object), path)
 
-    each_image(images, loading, ask, "objects")
+    each_image(images, loading, skill, settings, show)
 
 
 def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:

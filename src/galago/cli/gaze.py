@@ -4,16 +4,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from galago.answers import answer_of
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import Draw, Force, Images, Json, Loading, MoreImages, Seed, numbers, settings_of, takes_groups
-from galago.cli.running import Output, each_image
+from galago.cli.running import Output, decoded, each_image
 from galago.cli.words import sources_of
 from galago.request import Box, DetectGaze, Spot, check_skill
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.model import Model
+    from galago.engine.engine import Run
+    from galago.media.picture import Picture
 
 EXAMPLES = """\b
 Examples:
@@ -41,23 +43,24 @@ def gaze(
     images = sources_of(given, more, "galago gaze photo.jpg --eye 0.42,0.31")
     box = cast(Box, numbers(face, "--face", 4)) if face else None
     spot = cast(Spot, numbers(eye, "--eye", 2)) if eye else None
-    check_skill(DetectGaze(spot, box, accurate))
+    skill = DetectGaze(spot, box, accurate)
+    check_skill(skill)
     settings = settings_of(seed=seed)
     output, drawings = Output(images, json), drawings_for(draw, images, "gaze", (loading.named,), force)
 
-    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+    def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
         from galago.media.draw import draw as drawn
 
-        answer = model.detect_gaze(image, spot, box, prioritize_accuracy=accurate, settings=settings)
+        answer = answer_of(skill, run)
         found = answer["gaze"]
         output.show(images[place], answer, [_told(found, image.size)])
         if path := drawings[place]:
             boxes = [box] if box else []
             eyes = [spot] if spot else [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
             lines = [(start, (found["x"], found["y"])) for start in eyes if found]
-            write(drawn(image, boxes=boxes, gazes=lines), path)
+            write(drawn(decoded(image), boxes=boxes, gazes=lines), path)
 
-    each_image(images, loading, ask, "objects")
+    each_image(images, loading, skill, settings, show)
 
 
 def _told(found: dict[str, float] | None, size: tuple[int, int]) -> str:

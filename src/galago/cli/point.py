@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from galago.answers import answer_of
 from galago.cli.detect import table
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import (
@@ -16,14 +17,15 @@ from galago.cli.options import (
     settings_of,
     takes_groups,
 )
-from galago.cli.running import Output, each_image
+from galago.cli.running import Output, decoded, each_image
 from galago.cli.words import sources_and_words
 from galago.request import Point, check_skill
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.model import Model
+    from galago.engine.engine import Run
+    from galago.media.picture import Picture
 
 EXAMPLES = """\b
 Examples:
@@ -45,18 +47,19 @@ def point(
 ) -> None:
     """Point at objects: a place in each, in pixels and relative to the image."""
     images, object = sources_and_words(words, more, prompt, "galago point photo.jpg person")
-    check_skill(Point(object, limits.max_objects))
+    skill = Point(object, limits.max_objects)
+    check_skill(skill)
     settings = settings_of(limits)
     output = Output(images, json)
     drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
 
-    def ask(model: "Model", image: "Image.Image", place: int) -> None:
+    def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
         from galago.media.draw import draw as drawn
 
-        answer = model.point(image, object, settings)
+        answer = answer_of(skill, run)
         points = [(p["x"], p["y"]) for p in answer["points"]]
         output.show(images[place], answer, [table(object, points, image.size)])
         if path := drawings[place]:
-            write(drawn(image, points=points, label=object), path)
+            write(drawn(decoded(image), points=points, label=object), path)
 
-    each_image(images, loading, ask, "objects")
+    each_image(images, loading, skill, settings, show)

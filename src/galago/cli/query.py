@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from galago.answers import answer_of
 from galago.cli.options import (
     Frames,
     Json,
@@ -24,8 +25,9 @@ from galago.request import Query, check_skill
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.engine.engine import Run
     from galago.media.clip import Clip
-    from galago.model import Model
+    from galago.media.picture import Picture
 
 EXAMPLES = """\b
 Examples:
@@ -64,18 +66,22 @@ def query(
     example = 'galago query photo.jpg "How many people?"'
     sources, question = sources_and_words(words, more, prompt, example, what="QUESTION", optional=True)
     refs = tuple(numbers(r, "--ref", 2, 4) for r in ref or ())
-    check_skill(Query(question, reasoning, cast(Any, refs)))
+    skill = Query(question, reasoning, cast(Any, refs))
+    check_skill(skill)
     settings = settings_of(text)
     output = Output(sources, json, stream)
 
-    def ask(model: "Model", shown: "Image.Image | Clip | None", place: int = 0) -> None:
-        answer = model.query(shown, question, reasoning, refs, stream, settings)
+    def show(place: int, shown: "Image.Image | Picture | Clip | None", run: "Run") -> None:
+
+        answer = answer_of(skill, run, stream)
         thought = [f"({answer['reasoning']['text'].strip()})\n"] if reasoning else []
         pieces = answer["answer"] if stream else [answer["answer"].strip()]
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))
 
     if sources:
-        each_media(sources, loading, frames, ask)
+        each_media(sources, loading, frames, skill, settings, show)
     else:
         with loading.open() as model:
-            ask(model, None)
+            from galago.arguments import request_of
+
+            show(0, None, model.submit(request_of(skill, None, settings)))

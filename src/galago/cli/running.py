@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,11 +16,12 @@ from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, Unsupporte
 if TYPE_CHECKING:
     from PIL import Image
 
+    from galago.engine.engine import Run
     from galago.media.clip import Clip
+    from galago.media.picture import Picture
     from galago.media.source import FileSource
     from galago.model import Model
-
-T = TypeVar("T")
+    from galago.request import Request, Skill
 
 
 class Output:
@@ -49,73 +50,104 @@ class Output:
 def each_image(
     sources: Sequence[str],
     loading: Loading,
-    ask: Callable[["Model", "Image.Image", int], None],
-    skill: str | None = None,
+    skill: "Skill",
+    settings: Mapping[str, Any],
+    show: "Callable[[int, Image.Image | Picture, Run], None]",
 ) -> None:
-    """Open each image and ask about it; `ask` gets the model, the image and its place in `sources`.
+    """Ask about each image, many at a time; `show` gets in their order the place in `sources`, the image and the run.
 
-    Where no model is named it is one that has the `skill`, one of catalog.SKILLS.
+    Where no model is named it is one that has the skills of objects.
 
     An image that cannot be read does not keep the others: its error is printed, and the exit code at the
     end is 2. The model is loaded when the first image is open.
     """
-    from galago.media.image import load_image
+    from galago.media.load import open_image
 
     loading.check()
-    _each(sources, loading, lambda source, model: load_image(source), ask, skill)
+    _each(sources, loading, lambda source, model: open_image(source), skill, settings, show, "objects")
 
 
 def each_media(
-    sources: Sequence[str], loading: Loading, frames: Frames, ask: Callable[["Model", "Image.Image | Clip", int], None]
+    sources: Sequence[str],
+    loading: Loading,
+    frames: Frames,
+    skill: "Skill",
+    settings: Mapping[str, Any],
+    show: "Callable[[int, Image.Image | Picture | Clip, Run], None]",
 ) -> None:
     """The same of images and videos: of a video such frames as the model looks at, but for what `frames` says.
 
     Raises InvalidRequest where that is out of range. To a model that looks at images only a video is one that cannot
     be read. The model is loaded before the first video is decoded.
     """
-    from galago.media.load import load_media
+    from galago.media.load import open_media
     from galago.media.timeline import FrameSampling
 
     loading.check()
     frames.of(FrameSampling())
 
-    def opened(source: "FileSource", model: "Callable[[str | None], Model]") -> "Image.Image | Clip":
+    def opened(source: "FileSource", model: "Callable[[str | None], Model]") -> "Image.Image | Picture | Clip":
         def sampling() -> FrameSampling | None:
             usual = model("video").video_sampling
             return None if usual is None else frames.of(usual)
 
-        return load_media(source, sampling)
+        try:
+            return open_media(source, sampling)
+        except UnsupportedTask as error:
+            raise InvalidVideo(str(error)) from error
 
-    _each(sources, loading, opened, ask)
+    _each(sources, loading, opened, skill, settings, show)
 
 
 def _each(
     sources: Sequence[str],
     loading: Loading,
-    opened: "Callable[[FileSource, Callable[[str | None], Model]], T]",
-    ask: Callable[["Model", T, int], None],
-    skill: str | None = None,
+    opened: "Callable[[FileSource, Callable[[str | None], Model]], Any]",
+    skill: "Skill",
+    settings: Mapping[str, Any],
+    show: "Callable[[int, Any, Run], None]",
+    needs: str | None = None,
 ) -> None:
+    from galago.arguments import request_of
+    from galago.batch.each import each
+
     failed = False
     loaded: list[Model] = []
     with ExitStack() as stack:
 
-        def model(skill: str | None) -> "Model":
+        def model(needs: str | None) -> "Model":
             # Who asks first says what it must be able to do, where none is named.
             if not loaded:
-                loaded.append(stack.enter_context(loading.open(skill)))
+                loaded.append(stack.enter_context(loading.open(needs)))
             return loaded[0]
 
-        for place, source in _counted(list(enumerate(sources))):
-            try:
-                shown = opened(open_source(source), model)
-            except (InvalidImage, InvalidVideo, UnsupportedTask) as error:
-                typer.echo(f"error: {error}" if source != "-" else f"error: standard input: {error}", err=True)
-                failed = True
-                continue
-            ask(model(skill), shown, place)
+        def request(place: int) -> "Request":
+            return request_of(skill, opened(open_source(sources[place]), model), settings, "batch")
+
+        def submit(request: "Request") -> "Run":
+            return model(needs).submit(request)
+
+        def finish(place: int, request: "Request", run: "Run") -> None:
+            show(place, request.image, run)
+
+        with _counted(len(sources)) as count:
+            results = each(range(len(sources)), request, submit, finish, progress=count)
+            with closing(results):
+                for source, error in zip(sources, results, strict=True):
+                    if isinstance(error, InvalidImage | InvalidVideo):
+                        typer.echo(f"error: {error}" if source != "-" else f"error: standard input: {error}", err=True)
+                        failed = True
+                    elif error is not None:
+                        raise error
     if failed:
         raise typer.Exit(2)
+
+
+def decoded(image: "Image.Image | Picture") -> "Image.Image":
+    """Its pixels, to draw on."""
+    from galago.media.picture import Picture
+
+    return image.decoded() if isinstance(image, Picture) else image
 
 
 def open_source(source: str) -> "FileSource":
@@ -127,14 +159,16 @@ def open_source(source: str) -> "FileSource":
     return source
 
 
-def _counted(work: list[T]) -> Iterator[T]:
-    """The same items; with a bar on standard error when there are many and nothing else shows progress."""
-    if len(work) < 2 or sys.stdout.isatty() or not sys.stderr.isatty():
-        yield from work
+@contextmanager
+def _counted(total: int) -> Iterator[Callable[[int], None]]:
+    """To be told how many are done: a bar on standard error when there are many and nothing else shows progress."""
+    if total < 2 or sys.stdout.isatty() or not sys.stderr.isatty():
+        yield lambda done: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     # Standard output goes to a file or pipe and must get there as it is.
     with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        yield from bar.track(work, description="Images")
+        task = bar.add_task("Images", total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -65,6 +65,11 @@ class Run:
         except Empty:
             return None
 
+    @property
+    def ended(self) -> bool:
+        """Whether all its events are there, so that iteration waits for none."""
+        return self._job.over
+
     def watch(self, told: Callable[[], None]) -> None:
         """Have `told` called whenever there may be something to poll: by the engine's thread, so it must be short.
 

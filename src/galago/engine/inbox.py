@@ -48,6 +48,8 @@ class Job:
         """what has come of it; put in by `tell`"""
         self.told: Callable[[], None] = _nobody
         """called after each of them, from the thread that tells"""
+        self.over = False
+        """whether the last event is there"""
         self._told_badly = False
 
     def tell(self, event: Event | GalagoError) -> None:
@@ -57,6 +59,7 @@ class Job:
         looks, and the next ring may work again.
         """
         self.events.put(event)
+        self.over = self.over or isinstance(event, Done | GalagoError)
         try:
             self.told()
         except Exception:

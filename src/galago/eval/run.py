@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from galago.batch.each import each, raised
 from galago.eval.case import Answer, Case, Cases, Record
 from galago.media.clip import Clip
 from galago.media.image import load_image
+from galago.media.load import open_image
+from galago.media.picture import Picture
 from galago.request import (
     Caption,
     Detect,
@@ -31,16 +33,11 @@ from galago.request import (
     Skill,
     TextDelta,
 )
-from galago.threads import begin
 
 if TYPE_CHECKING:
     from galago.engine.engine import Run
     from galago.model import Model
 
-IN_FLIGHT = 32
-"""Requests at a time: twice what an engine carries out at once, so that it never waits for the next."""
-READERS = 2
-"""Threads that open images."""
 GREY = (128, 128, 128)
 
 
@@ -61,44 +58,26 @@ def answers(
     far of how much it is. Raises InvalidImage for an image that is missing, and what the engine raises.
     """
     known = {record.id: record for record in done}
+    every, new = tee(cases)
+
+    def request(case: Case) -> Request:
+        return Request(case.skill, _opened(case, blank, shuffled), priority="batch")
+
     found: list[Record] = []
-    with ThreadPoolExecutor(READERS) as readers:
-        waiting = _ahead(cases, known, lambda case: begin(readers, _opened, case, blank, shuffled))
-        flying: deque[tuple[Case, Run | None]] = deque()
-        try:
-            while True:
-                for case, media in islice(waiting, IN_FLIGHT - len(flying)):
-                    flying.append((case, None if media is None else _submitted(model, case, media.result())))
-                if not flying:
-                    return found
-                case, run = flying.popleft()
-                record = known[case.id] if run is None else _record(case, run)
-                if run is not None:
-                    keep(record)
-                found.append(record)
-                tell(case.place + 1, cases.total)
-        finally:
-            for _, run in flying:
-                if run is not None:
-                    run.cancel()
-            readers.shutdown(cancel_futures=True)
+    fresh = raised(each((case for case in new if case.id not in known), request, model.submit, _record))
+    with closing(fresh):
+        for case in every:
+            record = known.get(case.id) or next(fresh)
+            if case.id not in known:
+                keep(record)
+            found.append(record)
+            tell(case.place + 1, cases.total)
+    return found
 
 
-def _ahead(
-    cases: Iterable[Case], known: dict[str, Record], read: Callable[[Case], Future[Image.Image | Clip]]
-) -> Iterator[tuple[Case, Future[Image.Image | Clip] | None]]:
-    """Cases whose media are being opened, a few ahead; None where nothing is to be asked."""
-    soon: deque[tuple[Case, Future[Image.Image | Clip] | None]] = deque()
-    for case in cases:
-        soon.append((case, None if case.id in known else read(case)))
-        if len(soon) > 2 * READERS:
-            yield soon.popleft()
-    yield from soon
-
-
-def _opened(case: Case, blank: bool, shuffled: bool) -> Image.Image | Clip:
+def _opened(case: Case, blank: bool, shuffled: bool) -> Image.Image | Picture | Clip:
     if not isinstance(case.media, Clip):
-        image = load_image(case.media)
+        image = load_image(case.media) if isinstance(case.media, Image.Image) else open_image(case.media)
         return _grey(image) if blank else image
     frames = tuple(map(_grey, case.media.frames)) if blank else case.media.frames
     if shuffled:
@@ -107,15 +86,11 @@ def _opened(case: Case, blank: bool, shuffled: bool) -> Image.Image | Clip:
     return replace(case.media, frames=frames)
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image | Picture) -> Image.Image:
     return Image.new("RGB", image.size, GREY)
 
 
-def _submitted(model: Model, case: Case, media: Image.Image | Clip) -> Run:
-    return model.submit(Request(case.skill, media, priority="batch"))
-
-
-def _record(case: Case, run: Run) -> Record:
+def _record(case: Case, request: Request, run: Run) -> Record:
     events = list(run)
     done = events[-1]
     assert isinstance(done, Done)

@@ -114,9 +114,9 @@ def decode(
         return Decoded(rgb, warnings)
 
 
-def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> Header:
     """What the header tells, checked as far as that goes; raises InvalidImage as load_image does."""
-    with _told(name), _headed(file, name, max_pixels, KNOWN) as (image, orientation, _):
+    with _told(name), _headed(file, name, max_pixels, known) as (image, orientation, _):
         return Header(turned_size(image.size, orientation), decoding_bytes(image, orientation))
 
 

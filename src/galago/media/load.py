@@ -1,6 +1,7 @@
 """Reading what may be an image or a video: how it begins tells which."""
 
 from collections.abc import Callable
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -8,10 +9,12 @@ from PIL import Image
 from galago.errors import UnsupportedTask
 from galago.media import animation, containers, image
 from galago.media.clip import Clip
+from galago.media.picture import Picture, read_picture
 from galago.media.source import FileSource, opened
 from galago.media.timeline import FrameSampling
 from galago.media.video import read_clip
 
+Still = TypeVar("Still")
 KNOWN = f"an image ({', '.join(image.FORMATS)}) or a video (MP4, WebM, MKV, AVI, ...) of a known format"
 
 
@@ -28,6 +31,23 @@ def load_media(source: np.ndarray | FileSource, sampling: Callable[[], FrameSamp
     """
     if isinstance(source, np.ndarray):
         return image.load_image(source)
+    return _media(source, sampling, lambda file, name: image.read_image(file, name, known=KNOWN))
+
+
+def open_media(source: FileSource, sampling: Callable[[], FrameSampling | None]) -> Image.Image | Picture | Clip:
+    """The same, but a still image waits as its file until a model looks at it, and shows its damage only then."""
+    return _media(source, sampling, lambda file, name: read_picture(file, name, KNOWN))
+
+
+def open_image(source: FileSource) -> Image.Image | Picture:
+    """An image, or the first frame of an animation, that waits in the same way. Raises InvalidImage."""
+    with opened(source) as (file, name):
+        return read_picture(file, name or "the image")
+
+
+def _media(
+    source: FileSource, sampling: Callable[[], FrameSampling | None], still: Callable[[BinaryIO, str], Still]
+) -> Still | Clip:
     with opened(source) as (file, name):
         file.seek(0)
         head = file.read(containers.HEAD)
@@ -38,4 +58,4 @@ def load_media(source: np.ndarray | FileSource, sampling: Callable[[], FrameSamp
         if video:
             what = f"{name or 'the video'} is a video, and this model looks at images only"
             raise UnsupportedTask(f"{what}; {ONE_BY_ONE}")
-        return image.read_image(file, name or "the file", known=KNOWN)
+        return still(file, name or "the file")

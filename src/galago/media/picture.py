@@ -4,12 +4,12 @@ import io
 import logging
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.image import MAX_PIXELS, decode, read_header
+from galago.media.image import KNOWN, MAX_PIXELS, decode, read_header, read_image
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -77,3 +77,12 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, param: str | None
     """
     header = read_header(io.BytesIO(data), "the image", max_pixels)
     return Picture(data, header.size, header.needs, max_pixels, param=param)
+
+
+def read_picture(file: BinaryIO, name: str, known: str = KNOWN) -> Picture | Image.Image:
+    """The same from an open file, whose errors call it by its name; the image itself where that takes less memory."""
+    header = read_header(file, name, known=known)
+    if file.seek(0, io.SEEK_END) > header.needs:
+        return read_image(file, name, known=known)
+    file.seek(0)
+    return Picture(file.read(), header.size, header.needs, name=name)
