@@ -120,7 +120,10 @@ class Scheduler:
         self._admit()  # last, because those before may end requests, and nobody wakes those that wait
         ready = [s for s in self._running if s.feed]
         prompts = [s for s in ready if s.left > 1]
-        image = self._encoder.ready and (self._image_next or not prompts)
+        # Nobody watches the steps of a batch: they wait for the images of those that are let in, and go together then,
+        # which takes little longer than one alone. Not for ever: there are so many places, free once somebody has ended.
+        gathering = all(s.job.priority == "batch" for s in self._running)
+        image = self._encoder.ready and (gathering or self._image_next or not prompts)
         worked = bool(ready) or image
         if image:
             before = self._elsewhere
@@ -129,7 +132,8 @@ class Scheduler:
             self._metrics.stepped(0, 0, took, "vision")
             self._longest_s = max(self._longest_s, took)
         # A piece of one prompt goes with the steps of the others, unless an image had its turn.
-        batch = [s for s in ready if s.left == 1] + ([] if image else sorted(prompts, key=_rank)[:1])
+        steps = [] if image and gathering else [s for s in ready if s.left == 1]
+        batch = steps + ([] if image else sorted(prompts, key=_rank)[:1])
         self._image_next = not image
         if batch:
             self._step(batch)
