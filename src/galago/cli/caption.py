@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galago.answers import answer_of
+from galago.arguments import request_of
 from galago.cli.options import Frames, Json, Loading, Media, MoreMedia, Stream, TextSettings, settings_of, takes_groups
 from galago.cli.running import Output, each_media
 from galago.cli.words import sources_of
@@ -40,13 +41,13 @@ def caption(
     """Describe images and videos."""
     sources = sources_of(media, more, "galago caption photo.jpg", "IMAGE or VIDEO")
     settings = settings_of(text)
-    output = Output(sources, json, stream)
-
     skill = Caption(length)
+    output = Output(sources, json, stream)
+    # A text that is watched while it is made goes before others.
+    about = request_of(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip", run: "Run") -> None:
-
         answer = answer_of(skill, run, stream)
         output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
-    each_media(sources, loading, frames, skill, settings, show)
+    each_media(sources, loading, frames, about, show)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from galago.answers import answer_of
+from galago.arguments import request_of
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import (
     Draw,
@@ -62,7 +63,7 @@ def detect(
         if path := drawings[place]:
             write(drawn(decoded(image), boxes=boxes, label=object), path)
 
-    each_image(images, loading, skill, settings, show)
+    each_image(images, loading, request_of(skill, None, settings, "batch"), show)
 
 
 def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.answers import answer_of
+from galago.arguments import request_of
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import Draw, Force, Images, Json, Loading, MoreImages, Seed, numbers, settings_of, takes_groups
 from galago.cli.running import Output, decoded, each_image
@@ -60,7 +61,7 @@ def gaze(
             lines = [(start, (found["x"], found["y"])) for start in eyes if found]
             write(drawn(decoded(image), boxes=boxes, gazes=lines), path)
 
-    each_image(images, loading, skill, settings, show)
+    each_image(images, loading, request_of(skill, None, settings, "batch"), show)
 
 
 def _told(found: dict[str, float] | None, size: tuple[int, int]) -> str:

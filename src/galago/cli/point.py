@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from galago.answers import answer_of
+from galago.arguments import request_of
 from galago.cli.detect import table
 from galago.cli.drawing import drawings_for, write
 from galago.cli.options import (
@@ -62,4 +63,4 @@ def point(
         if path := drawings[place]:
             write(drawn(decoded(image), points=points, label=object), path)
 
-    each_image(images, loading, skill, settings, show)
+    each_image(images, loading, request_of(skill, None, settings, "batch"), show)

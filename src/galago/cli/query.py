@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from galago.answers import answer_of
+from galago.arguments import request_of
 from galago.cli.options import (
     Frames,
     Json,
@@ -70,18 +71,17 @@ def query(
     check_skill(skill)
     settings = settings_of(text)
     output = Output(sources, json, stream)
+    # A text that is watched while it is made goes before others.
+    about = request_of(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip | None", run: "Run") -> None:
-
         answer = answer_of(skill, run, stream)
         thought = [f"({answer['reasoning']['text'].strip()})\n"] if reasoning else []
         pieces = answer["answer"] if stream else [answer["answer"].strip()]
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))
 
     if sources:
-        each_media(sources, loading, frames, skill, settings, show)
+        each_media(sources, loading, frames, about, show)
     else:
         with loading.open() as model:
-            from galago.arguments import request_of
-
-            show(0, None, model.submit(request_of(skill, None, settings)))
+            show(0, None, model.submit(about))

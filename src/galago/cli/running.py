@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from galago.media.picture import Picture
     from galago.media.source import FileSource
     from galago.model import Model
-    from galago.request import Request, Skill
+    from galago.request import Request
 
 
 class Output:
@@ -39,10 +41,12 @@ class Output:
             named = {} if source is None else {"image": json_name(source)}
             print_json({**named, **answer})
             return
+        pieces = iter(plain)
+        first = next(pieces, "")  # before anything is printed, since it may be an error instead
         if self.named:
             typer.echo(f"{source}: ", nl=False)
         # echo flushes, so a stream shows each piece.
-        for piece in plain:
+        for piece in chain([first], pieces):
             typer.echo(piece, nl=False)
         typer.echo()
 
@@ -50,11 +54,10 @@ class Output:
 def each_image(
     sources: Sequence[str],
     loading: Loading,
-    skill: "Skill",
-    settings: Mapping[str, Any],
+    about: "Request",
     show: "Callable[[int, Image.Image | Picture, Run], None]",
 ) -> None:
-    """Ask about each image, many at a time; `show` gets in their order the place in `sources`, the image and the run.
+    """Ask the same about each image, many at a time; `show` gets its place in `sources`, itself and the run, in order.
 
     Where no model is named it is one that has the skills of objects.
 
@@ -64,15 +67,14 @@ def each_image(
     from galago.media.load import open_image
 
     loading.check()
-    _each(sources, loading, lambda source, model: open_image(source), skill, settings, show, "objects")
+    _each(sources, loading, lambda source, model: open_image(source), about, show, "objects")
 
 
 def each_media(
     sources: Sequence[str],
     loading: Loading,
     frames: Frames,
-    skill: "Skill",
-    settings: Mapping[str, Any],
+    about: "Request",
     show: "Callable[[int, Image.Image | Picture | Clip, Run], None]",
 ) -> None:
     """The same of images and videos: of a video such frames as the model looks at, but for what `frames` says.
@@ -96,19 +98,17 @@ def each_media(
         except UnsupportedTask as error:
             raise InvalidVideo(str(error)) from error
 
-    _each(sources, loading, opened, skill, settings, show)
+    _each(sources, loading, opened, about, show)
 
 
 def _each(
     sources: Sequence[str],
     loading: Loading,
     opened: "Callable[[FileSource, Callable[[str | None], Model]], Any]",
-    skill: "Skill",
-    settings: Mapping[str, Any],
+    about: "Request",
     show: "Callable[[int, Any, Run], None]",
     needs: str | None = None,
 ) -> None:
-    from galago.arguments import request_of
     from galago.batch.each import each
 
     failed = False
@@ -122,7 +122,7 @@ def _each(
             return loaded[0]
 
         def request(place: int) -> "Request":
-            return request_of(skill, opened(open_source(sources[place]), model), settings, "batch")
+            return replace(about, image=opened(open_source(sources[place]), model))
 
         def submit(request: "Request") -> "Run":
             return model(needs).submit(request)

@@ -120,8 +120,8 @@ class Scheduler:
         self._admit()  # last, because those before may end requests, and nobody wakes those that wait
         ready = [s for s in self._running if s.feed]
         prompts = [s for s in ready if s.left > 1]
-        # Nobody watches the steps of a batch: they wait for the images of those that are let in, and go together then,
-        # which takes little longer than one alone. Not for ever: there are so many places, free once somebody has ended.
+        # Nobody watches the steps of a batch: they wait for the images of those that were let in, and go together then,
+        # which takes little longer than one alone. Not for ever: there are so many places.
         gathering = all(s.job.priority == "batch" for s in self._running)
         image = self._encoder.ready and (gathering or self._image_next or not prompts)
         worked = bool(ready) or image
