@@ -88,6 +88,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         **{"image": IMAGE, "eye": (0.5, 0.5), "face": (0.1, 0.1, 0.9, 0.9), "unstable_settings": None},
         **{"prioritize_accuracy": False, "force_detect": False, "settings": FEW},
     },
+    "map": {"skill": Caption("short"), "images": [IMAGE, IMAGE], "settings": FEW},
     "answer_question": {"image": IMAGE, "question": "What?", "max_new_tokens": 2},
     "batch_answer": {"images": [IMAGE], "prompts": ["What?"]},
     "submit": {"request": Request(Caption(), IMAGE, Sampling(max_tokens=2))},

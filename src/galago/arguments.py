@@ -1,7 +1,8 @@
 """Reading what the methods of a Model are given. All raise InvalidRequest, naming the argument."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -102,12 +103,12 @@ def places(value: Any, param: str) -> tuple[Spot | Box, ...]:
     return tuple(place(one, param, SPOT, BOX) for one in value)
 
 
-def many(values: Iterable[T], param: str) -> Iterable[T]:
-    """Several sources; one is not taken for its letters or lines."""
-    one = isinstance(values, str | bytes | bytearray | memoryview | Mapping) or hasattr(values, "read")
-    if one or not isinstance(values, Iterable):
-        raise InvalidRequest(f"{param} must be a list or another iterable, not a {type(values).__name__}", param)
-    return values
+def many(values: Iterable[T], param: str) -> Iterator[T]:
+    """One after the other; a single source is not taken for its letters or lines."""
+    if not isinstance(values, str | bytes | bytearray | memoryview | Mapping) and not hasattr(values, "read"):
+        with suppress(TypeError):
+            return iter(values)
+    raise InvalidRequest(f"{param} must be a list or another iterable, not a {type(values).__name__}", param)
 
 
 def flags_of(given: Any, usual: Mapping[str, Any], param: str) -> dict[str, Any]:

@@ -320,7 +320,7 @@ class Model:
         the settings, and in the middle EngineClosed where the model takes no more requests.
         """
         _check(callable(progress), "progress", "a function of how many are done")
-        images, about = arguments.many(images, "images"), request_of(skill, None, settings, "batch")
+        about, images = request_of(skill, None, settings, "batch"), arguments.many(images, "images")
 
         def request(image: Source | None) -> Request:
             return replace(about, image=self._waiting(image, isinstance(skill, STILL)))
