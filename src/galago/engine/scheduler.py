@@ -121,7 +121,7 @@ class Scheduler:
         ready = [s for s in self._running if s.feed]
         prompts = [s for s in ready if s.left > 1]
         # Nobody watches the steps of a batch: they wait for the images of those that were let in, and go together then,
-        # which takes little longer than one alone. Not for ever: there are so many places.
+        # which takes little longer than one alone. Not for ever: nobody else is let in before one of them has ended.
         gathering = all(s.job.priority == "batch" for s in self._running)
         image = self._encoder.ready and (gathering or self._image_next or not prompts)
         worked = bool(ready) or image
