@@ -33,9 +33,35 @@ from galago.errors import (
     TooManyImages,
     UnsupportedTask,
 )
+from galago.request import (
+    Caption,
+    Chat,
+    Detect,
+    DetectGaze,
+    Done,
+    Event,
+    GazeFound,
+    Grounding,
+    ImageEncoded,
+    Message,
+    ObjectFound,
+    Point,
+    PointFound,
+    Query,
+    Reasoning,
+    Request,
+    Sampling,
+    Skill,
+    TextDelta,
+    Timings,
+    Token,
+    Usage,
+)
 
 if TYPE_CHECKING:
+    from galago import aio
     from galago.engine.encoded_image import EncodedImage
+    from galago.engine.engine import Run
     from galago.engine.limits import Limits
     from galago.media.clip import Clip
     from galago.model import Model, load
@@ -43,30 +69,54 @@ if TYPE_CHECKING:
     from galago.watching import watch
 
 __all__ = [
+    "Caption",
+    "Chat",
     "CheckpointError",
     "Clip",
     "ContextLengthExceeded",
     "DeadlineExceeded",
+    "Detect",
+    "DetectGaze",
+    "Done",
     "DownloadError",
     "EncodedImage",
     "EngineBusy",
     "EngineClosed",
     "EngineFailed",
+    "Event",
     "GalagoError",
+    "GazeFound",
     "GenerationFailed",
+    "Grounding",
+    "ImageEncoded",
     "InvalidImage",
     "InvalidRequest",
     "InvalidVideo",
     "Limits",
     "LoadFailed",
+    "Message",
     "Model",
     "ModelInUse",
     "ModelNotFound",
     "ModelPool",
     "NotANumber",
+    "ObjectFound",
     "OutOfMemory",
+    "Point",
+    "PointFound",
+    "Query",
+    "Reasoning",
+    "Request",
+    "Run",
+    "Sampling",
+    "Skill",
+    "TextDelta",
+    "Timings",
+    "Token",
     "TooManyImages",
     "UnsupportedTask",
+    "Usage",
+    "aio",
     "load",
     "watch",
 ]
@@ -77,16 +127,19 @@ _LAZY = {
     "Limits": "galago.engine.limits",
     "Model": "galago.model",
     "ModelPool": "galago.pool",
+    "Run": "galago.engine.engine",
     "load": "galago.model",
     "watch": "galago.watching",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return import_module("galago.aio")
     if name not in _LAZY:
         raise AttributeError(f"module 'galago' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "aio"})

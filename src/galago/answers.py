@@ -1,7 +1,7 @@
 """What the methods of a Model give back, made of a run's events. The shapes are those of Moondream's own clients."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 from galago.arguments import BOX, spot
 from galago.request import (
@@ -10,6 +10,7 @@ from galago.request import (
     DetectGaze,
     Event,
     GazeFound,
+    ImageEncoded,
     ObjectFound,
     Point,
     PointFound,
@@ -21,15 +22,16 @@ from galago.request import (
 )
 
 if TYPE_CHECKING:
+    from galago.engine.encoded_image import EncodedImage
     from galago.engine.engine import Run
 
 
-def answer_of(skill: Skill, run: "Run", stream: bool = False) -> dict[str, Any]:
+def answer_of(skill: Skill, run: "Run | list[Event]", stream: bool = False) -> dict[str, Any]:
     """The answer to a skill, as the Model's method of that name returns it; with `stream` its text as an iterator.
 
     Raises the request's error, of a stream while it is read. Leaving early cancels the run.
     """
-    events = _events(run)
+    events = iter(run) if isinstance(run, list) else _events(run)
     match skill:
         case Detect():
             return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in events if isinstance(e, ObjectFound)]}
@@ -51,6 +53,12 @@ def answer_of(skill: Skill, run: "Run", stream: bool = False) -> dict[str, Any]:
 def answered(_: object, request: Request, run: "Run") -> dict[str, Any]:
     """The same of a request, for batch.each."""
     return answer_of(request.skill, run)
+
+
+def encoded_of(events: Iterable[Event]) -> "EncodedImage":
+    """The image that was encoded; the events are read to their end."""
+    [image] = [event.image for event in events if isinstance(event, ImageEncoded)]
+    return cast("EncodedImage", image)
 
 
 def _events(run: "Run") -> Iterator[Event]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from galago.errors import InvalidRequest, quoted
-from galago.request import Box, Detail, Media, Priority, Request, Sampling, Skill, Spot
+from galago.request import Box, Detail, DetectGaze, Media, Priority, Query, Request, Sampling, Skill, Spot
 
 Settings = Mapping[str, Any]
 """temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
@@ -75,6 +75,19 @@ def limit_of(settings: Settings | None) -> dict[str, int]:
     return {"max_objects": given["max_objects"]} if "max_objects" in given else {}
 
 
+def query_skill(question: Any, reasoning: Any, spatial_refs: Any) -> Query:
+    """Model.query's arguments as a skill; what is out of range is refused by the request."""
+    return Query(question, plain(reasoning), places(spatial_refs, "spatial_refs"))
+
+
+def gaze_skill(eye: Any, face: Any, unstable_settings: Any, accurate: Any, force: Any) -> DetectGaze:
+    """Model.detect_gaze's arguments as a skill; what is out of range is refused by the request."""
+    usual = {"prioritize_accuracy": accurate, "force_detect": force}
+    flags = flags_of(unstable_settings, usual, "unstable_settings")
+    eye, face = place(eye, "eye", SPOT), place(face, "face", BOX)
+    return DetectGaze(eye, face, accurate=flags["prioritize_accuracy"], force=flags["force_detect"])
+
+
 def spot(point: tuple[float, float]) -> dict[str, float]:
     return {"x": point[0], "y": point[1]}
 
@@ -124,3 +137,8 @@ def flags_of(given: Any, usual: Mapping[str, Any], param: str) -> dict[str, Any]
 def plain(value: Any) -> Any:
     """Arrays and numbers of NumPy and PyTorch as lists and numbers of Python; anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+
+
+def check(holds: Any, param: str, allowed: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"{param} must be {allowed}", param)

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from galago import windows
+
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
 SETS = {
     "avx512-vnni-bf16": _AVX512 | {"avx512_bf16"},
@@ -74,7 +76,7 @@ def most_threads(root: Path = Path("/")) -> int:
 def _allowed_cpus() -> set[int]:
     try:
         return os.sched_getaffinity(0)
-    except AttributeError:  # not on macOS
+    except AttributeError:  # not on macOS and Windows
         return set(range(os.cpu_count() or 1))
 
 
@@ -98,8 +100,10 @@ def system_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except OSError:  # not on macOS, which has no simple answer
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except OSError:
+        if not hasattr(os, "sysconf"):
+            return windows.free_memory()
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS has no simple answer
     left = container_memory()
     return free if left is None else max(0, min(free, left))
 

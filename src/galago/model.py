@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from galago import arguments, hub
-from galago.answers import answer_of, answered
-from galago.arguments import BOX, SPOT, Settings, detail_of, request_of, sampling_from, variant_of
+from galago.answers import answer_of, answered, encoded_of
+from galago.arguments import Settings, check, request_of
 from galago.batch.each import each, raised
 from galago.catalog import entries
 from galago.choices import check_precision, check_profile
@@ -42,7 +42,6 @@ from galago.request import (
     Caption,
     Chat,
     Detect,
-    DetectGaze,
     Length,
     Media,
     Message,
@@ -88,14 +87,14 @@ def load(
 
     Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
-    _check(model is None or (isinstance(model, str | Path) and str(model)), "model", "a name or a path")
+    check(model is None or (isinstance(model, str | Path) and str(model)), "model", "a name or a path")
     for name, text in {"precision": precision, "profile": profile, "device": device, "revision": revision}.items():
-        _check(text is None or (isinstance(text, str) and text), name, "a text, or None for the default")
-    _check(variants is None or (isinstance(variants, str | Path) and str(variants)), "variants", "a folder, or None")
+        check(text is None or (isinstance(text, str) and text), name, "a text, or None for the default")
+    check(variants is None or (isinstance(variants, str | Path) and str(variants)), "variants", "a folder, or None")
     fits = threads is None or (is_whole(threads) and threads >= 1)
-    _check(fits, "threads", "a whole number >= 1, or None for what this process may use")
-    _check(progress is None or callable(progress), "progress", "a function of bytes done and of how many, or None")
-    _check(limits is None or isinstance(limits, Limits), "limits", "galago.Limits, or None")
+    check(fits, "threads", "a whole number >= 1, or None for what this process may use")
+    check(progress is None or callable(progress), "progress", "a function of bytes done and of how many, or None")
+    check(limits is None or isinstance(limits, Limits), "limits", "galago.Limits, or None")
     cut = filter(None, [threads_cut(threads)])
     threads = pick_threads(threads)
     where = pick_device(device)
@@ -122,11 +121,6 @@ def load(
 
     made, notes = computed(loaded)
     return Model(made, limits, threads, [*cut, *notes])
-
-
-def _check(holds: Any, name: str, allowed: str) -> None:
-    if not holds:
-        raise InvalidRequest(f"{name} must be {allowed}", name)
 
 
 class Model:
@@ -220,7 +214,7 @@ class Model:
 
     def limit_kv(self, most: int) -> None:
         """Let keys and values of requests that begin from now on take so many bytes."""
-        _check(is_whole(most) and most >= 1, "most", "a whole number of bytes >= 1")
+        check(is_whole(most) and most >= 1, "most", "a whole number of bytes >= 1")
         self._engine.limit_kv(most)
 
     def trim(self) -> None:
@@ -229,11 +223,10 @@ class Model:
 
     def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
         """See an image or a video once, for many questions about it; of the settings `variant` and `detail` matter."""
-        sampling_from(settings)
-        opened = self._opened(image)
-        if isinstance(opened, EncodedImage):
-            return opened
-        return self._engine.encode_image(opened, variant_of(settings), detail_of(settings))
+        arguments.sampling_from(settings)
+        if isinstance(image, EncodedImage):
+            return image
+        return encoded_of(self.start_encoding(image, settings))
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
@@ -256,14 +249,13 @@ class Model:
         about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
-        skill = Query(cast(str, question), arguments.plain(reasoning), arguments.places(spatial_refs, "spatial_refs"))
-        return self._answer(skill, image, settings, stream)
+        return self._answer(arguments.query_skill(question, reasoning, spatial_refs), image, settings, stream)
 
     def chat(
         self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
     ) -> dict[str, Any]:
         """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
-        return self._answer(Chat(read_messages(messages, self._opened)), None, settings, stream)
+        return self._answer(self.conversation(messages), None, settings, stream)
 
     def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
@@ -290,14 +282,7 @@ class Model:
         the setting `seed`, which takes an image that is not yet encoded. Both flags may also stand in
         `unstable_settings`, as upstream has them.
         """
-        usual = {"prioritize_accuracy": prioritize_accuracy, "force_detect": force_detect}
-        flags = arguments.flags_of(unstable_settings, usual, "unstable_settings")
-        skill = DetectGaze(
-            eye=arguments.place(eye, "eye", SPOT),
-            face=arguments.place(face, "face", BOX),
-            accurate=flags["prioritize_accuracy"],
-            force=flags["force_detect"],
-        )
+        skill = arguments.gaze_skill(eye, face, unstable_settings, prioritize_accuracy, force_detect)
         return self._answer(skill, image, settings)
 
     def map(
@@ -319,7 +304,7 @@ class Model:
         first. Ending the iteration early cancels what is under way. Raises at once what is wrong with the skill and
         the settings, and in the middle EngineClosed where the model takes no more requests.
         """
-        _check(callable(progress), "progress", "a function of how many are done")
+        check(callable(progress), "progress", "a function of how many are done")
         about, images = request_of(skill, None, settings, "batch"), arguments.many(images, "images")
 
         def request(image: Source | None) -> Request:
@@ -341,7 +326,7 @@ class Model:
 
         At most `max_new_tokens` long. The other arguments are there for older programs, and not used.
         """
-        _check(result_queue is None or hasattr(result_queue, "put"), "result_queue", "a queue, or None")
+        check(result_queue is None or hasattr(result_queue, "put"), "result_queue", "a queue, or None")
         answer = str(self.query(image, question, settings={"max_tokens": max_new_tokens})["answer"]).strip()
         if result_queue is not None:
             result_queue.put(answer)
@@ -352,7 +337,7 @@ class Model:
     ) -> list[str]:
         """One answer for each pair of image and question."""
         for name, given in {"images": images, "prompts": prompts}.items():
-            _check(isinstance(given, list | tuple), name, "a list")
+            check(isinstance(given, list | tuple), name, "a list")
         if len(images) != len(prompts):
             raise InvalidRequest(f"{len(images)} images and {len(prompts)} prompts do not pair", "prompts")
 
@@ -364,8 +349,25 @@ class Model:
 
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
-        _check(isinstance(request, Request), "request", "a Request")
+        check(isinstance(request, Request), "request", "a Request")
         return self._engine.submit(request)
+
+    def start(self, skill: Skill, image: Source | None = None, settings: Settings | None = None) -> Run:
+        """Open an image or a video and submit a request about it, with settings as the methods take them."""
+        arguments.sampling_from(settings)  # what is wrong with them is told before the image is read
+        opened = None if image is None else self._opened(image, isinstance(skill, STILL))
+        return self.submit(request_of(skill, opened, settings))
+
+    def start_encoding(self, image: Source, settings: Settings | None = None) -> Run:
+        """Start what encode_image waits for; an event of the Run, ImageEncoded, has the image."""
+        arguments.sampling_from(settings)
+        return self._engine.start_encoding(
+            self._opened(image), arguments.variant_of(settings), arguments.detail_of(settings)
+        )
+
+    def conversation(self, messages: Sequence[Turn | Message]) -> Chat:
+        """Messages as `chat` takes them, checked, with their images and videos opened."""
+        return Chat(read_messages(messages, self._opened))
 
     def close(self) -> None:
         """End everything under way with EngineClosed. A closed model refuses requests."""
@@ -393,7 +395,5 @@ class Model:
     def _answer(
         self, skill: Skill, image: Source | None, settings: Settings | None, stream: bool = False
     ) -> dict[str, Any]:
-        _check(isinstance(stream, bool), "stream", "True or False")
-        sampling_from(settings)  # what is wrong with them is told before the image is read
-        opened = None if image is None else self._opened(image, isinstance(skill, STILL))
-        return answer_of(skill, self.submit(request_of(skill, opened, settings)), stream)
+        check(isinstance(stream, bool), "stream", "True or False")
+        return answer_of(skill, self.start(skill, image, settings), stream)

@@ -1,7 +1,7 @@
 """Request and Event: the types that every face passes to the engine and gets back.
 
-A face (HTTP dialect, command line, Python Model) turns its input into a Request and Events into its
-output; it holds no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
+A face (HTTP dialect, command line, Python Model) turns its input into a Request, and Events into its output; it holds
+no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
 """
 
 import re
@@ -282,6 +282,11 @@ class GazeFound:
     point: Spot | None
 
 
+@dataclass(frozen=True, eq=False)
+class ImageEncoded:
+    image: Encoding
+
+
 @dataclass(frozen=True)
 class Usage:
     """Positions of the context: image_tokens and cached_tokens are parts of prompt_tokens."""
@@ -314,7 +319,7 @@ class Done:
     """what of the images and videos could not be read, a sentence each"""
 
 
-Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | Done
+Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | ImageEncoded | Done
 
 
 # --- checks ----------------------------------------------------------------------------------

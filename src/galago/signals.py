@@ -9,7 +9,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP."""
+NO_READER = 141
+"""The exit code where nobody reads the output any more: that of SIGPIPE, which Windows has not."""
 
 
 class Stopped(KeyboardInterrupt):

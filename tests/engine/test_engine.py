@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from galago.answers import encoded_of
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
@@ -136,7 +137,7 @@ def test_a_full_queue_refuses(engine: Engine, model: Gated) -> None:
     with pytest.raises(EngineBusy):
         engine.submit(ask("c"))
     with pytest.raises(EngineBusy):
-        engine.encode_image(Image.new("RGB", (2, 2)))
+        engine.start_encoding(Image.new("RGB", (2, 2)))
     waiting[0].cancel()
     late = engine.submit(ask("d"))  # a cancelled request gives its place up
     model.gate.set()
@@ -250,7 +251,7 @@ def test_an_engine_that_is_let_go_ends_its_thread() -> None:
 
 
 def test_encoding_takes_its_turn(engine: Engine) -> None:
-    encoded = engine.encode_image(Image.new("RGB", (5, 4)), "v")
+    encoded = encoded_of(engine.start_encoding(Image.new("RGB", (5, 4)), "v"))
     assert (encoded.model, encoded.variant, encoded.size) == ("gated", "v", (5, 4))
 
 

@@ -80,7 +80,7 @@ def test_all_are_told_what_ended_it(ends: type[BaseException], kind: str) -> Non
     with pytest.raises(EngineFailed, match=ends.__name__):
         engine.submit(ask(Plan()))
     with pytest.raises(EngineFailed):
-        engine.encode_image(picture(1))  # type: ignore[arg-type]
+        list(engine.start_encoding(picture(1)))  # type: ignore[arg-type]
     assert isinstance(engine.ended, EngineFailed)
     found = engine.stats()
     assert found["queue"] == {"waiting": 0, "running": 0, "encoding": 0} and not any(found["bytes"].values())

@@ -23,7 +23,7 @@ from galago import hub
 from galago.engine.limits import Limits
 from galago.families.moondream.model import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
-from galago.server.running import events_of
+from galago.server.running import events_until_gone
 
 LONG = 2000
 
@@ -65,7 +65,9 @@ def test_run_is_cancelled_when_the_client_goes(endless: galago.Model) -> None:
             return {"type": "http.disconnect"}
 
         events = []
-        async for _, event in events_of(HttpRequest({"type": "http"}, receive), [endless.submit(long_request())]):
+        async for _, event in events_until_gone(
+            HttpRequest({"type": "http"}, receive), [endless.submit(long_request())]
+        ):
             gone.set()
             events.append(event)
         return events[-1]
@@ -84,7 +86,7 @@ def test_run_is_cancelled_when_nobody_reads_on(endless: galago.Model) -> None:
         return {}
 
     async def read_one() -> None:
-        events = events_of(HttpRequest({"type": "http"}, receive), [run])
+        events = events_until_gone(HttpRequest({"type": "http"}, receive), [run])
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
 

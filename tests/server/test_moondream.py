@@ -345,7 +345,9 @@ def test_no_body_breaks_the_server(
 ) -> None:
     sent = anything if anything is not None else fields | ({"image_url": photo} if with_image else {})
     reply = http.post(f"/v1/{skill}", content=json.dumps(sent).encode())
-    assert reply.status_code in (200, 400, 501), reply.text
+    assert reply.status_code in (200, 400, 501, 504), (
+        reply.text
+    )  # the last where what was drawn is a time of next to none
     if reply.status_code == 200:
         assert "error" not in reply.text
     else:

@@ -30,7 +30,7 @@ from galago.cli import (
 )
 from galago.cli.streams import output_error, prepare
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
-from galago.signals import exit_code, heeded, leave
+from galago.signals import NO_READER, exit_code, heeded, leave
 
 FAILED = 2
 
@@ -92,7 +92,7 @@ def _carried_out(args: Sequence[str] | None) -> int:
         return exit_code(signal.SIGINT)
     except SystemExit as left:
         if isinstance(left.__context__, BrokenPipeError):  # to which typer has this answer
-            return exit_code(signal.SIGPIPE)
+            return NO_READER
         raise
     except OSError:
         if (full := output_error()) is None:
@@ -102,7 +102,7 @@ def _carried_out(args: Sequence[str] | None) -> int:
 
 def _unprinted(why: OSError) -> int:
     if isinstance(why, BrokenPipeError):
-        return exit_code(signal.SIGPIPE)
+        return NO_READER
     return _failed(f"error: cannot write to standard output: {why.strerror or why}")
 
 

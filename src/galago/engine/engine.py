@@ -24,7 +24,7 @@ from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError
 from galago.media.clip import Clip
 from galago.nn.device import use_threads
-from galago.request import Detail, Done, Event, Request
+from galago.request import Detail, Done, Event, ImageEncoded, Request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,22 +151,19 @@ class Engine:
         steps = self.model.skill(request)
         return self._enqueue(Job(steps, skill, request.priority, request.timeout, since, request.shown))
 
-    def encode_image(
-        self, shown: "Image.Image | Picture | Clip", variant: str | None = None, detail: Detail = "high"
-    ) -> EncodedImage:
-        """Encode an image or a clip in its turn; raises as submit does."""
-        prefix = self.model.opening(shown, detail)
-        made: list[EncodedImage] = []
+    def start_encoding(
+        self, shown: "Image.Image | Picture | Clip | EncodedImage", variant: str | None = None, detail: Detail = "high"
+    ) -> Run:
+        """Queue an image or a clip to be encoded, which is told as ImageEncoded; raises as submit does."""
+        start = shown if isinstance(shown, EncodedImage) else self.model.opening(shown, detail)
 
         def steps() -> Steps:
-            encoded = yield Start(prefix, 0, variant)
+            encoded = yield Start(start, 0, variant)
             assert isinstance(encoded, EncodedImage)
-            made.append(encoded)
+            yield ImageEncoded(replace(encoded, clip=encoded.clip or isinstance(shown, Clip)))
             return End("stop", 0)
 
-        for _ in self._enqueue(Job(steps(), "encode")):
-            pass
-        return replace(made[0], clip=isinstance(shown, Clip))
+        return self._enqueue(Job(steps(), "encode"))
 
     def check_queue(self) -> None:
         """Raise what `submit` would raise of the queue now."""

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +12,15 @@ from typing import TypeVar
 
 import torch
 
+from galago import windows
 from galago.choices import check_device
 from galago.errors import InvalidRequest, quoted
 from galago.machine import container_cores, most_threads, system_memory, usable_cores
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
@@ -157,5 +162,7 @@ def memory(device: torch.device) -> Memory:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         found = {line[:5]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
         return Memory(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]), "resident memory of the process")
+    if resource is None:
+        return Memory(*windows.resident_memory(), "resident memory of the process")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Memory(peak, peak, "resident memory of the process at its peak; this system does not tell it now")

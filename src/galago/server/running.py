@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
@@ -15,6 +15,7 @@ import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from galago.aio import events_of
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
 from galago.machine import usable_cores
@@ -122,7 +123,7 @@ class Host:
                     opened.append(await anyio.to_thread.run_sync(reading, limiter=self.reading))
                 begun = await waited(partial(self._begun, asked, opened, told))
                 begun.use.push(stack.pop_all())
-        events = self.served.counted(events_of(http, begun.runs), told)
+        events = self.served.counted(events_until_gone(http, begun.runs), told)
         # What was sent is let go of.
         asked = replace(asked, images=(), placed=one_image)
         return Answer(asked, begun.facts, _until_done(events, begun.use, self.models.pool.keeps))
@@ -262,34 +263,15 @@ async def waited(call: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
-async def events_of(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbered]:
-    """The events of runs as they come, of each up to its Done.
-
-    All are cancelled when the client goes away, when nobody reads on, and when one of them fails.
-    """
-    loop, news = asyncio.get_running_loop(), asyncio.Event()
-
-    def told() -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(news.set)
-
+async def events_until_gone(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbered]:
+    """The events of runs as aio.events_of gives them; all are cancelled also when the client goes away."""
     watcher = asyncio.create_task(_cancel_when_gone(http, runs))
-    left = dict(enumerate(runs))
     try:
-        for run in runs:
-            run.watch(told)
-        while left:
-            await news.wait()
-            news.clear()
-            for i, run in list(left.items()):
-                while event := run.poll():
-                    yield i, event
-                    if isinstance(event, Done):
-                        del left[i]
+        async with aclosing(events_of(runs)) as events:
+            async for numbered in events:
+                yield numbered
     finally:
         watcher.cancel()
-        for run in runs:
-            run.cancel()
 
 
 async def _gone(http: Request) -> None:
