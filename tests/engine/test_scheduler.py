@@ -7,21 +7,11 @@ from itertools import pairwise
 import pytest
 from PIL import ImageOps
 from standin import CHUNK, POSITION_BYTES, PREFIX, PREFIX_BYTES, Plan, Standin, alone, ask, encode, needs, picture
-from turning import Asked, Turned
+from turning import Asked, Turned, rows, whole
 
 from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, EngineClosed, InvalidRequest
 from galago.request import Done
-
-
-def rows(model: Standin) -> list[list[int]]:
-    """Of each pass of the decoder, how many rows of each sequence."""
-    return [sorted(map(len, fed)) for kind, fed in model.asked if kind == "forward"]
-
-
-def whole(*asked: Asked) -> bool:
-    return all(one.how == "done" and one.events == alone(one.request) for one in asked)
-
 
 # --- prompts and steps -------------------------------------------------------------------------
 
@@ -397,30 +387,3 @@ def test_close_ends_everything() -> None:
     turned.emptied()
     with pytest.raises(EngineClosed):
         turned.put(ask(Plan()))
-
-
-def test_steps_of_a_batch_wait_for_its_images_and_go_together() -> None:
-    def passes(priority: str) -> list[int]:
-        model = Standin()
-        turned = Turned(model, Limits(running=4))
-        asked = [turned.put(ask(Plan(steps=6, seed=i), picture(i), priority=priority)) for i in range(4)]
-        turned.run()
-        assert whole(*asked)
-        turned.emptied()
-        return [len(fed) for fed in rows(model)]
-
-    together, apart = passes("batch"), passes("interactive")
-    assert together == [4] * 6
-    assert len(apart) > 6 and sum(apart) == sum(together)
-
-
-def test_who_is_watched_does_not_wait_for_the_images_of_a_batch() -> None:
-    model = Standin()
-    turned = Turned(model)
-    watched = turned.put(ask(Plan(steps=12)))
-    batch = [turned.put(ask(Plan(steps=2, seed=i), picture(i), priority="batch")) for i in range(4)]
-    for turn in range(1, 8):
-        turned.turn()
-        assert len(watched.events) == turn
-    turned.run()
-    assert whole(watched, *batch)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from standin import Plan, Rows, Standin, alone, ask, picture
-from turning import Asked, Turned
+from turning import Turned, whole
 
 from galago.engine import scheduler
 from galago.engine.encoder import Encoder
@@ -67,10 +67,6 @@ def test_the_cache_goes_when_the_machine_runs_short(monkeypatch: pytest.MonkeyPa
     other = turned.put(ask(Plan(steps=4)))
     turned.run()
     assert whole(first, other) and turned.images.bytes == 0
-
-
-def whole(*asked: Asked) -> bool:
-    return all(one.how == "done" and one.events == alone(one.request) for one in asked)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Sequence, "done"), (Encoder, "drop")])

@@ -3,18 +3,14 @@
 import logging
 
 import pytest
-from standin import PREFIX, Plan, Rows, Standin, alone, ask, picture
-from turning import Asked, Turned
+from standin import PREFIX, Plan, Rows, Standin, ask, picture
+from turning import Turned, whole
 
 from galago.engine.limits import Limits
 from galago.errors import GenerationFailed
 from galago.request import Done
 
 FRAMES = [picture(seed, tiles) for seed, tiles in enumerate((1, 2, 1, 3, 1, 2))]
-
-
-def whole(*asked: Asked) -> bool:
-    return all(one.how == "done" and one.events == alone(one.request) for one in asked)
 
 
 def digests(turned: Turned, kind: str) -> list[Rows]:

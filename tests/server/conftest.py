@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from moondream_wire import QUESTION
 from serving import GOLDEN, data_url, hosting, load, sdk, serving
 
 import galago
@@ -52,3 +53,9 @@ def golden() -> dict[str, Any]:
 def photo() -> str:
     """A data: URL of one of the golden images."""
     return data_url("im_500x120.png")
+
+
+@pytest.fixture
+def body(photo: str) -> dict[str, Any]:
+    """A body of Moondream's API with enough for every skill."""
+    return {"image_url": photo, "question": QUESTION, "object": "person", "eye": [0.5, 0.5], "settings": {}}

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from standin import Standin
+from standin import Standin, alone
 
 from galago.engine.image_cache import ImageCache
 from galago.engine.inbox import Inbox, Job
@@ -154,3 +154,13 @@ class Turned:
     def __exit__(self, *_: Any) -> None:
         with suppress(Exception):
             self.close()
+
+
+def whole(*asked: Asked) -> bool:
+    """Whether all were done, each with the events that it has alone."""
+    return all(one.how == "done" and one.events == alone(one.request) for one in asked)
+
+
+def rows(model: Standin) -> list[list[int]]:
+    """Of each pass of the decoder, how many rows of each sequence."""
+    return [sorted(map(len, fed)) for kind, fed in model.asked if kind == "forward"]
