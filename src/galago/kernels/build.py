@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,7 @@ from typing import NoReturn
 HERE = Path(__file__).parent
 LIBRARY = HERE / "_kernels.so"
 ELF = b"\x7fELF"
+TICK_S = 0.02
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"]
 _X86 = {
     "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
@@ -139,7 +141,13 @@ def _run(commands: list[list[str]], folder: str) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            list(pool.map(run, commands))
+            left = [pool.submit(run, command) for command in commands]
+            # Not a wait without end: a signal that comes just as it begins would be heeded only when it is over.
+            while left:
+                time.sleep(TICK_S)
+                for job in [job for job in left if job.done()]:
+                    job.result()  # raises what went wrong
+                    left.remove(job)
         except BaseException:
             with starting:
                 over = True
@@ -154,7 +162,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
