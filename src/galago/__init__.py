@@ -39,6 +39,8 @@ from galago.request import (
     Detect,
     DetectGaze,
     Done,
+    Encode,
+    Encoding,
     Event,
     GazeFound,
     Grounding,
@@ -60,8 +62,8 @@ from galago.request import (
 
 if TYPE_CHECKING:
     from galago import aio
+    from galago.backend import Backend, Facts, Run
     from galago.engine.encoded_image import EncodedImage
-    from galago.engine.engine import Run
     from galago.engine.limits import Limits
     from galago.media.clip import Clip
     from galago.model import Model, load
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from galago.watching import watch
 
 __all__ = [
+    "Backend",
     "Caption",
     "Chat",
     "CheckpointError",
@@ -79,11 +82,14 @@ __all__ = [
     "DetectGaze",
     "Done",
     "DownloadError",
+    "Encode",
     "EncodedImage",
+    "Encoding",
     "EngineBusy",
     "EngineClosed",
     "EngineFailed",
     "Event",
+    "Facts",
     "GalagoError",
     "GazeFound",
     "GenerationFailed",
@@ -122,12 +128,14 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Backend": "galago.backend",
+    "Facts": "galago.backend",
     "Clip": "galago.media.clip",
     "EncodedImage": "galago.engine.encoded_image",
     "Limits": "galago.engine.limits",
     "Model": "galago.model",
     "ModelPool": "galago.pool",
-    "Run": "galago.engine.engine",
+    "Run": "galago.backend",
     "load": "galago.model",
     "watch": "galago.watching",
 }

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from galago import model as blocking
-from galago.answers import answer_of, encoded_of
+from galago.answers import answer_of
 from galago.arguments import Settings, gaze_skill, limit_of, query_skill
-from galago.engine.encoded_image import EncodedImage
-from galago.engine.engine import Run
+from galago.backend import Run
 from galago.model import Model, Source, Turn
-from galago.request import Caption, Detect, Done, Event, Length, Message, Point, Request, Skill
+from galago.request import Caption, Detect, Done, Encode, Encoding, Event, Length, Message, Point, Request, Skill
 
 
 async def load(model: str | Path | None = None, **options: Any) -> "AsyncModel":
@@ -49,10 +48,10 @@ class AsyncModel:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    async def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
-        if isinstance(image, EncodedImage):
+    async def encode_image(self, image: Source, settings: Settings | None = None) -> Encoding:
+        if isinstance(image, Encoding):
             return image
-        return encoded_of(await _all(lambda: self.model.start_encoding(image, settings)))
+        return cast(Encoding, (await self._result(Encode(), image, settings))["image"])
 
     async def caption(self, image: Source, length: str = "normal", settings: Settings | None = None) -> dict[str, Any]:
         return await self._result(Caption(cast(Length, length)), image, settings)

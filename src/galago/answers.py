@@ -1,13 +1,15 @@
 """What the methods of a Model give back, made of a run's events. The shapes are those of Moondream's own clients."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 from galago.arguments import BOX, spot
+from galago.backend import Run
 from galago.request import (
     Caption,
     Detect,
     DetectGaze,
+    Encode,
     Event,
     GazeFound,
     ImageEncoded,
@@ -21,12 +23,8 @@ from galago.request import (
     TextDelta,
 )
 
-if TYPE_CHECKING:
-    from galago.engine.encoded_image import EncodedImage
-    from galago.engine.engine import Run
 
-
-def answer_of(skill: Skill, run: "Run | list[Event]", stream: bool = False) -> dict[str, Any]:
+def answer_of(skill: Skill, run: Run | list[Event], stream: bool = False) -> dict[str, Any]:
     """The answer to a skill, as the Model's method of that name returns it; with `stream` its text as an iterator.
 
     Raises the request's error, of a stream while it is read. Leaving early cancels the run.
@@ -40,6 +38,9 @@ def answer_of(skill: Skill, run: "Run | list[Event]", stream: bool = False) -> d
         case DetectGaze():
             [found] = [e.point for e in events if isinstance(e, GazeFound)]
             return {"gaze": spot(found) if found else None}
+        case Encode():
+            [image] = [e.image for e in events if isinstance(e, ImageEncoded)]
+            return {"image": image}
     result: dict[str, Any] = {}
     if isinstance(skill, Query) and skill.reasoning:
         # Comes before the first piece of the answer, so a stream has it too.
@@ -50,18 +51,12 @@ def answer_of(skill: Skill, run: "Run | list[Event]", stream: bool = False) -> d
     return {**result, "caption" if isinstance(skill, Caption) else "answer": pieces if stream else "".join(pieces)}
 
 
-def answered(_: object, request: Request, run: "Run") -> dict[str, Any]:
+def answered(_: object, request: Request, run: Run) -> dict[str, Any]:
     """The same of a request, for batch.each."""
     return answer_of(request.skill, run)
 
 
-def encoded_of(events: Iterable[Event]) -> "EncodedImage":
-    """The image that was encoded; the events are read to their end."""
-    [image] = [event.image for event in events if isinstance(event, ImageEncoded)]
-    return cast("EncodedImage", image)
-
-
-def _events(run: "Run") -> Iterator[Event]:
+def _events(run: Run) -> Iterator[Event]:
     try:
         yield from run
     except BaseException:  # also that of being left early

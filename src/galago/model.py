@@ -12,36 +12,28 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from galago import arguments, hub
-from galago.answers import answer_of, answered, encoded_of
+from galago import arguments
+from galago.answers import answer_of, answered
 from galago.arguments import Settings, check, request_of
+from galago.backend import Backend, Run
+from galago.backends import native
 from galago.batch.each import each, raised
 from galago.catalog import entries
-from galago.choices import check_precision, check_profile
-from galago.engine.encoded_image import EncodedImage
-from galago.engine.engine import Engine, Run
 from galago.engine.limits import Limits
 from galago.errors import GalagoError, InvalidRequest
-from galago.families.family import Loaded, family
 from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.messages import Turn, read_messages
-from galago.needs import precision_of
-from galago.nn.device import pick_device, pick_threads, threads_cut, with_threads
-from galago.nn.footprint import footprint
-from galago.nn.forked import computed
-from galago.packing import packed_copy
-from galago.precision import pick_precision
-from galago.precision.packed import bits_of
-from galago.precision.quantised import described, fallbacks
 from galago.request import (
     STILL,
     Caption,
     Chat,
     Detect,
+    Encode,
+    Encoding,
     Length,
     Media,
     Message,
@@ -53,7 +45,7 @@ from galago.request import (
 )
 
 log = logging.getLogger(__name__)
-Source = FileSource | Image.Image | np.ndarray | Clip | EncodedImage
+Source = FileSource | Image.Image | np.ndarray | Clip | Encoding
 """An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
 
 
@@ -95,32 +87,22 @@ def load(
     check(fits, "threads", "a whole number >= 1, or None for what this process may use")
     check(progress is None or callable(progress), "progress", "a function of bytes done and of how many, or None")
     check(limits is None or isinstance(limits, Limits), "limits", "galago.Limits, or None")
-    cut = filter(None, [threads_cut(threads)])
-    threads = pick_threads(threads)
-    where = pick_device(device)
-    check_precision(precision)  # a wrong name is told before a download
-    check_profile(profile)
     if model is None:
         model = entries()[0].id
         log.warning("no model was named: %s", entries()[0].description)
-    name = str(model)
-    files = hub.locate(name, progress=progress)
-    kind = family(files.family)
-    with hub.blaming(files.name, files.source):
-        packed = bits_of(files.weights)
-    wanted = precision_of(name, precision=precision, profile=profile, device=where.type)
-    chosen = pick_precision(wanted, where)
-    if packed and chosen.bits != packed:
-        raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
-    folder = None if variants is None else Path(variants)
-
-    def loaded() -> tuple[Loaded, tuple[str, ...]]:
-        with with_threads(threads), hub.blaming(files.name, files.source):
-            whole = packed_copy(files, chosen.name) if chosen.bits else files
-            return kind.load(whole, precision=chosen, device=where, revision=revision, variants=folder), whole.notes
-
-    made, notes = computed(loaded)
-    return Model(made, limits, threads, [*cut, *notes])
+    return Model(
+        native.load(
+            str(model),
+            precision=precision,
+            profile=profile,
+            device=device,
+            revision=revision,
+            variants=None if variants is None else Path(variants),
+            threads=threads,
+            progress=progress,
+            limits=limits,
+        )
+    )
 
 
 class Model:
@@ -135,61 +117,56 @@ class Model:
     program that forks loads its models in its children.
     """
 
-    def __init__(
-        self, loaded: Loaded, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
-    ) -> None:
-        """`notes` say what is slower, larger or otherwise than it could be or was asked for."""
-        self._loaded, self._notes = loaded, list(notes)
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         for fallback in self.fallbacks:
-            log.warning("%s: %s", loaded.name, fallback)
-        self._footprint = footprint(loaded.weights)
-        self._engine = Engine(loaded, limits, threads)
+            log.warning("%s: %s", self.name, fallback)
 
     @property
     def name(self) -> str:
-        return self._loaded.name
+        return self.backend.facts.name
 
     @property
     def identity(self) -> str:
         """The name, and a digest of what decides its answers."""
-        return self._loaded.identity
+        return self.backend.facts.identity
 
     @property
     def revision(self) -> str:
-        return self._loaded.revision
+        return self.backend.facts.revision
 
     @property
     def precision(self) -> str:
-        return self._loaded.precision.name
+        return self.backend.facts.precision
 
     @property
     def kernels(self) -> str:
         """What computes the linear maps."""
-        return described(self._loaded.precision, self._loaded.device)
+        return self.backend.facts.kernels
 
     @property
     def fallbacks(self) -> list[str]:
         """What is slower, larger or otherwise than it could be or was asked for, one sentence each."""
-        return [*fallbacks(self._loaded.device, self._loaded.precision.bits), *self._notes]
+        return list(self.backend.facts.fallbacks)
 
     @property
     def device(self) -> str:
-        return str(self._loaded.device)
+        return self.backend.facts.device
 
     @property
     def threads(self) -> int:
         """How many CPU threads compute."""
-        return self._engine.threads
+        return self.backend.facts.threads
 
     @property
     def video_sampling(self) -> FrameSampling | None:
         """Which frames of a video it looks at; None where it looks at images only."""
-        return self._loaded.video_sampling
+        return self.backend.facts.video_sampling
 
     @property
     def waiting(self) -> int:
         """Requests in the queue, those under way not counted."""
-        return self._engine.waiting
+        return int(self.stats()["queue"]["waiting"])
 
     @property
     def ended(self) -> GalagoError | None:
@@ -197,36 +174,28 @@ class Model:
 
         It was closed, its engine failed (EngineFailed), or this process was forked off from the one that loaded it.
         """
-        return self._engine.ended
-
-    def check_queue(self) -> None:
-        """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""
-        self._engine.check_queue()
+        return self.backend.ended
 
     def stats(self) -> dict[str, Any]:
         """What has been done, how fast, and what is held in memory."""
-        return self._engine.stats()
+        return self.backend.stats()
 
     def memory(self) -> dict[str, Any]:
         """Bytes: of the weights, of those in mapped files, and of what keys, values and cached images take now."""
-        w = self._footprint
-        return {"weights_bytes": w.bytes, "mapped_bytes": w.mapped, "cache_bytes": self._engine.stats()["bytes"]}
-
-    def limit_kv(self, most: int) -> None:
-        """Let keys and values of requests that begin from now on take so many bytes."""
-        check(is_whole(most) and most >= 1, "most", "a whole number of bytes >= 1")
-        self._engine.limit_kv(most)
+        facts = self.backend.facts
+        weights = {"weights_bytes": facts.weights_bytes, "mapped_bytes": facts.mapped_bytes}
+        return {**weights, "cache_bytes": self.stats()["bytes"]}
 
     def trim(self) -> None:
         """Let go of cached images, and hand memory back to the system, before the next step."""
-        self._engine.trim()
+        self.backend.trim()
 
-    def encode_image(self, image: Source, settings: Settings | None = None) -> EncodedImage:
+    def encode_image(self, image: Source, settings: Settings | None = None) -> Encoding:
         """See an image or a video once, for many questions about it; of the settings `variant` and `detail` matter."""
         arguments.sampling_from(settings)
-        if isinstance(image, EncodedImage):
+        if isinstance(image, Encoding):
             return image
-        return encoded_of(self.start_encoding(image, settings))
+        return cast(Encoding, self._answer(Encode(), image, settings)["image"])
 
     def caption(
         self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
@@ -350,7 +319,7 @@ class Model:
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
         check(isinstance(request, Request), "request", "a Request")
-        return self._engine.submit(request)
+        return self.backend.submit(request)
 
     def start(self, skill: Skill, image: Source | None = None, settings: Settings | None = None) -> Run:
         """Open an image or a video and submit a request about it, with settings as the methods take them."""
@@ -358,20 +327,13 @@ class Model:
         opened = None if image is None else self._opened(image, isinstance(skill, STILL))
         return self.submit(request_of(skill, opened, settings))
 
-    def start_encoding(self, image: Source, settings: Settings | None = None) -> Run:
-        """Start what encode_image waits for; an event of the Run, ImageEncoded, has the image."""
-        arguments.sampling_from(settings)
-        return self._engine.start_encoding(
-            self._opened(image), arguments.variant_of(settings), arguments.detail_of(settings)
-        )
-
     def conversation(self, messages: Sequence[Turn | Message]) -> Chat:
         """Messages as `chat` takes them, checked, with their images and videos opened."""
         return Chat(read_messages(messages, self._opened))
 
     def close(self) -> None:
         """End everything under way with EngineClosed. A closed model refuses requests."""
-        self._engine.close()
+        self.backend.close()
 
     def __enter__(self) -> "Model":
         return self
@@ -379,8 +341,8 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _opened(self, source: Source, still: bool = False) -> Image.Image | Clip | EncodedImage:
-        if isinstance(source, EncodedImage | Clip):
+    def _opened(self, source: Source, still: bool = False) -> Image.Image | Clip | Encoding:
+        if isinstance(source, Encoding | Clip):
             return source
         if still or isinstance(source, Image.Image):
             return load_image(source)
@@ -388,7 +350,7 @@ class Model:
 
     def _waiting(self, source: Source | None, still: bool = False) -> Media | None:
         """The same; a file that holds an image is decoded only when its turn comes."""
-        if source is None or isinstance(source, EncodedImage | Clip | Image.Image | np.ndarray):
+        if source is None or isinstance(source, Encoding | Clip | Image.Image | np.ndarray):
             return None if source is None else self._opened(source, still)
         return open_image(source) if still else open_media(source, lambda: self.video_sampling)
 

@@ -248,7 +248,7 @@ class ModelPool:
         for slot in self._slots.values():
             if slot.lent and slot.model:
                 slot.need -= slot.lent
-                slot.model.limit_kv(slot.kv - slot.lent)
+                slot.model.backend.limit_kv(slot.kv - slot.lent)
                 slot.lent = 0
 
     def _loaded_into(self, slot: Slot, progress: Progress | None) -> "Model":

@@ -7,7 +7,7 @@ no model logic. Coordinates are 0..1 from the top left, relative to the whole im
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args
 
 from galago.errors import InvalidRequest
 
@@ -28,13 +28,12 @@ Spot = tuple[float, float]
 """x, y"""
 
 
-class Encoding(Protocol):
-    """An image already encoded by a model; only that model (and LoRA variant) can use it."""
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """An image already encoded by the model of this identity; only that (and the LoRA variant) can use it."""
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def variant(self) -> str | None: ...
+    model: str
+    variant: str | None
 
 
 # --- skills: what is asked -------------------------------------------------------------------
@@ -72,6 +71,11 @@ class DetectGaze:
     face: Box | None = None
     accurate: bool = False
     force: bool = False
+
+
+@dataclass(frozen=True)
+class Encode:
+    """See an image or a video once, for many questions about it: its answer is an ImageEncoded."""
 
 
 Media = Union["Image.Image", "Picture", "Clip", Encoding]
@@ -131,7 +135,7 @@ def one_turn_each(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Ro
 
 
 Detail = Literal["low", "high"]
-Skill = Caption | Query | Detect | Point | DetectGaze | Chat
+Skill = Caption | Query | Detect | Point | DetectGaze | Chat | Encode
 STILL = Detect | Point | DetectGaze
 """Skills that look at images only: of what moves at its first frame."""
 
@@ -164,11 +168,8 @@ class Sampling:
             _check(is_number(value) and 0 <= value <= 1, name, "a number in 0..1")
         _check(self.seed is None or is_whole(self.seed), "seed", "a whole number or null")
         _check(self.max_tokens is None or (is_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
-        _check(
-            isinstance(self.stop, tuple) and all(is_text(s) and s for s in self.stop),
-            "stop",
-            "a string or a list of strings, none of them empty or with half of a surrogate pair",
-        )
+        stops = isinstance(self.stop, tuple) and all(is_text(s) and s for s in self.stop)
+        _check(stops, "stop", "a string or a list of strings, none of them empty or with half of a surrogate pair")
         _check(self.top_k is None or (is_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
         penalty = self.repetition_penalty
         _check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
@@ -396,4 +397,4 @@ def check_skill(skill: Skill) -> None:
             _check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")
             _check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
         case _:
-            raise InvalidRequest("skill must be Caption, Query, Detect, Point, DetectGaze or Chat", "skill")
+            _check(isinstance(skill, Encode), "skill", "Caption, Query, Detect, Point, DetectGaze, Chat or Encode")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from galago.answers import answer_of
 from galago.arguments import request_of
+from galago.backend import Run
 from galago.batch.each import each, raised
 from galago.media.clip import Clip
 from galago.media.source import FileSource
@@ -17,7 +18,6 @@ from galago.media.video import load_clip
 from galago.request import Query, Request
 
 if TYPE_CHECKING:
-    from galago.engine.engine import Run
     from galago.model import Model, Settings
 
 
@@ -43,7 +43,7 @@ def watch(
     def request(shown: tuple[float, Image.Image]) -> Request:
         return replace(about, image=shown[1])
 
-    def answer(shown: tuple[float, Image.Image], _: Request, run: "Run") -> tuple[float, str]:
+    def answer(shown: tuple[float, Image.Image], _: Request, run: Run) -> tuple[float, str]:
         return shown[0], answer_of(about.skill, run)["answer"].strip()
 
     return raised(each(zip(clip.times, clip.frames, strict=True), request, model.submit, answer))

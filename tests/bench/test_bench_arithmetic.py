@@ -24,7 +24,7 @@ def test_a_decode_step_reads_the_blocks_and_the_head(precision, each):
     if not kernels() and precision.startswith("int"):
         pytest.skip("needs the kernels: torch's products keep int4 as int8 (apt install g++)")
     with galago.load("scenes", precision=precision, device="cpu") as model:
-        c = model._loaded.config.text
+        c = model.backend.model.config.text
         step = sum(t.nbytes for t in decode_weights(model))
     block = c.dim * c.qkv_dim + c.dim * c.dim + 2 * c.dim * c.ff_dim
     whole = each * (c.n_layers * block + c.vocab_size * c.dim)

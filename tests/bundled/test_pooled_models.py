@@ -47,7 +47,7 @@ def test_two_models_answer_side_by_side_and_one_leaves_for_a_third() -> None:
 def test_what_left_is_gone_from_memory() -> None:
     with ModelPool(1 << 30, options={"device": "cpu"}, keep_alive=0) as pool:
         with pool.use("scenes") as model:
-            weights = weakref.ref(model._loaded.weights.text)
+            weights = weakref.ref(model.backend.model.weights.text)
             model.query(EXAMPLE, QUESTION)
             del model
         gc.collect()

@@ -10,6 +10,7 @@ from engine_stress import alone, differences, off_alone, together
 from stress_requests import FAILS, draw_requests
 
 from galago import Model, hub
+from galago.backends.native import Native
 from galago.engine.limits import Limits
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.precision import pick_precision
@@ -41,10 +42,10 @@ def loaded(request: pytest.FixtureRequest) -> Moondream:
 
 def test_at_once_as_alone(loaded: Moondream) -> None:
     asked = draw_requests(SEED, 60)
-    wanted = alone(lambda: Model(loaded), asked)
+    wanted = alone(lambda: Model(Native(loaded)), asked)
     assert [off for one, ending in zip(asked, wanted, strict=True) if (off := off_alone(one, ending))] == []
     # A short queue, so that clients are refused and come again.
-    with Model(loaded, Limits(waiting=6, running=12)) as model:
+    with Model(Native(loaded, Limits(waiting=6, running=12))) as model:
         for _ in range(2):  # the second time on images that the model has seen
             found = together(model, asked, clients=4, at_once=10)
             assert differences(asked, wanted, found) == []
@@ -56,8 +57,8 @@ def test_at_once_as_alone(loaded: Moondream) -> None:
 @pytest.mark.parametrize("loaded", ["int8"], indirect=True)
 def test_a_muddle_is_found_out(loaded: Moondream) -> None:
     asked = [one for one in draw_requests(SEED, 30) if one.kind not in FAILS and one.cancel == "never"]
-    wanted = alone(lambda: Model(loaded), asked)
-    with Model(loaded) as model:
+    wanted = alone(lambda: Model(Native(loaded)), asked)
+    with Model(Native(loaded)) as model:
         found = together(cast(Model, Muddling(model)), asked, clients=1, at_once=4)
     assert len(differences(asked, wanted, found)) == len(asked) // 5
     del found[asked[0].number]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from galago.answers import encoded_of
+from galago.answers import answer_of
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
@@ -22,7 +22,7 @@ from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
 from galago.nn.passes import Passes
 from galago.precision import pick_precision
-from galago.request import Caption, Detail, Done, Query, Request, TextDelta
+from galago.request import Caption, Detail, Done, Encode, Query, Request, TextDelta
 
 PATIENCE = 30
 
@@ -137,7 +137,7 @@ def test_a_full_queue_refuses(engine: Engine, model: Gated) -> None:
     with pytest.raises(EngineBusy):
         engine.submit(ask("c"))
     with pytest.raises(EngineBusy):
-        engine.start_encoding(Image.new("RGB", (2, 2)))
+        engine.submit(Request(Encode(), Image.new("RGB", (2, 2))))
     waiting[0].cancel()
     late = engine.submit(ask("d"))  # a cancelled request gives its place up
     model.gate.set()
@@ -251,7 +251,8 @@ def test_an_engine_that_is_let_go_ends_its_thread() -> None:
 
 
 def test_encoding_takes_its_turn(engine: Engine) -> None:
-    encoded = encoded_of(engine.start_encoding(Image.new("RGB", (5, 4)), "v"))
+    request = Request(Encode(), Image.new("RGB", (5, 4)), variant="v")
+    encoded = answer_of(request.skill, engine.submit(request))["image"]
     assert (encoded.model, encoded.variant, encoded.size) == ("gated", "v", (5, 4))
 
 

@@ -16,7 +16,7 @@ from galago.engine.engine import Engine, Run
 from galago.engine.limits import Limits
 from galago.engine.step import End, Feed, Start, Steps
 from galago.errors import EngineFailed, GalagoError
-from galago.request import Done, Event, Request, TextDelta
+from galago.request import Done, Encode, Event, Request, TextDelta
 
 PATIENCE = 30
 
@@ -80,7 +80,7 @@ def test_all_are_told_what_ended_it(ends: type[BaseException], kind: str) -> Non
     with pytest.raises(EngineFailed, match=ends.__name__):
         engine.submit(ask(Plan()))
     with pytest.raises(EngineFailed):
-        list(engine.start_encoding(picture(1)))  # type: ignore[arg-type]
+        list(engine.submit(Request(Encode(), picture(1))))
     assert isinstance(engine.ended, EngineFailed)
     found = engine.stats()
     assert found["queue"] == {"waiting": 0, "running": 0, "encoding": 0} and not any(found["bytes"].values())

@@ -14,6 +14,7 @@ from torch import Tensor
 from vectors import VECTORS, vectors
 
 from galago import hub
+from galago.backends.native import Native
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
@@ -71,7 +72,7 @@ def loaded(folder: str) -> Moondream:
 
 @cache
 def model(folder: str) -> Model:
-    return Model(loaded(folder))
+    return Model(Native(loaded(folder)))
 
 
 @cache

@@ -29,6 +29,7 @@ from torch import Tensor
 from vectors import VECTORS
 
 from galago import hub
+from galago.backends.native import Native
 from galago.engine.engine import Engine
 from galago.engine.step import Feed
 from galago.families.smolvlm import prompts
@@ -295,7 +296,7 @@ def test_python_face() -> None:
     """galago.load's own way to the same text, of an image given as a file."""
     case = "a1_wide_split"
     (turn,) = expected(case)["messages"]
-    with Model(loaded(case)) as model:
+    with Model(Native(loaded(case))) as model:
         said = model.query(AT[case] / "image_0.png", turn["content"][1]["text"], settings={"max_tokens": 8})
         seen = model.encode_image(AT[case] / "image_0.png")
         assert model.query(seen, turn["content"][1]["text"], settings={"max_tokens": 8}) == said
@@ -306,7 +307,7 @@ def test_python_face() -> None:
 
 def test_a_clip_that_was_encoded_goes_on_as_the_clip() -> None:
     case = "a6_video_sampled"
-    with Model(loaded(case)) as model:
+    with Model(Native(loaded(case))) as model:
         film = clip(case)
         assert isinstance(film, Clip)
         said = model.query(film, "What happens in this video?", settings={"max_tokens": 8})

@@ -20,6 +20,7 @@ from serving import GOLDEN, ask, hosting, load, sdk, serving
 
 import galago
 from galago import hub
+from galago.backends.native import Native
 from galago.engine.limits import Limits
 from galago.families.moondream.model import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
@@ -118,7 +119,7 @@ def test_disconnect_frees_the_engine(endless: galago.Model, stream: bool) -> Non
 @pytest.mark.parametrize("stream", [True, False])
 def test_full_queue(endless_folder: Path, stream: bool) -> None:
     loaded = load_moondream(hub.locate(endless_folder), precision=tiny.CPU_FLOAT32, device=tiny.CPU)
-    model = galago.Model(loaded, Limits(waiting=1, running=1))
+    model = galago.Model(Native(loaded, Limits(waiting=1, running=1)))
     with serving(hosting(model)) as url:
         running = model.submit(long_request())
         next(running)

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from galago import hub
+from galago.backends.native import Native
 from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.model import Moondream, load_moondream
 from galago.families.moondream.weights import shapes
@@ -132,4 +133,4 @@ def load(folder: Path, **options: Any) -> Moondream:
 
 
 def open_model(folder: Path, **options: Any) -> Model:
-    return Model(load(folder, **options))
+    return Model(Native(load(folder, **options)))

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from galago import hub
+from galago.backends.native import Native
 from galago.families.smolvlm.config import make_config
 from galago.families.smolvlm.model import SmolVLM, load_smolvlm
 from galago.families.smolvlm.weights import sources
@@ -104,7 +105,7 @@ def load(folder: Path, precision: str = "float32") -> SmolVLM:
 
 
 def open_model(folder: Path, precision: str = "float32") -> Model:
-    return Model(load(folder, precision))
+    return Model(Native(load(folder, precision)))
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (64, 32)) -> Image.Image:

@@ -4,18 +4,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from PIL import Image
 
+from galago.backend import Run
 from galago.engine.decoding import MOST
 from galago.errors import EngineBusy, EngineClosed, GalagoError
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.request import Media, Request
-
-if TYPE_CHECKING:
-    from galago.engine.engine import Run
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -27,8 +25,8 @@ IN_FLIGHT = 32
 def each(
     inputs: Iterable[Input],
     request: Callable[[Input], Request],
-    submit: Callable[[Request], "Run"],
-    finish: Callable[[Input, Request, "Run"], Output],
+    submit: Callable[[Request], Run],
+    finish: Callable[[Input, Request, Run], Output],
     *,
     in_flight: int = IN_FLIGHT,
     progress: Callable[[int], None] = lambda done: None,
@@ -90,7 +88,7 @@ class _Asked(Generic[Input]):
 
     input: Input
     request: Request | None = None
-    run: "Run | None" = None
+    run: Run | None = None
     error: GalagoError | None = None
     bytes: int = 0
     """of what it looks at, which stay in memory until it is done"""
@@ -100,7 +98,7 @@ class _Asked(Generic[Input]):
         """Whether there is nothing to wait for."""
         return self.run is None or self.run.ended
 
-    def begun(self, submit: Callable[[Request], "Run"], may_wait: bool) -> bool:
+    def begun(self, submit: Callable[[Request], Run], may_wait: bool) -> bool:
         """Submit it; False where the queue is full and it may wait for others to end."""
         if self.request is not None and self.error is None:
             try:
@@ -137,7 +135,7 @@ def _bytes(shown: Media) -> int:
     return 0
 
 
-def _result(asked: _Asked[Input], finish: Callable[[Input, Request, "Run"], Output]) -> Output | GalagoError:
+def _result(asked: _Asked[Input], finish: Callable[[Input, Request, Run], Output]) -> Output | GalagoError:
     try:
         if asked.error is not None:
             raise asked.error

@@ -31,7 +31,7 @@ def work_of(model: "Model", case: Case) -> dict[str, Any]:
 
     A multiplication and its addition count as two operations.
     """
-    c = cast(Any, model._loaded).config
+    c = cast(Any, model.backend).model.config
     if isinstance(c, MoondreamConfig):
         crops = crops_of(c, case.width, case.height) if case.detail == "high" else 1
         flop, text = encode_flop(c, crops), _weights(moondream.shapes(c), "text.blocks.")
@@ -48,7 +48,7 @@ def work_of(model: "Model", case: Case) -> dict[str, Any]:
 
 def decode_weights(model: "Model") -> list[Tensor]:
     """The tensors that one decode step must read, those of all text blocks and the head."""
-    text = cast(Any, model._loaded).weights.text
+    text = cast(Any, model.backend).model.weights.text
     return [t for t in _tensors([text.blocks, text.lm_head]) if t.nbytes >= LEAST_BYTES]
 
 

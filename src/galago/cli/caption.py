@@ -14,7 +14,7 @@ from galago.request import Caption, Length
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.engine.engine import Run
+    from galago.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
 

@@ -15,7 +15,7 @@ from galago.request import Box, DetectGaze, Spot, check_skill
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.engine.engine import Run
+    from galago.backend import Run
     from galago.media.picture import Picture
 
 EXAMPLES = """\b

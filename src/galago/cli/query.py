@@ -26,7 +26,7 @@ from galago.request import Query, check_skill
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.engine.engine import Run
+    from galago.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
 

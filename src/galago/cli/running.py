@@ -18,7 +18,7 @@ from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, Unsupporte
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.engine.engine import Run
+    from galago.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
     from galago.media.source import FileSource

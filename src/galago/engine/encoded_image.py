@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from galago.request import Encoding
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImage:
-    """Read-only and shareable between requests; only the model and LoRA variant that made it can use it."""
+class EncodedImage(Encoding):
+    """Read-only and shareable between requests."""
 
-    model: str
-    """identity of the loaded checkpoint"""
-    variant: str | None
     k: "Tensor"
     """[layers, kv heads, positions, head dim]"""
     v: "Tensor"

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL import Image
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache
@@ -21,24 +22,17 @@ from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics
 from galago.engine.scheduler import Scheduler
 from galago.engine.step import End, Start, StepModel, Steps
-from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError
+from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError, InvalidRequest
 from galago.media.clip import Clip
+from galago.media.picture import Picture
 from galago.nn.device import use_threads
-from galago.request import Detail, Done, Event, ImageEncoded, Request
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from galago.media.picture import Picture
+from galago.request import Done, Encode, Encoding, Event, ImageEncoded, Request
 
 log = logging.getLogger(__name__)
 
 
 class Run:
-    """A request under way: iterate for its events. The last is Done, or the request's error is raised.
-
-    Letting go of a Run cancels it.
-    """
+    """A request under way in this engine; see backend.Run."""
 
     def __init__(self, engine: "Engine", inbox: Inbox, job: Job) -> None:
         self._engine = engine  # lives as long as its runs
@@ -148,22 +142,16 @@ class Engine:
         EngineFailed if its thread has ended, and at once what is wrong with the request itself.
         """
         since, skill = time.perf_counter(), type(request.skill).__name__.lower()
-        steps = self.model.skill(request)
-        return self._enqueue(Job(steps, skill, request.priority, request.timeout, since, request.shown))
-
-    def start_encoding(
-        self, shown: "Image.Image | Picture | Clip | EncodedImage", variant: str | None = None, detail: Detail = "high"
-    ) -> Run:
-        """Queue an image or a clip to be encoded, which is told as ImageEncoded; raises as submit does."""
-        start = shown if isinstance(shown, EncodedImage) else self.model.opening(shown, detail)
-
-        def steps() -> Steps:
-            encoded = yield Start(start, 0, variant)
-            assert isinstance(encoded, EncodedImage)
-            yield ImageEncoded(replace(encoded, clip=encoded.clip or isinstance(shown, Clip)))
-            return End("stop", 0)
-
-        return self._enqueue(Job(steps(), "encode"))
+        steps = self._encoding(request) if isinstance(request.skill, Encode) else self.model.skill(request)
+        job = Job(steps, skill, request.priority, request.timeout, since, request.shown)
+        self.check_process()
+        try:
+            self._inbox.put(job)
+        except EngineBusy:
+            self._metrics.refused(EngineBusy.code)
+            raise
+        self._metrics.submitted(job.skill, job.priority)
+        return Run(self, self._inbox, job)
 
     def check_queue(self) -> None:
         """Raise what `submit` would raise of the queue now."""
@@ -185,15 +173,20 @@ class Engine:
         if self._process != os.getpid():
             raise copy.copy(_FORKED)
 
-    def _enqueue(self, job: Job) -> Run:
-        self.check_process()
-        try:
-            self._inbox.put(job)
-        except EngineBusy:
-            self._metrics.refused(EngineBusy.code)
-            raise
-        self._metrics.submitted(job.skill, job.priority)
-        return Run(self, self._inbox, job)
+    def _encoding(self, request: Request) -> Steps:
+        """The one skill that is the same for every model."""
+        shown, variant = request.image, request.variant
+        if not isinstance(shown, Image.Image | Picture | Clip | Encoding):
+            raise InvalidRequest("an image must be a PIL image, a clip or an encoded one", "image")
+        start = shown if isinstance(shown, Encoding) else self.model.opening(shown, request.detail_of(0))
+
+        def steps() -> Steps:
+            encoded = yield Start(start, 0, variant)
+            assert isinstance(encoded, EncodedImage)
+            yield ImageEncoded(replace(encoded, clip=encoded.clip or isinstance(shown, Clip)))
+            return End("stop", 0)
+
+        return steps()
 
 
 _SHUT_DOWN = EngineClosed("the engine was shut down")

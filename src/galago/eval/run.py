@@ -35,7 +35,7 @@ from galago.request import (
 )
 
 if TYPE_CHECKING:
-    from galago.engine.engine import Run
+    from galago.backend import Run
     from galago.model import Model
 
 GREY = (128, 128, 128)

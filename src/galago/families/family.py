@@ -10,6 +10,7 @@ from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
 from galago.media.timeline import FrameSampling
 from galago.precision import Precision
+from galago.request import Skill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,8 @@ class Loaded(StepModel, Protocol):
         """A tree of dataclasses with its tensors."""
         ...
 
+    @property
+    def skills(self) -> frozenset[type[Skill]]: ...
     @property
     def video_sampling(self) -> FrameSampling | None:
         """Which frames of a video it was trained to look at; None where it looks at images only."""

@@ -96,7 +96,7 @@ def _openai_routes(app: FastAPI, host: Host) -> None:
         answer = await host.answer(http, read_chat)
         facts, asked = answer.facts, answer.asked
         fingerprint = f"{facts.revision}-{facts.precision}-galago{VERSION}"
-        head = openai_reply.Head(facts.id, fingerprint, arrived, host.settings.assistant_compat)
+        head = openai_reply.Head(facts.name, fingerprint, arrived, host.settings.assistant_compat)
         if asked.stream:
             return await streamed(openai_reply.chunks(head, asked, answer.events), ran(facts))
         whole = openai_reply.completion(head, asked, [event async for event in answer.events])

@@ -108,13 +108,13 @@ def loaded_models(models: Models) -> list[Json]:
     held = models.memory()
     return [
         {
-            "name": facts.id,
+            "name": facts.name,
             "precision": facts.precision,
             "device": facts.device,
             "revision": facts.revision,
             "kernels": facts.kernels,
             "fallbacks": facts.fallbacks,
-            "memory": {**held.get(facts.id, {}), "set_aside_bytes": row.bytes},
+            "memory": {**held.get(facts.name, {}), "set_aside_bytes": row.bytes},
             "in_use": row.in_use,
             **({"error": str(row.ended)} if row.ended else {}),
         }

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from galago.backend import Facts
 from galago.catalog import Entry, Route, entries, lookup, with_precision
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
 from galago.hub import discard_partial, installed
-from galago.media.timeline import FrameSampling
 from galago.needs import one_name, precision_of
 from galago.pool import ModelPool
 from galago.routing import Lane, Plan, alone, plans
@@ -32,20 +32,6 @@ LONGEST_NAME = 200
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a model said of itself when it was last loaded. `id` is what clients call it."""
-
-    id: str
-    revision: str
-    precision: str
-    device: str
-    kernels: str
-    fallbacks: list[str]
-    video_sampling: FrameSampling | None
-    """see Model.video_sampling"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +75,7 @@ class Models:
         self.opened: Future[None] = Future()
         """done when the models of the settings are loaded, or with the error of the one that is not"""
         self._facts: dict[str, Facts] = {}
+        """what each said of itself when it was last loaded, by the name that clients call it"""
         self._seen: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._trouble: dict[str, Exception] = {}
         """what befell models of the settings, until they are loaded anew"""
@@ -182,7 +169,7 @@ class Models:
     def check_queue(self, key: str) -> None:
         """Raise EngineBusy if a model that is in memory could take no further request now."""
         if (model := self._seen.get(key)) and not model.ended:  # one that has is loaded anew
-            model.check_queue()
+            model.backend.check_queue()
 
     def facts(self, name: str) -> Facts | None:
         """Of a model, or of a route's first; None before its first load."""
@@ -209,12 +196,12 @@ class Models:
 
     def memory(self) -> dict[str, dict[str, Any]]:
         """Model.memory() by id, of those in memory; asks as stats() does."""
-        found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
+        found = {facts.name: self._seen.get(row.name) for facts, row in self.loaded()}
         return {name: model.memory() for name, model in found.items() if model}
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Model.stats() by id, of those in memory. Asking is no use of them, and keeps none."""
-        found = {facts.id: self._seen.get(row.name) for facts, row in self.loaded()}
+        found = {facts.name: self._seen.get(row.name) for facts, row in self.loaded()}
         return {name: model.stats() for name, model in found.items() if model}
 
     def _note_ended(self) -> list[str]:
@@ -250,15 +237,7 @@ class Models:
         self._trouble.pop(key, None)
         if self._seen.get(key) is not model:
             self._seen[key] = model
-            self._facts[key] = Facts(
-                id_of(key),
-                model.revision,
-                model.precision,
-                model.device,
-                model.kernels,
-                model.fallbacks,
-                model.video_sampling,
-            )
+            self._facts[key] = replace(model.backend.facts, name=id_of(key))
         return self._facts[key], model
 
     def _plan(self, name: str) -> Plan:

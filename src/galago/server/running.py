@@ -8,7 +8,7 @@ from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from galago.aio import events_of
+from galago.backend import Facts, Run
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
 from galago.machine import usable_cores
@@ -28,11 +29,8 @@ from galago.server.errors import Refused
 from galago.server.fields import Asked, Shown, choices, clip_bytes, fetch_shown, one_image, read_shown
 from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
-from galago.server.models import Facts, Models
+from galago.server.models import Models
 from galago.server.settings import Settings
-
-if TYPE_CHECKING:
-    from galago.model import Run
 
 T = TypeVar("T")
 
@@ -208,7 +206,7 @@ class Host:
             runs: list[Run] = []
             try:
                 for request in choices(asked, opened):
-                    told |= {"model": facts.id, "images": len(request.shown), "content": request.skill}
+                    told |= {"model": facts.name, "images": len(request.shown), "content": request.skill}
                     timeout = self.settings.timeout if request.timeout is None else request.timeout
                     runs.append(model.submit(replace(request, timeout=timeout)))
                     stack.callback(runs[-1].cancel)
@@ -236,7 +234,7 @@ def _left(opened: Sequence[Picture | Clip]) -> int:
 @dataclass(frozen=True)
 class _Begun:
     facts: Facts
-    runs: "list[Run]"
+    runs: list[Run]
     use: ExitStack
     """ends the use of the model"""
 
@@ -263,7 +261,7 @@ async def waited(call: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
-async def events_until_gone(http: Request, runs: Sequence["Run"]) -> AsyncIterator[Numbered]:
+async def events_until_gone(http: Request, runs: Sequence[Run]) -> AsyncIterator[Numbered]:
     """The events of runs as aio.events_of gives them; all are cancelled also when the client goes away."""
     watcher = asyncio.create_task(_cancel_when_gone(http, runs))
     try:
@@ -280,7 +278,7 @@ async def _gone(http: Request) -> None:
         pass
 
 
-async def _cancel_when_gone(http: Request, runs: Sequence["Run"]) -> None:
+async def _cancel_when_gone(http: Request, runs: Sequence[Run]) -> None:
     await _gone(http)
     for run in runs:
         run.cancel()
@@ -295,7 +293,7 @@ def line(value: dict[str, Any]) -> str:
 
 def ran(facts: Facts) -> dict[str, str]:
     """The header that tells which model answered. Names of folders may hold what no header can."""
-    return {"X-Galago-Model": quote(facts.id, safe="/@:+,=")}
+    return {"X-Galago-Model": quote(facts.name, safe="/@:+,=")}
 
 
 async def streamed(lines: AsyncIterator[str], headers: dict[str, str] | None = None) -> StreamingResponse:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from galago.nn.stack import exact_rows
 from galago.packed_cache import described
 from galago.precision import Precision
 from galago.precision.packed import pack
-from galago.request import Detail, Media, Request
+from galago.request import Detail, Media, Request, Skill
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -77,6 +77,10 @@ class Moondream:
     def dtype(self) -> torch.dtype:
         """The type of activations."""
         return self.precision.dtype
+
+    @property
+    def skills(self) -> frozenset[type[Skill]]:
+        return frozenset(get_args(Skill))
 
     @property
     def video_sampling(self) -> None:

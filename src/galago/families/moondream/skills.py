@@ -38,6 +38,7 @@ from galago.request import (
     Detail,
     Detect,
     DetectGaze,
+    Encode,
     Event,
     GazeFound,
     Grounding,
@@ -96,6 +97,8 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
         case Point(name, most):
             prompt = _fitting(m, image, prompts.point(c, t, name))
             return objects(m, _start(m, request, prompt, most * POINT_STEPS), prompt, most, boxes=False)
+        case Encode():
+            raise AssertionError("the engine does that itself")
 
 
 def _text(m: "Moondream", request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:

@@ -40,7 +40,7 @@ from galago.nn.vit import normalise
 from galago.packed_cache import described
 from galago.precision import Precision
 from galago.precision.packed import pack
-from galago.request import Detail, Media, Request
+from galago.request import Caption, Chat, Detail, Encode, Media, Query, Request, Skill
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -68,6 +68,10 @@ class SmolVLM:
     def dtype(self) -> torch.dtype:
         """The type of activations."""
         return self.precision.dtype
+
+    @property
+    def skills(self) -> frozenset[type[Skill]]:
+        return frozenset({Caption, Query, Chat, Encode})
 
     @property
     def video_sampling(self) -> FrameSampling | None:

@@ -1,0 +1,108 @@
+"""What runs a model: the face that our own engine and all others have, and where each of them is found.
+
+A face (Python, command line, HTTP) holds a Backend, gives it Requests and reads the events of its Runs. What it asks of
+the model besides stands in its Facts.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from galago.errors import GalagoError
+from galago.request import Event, Request, Skill
+
+if TYPE_CHECKING:
+    from galago.media.timeline import FrameSampling
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model that is loaded says of itself."""
+
+    name: str
+    identity: str
+    """The name, and a digest of what decides its answers."""
+    revision: str
+    """The published state whose behaviour it has."""
+    precision: str
+    device: str
+    """cpu, cuda:0 or mps"""
+    kernels: str
+    """what computes its linear maps"""
+    skills: frozenset[type[Skill]]
+    video_sampling: "FrameSampling | None" = None
+    """Which frames of a video it looks at; None where it looks at images only."""
+    threads: int = 1
+    """CPU threads that compute."""
+    fallbacks: tuple[str, ...] = ()
+    """What is slower, larger or otherwise than it could be or was asked for, one sentence each."""
+    weights_bytes: int | None = None
+    mapped_bytes: int | None = None
+    """those of the weights in mapped files, which come into memory as they are read"""
+
+
+class Run(Protocol):
+    """A request under way: iterate for its events. The last is Done, or the request's error is raised.
+
+    Letting go of a Run cancels it.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its events are there, so that iteration waits for none."""
+        ...
+
+    def __iter__(self) -> Iterator[Event]: ...
+    def __next__(self) -> Event:
+        """Wait for the next event."""
+        ...
+
+    def poll(self) -> Event | None:
+        """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
+        ...
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Have `told` called whenever there may be something to poll: from any thread, so it must be short."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop soon, from any thread; iteration then ends with Done('cancelled')."""
+        ...
+
+
+class Backend(Protocol):
+    """A loaded model that carries out requests. Its methods may be called from any thread.
+
+    One that inherits from this needs `facts` and `submit`; the rest is then that of a model without a queue or caches.
+    """
+
+    facts: Facts
+
+    @property
+    def ended(self) -> GalagoError | None:
+        """Why it takes no more requests; None as long as it does."""
+        return None
+
+    def submit(self, request: Request) -> Run:
+        """Start a request of a skill that it has.
+
+        Raises EngineBusy when too many wait, EngineClosed where it has ended, and at once what is wrong with the
+        request itself.
+        """
+        ...
+
+    def check_queue(self) -> None:
+        """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""
+
+    def stats(self) -> dict[str, Any]:
+        """What has been done, how fast, and what is held in memory: at least these."""
+        return {"queue": {"waiting": 0, "running": 0}, "limits": {"waiting": 0}, "bytes": {}}
+
+    def limit_kv(self, most: int) -> None:
+        """Let keys and values of requests that begin from now on take so many bytes."""
+
+    def trim(self) -> None:
+        """Let go of cached images, and hand memory back to the system, before the next step."""
+
+    def close(self) -> None:
+        """End everything under way with EngineClosed, and free the memory. A closed model refuses requests."""

@@ -1,0 +1,1 @@
+"""What can run models, a file each; see backend.py."""
