@@ -8,7 +8,7 @@ import tiny_moondream as tiny
 import torch
 from safetensors.torch import load_file
 
-from galago import hub, needs, packing
+from galago import choices, hub, needs, packing
 from galago.catalog import Bundled, entries, find, routes
 from galago.choices import FLOATS, KV_BYTES, LARGE, PRECISIONS, WEIGHT_BYTES, default_precision
 from galago.engine.limits import Limits
@@ -65,7 +65,7 @@ def test_large_models_are_quick_by_default_and_small_ones_exact(
     assert {of(route.id) for route in routes()} == {"int8"}
     assert of(folder) == "float32" and of(folder, profile="optimized") == "int8"
     # A fine-tune is as large as its weights are.
-    monkeypatch.setattr(needs, "count_weights", lambda file: LARGE)
+    monkeypatch.setattr(choices, "LARGE", 1)
     assert of(folder) == "int8"
     packing.quantise_model(hub.locate(folder), "int4", tmp_path / "packed")
     assert of(tmp_path / "packed") == of(tmp_path / "packed", profile="standard") == "int4"

@@ -4,15 +4,23 @@ A face (Python, command line, HTTP) holds a Backend, gives it Requests and reads
 the model besides stands in its Facts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from galago.errors import GalagoError
+from galago.catalog import Entry, lookup
+from galago.errors import GalagoError, ModelNotFound, quoted
 from galago.request import Event, Request, Skill
 
 if TYPE_CHECKING:
+    from galago.engine.limits import Limits
     from galago.media.timeline import FrameSampling
+
+NATIVE = "native"
+BACKENDS = {NATIVE: "galago.backends.native"}
+"""The module of each backend, which is a Loader, imported when a model of it is used."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +114,43 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End everything under way with EngineClosed, and free the memory. A closed model refuses requests."""
+
+
+class Loader(Protocol):
+    """What the module of a backend has."""
+
+    def load(
+        self,
+        name: str,
+        *,
+        precision: str | None,
+        profile: str | None,
+        device: str | None,
+        revision: str | None,
+        variants: Path | None,
+        threads: int | None,
+        progress: Callable[[int, int], None] | None,
+        limits: "Limits | None",
+    ) -> Backend:
+        """The model of this name, in memory; see galago.load."""
+        ...
+
+    def describe(self, name: str) -> Entry:
+        """What can be said of a model that is not in the catalogue. Raises ModelNotFound or CheckpointError."""
+        ...
+
+    def kernels(self, precision: str, device: str | None) -> tuple[str, Sequence[str]]:
+        """What would compute in this precision, and what is slower there than it could be, a sentence each."""
+        ...
+
+
+def loader_of(name: str) -> Loader:
+    """What loads the model of this name: its backend in the catalogue, or else our own. Raises ModelNotFound."""
+    found = lookup(name)
+    return loader(found.backend if isinstance(found, Entry) else NATIVE)
+
+
+def loader(backend: str) -> Loader:
+    if backend not in BACKENDS:
+        raise ModelNotFound(f"models that {quoted(backend)} runs cannot be run by this version")
+    return cast(Loader, import_module(BACKENDS[backend]))

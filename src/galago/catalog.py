@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from galago.errors import ModelNotFound, quoted
@@ -33,39 +34,68 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Hosted:
-    """A checkpoint to download, of whose files some may be of another repository."""
+    """Files to download, some of which may be of another repository: a checkpoint's, or one GGUF file.
+
+    A GGUF file has its tokenizer in it, and may have another beside it that sees images, its `projector`.
+    """
 
     weights: tuple[Remote, ...]
-    tokenizer: Remote
+    tokenizer: Remote | None = None
     config: Remote | None = None
     preprocessor: Remote | None = None
+    projector: Remote | None = None
 
     @property
     def files(self) -> tuple[Remote, ...]:
-        return (*self.weights, self.tokenizer, *(r for r in (self.config, self.preprocessor) if r))
+        others = (self.tokenizer, self.config, self.preprocessor, self.projector)
+        return (*self.weights, *(r for r in others if r))
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server that has the model: nothing is downloaded."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Local:
+    """A folder or file that was named by its path, and the files that are read of it."""
+
+    path: Path
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the catalogue. `revision` is the published state whose behaviour it has."""
+    """What is known of a model without loading it. `revision` is the published state whose behaviour it has.
+
+    The catalogue says it of its own models, and a backend of what is named by a path.
+    """
 
     id: str
-    family: str
     description: str
     license: str
     precisions: tuple[str, ...]
-    source: Bundled | Hosted
+    source: Bundled | Hosted | Address | Local
     parameters: int
+    backend: str = "native"
+    """what runs it, of backend.BACKENDS"""
+    family: str = ""
+    """of our own engine's models"""
     revision: str | None = None
     aliases: tuple[str, ...] = ()
     can: tuple[str, ...] = ()
     """what not every model does, of SKILLS"""
-    kv_values: int | None = None
-    """Keys and values of one position, in numbers: what they take is that times the size of their type."""
-    context: int | None = None
+    kv_values: int = 0
+    """Keys and values of one position, in numbers: what they take is that times the size of their type. 0 where a model
+    holds nothing beside what `memory` says: no caches that could be bounded."""
+    context: int = 0
     """Positions that one request may take at the most."""
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes at the measured peak, by precision; what was not measured is absent."""
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """Bytes at the peak as its files tell, where parameters and precision alone would not say."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +142,15 @@ def _route(name: str, table: dict[str, Any]) -> Route:
 
 def _entry(name: str, table: dict[str, Any]) -> Entry:
     if "folder" in table:
-        source: Bundled | Hosted = Bundled(table.pop("folder"))
+        source: Bundled | Hosted | Address = Bundled(table.pop("folder"))
     elif "repo" in table:
         source = _whole(table.pop("repo"), table.pop("parts", 1))
+    elif "url" in table:
+        source = Address(table.pop("url"))
     else:
-        source = Hosted(tuple(Remote(**r) for r in table.pop("weights")), Remote(**table.pop("tokenizer")))
+        weights = [table.pop("gguf")] if "gguf" in table else table.pop("weights")
+        others = {k: Remote(**table.pop(k)) for k in ("tokenizer", "projector") if k in table}
+        source = Hosted(tuple(Remote(**r) for r in weights), **others)
     listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions", "can") if k in table}
     return Entry(id=name, source=source, **listed, **table)
 

@@ -160,17 +160,6 @@ def metadata(file: Path) -> Mapping[str, str]:
         return tensors.metadata() or {}
 
 
-def count_weights(file: Path) -> int:
-    """Numbers that a checkpoint file holds: exact for a .safetensors, else as many as two bytes each allow.
-
-    Raises CheckpointError.
-    """
-    if file.suffix != ".safetensors":
-        return file.stat().st_size // 2
-    with _opened(file) as tensors:
-        return sum(_product(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-
-
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     """By the library, which checks the header, sizes and offsets included; as for NumPy, so that PyTorch can wait."""

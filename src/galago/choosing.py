@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from galago.catalog import SKILLS, Bundled, Entry, entries
+from galago.catalog import SKILLS, Bundled, Entry, Hosted, entries
 from galago.hub import installed
 from galago.needs import memory_needed, size_of
 
@@ -59,8 +59,8 @@ def choose(budget: int, skill: str | None = None, choice: Mapping[str, Any] | No
 
 
 def photographic(skill: str | None = None) -> Iterator[Entry]:
-    """The models of the catalogue that know more than drawings and have this skill, the best first."""
-    return (e for e in entries() if not isinstance(e.source, Bundled) and (skill is None or skill in e.can))
+    """The models of the catalogue that know more than drawings and have this skill, the best first; none elsewhere."""
+    return (e for e in entries() if isinstance(e.source, Hosted) and (skill is None or skill in e.can))
 
 
 def recommended(
@@ -73,7 +73,7 @@ def recommended(
 
 def name_that_fits(entry: Entry, budget: int, need: Callable[[str], int], smaller: bool) -> str | None:
     """The model's id, or with SMALLER behind it; None where neither fits."""
-    names = [entry.id, *([f"{entry.id}-{SMALLER}"] if smaller else [])]
+    names = [entry.id, *([f"{entry.id}-{SMALLER}"] if smaller and SMALLER in entry.precisions else [])]
     return next((name for name in names if need(name) <= budget), None)
 
 

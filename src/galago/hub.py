@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from galago.catalog import Bundled, Hosted, Remote, entries, find
+from galago.catalog import Address, Bundled, Entry, Hosted, Local, Remote, entries, find
 from galago.checkpoint import Damaged
 from galago.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
 from galago.config_file import TEXT, Members, one_of, read_json
@@ -77,12 +77,20 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         folder = bundled(entry.source)
         return _local(folder, entry.id, weights_in(folder), entry.revision)
     source = entry.source
-    lacking = [r for r in source.files if not _cached(r)]
-    _download(entry.id, lacking, progress, offline, whole=len(lacking) == len(source.files))
+    if not isinstance(source, Hosted) or source.tokenizer is None:
+        raise CheckpointError(f"{entry.id} is run by {entry.backend}: there is no checkpoint of it")
+    fetch(entry, progress, offline)
     weights, tokenizer = tuple(_required(r) for r in source.weights), _required(source.tokenizer)
     with blaming(entry.id, None):
         config, preprocessor = (read_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
     return Files(entry.id, entry.family, weights, tokenizer, config, entry.revision, preprocessor)
+
+
+def fetch(entry: Entry, progress: Progress | None = None, offline: bool | None = None) -> None:
+    """Download what is not here yet of a model of the catalogue, as for locate()."""
+    if isinstance(entry.source, Hosted):
+        lacking = [r for r in entry.source.files if not _cached(r)]
+        _download(entry.id, lacking, progress, offline, whole=len(lacking) == len(entry.source.files))
 
 
 @contextlib.contextmanager
@@ -103,19 +111,26 @@ def blaming(name: str, source: Path | None) -> Iterator[None]:
         raise CheckpointError(f"{name}: {error}") from error
 
 
+def files_of(entry: Entry) -> tuple[Path, ...] | None:
+    """The files of a model; None unless all of them are here."""
+    match entry.source:
+        case Bundled() as source:
+            folder = bundled(source)
+            whole = (folder / "tokenizer.json").is_file()
+            return tuple(sorted(f for f in folder.glob("*") if f.is_file())) if whole else None
+        case Hosted() as source:
+            cached = [_cached(r) for r in source.files]
+            return tuple(p for p in cached if p) if all(cached) else None
+        case Local(_, paths):
+            return paths
+        case Address():
+            return ()
+
+
 def installed() -> dict[str, int]:
     """Bytes on disk by id, for the models of the catalogue whose files are all here."""
-    found = {}
-    for entry in entries():
-        if isinstance(entry.source, Bundled):
-            folder = bundled(entry.source)
-            paths = [f for f in folder.glob("*") if f.is_file()] if (folder / "tokenizer.json").is_file() else []
-        else:
-            cached = [_cached(r) for r in entry.source.files]
-            paths = [p for p in cached if p] if all(cached) else []
-        if paths:
-            found[entry.id] = sum(p.stat().st_size for p in paths)
-    return found
+    found = {entry.id: files_of(entry) for entry in entries()}
+    return {name: sum(f.stat().st_size for f in files) for name, files in found.items() if files is not None}
 
 
 def remove(name: str) -> int:
@@ -128,6 +143,8 @@ def remove(name: str) -> int:
     entry = find(name)
     if isinstance(entry.source, Bundled):
         raise InvalidRequest(f"{entry.id} is part of galago and cannot be removed", "model")
+    if not isinstance(entry.source, Hosted):
+        raise InvalidRequest(f"{entry.id} is not on this machine", "model")
     here = installed()
     others = [e for e in entries() if e.id != entry.id and e.id in here]
     needed = {r for e in others if isinstance(e.source, Hosted) for r in e.source.files}

@@ -6,6 +6,7 @@ Results have the shapes that Moondream's own clients return. Coordinates are 0..
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,7 @@ from PIL import Image
 from galago import arguments
 from galago.answers import answer_of, answered
 from galago.arguments import Settings, check, request_of
-from galago.backend import Backend, Run
-from galago.backends import native
+from galago.backend import Backend, Run, loader_of
 from galago.batch.each import each, raised
 from galago.catalog import entries
 from galago.engine.limits import Limits
@@ -27,6 +27,7 @@ from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
 from galago.messages import Turn, read_messages
+from galago.nn.forked import computed
 from galago.request import (
     STILL,
     Caption,
@@ -90,19 +91,10 @@ def load(
     if model is None:
         model = entries()[0].id
         log.warning("no model was named: %s", entries()[0].description)
-    return Model(
-        native.load(
-            str(model),
-            precision=precision,
-            profile=profile,
-            device=device,
-            revision=revision,
-            variants=None if variants is None else Path(variants),
-            threads=threads,
-            progress=progress,
-            limits=limits,
-        )
-    )
+    name = str(model)
+    load = partial(loader_of(name).load, name, precision=precision, profile=profile, device=device, revision=revision)
+    folder = None if variants is None else Path(variants)
+    return Model(computed(lambda: load(variants=folder, threads=threads, progress=progress, limits=limits)))
 
 
 class Model:

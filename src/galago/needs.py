@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from galago.backend import loader_of
 from galago.catalog import Entry, Route, lookup, with_precision
-from galago.checkpoint import count_weights
 from galago.choices import (
     KV_BYTES,
     WEIGHT_BYTES,
@@ -14,7 +14,6 @@ from galago.choices import (
     default_precision,
 )
 from galago.errors import InvalidRequest, ModelNotFound
-from galago.hub import blaming, locate
 
 if TYPE_CHECKING:
     from galago.engine.limits import Limits
@@ -43,27 +42,30 @@ def memory_needed(
     """
     from galago.engine.limits import Limits
 
-    held = limits or Limits()
-    kv = held.kv_bytes
-    if kv is None:
-        kv = longest_request(name, precision=precision, profile=profile, device=device)
-    return _peak(name, precision, profile, device) + held.prefix_bytes + held.embedding_bytes + kv
+    chosen = precision_of(name, precision=precision, profile=profile, device=device)
+    entry, held = described(name), limits or Limits()
+    peak = peak_of(entry, chosen)
+    if not entry.kv_values:
+        return peak
+    kv = _longest(entry, chosen) if held.kv_bytes is None else held.kv_bytes
+    return peak + held.prefix_bytes + held.embedding_bytes + kv
 
 
 def longest_request(
     name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
 ) -> int:
     """Bytes of keys and values of a request that fills the model's context; arguments and errors as above."""
-    number = KV_BYTES[precision_of(name, precision=precision, profile=profile, device=device)]
-    entry = _entry(name)
-    if entry is not None and entry.kv_values is not None and entry.context is not None:
-        return entry.kv_values * entry.context * number
-    from galago.families.family import family
+    return _longest(described(name), precision_of(name, precision=precision, profile=profile, device=device))
 
-    files = locate(name, offline=True)
-    with blaming(files.name, files.source):
-        outline = family(files.family).outline(files)
-    return outline.kv_values * outline.context * number
+
+def _longest(entry: Entry, precision: str) -> int:
+    return entry.kv_values * entry.context * KV_BYTES[precision] if entry.kv_values else 0
+
+
+def described(name: str) -> Entry:
+    """What is known of a model without loading it. Raises ModelNotFound or CheckpointError."""
+    found = lookup(name)
+    return found if isinstance(found, Entry) else loader_of(name).describe(name)
 
 
 def precision_of(
@@ -82,22 +84,19 @@ def precision_of(
 
 def _default(name: str, profile: str | None, device: str | None) -> str:
     """The precision of a model, or of the models of a route, where neither an argument nor its name says one."""
-    match lookup(name):
-        case Entry() as entry:
-            parameters = entry.parameters
-        case Route() as route:
-            # One that leads nowhere is told by routing.py.
-            found = (_entry(model) for way in route.ways for model in way.models)
-            parameters = min((entry.parameters for entry in found if entry), default=0)
-        case None:
-            from galago.precision.packed import bits_of
+    if isinstance(route := lookup(name), Route):
+        # One that leads nowhere is told by routing.py.
+        found = (lookup(model) for way in route.ways for model in way.models)
+        smallest = min((entry.parameters for entry in found if isinstance(entry, Entry)), default=0)
+        return default_precision(smallest, _kind(device), profile)
+    return usual_precision(described(name), profile, device)
 
-            files = locate(name, offline=True)
-            with blaming(files.name, files.source):
-                if bits := bits_of(files.weights):
-                    return f"int{bits}"
-                parameters = sum(map(count_weights, files.weights))
-    return default_precision(parameters, _kind(device), profile)
+
+def usual_precision(entry: Entry, profile: str | None, device: str | None) -> str:
+    """The precision of a model where nobody names one."""
+    if len(entry.precisions) == 1:
+        return entry.precisions[0]
+    return default_precision(entry.parameters, _kind(device), profile)
 
 
 def _kind(device: str | None) -> str:
@@ -110,22 +109,10 @@ def _kind(device: str | None) -> str:
     return pick_device(None).type
 
 
-def _peak(name: str, precision: str | None, profile: str | None, device: str | None) -> int:
-    chosen, entry = precision_of(name, precision=precision, profile=profile, device=device), _entry(name)
-    if entry is not None:
-        return peak_of(entry, chosen)
-    from galago.precision.packed import bits_of
-
-    files = locate(name, offline=True)
-    with blaming(files.name, files.source):
-        if bits_of(files.weights):
-            return counted_peak(sum(f.stat().st_size for f in files.weights), 1)
-        return counted_peak(sum(map(count_weights, files.weights)), WEIGHT_BYTES[chosen])
-
-
 def peak_of(entry: Entry, precision: str) -> int:
-    """Bytes at the peak of one request to a model of the catalogue: measured, or else counted on the safe side."""
-    return entry.memory.get(precision) or counted_peak(entry.parameters, WEIGHT_BYTES[precision])
+    """Bytes at the peak of one request: measured, or else counted on the safe side."""
+    known = entry.memory.get(precision) or entry.counted.get(precision)
+    return known or counted_peak(entry.parameters, WEIGHT_BYTES[precision])
 
 
 def counted_peak(parameters: int, weight_bytes: float) -> int:
@@ -135,18 +122,10 @@ def counted_peak(parameters: int, weight_bytes: float) -> int:
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a model can be loaded in; none where there is no such model."""
-    from galago.precision import NAMES
-    from galago.precision.packed import bits_of
-
-    if entry := _entry(name):
-        return entry.precisions
     try:
-        files = locate(name, offline=True)
+        return described(name).precisions
     except ModelNotFound:
         return ()
-    with blaming(files.name, files.source):
-        bits = bits_of(files.weights)
-    return (f"int{bits}",) if bits else NAMES
 
 
 def one_name(name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None) -> str:
@@ -169,8 +148,3 @@ def one_name(name: str, *, precision: str | None = None, profile: str | None = N
 def size_of(count: int) -> str:
     """Bytes in words: 3.9 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _entry(name: str) -> Entry | None:
-    found = lookup(name)
-    return found if isinstance(found, Entry) else None

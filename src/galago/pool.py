@@ -233,8 +233,7 @@ class ModelPool:
         from galago import Limits, load
 
         limits = self._options.get("limits") or Limits()
-        if limits.kv_bytes is None:
-            longest = longest_request(name, **self.choice)
+        if limits.kv_bytes is None and (longest := longest_request(name, **self.choice)):
             with self._changed:
                 slot, left = self._slots[name], self.budget - sum(slot.need for slot in self._slots.values())
                 slot.kv = kv_share(longest, limits.running, max(left, 0))

@@ -1,19 +1,21 @@
 """Our own engine over models of the families that it knows."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from galago import hub
 from galago.backend import Facts
-from galago.choices import check_precision, check_profile
+from galago.catalog import Entry, Local, lookup, with_precision
+from galago.choices import PRECISIONS, check_precision, check_profile
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
 from galago.errors import InvalidRequest
 from galago.families.family import Loaded, family
-from galago.needs import precision_of
+from galago.needs import counted_peak, usual_precision
 from galago.nn.device import pick_device, pick_threads, threads_cut, with_threads
 from galago.nn.footprint import footprint
-from galago.nn.forked import computed
 from galago.packing import packed_copy
 from galago.precision import pick_precision
 from galago.precision.packed import bits_of
@@ -57,24 +59,57 @@ def load(
     progress: Callable[[int, int], None] | None = None,
     limits: Limits | None = None,
 ) -> Native:
+    """See galago.load."""
     cut = filter(None, [threads_cut(threads)])
     threads = pick_threads(threads)
     where = pick_device(device)
     check_precision(precision)  # a wrong name is told before a download
     check_profile(profile)
     files = hub.locate(name, progress=progress)
-    kind = family(files.family)
     with hub.blaming(files.name, files.source):
         packed = bits_of(files.weights)
-    wanted = precision_of(name, precision=precision, profile=profile, device=where.type)
+    wanted = with_precision(name)[1] if precision in (None, "auto") else precision
+    if wanted is None:
+        known = lookup(name)
+        entry = known if isinstance(known, Entry) else _entry(files, revision)
+        wanted = usual_precision(entry, profile, where.type)
     chosen = pick_precision(wanted, where)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")
+    with with_threads(threads), hub.blaming(files.name, files.source):
+        whole = packed_copy(files, chosen.name) if chosen.bits else files
+        load = family(files.family).load
+        made = load(whole, precision=chosen, device=where, revision=revision, variants=variants)
+    return Native(made, limits, threads, [*cut, *whole.notes])
 
-    def loaded() -> tuple[Loaded, tuple[str, ...]]:
-        with with_threads(threads), hub.blaming(files.name, files.source):
-            whole = packed_copy(files, chosen.name) if chosen.bits else files
-            return kind.load(whole, precision=chosen, device=where, revision=revision, variants=variants), whole.notes
 
-    made, notes = computed(loaded)
-    return Native(made, limits, threads, [*cut, *notes])
+def describe(name: str) -> Entry:
+    """What a folder or weights file holds, without its weights. Raises ModelNotFound or CheckpointError."""
+    return _entry(hub.locate(name, offline=True))
+
+
+def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
+    """What would compute the linear maps, and what is slower than it could be."""
+    where = pick_device(device)
+    chosen = pick_precision(precision, where)
+    return described(chosen, where), fallbacks(where, chosen.bits)
+
+
+def _entry(files: hub.Files, revision: str | None = None) -> Entry:
+    with hub.blaming(files.name, files.source):
+        bits = bits_of(files.weights)
+        outline = family(files.family).outline(replace(files, revision=revision or files.revision))
+    size = sum(f.stat().st_size for f in files.weights)
+    return Entry(
+        id=files.name,
+        description="",
+        license="",
+        precisions=(f"int{bits}",) if bits else PRECISIONS,
+        source=Local(files.source or files.weights[0].parent, (*files.weights, files.tokenizer)),
+        parameters=sum(map(math.prod, outline.shapes.values())),
+        family=files.family,
+        revision=outline.revision,
+        kv_values=outline.kv_values,
+        context=outline.context,
+        counted={f"int{bits}": counted_peak(size, 1)} if bits else {},
+    )

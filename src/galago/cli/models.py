@@ -69,10 +69,10 @@ def list_models(json: Json = False) -> None:
 @app.command()
 def pull(name: Name) -> None:
     """Download a model, so that it can be used without a network."""
-    from galago.hub import installed, locate
+    from galago.hub import fetch, installed
 
     entry = find(name)
-    locate(entry.id)
+    fetch(entry)
     typer.echo(f"{entry.id}: {size_of(installed()[entry.id])}")
 
 
@@ -152,6 +152,7 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
         "id": entry.id,
         "aliases": entry.aliases,
         "description": entry.description,
+        "backend": entry.backend,
         "family": entry.family,
         "revision": entry.revision,
         "license": entry.license,
@@ -212,6 +213,7 @@ def _memory(entry: Entry) -> tuple[str, ...]:
     """What each precision needs, in GB; ~ before what was not measured."""
     cells = []
     for name in PRECISIONS:
-        size = peak_of(entry, name) / 1e9
-        cells.append(("" if name in entry.memory else "~") + (f"{size:.1f}" if size >= 1 else f"{size:.2f}"))
+        size = peak_of(entry, name) / 1e9 if name in entry.precisions else None
+        mark = "" if name in entry.memory else "~"
+        cells.append("-" if size is None else mark + (f"{size:.1f}" if size >= 1 else f"{size:.2f}"))
     return tuple(cells)
