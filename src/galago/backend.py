@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from galago.catalog import Entry, lookup
-from galago.errors import GalagoError, ModelNotFound, quoted
-from galago.request import Event, Request, Skill
+from galago.errors import GalagoError, ModelNotFound, UnsupportedTask, quoted
+from galago.request import Caption, Chat, Detect, DetectGaze, Encode, Event, Point, Query, Request, Skill
 
 if TYPE_CHECKING:
     from galago.engine.limits import Limits
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 NATIVE = "native"
 BACKENDS = {NATIVE: "galago.backends.native"}
 """The module of each backend, which is a Loader, imported when a model of it is used."""
+SKILLS: dict[type[Skill], str] = {
+    Caption: "caption",
+    Query: "answer questions",
+    Chat: "converse",
+    Detect: "detect objects",
+    Point: "point at objects",
+    DetectGaze: "follow gazes",
+    Encode: "encode images ahead of questions",
+}
+"""What a model can do, in words."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,12 @@ class Facts:
     weights_bytes: int | None = None
     mapped_bytes: int | None = None
     """those of the weights in mapped files, which come into memory as they are read"""
+
+    def check_skill(self, skill: Skill) -> None:
+        """Raise UnsupportedTask, saying what there is, for a skill that the model does not have."""
+        if type(skill) not in self.skills:
+            can = ", ".join(words for kind, words in SKILLS.items() if kind in self.skills)
+            raise UnsupportedTask(f"this model does not {SKILLS[type(skill)]}; it can {can}")
 
 
 class Run(Protocol):

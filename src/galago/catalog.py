@@ -140,7 +140,8 @@ def _route(name: str, table: dict[str, Any]) -> Route:
     return Route(name, table["description"], ways)
 
 
-def _entry(name: str, table: dict[str, Any]) -> Entry:
+def _entry(name: str, given: Mapping[str, Any]) -> Entry:
+    table = dict(given)
     if "folder" in table:
         source: Bundled | Hosted | Address = Bundled(table.pop("folder"))
     elif "repo" in table:

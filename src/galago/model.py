@@ -39,6 +39,7 @@ from galago.request import (
     Media,
     Message,
     Point,
+    Priority,
     Query,
     Request,
     Skill,
@@ -263,10 +264,11 @@ class Model:
         for instance, its error stands in its place, and the others go on. `images` may be endless, or slow: they are
         taken as they are needed, about 32 ahead. `progress` is told how many are done. Requests of other callers go
         first. Ending the iteration early cancels what is under way. Raises at once what is wrong with the skill and
-        the settings, and in the middle EngineClosed where the model takes no more requests.
+        the settings and UnsupportedTask for a skill that the model lacks, and in the middle EngineClosed where it takes
+        no more requests.
         """
         check(callable(progress), "progress", "a function of how many are done")
-        about, images = request_of(skill, None, settings, "batch"), arguments.many(images, "images")
+        about, images = self._about(skill, settings, "batch"), arguments.many(images, "images")
 
         def request(image: Source | None) -> Request:
             return replace(about, image=self._waiting(image, isinstance(skill, STILL)))
@@ -311,13 +313,14 @@ class Model:
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
         check(isinstance(request, Request), "request", "a Request")
+        self.backend.facts.check_skill(request.skill)
         return self.backend.submit(request)
 
     def start(self, skill: Skill, image: Source | None = None, settings: Settings | None = None) -> Run:
         """Open an image or a video and submit a request about it, with settings as the methods take them."""
-        arguments.sampling_from(settings)  # what is wrong with them is told before the image is read
+        about = self._about(skill, settings)  # what is wrong with it is told before the image is read
         opened = None if image is None else self._opened(image, isinstance(skill, STILL))
-        return self.submit(request_of(skill, opened, settings))
+        return self.submit(replace(about, image=opened))
 
     def conversation(self, messages: Sequence[Turn | Message]) -> Chat:
         """Messages as `chat` takes them, checked, with their images and videos opened."""
@@ -332,6 +335,12 @@ class Model:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _about(self, skill: Skill, settings: Settings | None, priority: Priority = "interactive") -> Request:
+        """A request for a skill, whose image is still to come. Raises UnsupportedTask for one that the model lacks."""
+        about = request_of(skill, None, settings, priority)
+        self.backend.facts.check_skill(skill)
+        return about
 
     def _opened(self, source: Source, still: bool = False) -> Image.Image | Clip | Encoding:
         if isinstance(source, Encoding | Clip):

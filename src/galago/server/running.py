@@ -167,7 +167,8 @@ class Host:
         """
         key = self.models.meant(asked.model, asked.medium)  # first, so that what is refused is not opened
         opened: list[Picture | Clip] = []
-        if self.models.facts(key) is not None:
+        if (facts := self.models.facts(key)) is not None:
+            facts.check_skill(asked.request.skill)
             for shown in takewhile(lambda shown: not shown.remote and not shown.video, asked.images):
                 opened.append(self._opened(key, shown, opened))
         waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
