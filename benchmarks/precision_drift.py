@@ -83,7 +83,7 @@ def on_scenes(args: argparse.Namespace, device: torch.device) -> None:
             for precision in args.precisions:
                 m = opened(files, precision, device)
                 found = [(wanted, logits(m, image, answers)) for image, answers, wanted in asked]
-                for what in ("token", "coordinate", "size"):
+                for what in reference.heads:
                     wanted, ours = (
                         [x for found_in in side for x in found_in[what]] for side in zip(*found, strict=True)
                     )

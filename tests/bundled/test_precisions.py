@@ -38,7 +38,7 @@ def told() -> Told:
     found = []
     for scene, tasks in cases(31, SCENES):
         answers = answered(m, m.encode_image(scene.image), map(skill_of, tasks))
-        found.append((scene.image, answers, logits(m, scene.image, answers)["token"]))
+        found.append((scene.image, answers, logits(m, scene.image, answers)["logits"]))
     return found
 
 
@@ -52,7 +52,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def compared(told: Told, m: Moondream) -> Divergence:
-    pairs = [(wanted, logits(m, image, answers)["token"]) for image, answers, wanted in told]
+    pairs = [(wanted, logits(m, image, answers)["logits"]) for image, answers, wanted in told]
     return divergence(*([x for part in side for x in part] for side in zip(*pairs, strict=True)))
 
 

@@ -85,7 +85,7 @@ class Gated:
 
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
         assert torch.is_inference_mode_enabled()
-        return [Output(torch.zeros(2), None, cache.room) for cache in caches]
+        return [Output(torch.zeros(2), {}, cache.room) for cache in caches]
 
 
 def ask(text: str) -> Request:

@@ -221,5 +221,5 @@ def test_no_drift_is_measured_of_it(tmp_path: Path, skill: Any) -> None:
     names = "model.text.lm_head.weight", "model.region.coord_decoder.fc2.weight"
     broken = tiny.load(with_huge(tmp_path / "broken", "float32", *names))
     answers = answered(sound, sound.encode_image(tiny.IMAGE), [skill])
-    assert logits(sound, tiny.IMAGE, answers)["token"]
+    assert logits(sound, tiny.IMAGE, answers)["logits"]
     refused(lambda: logits(broken, tiny.IMAGE, answers), "the next token")

@@ -1,4 +1,4 @@
-"""A sequence gives exactly the logits that it gives alone, however many step beside it."""
+"""A sequence gives exactly what its heads give alone, however many step beside it and whatever those read."""
 
 from pathlib import Path
 
@@ -8,15 +8,17 @@ import tiny_smolvlm
 import torch
 
 from galago import hub
-from galago.engine.step import Feed, StepModel
+from galago.engine.step import Feed
+from galago.families.base import DecoderModel
 from galago.families.moondream.model import load_moondream
 from galago.kernels import kernels
+from galago.nn.linear import GatedMlp, gelu, swiglu
 from galago.precision import pick_precision
 
 MODELS = ("scenes", "moondream", "smolvlm")
 
 
-def model(name: str, precision: str, folder: Path) -> StepModel:
+def model(name: str, precision: str, folder: Path) -> DecoderModel:
     chosen = pick_precision(precision, tiny.CPU)
     if name == "scenes":
         return load_moondream(hub.locate("scenes"), precision=chosen, device=tiny.CPU)
@@ -30,14 +32,39 @@ def model(name: str, precision: str, folder: Path) -> StepModel:
 @pytest.mark.parametrize("name", MODELS)
 def test_more_rows_than_sixteen(name: str, precision: str, tmp_path: Path) -> None:
     m, ids = model(name, precision, tmp_path), [torch.tensor([20 + i]) for i in range(40)]
-    feeds = [Feed(x, logits=i % 5 > 0) for i, x in enumerate(ids)]
+    heads = list(m.heads)
+    named = [tuple(head for j, head in enumerate(heads) if (i + j) % 5) for i in range(len(ids))]
+    feeds = [Feed(x, reads) for x, reads in zip(ids, named, strict=True)]
     with torch.inference_mode():
         wanted = [m.forward([m.new_cache(None)], [feed])[0] for feed in feeds]
         for n in (17, 32, 40):
             found = m.forward([m.new_cache(None) for _ in range(n)], feeds[:n])
             for one, alone in zip(found, wanted, strict=False):
                 assert torch.equal(one.hidden, alone.hidden)
-                assert alone.logits is None or torch.equal(one.logits, alone.logits)  # type: ignore[arg-type]
+                assert one.heads.keys() == alone.heads.keys()
+                assert all(torch.equal(one.heads[head], alone.heads[head]) for head in alone.heads)
+
+
+class Same:
+    """A linear map that changes nothing."""
+
+    def forward(self, x: torch.Tensor, activate: bool = False) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("n", [48, 2560, 8192])
+def test_activations_of_few_rows_are_those_of_each_alone(n: int, threads: int) -> None:
+    rows = torch.randn(16, n, generator=torch.Generator().manual_seed(n))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for apply in (gelu, lambda x: swiglu(x, GatedMlp(Same(), Same()))):
+                alone = torch.cat([apply(row) for row in rows.split(1)])
+                assert all(torch.equal(apply(rows[:m]), alone[:m]) for m in range(1, 17))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("bfloat16", 2e-2)])

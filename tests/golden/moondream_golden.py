@@ -214,8 +214,8 @@ class Recorder:
         start = cache.length
         hidden = self.inner.hidden(cache, feed.input)
         self.sequences[-1].append(Fed(start, feed.input, hidden))
-        logits = self.logits(hidden[-1]) if feed.logits else None
-        return Output(hidden[-1], logits, cache.room)
+        heads = {name: self.inner.heads[name](hidden[-1:])[0].float() for name in feed.reads}
+        return Output(hidden[-1], heads, cache.room)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ from galago.families.moondream.region import (
     size_logits,
     size_of_bin,
 )
-from galago.families.moondream.text import decoder
 from galago.families.moondream.vision import crop_features, image_embedding, local_features, stitch
 from galago.nn.attention import attention
+from galago.nn.decoder import decoder
 from galago.nn.linear import linear
 from galago.nn.vit import normalise, patchify, vit_block
 

@@ -36,11 +36,11 @@ from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import ImageConfig
 from galago.families.smolvlm.image import first_size, tiled_size, tiling_of
 from galago.families.smolvlm.prompts import Control, Item
-from galago.families.smolvlm.text import decoder, embedded
 from galago.families.smolvlm.vision import positions, projected
 from galago.media import timeline
 from galago.media.clip import Clip
 from galago.model import Model
+from galago.nn.decoder import decoder, embedded
 from galago.nn.linear import rms_norm
 from galago.nn.vit import normalise
 from galago.precision import pick_precision

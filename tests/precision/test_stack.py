@@ -13,8 +13,8 @@ from galago import hub
 from galago.engine.kv_cache import KVCache
 from galago.eval.scenes.draw import scene_at
 from galago.families.moondream.model import Moondream, load_moondream
-from galago.families.moondream.text import embedded
 from galago.families.moondream.vision import crop_features
+from galago.nn.decoder import embedded
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import Stack
 from galago.precision import pick_precision

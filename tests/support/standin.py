@@ -109,7 +109,7 @@ def output(seen: list[int], room: int, logits: bool = True) -> Output:
     """What follows all these keys and values of the last layer."""
     digest = folded(seen)[-1]
     chosen = torch.nn.functional.one_hot(torch.tensor(digest % VOCAB), VOCAB).float()
-    return Output(torch.tensor([digest]), chosen if logits else None, room)
+    return Output(torch.tensor([digest]), {"logits": chosen} if logits else {}, room)
 
 
 class Standin:
@@ -192,7 +192,9 @@ class Standin:
         self._ask("forward", tuple(map(tuple, fed)))
         for cache, rows in zip(caches, fed, strict=True):
             cache.advance(len(rows))
-        return [output(s, cache.room, feed.logits) for s, cache, feed in zip(seen, caches, feeds, strict=True)]
+        return [
+            output(s, cache.room, "logits" in feed.reads) for s, cache, feed in zip(seen, caches, feeds, strict=True)
+        ]
 
     def _ask(self, kind: str, rows: Rows) -> None:
         self.asked.append((kind, rows))

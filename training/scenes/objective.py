@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from galago.families.moondream.config import MoondreamConfig, VisionConfig
 from galago.families.moondream.region import coordinate_logits, encode_coordinate, encode_size, size_logits
-from galago.families.moondream.text import Attend, decoder, logits_of
+from galago.families.moondream.text import logits_of
 from galago.families.moondream.vision import crop_features, local_features, project
 from galago.families.moondream.weights import MoondreamWeights
 from galago.nn.attention import attention
+from galago.nn.decoder import Attend, decoder
 from training.scenes.data import COLOR_CLASSES, FINISHES, GLYPHS, NAME_CLASSES, NO_GLYPH, TOLD, Batch, Truth
 from training.scenes.pack import KINDS, NONE
 

@@ -1,6 +1,6 @@
 """Several sequences on their way through the decoder together, none of which sees another."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from galago.engine.step import Feed, Output
 from galago.errors import ContextLengthExceeded
 from galago.kernels import Place
 from galago.nn.attention import attend_cached
+from galago.nn.passes import pieces
 
 
 class Batch:
@@ -54,29 +55,31 @@ def stepped(
     feeds: Sequence[Feed],
     groups: Sequence[Hashable],
     hidden: Callable[[Sequence[KVCache], Sequence[Tensor]], Sequence[Tensor]],
-    logits_of: Callable[[Tensor], Tensor],
+    heads: Mapping[str, Callable[[Tensor], Tensor]],
     at_most: int | None = None,
 ) -> list[Output]:
     """One step of several sequences; those of equal `groups` go through the decoder together, or `at_most` of them.
 
-    `hidden` gives the residual streams [n, dim] of what is fed, `logits_of` the logits [m, vocab] of such rows.
+    `hidden` gives the residual streams [n, dim] of what is fed, each of the heads what it makes of such rows [m, ...].
     """
     together: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
-        members = together.setdefault(group, [])
-        if at_most and len(members) == at_most:
-            together[group, i] = members  # full; the next begin another
-            members = together[group] = []
-        members.append(i)
+        together.setdefault(group, []).append(i)
     last: list[Tensor] = [torch.empty(0)] * len(feeds)
     for members in together.values():
-        found = hidden([caches[i] for i in members], [feeds[i].input for i in members])
-        for i, rows in zip(members, found, strict=True):
-            last[i] = rows[-1]
-    asked = [i for i, feed in enumerate(feeds) if feed.logits]
-    logits: dict[int, Tensor] = {}
-    if asked:
-        rows = torch.stack([last[i] for i in asked])
-        parts = rows.split(at_most) if at_most and len(rows) > at_most else (rows,)
-        logits = dict(zip(asked, (one for part in parts for one in logits_of(part).float()), strict=True))
-    return [Output(last[i], logits.get(i), cache.room) for i, cache in enumerate(caches)]
+        for part in _parts(members, at_most):
+            found = hidden([caches[i] for i in part], [feeds[i].input for i in part])
+            for i, rows in zip(part, found, strict=True):
+                last[i] = rows[-1]
+    read: list[dict[str, Tensor]] = [{} for _ in feeds]
+    for name in {name: None for feed in feeds for name in feed.reads}:
+        for part in _parts([i for i, feed in enumerate(feeds) if name in feed.reads], at_most):
+            values = heads[name](torch.stack([last[i] for i in part])).float()
+            for i, value in zip(part, values, strict=True):
+                read[i][name] = value
+    return [Output(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]
+
+
+def _parts(members: list[int], at_most: int | None) -> Iterator[list[int]]:
+    """The members in lists of at most so many."""
+    return (members[some.start : some.stop] for some in pieces(len(members), at_most or len(members)))

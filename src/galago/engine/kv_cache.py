@@ -74,6 +74,11 @@ class KVCache:
             first, end = first - size, end - size
         return found
 
+    def own(self) -> tuple[Tensor, Tensor]:
+        """Keys and values after the prefix, [layers, kv heads, positions, head dim], if all were reserved at once."""
+        (chunk,) = self._chunks
+        return chunk[0], chunk[1]
+
     def places(self) -> list[Place]:
         """Where the positions are, and where the reserved ones will be."""
         found: list[Place] = []

@@ -329,7 +329,7 @@ class Scheduler:
         """What of a sequence's feed goes into the next pass."""
         assert s.feed
         part = s.feed.input[s.fed : s.fed + self._model.rows_at_once]
-        return Feed(part, s.feed.logits and len(part) == s.left)
+        return Feed(part, s.feed.reads if len(part) == s.left else ())
 
     def _outputs(self, batch: list[Sequence], fed: list[Feed]) -> list["Output | Exception"]:
         """What the pass gives to each. After an error each goes alone, so that only those at fault fail."""

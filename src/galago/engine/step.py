@@ -5,7 +5,7 @@ in the sequence) and is sent the answer, or it yields an Event, which goes to th
 returns an End. The engine steps many of them together without knowing what they are about.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,8 +62,8 @@ class Feed:
 
     input: Tensor
     """token ids, int64 [n], or embeddings [n, dim]"""
-    logits: bool = True
-    """coordinates are read from the hidden state, and need none"""
+    reads: tuple[str, ...] = ("logits",)
+    """the model's heads that are computed of the last position: logits of the next token, or others that it has"""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,15 @@ class Output:
 
     hidden: Tensor
     """residual stream [dim], not normalised"""
-    logits: Tensor | None
-    """float32 [vocab]"""
+    heads: Mapping[str, Tensor]
+    """what was read, float32, by the name of the head"""
     room: int
     """positions that can still be fed"""
+
+    @property
+    def logits(self) -> Tensor | None:
+        """[vocab], where they were read"""
+        return self.heads.get("logits")
 
 
 @dataclass(frozen=True)
@@ -155,5 +160,8 @@ class StepModel(Protocol):
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...
 
     def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
-        """A step of several sequences, none of which sees another. After an error it may be repeated."""
+        """A step of several sequences, none of which sees another, with each head computed once for all that read it.
+
+        After an error it may be repeated.
+        """
         ...

@@ -14,14 +14,13 @@ from torch import Tensor
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import numbers
 from galago.engine.step import Feed, Output, Start
-from galago.families.moondream.model import Moondream
-from galago.families.moondream.region import coordinate_logits, size_logits
-from galago.request import Detect, DetectGaze, Point, Request, Sampling, Skill
+from galago.families.base import DecoderModel
+from galago.request import Request, Sampling, Skill
 
-PLACES = {Detect: ("coordinate", "coordinate", "size"), Point: ("coordinate",) * 2, DetectGaze: ("coordinate",) * 2}
-"""What the positions of one object choose, over and over."""
+NAMES = {"logits": "the next token"}
+"""What is chosen by a head, where its name does not say so."""
 Logits = dict[str, list[Tensor]]
-"""By what they choose, token, coordinate or size: [..., choices] each."""
+"""What each of the model's heads gave: [..., choices] each."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Divergence:
 
 
 @torch.inference_mode()
-def answered(reference: Moondream, encoded: EncodedImage, skills: Iterable[Skill]) -> list[Answered]:
+def answered(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Skill]) -> list[Answered]:
     """The reference's greedy answers."""
     found = []
     for skill in skills:
@@ -65,23 +64,19 @@ def answered(reference: Moondream, encoded: EncodedImage, skills: Iterable[Skill
 
 
 @torch.inference_mode()
-def logits(m: Moondream, image: Image.Image, answers: Sequence[Answered]) -> Logits:
+def logits(m: DecoderModel, image: Image.Image, answers: Sequence[Answered]) -> Logits:
     """What a model would choose from, fed with the reference's answers about the image. Raises NotANumber."""
     encoded = m.encode_image(image)
-    found: Logits = {"token": [], "coordinate": [], "size": []}
+    found: Logits = {head: [] for head in m.heads}
     for answer in answers:
         cache = m.new_cache(encoded)
-        places = PLACES.get(type(answer.skill))
-        for i, feed in enumerate(answer.feeds):
+        for feed in answer.feeds:
             fed = feed.input.to(m.device, m.dtype if feed.input.is_floating_point() else None)
-            (out,) = m.forward([cache], [Feed(fed, feed.logits)])
-            if out.logits is not None:
-                found["token"].append(torch.from_numpy(numbers(out.logits, "the next token")))
-            # Where the reference ended, no place was chosen.
-            if places and (i + 1 < len(answer.feeds) or not feed.logits):
-                choice = places[i % len(places)]
-                read = coordinate_logits if choice == "coordinate" else size_logits
-                found[choice].append(torch.from_numpy(numbers(read(out.hidden, m.weights.region), f"a {choice}")))
+            # Where the reference ended by a token, nothing else was chosen.
+            ended = feed is answer.feeds[-1] and "logits" in feed.reads
+            (out,) = m.forward([cache], [Feed(fed, ("logits",) if ended else feed.reads)])
+            for head, read in out.heads.items():
+                found[head].append(torch.from_numpy(numbers(read, NAMES.get(head, f"a {head}"))))
     return found
 
 

@@ -7,7 +7,7 @@ weight with its own `forward`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from galago.kernels import Kernels, kernels
 
 FEW_ROWS = 16
 """Up to here a product is bound by reading the weight, which our own kernel does faster than torch on a CPU."""
+AT_ONCE, SHARED_OUT = 32, 1 << 14
+"""Values that torch computes at once on a CPU, two vectors of the widest; and those that one thread computes."""
 
 
 class LinearWeight(Protocol):
@@ -113,7 +115,7 @@ def linear_gelu(x: Tensor, w: LinearWeight) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form, as SigLIP and Phi were trained with."""
-    return F.gelu(x, approximate="tanh")
+    return _by_row(partial(F.gelu, approximate="tanh"), x)
 
 
 def mlp(x: Tensor, w: Mlp) -> Tensor:
@@ -124,7 +126,20 @@ def mlp(x: Tensor, w: Mlp) -> Tensor:
 def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
     """down(silu(gate(x)) * up(x)): [..., in] to [..., out] (arXiv:2002.05202)."""
     gate, up = linear(x, w.gate_up).chunk(2, -1)
-    return linear(F.silu(gate) * up, w.down)
+    return linear(_by_row(F.silu, gate) * up, w.down)
+
+
+def _by_row(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise f of x [..., n]; of few rows on a CPU each gives exactly what it gives alone.
+
+    torch computes so many values at once, and shares out more than so many among its threads: at the edges of both
+    the last bits are others.
+    """
+    rows = x.numel() // x.shape[-1]
+    whole = x.shape[-1] % AT_ONCE == 0 and x.numel() <= SHARED_OUT
+    if whole or not 1 < rows <= FEW_ROWS or not x.is_cpu or torch.is_grad_enabled():
+        return f(x)
+    return torch.stack([f(row) for row in x.reshape(rows, -1)]).view(x.shape)
 
 
 def layer_norm(x: Tensor, w: Norm, eps: float = 1e-5) -> Tensor:

@@ -35,6 +35,22 @@ class TextConfig:
     def qkv_dim(self) -> int:
         return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
 
+    @property
+    def rot_dim(self) -> int:
+        return self.head_dim // 2
+
+    @property
+    def theta(self) -> float:
+        return 10000.0
+
+    @property
+    def eps(self) -> float:
+        return 1e-5
+
+    @property
+    def block_weights(self) -> int:
+        return self.dim * (self.qkv_dim + self.dim + 2 * self.ff_dim)
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -59,6 +75,10 @@ class VisionConfig:
     def n_tokens(self) -> int:
         """Image tokens that the text model sees: one for each patch of a crop."""
         return self.grid**2
+
+    @property
+    def block_weights(self) -> int:
+        return self.enc_dim * (4 * self.enc_dim + 2 * self.enc_ff_dim)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ def tiling_of(height: int, width: int, c: VisionConfig) -> tuple[int, int]:
     return select_tiling(height - margins, width - margins, c.crop_size - margins, c.max_crops)
 
 
+def crops_of(c: VisionConfig, width: int, height: int) -> int:
+    """Views that the vision tower looks at, of an image that is seen in tiles."""
+    rows, columns = tiling_of(height, width, c)
+    return 1 if rows * columns == 1 else 1 + rows * columns
+
+
 def make_crops(image: Image.Image, c: VisionConfig, tiled: bool = True) -> Crops:
     """Resize (Lanczos, aspect not kept) and cut. Alpha is dropped and EXIF ignored, as the reference does.
 

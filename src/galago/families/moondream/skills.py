@@ -19,18 +19,11 @@ from galago.engine.token_log import TokenLog
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
-from galago.families.moondream.region import (
-    coordinate_logits,
-    coordinate_of_bin,
-    encode_coordinate,
-    encode_size,
-    size_logits,
-    size_of_bin,
-)
-from galago.families.moondream.text import embedded
+from galago.families.moondream.region import coordinate_of_bin, encode_coordinate, encode_size, size_of_bin
 from galago.families.spelling import Fed, logits_without, spell
 from galago.media.clip import Clip
 from galago.media.picture import Picture
+from galago.nn.decoder import embedded
 from galago.request import (
     Box,
     Caption,
@@ -60,6 +53,9 @@ Pixels = Media | None
 GAZE_SAMPLES = 10
 BOX_STEPS, POINT_STEPS, GAZE_STEPS = 3, 2, 2
 """Positions that one of them takes."""
+TOKEN, PLACE, SIZE = ("logits",), ("coordinate",), ("size",)
+TOKEN_OR_PLACE = (*TOKEN, *PLACE)
+"""What is read where a token says whether a coordinate follows: the state that chose the token is read as x."""
 
 
 def skill_steps(m: "Moondream", request: Request) -> Steps:
@@ -73,7 +69,7 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
     image, sampling = request.image, request.sampling
     variant = None if isinstance(skill, DetectGaze) else request.variant
     _check_supported(m, request)
-    m.check_image(image, variant)
+    m.check(image, variant)
     if isinstance(skill, DetectGaze):
         if skill.accurate:
             return accurate_gaze(m, image, skill, sampling.seed, request.detail_of(0))
@@ -161,8 +157,8 @@ def _fitting(m: "Moondream", image: Pixels, prompt: Prompt) -> Prompt:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _feed(m: "Moondream", prompt: Prompt, logits: bool = True) -> Fed:
-    out = yield Feed(embed(m, prompt), logits)
+def _feed(m: "Moondream", prompt: Prompt, reads: tuple[str, ...] = TOKEN) -> Fed:
+    out = yield Feed(embed(m, prompt), reads)
     assert isinstance(out, Output)
     return out
 
@@ -186,16 +182,14 @@ def _exactly(m: "Moondream", *numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32, device=m.device)
 
 
-def _coordinate(m: "Moondream", out: Output) -> float:
-    logits = coordinate_logits(out.hidden, m.weights.region)
-    numbers(logits, "a coordinate")
-    return float(coordinate_of_bin(logits.argmax(-1), logits.shape[-1]))
+def _coordinate(out: Output) -> float:
+    logits = numbers(out.heads["coordinate"], "a coordinate")
+    return float(coordinate_of_bin(torch.tensor(logits.argmax()), len(logits)))
 
 
 def _size(m: "Moondream", out: Output) -> Size:
-    logits = size_logits(out.hidden, m.weights.region)
-    numbers(logits, "a size")
-    sizes = size_of_bin(logits.argmax(-1), logits.shape[-1], m.config.revision.log_sizes)
+    logits = numbers(out.heads["size"], "a size")
+    sizes = size_of_bin(torch.from_numpy(logits.argmax(-1)), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
 
 
@@ -215,7 +209,7 @@ def text(
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
     tokens = m.config.tokens
     yield start
-    out = yield from _feed(m, prompt)
+    out = yield from _feed(m, prompt, TOKEN_OR_PLACE if reasoning else TOKEN)
     reasoned = 0
     if reasoning:
         out, found, reasoned = yield from _reason(m, out, sampler, limit)
@@ -254,9 +248,9 @@ def _reason(
         ids.append(token)
         item: int | Coordinate = token
         if token == tokens.coord_id:
-            values.append(_coordinate(m, out))
+            values.append(_coordinate(out))
             item = Coordinate(values[-1])
-        out = yield from _feed(m, (item,))
+        out = yield from _feed(m, (item,), TOKEN_OR_PLACE)
         token = sampler.draw(logits_without(out, (tokens.eos_id, tokens.size_id)))
         count += 1
 
@@ -280,22 +274,22 @@ def objects(m: "Moondream", start: Start, prompt: Prompt, most: int, boxes: bool
     """
     eos, steps = m.config.tokens.eos_id, BOX_STEPS if boxes else POINT_STEPS
     yield start
-    out = yield from _feed(m, prompt)
+    out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     found = 0
     while int(logits_without(out).argmax()) != eos:
         if found == most or out.room < steps:
             return End("length", found * steps)
-        x = _coordinate(m, out)
-        out = yield from _feed(m, (Coordinate(x),), logits=False)
-        y = _coordinate(m, out)
+        x = _coordinate(out)
+        out = yield from _feed(m, (Coordinate(x),), PLACE)
+        y = _coordinate(out)
         if boxes:
-            out = yield from _feed(m, (Coordinate(y),), logits=False)
+            out = yield from _feed(m, (Coordinate(y),), SIZE)
             size = _size(m, out)
             yield ObjectFound(_box(x, y, size))
-            out = yield from _feed(m, (size,))
+            out = yield from _feed(m, (size,), TOKEN_OR_PLACE)
         else:
             yield PointFound((x, y))
-            out = yield from _feed(m, (Coordinate(y),))
+            out = yield from _feed(m, (Coordinate(y),), TOKEN_OR_PLACE)
         found += 1
     return End("stop", found * steps)
 
@@ -318,14 +312,14 @@ def gaze(m: "Moondream", start: Start, prompt: Prompt, force: bool) -> Steps:
 def _look(
     m: "Moondream", prompt: Prompt, force: bool
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Spot | None, int]]:
-    out = yield from _feed(m, prompt)
+    out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
     token = 0 if force else int(logits_without(out).argmax())
     if token == m.config.tokens.eos_id or out.room == 0:
         return None, 0
-    x = _coordinate(m, out)
-    out = yield from _feed(m, (Coordinate(x),), logits=False)
-    return (x, _coordinate(m, out)), 1
+    x = _coordinate(out)
+    out = yield from _feed(m, (Coordinate(x),), PLACE)
+    return (x, _coordinate(out)), 1
 
 
 def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:

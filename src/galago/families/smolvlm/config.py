@@ -44,6 +44,10 @@ class VisionConfig:
         """Tokens that the text model sees of a frame."""
         return (self.grid // self.scale) ** 2
 
+    @property
+    def block_weights(self) -> int:
+        return self.dim * (4 * self.dim + 2 * self.ff_dim)
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -65,6 +69,14 @@ class TextConfig:
     @property
     def kv_dim(self) -> int:
         return self.n_kv_heads * self.head_dim
+
+    @property
+    def rot_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def block_weights(self) -> int:
+        return self.dim * (2 * self.q_dim + 2 * self.kv_dim + 3 * self.ff_dim)
 
 
 @dataclass(frozen=True)

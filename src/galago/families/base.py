@@ -1,0 +1,231 @@
+"""What loaded models share whose text comes from one decoder, over images that it sees as embeddings."""
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from galago.engine.batch import Batch, stepped
+from galago.engine.constraint import Constraint, vocabulary
+from galago.engine.encoded_image import EncodedImage
+from galago.engine.kv_cache import KVCache
+from galago.engine.step import Feed, Output, Prefix, Steps
+from galago.errors import CheckpointError, InvalidRequest
+from galago.families import work
+from galago.families.tokenizer import Tokenizer
+from galago.media.clip import Clip
+from galago.media.picture import Picture
+from galago.media.timeline import FrameSampling
+from galago.nn.decoder import DecoderSizes, DecoderWeights, decoder, embedded
+from galago.nn.device import synchronize
+from galago.nn.passes import Passes, finish, pieces
+from galago.nn.rotary import rotary_table
+from galago.nn.stack import exact_rows
+from galago.precision import Precision
+from galago.request import Detail, Media, Request
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
+    from galago.hub import Files
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderModel(ABC):
+    """A model in memory (family.Loaded). A family writes what is abstract; its config and weights have a `text`."""
+
+    name: str
+    identity: str
+    """name and digest of checkpoint, preprocessing, type and device: what an encoded image belongs to"""
+    config: Any
+    """its `text` is of nn.decoder.DecoderSizes"""
+    weights: Any
+    """their `text` is of nn.decoder.DecoderWeights"""
+    tokenizer: Tokenizer
+    eos_id: int
+    """the token that ends an answer"""
+    device: torch.device
+    precision: Precision
+
+    # --- what a family writes -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def revision(self) -> str:
+        """The published state whose behaviour it has."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """What a skill can have read, by name: each makes of residual streams [n, dim] what it gives [n, ...]."""
+
+    @abstractmethod
+    def skill(self, request: Request) -> Steps:
+        """The steps of a request; raises what is wrong with it before the first."""
+
+    @abstractmethod
+    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
+        """The prefix of a question about this; raises InvalidRequest for what the model does not look at."""
+
+    @abstractmethod
+    def views(self, image: Image.Image, detail: Detail = "high") -> Any:
+        """The Views of an image; may be asked in any thread."""
+
+    @abstractmethod
+    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
+        """Crops, maybe of several images, to the features of each [crops, ...], in pieces of bounded work."""
+
+    @abstractmethod
+    def embed_image(self, features: Tensor, views: Any) -> Tensor:
+        """The features of one image's crops to its embedding, in the type that keys and values have."""
+
+    @abstractmethod
+    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
+        """Keys and values of a prefix, of which these are the embeddings of its images."""
+
+    def text(self, variant: str | None) -> DecoderWeights:
+        """The decoder's weights, of a LoRA variant where there are any."""
+        found: DecoderWeights = self.weights.text
+        return found
+
+    @property
+    def video_sampling(self) -> FrameSampling | None:
+        """Which frames of a video it was trained to look at; None where it looks at images only."""
+        return None
+
+    # --- what all have ------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations."""
+        return self.precision.dtype
+
+    @property
+    def sizes(self) -> DecoderSizes:
+        found: DecoderSizes = self.config.text
+        return found
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values for each position."""
+        return kv_values(self.sizes) * self.precision.kv.itemsize
+
+    @property
+    def context(self) -> int:
+        """Positions that a sequence may have at the most."""
+        return self.sizes.max_context
+
+    @property
+    def crops_at_once(self) -> int:
+        """Crops that one pass sees."""
+        return work.crops_at_once(self.device)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a prompt in one pass."""
+        return work.rows_at_once(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
+
+    def constraint(self, json_schema: str) -> Constraint:
+        """What holds a text to a schema. Raises InvalidRequest."""
+        return Constraint(self._vocabulary, json_schema)
+
+    @cached_property
+    def _vocabulary(self) -> "LLTokenizer":
+        # Made when it is first needed: it takes a good part of a second.
+        return vocabulary(self.tokenizer.backend.to_str(), self.sizes.vocab_size, self.eos_id)
+
+    def check(self, shown: Media, variant: str | None = None) -> None:
+        """Raise InvalidRequest unless this is something to look at, or was encoded by this model and variant."""
+        if isinstance(shown, Image.Image | Picture | Clip):
+            return
+        if not isinstance(shown, EncodedImage):
+            what = type(shown).__name__
+            raise InvalidRequest(f"an image must be a PIL image, a clip or an encoded one, not {what}", "image")
+        if shown.model != self.identity:
+            raise InvalidRequest(f"the image was encoded by {shown.model}, this is {self.identity}", "image")
+        if shown.variant != variant:
+            raise InvalidRequest(f"the image was encoded with variant {shown.variant}, not {variant}", "variant")
+
+    @torch.inference_mode()
+    def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
+        """An image on its way through all of the above, now."""
+        begin = time.perf_counter()
+        views = self.views(image, detail)
+        seen = [finish(self.see(views.pixels[p.start : p.stop])) for p in pieces(len(views.pixels), self.crops_at_once)]
+        embedding = self.embed_image(torch.cat(seen), views)
+        synchronize(self.device)
+        middle = time.perf_counter()
+        encoded = finish(self.prefix(self.opening(image, detail), [embedding], variant))
+        synchronize(self.device)
+        return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
+
+    def new_cache(self, encoded: EncodedImage | None, variant: str | None = None, limit: int | None = None) -> KVCache:
+        """A sequence after this prefix, or an empty one, of as many positions as the context has, or fewer."""
+        shape = (self.sizes.n_layers, self.sizes.n_kv_heads, self.sizes.head_dim)
+        return KVCache(shape, limit or self.context, self.precision.kv, self.device, encoded, variant)
+
+    def causal(self, x: Tensor, variant: str | None = None) -> Passes[tuple[Tensor, Tensor]]:
+        """Keys and values of embeddings [n, dim], of which each sees what comes before it: so many in each piece."""
+        cache = self.new_cache(None, variant, len(x))
+        cache.reserve(len(x))
+        for rows in pieces(len(x), self.rows_at_once):
+            if rows.start:
+                yield
+            self._hidden([cache], [x[rows.start : rows.stop]])
+        return cache.own()
+
+    def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
+        """Put ids [n] or embeddings [n, dim] after the sequence; their residual stream [n, dim].
+
+        Raises ContextLengthExceeded if they do not fit.
+        """
+        return self._hidden([cache], [tokens])[0]
+
+    @torch.inference_mode()
+    def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The same for several sequences of one variant, which do not meet. A failed call can be repeated."""
+        c, w = self.sizes, self.text(caches[0].variant)
+        batch = Batch(caches, [len(given) for given in tokens], self.device)
+        x = torch.cat([part if part.is_floating_point() else embedded(part, w, self.dtype) for part in tokens])
+        if w.stack:
+            w.stack.forward(x, batch.places, rotary_table(batch.positions, c.rot_dim, c.theta), eps=c.eps)
+        else:
+            x = decoder(x.unsqueeze(0), w, c, batch.positions, batch.attend)[0]
+        return batch.advance(x)
+
+    @torch.inference_mode()
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+        """One step of several sequences. On a CPU none of it depends on what else is in the step."""
+        # Where torch multiplies, the last bits of a row depend on how many there are, but for few; so there only
+        # single rows go together.
+        variants = [cache.variant for cache in caches]
+        exact = {variant: self.text(variant).stack is not None for variant in variants}
+        alone = [len(feed.input) > 1 and not exact[v] for feed, v in zip(feeds, variants, strict=True)]
+        groups = [(v, i if by_itself else None) for i, (v, by_itself) in enumerate(zip(variants, alone, strict=True))]
+        at_most = exact_rows(self.device, self.weights.text.stack)
+        return stepped(caches, feeds, groups, self._hidden, self.heads, at_most)
+
+
+def kv_values(c: DecoderSizes) -> int:
+    """Numbers that a position has as keys and values."""
+    return 2 * c.n_layers * c.n_kv_heads * c.head_dim
+
+
+def identity_of(files: "Files", *decisive: object) -> str:
+    """The name of a checkpoint, and a digest of its files and of what else decides its answers."""
+    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
+    return f"{files.name}@{hashlib.sha256(repr((stats, *decisive)).encode()).hexdigest()[:12]}"
+
+
+def check_vocabulary(tokenizer: Tokenizer, c: DecoderSizes) -> None:
+    """Raise CheckpointError where a tokenizer has more tokens than the model."""
+    if (known := tokenizer.backend.get_vocab_size()) > c.vocab_size:
+        raise CheckpointError(f"tokenizer.json has {known} tokens, the model {c.vocab_size}")

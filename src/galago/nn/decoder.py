@@ -1,0 +1,101 @@
+"""A decoder of text: blocks over the residual stream, each of which attends as it is told to."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from galago.nn.attention import merge_heads, split_heads
+from galago.nn.rotary import rotary_table, rotate
+from galago.nn.stack import Stack
+
+Table = tuple[Tensor, Tensor]
+"""Cosines and sines of positions; see nn.rotary."""
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [B, H, T, d], k [B, K, T, d], v [B, K, T, d]) -> [B, H, T, d]: who sees whom, and what is kept."""
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The same in one layer."""
+
+
+class DecoderSizes(Protocol):
+    """What a family's config says of its decoder."""
+
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    @property
+    def n_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_context(self) -> int: ...
+    @property
+    def rot_dim(self) -> int:
+        """Entries of each head that its position turns."""
+        ...
+
+    @property
+    def theta(self) -> float: ...
+    @property
+    def eps(self) -> float:
+        """of the norms"""
+        ...
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of a block's linear maps."""
+        ...
+
+
+class DecoderBlock(Protocol):
+    """The weights of one block, and how they are applied."""
+
+    def forward(self, x: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+        """The residual stream [B, T, dim] after the block."""
+        ...
+
+
+class DecoderWeights(Protocol):
+    @property
+    def wte(self) -> Tensor:
+        """[vocab, dim], as stored: only the rows that are looked up are read"""
+        ...
+
+    @property
+    def blocks(self) -> Sequence[DecoderBlock]: ...
+    @property
+    def stack(self) -> Stack | None:
+        """The blocks as one call, where their precision allows it."""
+        ...
+
+
+def embedded(ids: Tensor, w: DecoderWeights, dtype: torch.dtype) -> Tensor:
+    """Token ids [n] to embeddings [n, dim]."""
+    return w.wte[ids].to(dtype)
+
+
+def mixed(qkv: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+    """Attention [B, T, H * d] over queries, keys and values [B, T, (H + 2 K) * d], turned by their positions."""
+    kv_dim = c.n_kv_heads * c.head_dim
+    qk, v = qkv.split((qkv.shape[-1] - kv_dim, kv_dim), dim=-1)
+    q, k = rotate(split_heads(qk, c.n_heads + c.n_kv_heads), table).split((c.n_heads, c.n_kv_heads), -3)
+    return merge_heads(mix(q, k, split_heads(v, c.n_kv_heads)))
+
+
+def decoder(
+    x: Tensor, w: DecoderWeights, c: DecoderSizes, positions: Tensor, attend: Attend, blocks: range | None = None
+) -> Tensor:
+    """Embeddings [B, T, dim] at positions [T] or [B, T] to the residual stream [B, T, dim], not normalised.
+
+    With `blocks` from one residual stream to a later one, through these blocks only.
+    """
+    cos, sin = rotary_table(positions, c.rot_dim, c.theta)
+    table = (cos.unsqueeze(-3), sin.unsqueeze(-3))
+    for i in range(len(w.blocks)) if blocks is None else blocks:
+        x = w.blocks[i].forward(x, c, table, partial(attend, i))
+    return x
