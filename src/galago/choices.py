@@ -57,9 +57,7 @@ def check_threads(count: int | None) -> None:
 
 
 def check_revision(name: str | None) -> None:
-    from galago.families.moondream.config import REVISIONS
-
-    known = dict.fromkeys([*REVISIONS, *(entry.revision for entry in entries() if entry.revision)])
+    known = dict.fromkeys(entry.revision for entry in entries() if entry.revision)
     if name is not None and name not in known:
         raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(known)}")
 

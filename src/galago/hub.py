@@ -20,12 +20,10 @@ from galago.checkpoint import Damaged
 from galago.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
 from galago.config_file import TEXT, Members, one_of, read_json
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
+from galago.families import by_model_type
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
-
-FAMILIES = {"moondream1": "moondream", "smolvlm": "smolvlm", "idefics3": "smolvlm"}
-"""Our family for each `model_type` of a config.json."""
 
 
 @dataclass(frozen=True)
@@ -223,12 +221,13 @@ def _local(folder: Path, name: str, weights: tuple[Path, ...], revision: str | N
         raise CheckpointError(f"{folder}: tokenizer.json is missing; put the model's own beside its weights")
     with blaming(name, folder):
         config = read_json(folder / "config.json")
-        # Moondream's fine-tunes may have no config; a file that a library wrote says what it is of.
-        kind = config.take("model_type", one_of(*FAMILIES), None if "text_config" in config else next(iter(FAMILIES)))
-        kind = kind or config.needed("model_type", one_of(*FAMILIES))
+        kinds = by_model_type()
+        # A fine-tune may have no config; a file that a library wrote says what it is of.
+        kind = config.take("model_type", one_of(*kinds), None if "text_config" in config else next(iter(kinds)))
+        kind = kind or config.needed("model_type", one_of(*kinds))
         stated = revision or config.take("revision", TEXT, None)
         images, videos = _processors(folder)
-    return Files(name, FAMILIES[kind], weights, tokenizer, config, stated, preprocessor=images, video=videos)
+    return Files(name, kinds[kind], weights, tokenizer, config, stated, preprocessor=images, video=videos)
 
 
 def _processors(folder: Path) -> tuple[Members, Members]:

@@ -17,9 +17,9 @@ from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families.family import family
 from galago.files import UNFINISHED, locked
 from galago.hub import Files, blaming, check
-from galago.packed_cache import delete_halves, discard_halves, explained, packed_folder
+from galago.packed_cache import delete_halves, described, discard_halves, explained, packed_folder
 from galago.precision import BITS
-from galago.precision.packed import VERSION, bits_of
+from galago.precision.packed import VERSION, bits_of, pack
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -78,7 +78,14 @@ def _make(files: Files, precision: str, kept: Path, progress: Progress | None) -
     _check_space(files, precision, kept.parent)
     check(files)
     with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell:
-        family(files.family).pack(files, BITS[precision], kept, tell)
+        _pack(files, precision, kept, tell)
+
+
+def _pack(files: Files, precision: str, file: Path, tell: Progress) -> str:
+    """Write a checkpoint's packed form, see precision/packed.py; its revision. Raises CheckpointError."""
+    outline = family(files.family).outline(files)
+    pack(outline.read, outline.table, BITS[precision], file, described(files, outline.revision), tell)
+    return outline.revision
 
 
 def _usable(kept: Path) -> bool:
@@ -126,11 +133,10 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
             explained(folder),
             locked(partial / ".lock", waiting),
         ):
-            kind = family(files.family)
             # A model of its own says nothing of the folders of whoever made it.
-            kind.pack(replace(files, source=None), BITS[precision], partial / "model.safetensors", tell)
+            revision = _pack(replace(files, source=None), precision, partial / "model.safetensors", tell)
             shutil.copyfile(files.tokenizer, partial / "tokenizer.json")
-            about = {**files.config, "revision": kind.outline(files).revision}
+            about = {**files.config, "revision": revision}
             written = {
                 "config.json": about,
                 "preprocessor_config.json": files.preprocessor,

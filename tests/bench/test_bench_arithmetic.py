@@ -5,9 +5,10 @@ import torch
 from tiny_moondream import config
 
 import galago
-from galago.bench.arithmetic import crops_of, decode_weights, encode_flop
 from galago.bench.ceilings import ceilings
 from galago.families.moondream.config import REVISIONS, make_config
+from galago.families.moondream.image import crops_of
+from galago.families.moondream.weights import encode_flop
 from galago.kernels import kernels
 
 REVISION = REVISIONS["2025-06-21"]
@@ -16,7 +17,7 @@ FULL = make_config({}, REVISION)
 
 @pytest.mark.parametrize(("size", "crops"), [((378, 378), 1), ((200, 300), 1), ((1024, 768), 13)])
 def test_crops(size, crops):
-    assert crops_of(FULL, *size) == crops
+    assert crops_of(FULL.vision, *size) == crops
 
 
 @pytest.mark.parametrize(("precision", "each"), [("float32", 4), ("bfloat16", 2), ("int8", 1), ("int4", 0.515625)])
@@ -25,7 +26,7 @@ def test_a_decode_step_reads_the_blocks_and_the_head(precision, each):
         pytest.skip("needs the kernels: torch's products keep int4 as int8 (apt install g++)")
     with galago.load("scenes", precision=precision, device="cpu") as model:
         c = model.backend.model.config.text
-        step = sum(t.nbytes for t in decode_weights(model))
+        step = sum(t.nbytes for t in model.backend.model.work((112, 112), 0, "high").decode)
     block = c.dim * c.qkv_dim + c.dim * c.dim + 2 * c.dim * c.ff_dim
     whole = each * (c.n_layers * block + c.vocab_size * c.dim)
     assert whole <= step <= 1.1 * whole  # scales and the like; panels are filled up

@@ -3,7 +3,6 @@
 run.py         a plan of cases and rounds, and the results of a run
 processes.py   starting a child process and reading what it tells
 child.py       what a child does: measure one case (measure.py) or the machine (ceilings.py)
-arithmetic.py  bytes and operations that a model's work takes
 random.py      checkpoints of random weights
 results.py     the figures of a result; saving, reading and comparing results
 table.py       results for a terminal

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from PIL import Image
 
 import galago
 from galago import hub
-from galago.bench.arithmetic import decode_weights, work_of
+from galago.backends.native import Native
 from galago.bench.case import Case
 from galago.bench.ceilings import sustained_read
 from galago.choices import BITS
+from galago.families.family import Loaded
+from galago.families.work import Work
 from galago.machine import usable_cores
 from galago.media.clip import Clip
 from galago.needs import precision_of
@@ -56,6 +58,8 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
     with galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads) as model:
         load_s = time.monotonic() - started
         torch.set_num_threads(model.threads)  # for what this thread reads
+        backend, seen = model.backend, ((case.width, case.height), case.frames, case.detail)
+        work = cast(Loaded, backend.model).work(*seen) if isinstance(backend, Native) else None
         tell(
             {
                 "event": "loaded",
@@ -67,10 +71,10 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
                 "threads": model.threads,
                 "torch": f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
                 "kernels": model.kernels,
-                **(work := work_of(model, case)),
+                **(_told(work) if work else {}),
             }
         )
-        weights = decode_weights(model) if work else []
+        weights = work.decode if work else ()
         for number in range(case.runs):
             before = time.monotonic() - started
             run = _caption(model, case, number)
@@ -81,6 +85,12 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
             read = {"read_gb_per_s": sustained_read(weights, READ_S)} if weights else {}
             tell({"event": "run", **run, **first, **read})
         tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
+
+
+def _told(work: Work) -> Message:
+    """`crops`, `decode_bytes` a step, `prefill_flop` a position, `encode_flop` an image or clip."""
+    read = sum(t.nbytes for t in work.decode)
+    return {"crops": work.crops, "decode_bytes": read, "prefill_flop": work.prefill, "encode_flop": work.encode}
 
 
 def _peaks(model: "galago.Model") -> dict[str, int]:

@@ -9,17 +9,15 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from galago import hub
-from galago.bench import published
 from galago.catalog import Bundled, entries, find
 from galago.errors import GalagoError, InvalidRequest, ModelNotFound
+from galago.families.family import Blueprint, family
 from galago.families.tokenizer import load_tokenizer
 from galago.files import locked
 
@@ -27,20 +25,6 @@ log = logging.getLogger(__name__)
 STD = 0.02
 CHUNK = 1 << 20
 """Weights that are made at once, so that they stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """What a checkpoint of random weights is made after: `config` is a config.json, or empty for the family's sizes."""
-
-    name: str
-    config: Mapping[str, Any]
-    tokenizer: Path
-    family: str
-    preprocessor: Mapping[str, Any] = field(default_factory=dict)
-    """a preprocessor_config.json, or empty"""
-    control: tuple[str, ...] = ()
-    """control tokens that the tokenizer lacks"""
 
 
 def default_model() -> str:
@@ -55,21 +39,13 @@ def blueprint(model: str) -> Blueprint:
     except ModelNotFound:
         files = hub.locate(model)
         return Blueprint(files.name, files.config, files.tokenizer, files.family, files.preprocessor)
-    if entry.family not in hub.FAMILIES.values():
-        raise ModelNotFound(f"{entry.id} is of the family {entry.family}, which this version cannot run")
-    bundled = next(e for e in entries() if isinstance(e.source, Bundled))
-    stand_in = hub.locate(bundled.id)
     if isinstance(entry.source, Bundled):
         own = hub.locate(entry.id)
         return Blueprint(entry.id, own.config, own.tokenizer, own.family)
-    if entry.family == "smolvlm":
-        words = load_tokenizer(stand_in.tokenizer).backend.get_vocab_size()
-        config, preprocessor = published.smolvlm(entry.id, words)
-        return Blueprint(entry.id, config, stand_in.tokenizer, entry.family, preprocessor, published.CONTROL)
-    # The revision is that of the tokenizer: the shapes are the same in all, and which ids a text becomes
-    # does not matter here, only that they exist.
-    kind = next(kind for kind, family in hub.FAMILIES.items() if family == entry.family)
-    return Blueprint(entry.id, {"model_type": kind, "revision": stand_in.revision}, stand_in.tokenizer, entry.family)
+    make = family(entry.family).blueprint
+    if make is None:
+        raise ModelNotFound(f"{entry.id} is not here, and nobody says what its weights would be like")
+    return make(entry.id, hub.locate(next(e for e in entries() if isinstance(e.source, Bundled)).id))
 
 
 def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -119,7 +95,6 @@ def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int
     import torch
 
     from galago.checkpoint import write_tensors
-    from galago.families.family import family
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, members in (("config.json", made.config), ("preprocessor_config.json", made.preprocessor)):

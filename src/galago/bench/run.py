@@ -146,7 +146,7 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
 
 
 def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[str, float | None]]:
-    """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see arithmetic.py."""
+    """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see families/work.py."""
     if "decode_bytes" not in facts:
         return {}
     speeds = [m["decode_tokens_per_s"] for m in runs]

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,10 +16,10 @@ from galago.engine.batch import Batch, stepped
 from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Output, Prefix, Steps
+from galago.engine.step import Feed, Output, StepModel, Steps
 from galago.errors import CheckpointError, InvalidRequest
-from galago.families import work
 from galago.families.tokenizer import Tokenizer
+from galago.families.work import Work, crops_at_once, rows_at_once
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DecoderModel(ABC):
-    """A model in memory (family.Loaded). A family writes what is abstract; its config and weights have a `text`."""
+    """A model in memory. A family adds what else family.Loaded asks: how it sees, its prefix and its skills."""
 
     name: str
     identity: str
@@ -55,41 +54,13 @@ class DecoderModel(ABC):
     device: torch.device
     precision: Precision
 
-    # --- what a family writes -----------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def revision(self) -> str:
-        """The published state whose behaviour it has."""
-
     @property
     @abstractmethod
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """What a skill can have read, by name: each makes of residual streams [n, dim] what it gives [n, ...]."""
 
     @abstractmethod
-    def skill(self, request: Request) -> Steps:
-        """The steps of a request; raises what is wrong with it before the first."""
-
-    @abstractmethod
-    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
-        """The prefix of a question about this; raises InvalidRequest for what the model does not look at."""
-
-    @abstractmethod
-    def views(self, image: Image.Image, detail: Detail = "high") -> Any:
-        """The Views of an image; may be asked in any thread."""
-
-    @abstractmethod
-    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
-        """Crops, maybe of several images, to the features of each [crops, ...], in pieces of bounded work."""
-
-    @abstractmethod
-    def embed_image(self, features: Tensor, views: Any) -> Tensor:
-        """The features of one image's crops to its embedding, in the type that keys and values have."""
-
-    @abstractmethod
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
-        """Keys and values of a prefix, of which these are the embeddings of its images."""
+    def skill(self, request: Request) -> Steps: ...
 
     def text(self, variant: str | None) -> DecoderWeights:
         """The decoder's weights, of a LoRA variant where there are any."""
@@ -98,10 +69,10 @@ class DecoderModel(ABC):
 
     @property
     def video_sampling(self) -> FrameSampling | None:
-        """Which frames of a video it was trained to look at; None where it looks at images only."""
         return None
 
-    # --- what all have ------------------------------------------------------------------------
+    def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work | None:
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,12 +97,12 @@ class DecoderModel(ABC):
     @property
     def crops_at_once(self) -> int:
         """Crops that one pass sees."""
-        return work.crops_at_once(self.device)
+        return crops_at_once(self.device)
 
     @property
     def rows_at_once(self) -> int:
         """Rows of a prompt in one pass."""
-        return work.rows_at_once(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
+        return rows_at_once(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
 
     def constraint(self, json_schema: str) -> Constraint:
         """What holds a text to a schema. Raises InvalidRequest."""
@@ -157,13 +128,13 @@ class DecoderModel(ABC):
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
         """An image on its way through all of the above, now."""
-        begin = time.perf_counter()
-        views = self.views(image, detail)
-        seen = [finish(self.see(views.pixels[p.start : p.stop])) for p in pieces(len(views.pixels), self.crops_at_once)]
-        embedding = self.embed_image(torch.cat(seen), views)
+        begin, m = time.perf_counter(), cast(StepModel, self)
+        views = m.views(image, detail)
+        parts = (views.pixels[some.start : some.stop] for some in pieces(len(views.pixels), self.crops_at_once))
+        embedding = m.embed_image(torch.cat([finish(m.see(part)) for part in parts]), views)
         synchronize(self.device)
         middle = time.perf_counter()
-        encoded = finish(self.prefix(self.opening(image, detail), [embedding], variant))
+        encoded = finish(m.prefix(m.opening(image, detail), [embedding], variant))
         synchronize(self.device)
         return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
 

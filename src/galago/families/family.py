@@ -1,25 +1,24 @@
-"""The families of models that can be run: what the rest of Galago asks of each."""
+"""What the rest of Galago asks of a family."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
+from galago.families import FAMILIES
+from galago.families.work import Work
 from galago.media.timeline import FrameSampling
 from galago.precision import Precision
-from galago.request import Skill
+from galago.precision.packed import Table
+from galago.request import Detail, Skill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from galago.hub import Files
-
-    Progress = Callable[[int, int], None] | None
 
 
 class Loaded(StepModel, Protocol):
@@ -44,6 +43,11 @@ class Loaded(StepModel, Protocol):
         """Which frames of a video it was trained to look at; None where it looks at images only."""
         ...
 
+    def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work | None:
+        """What it takes to look at an image of this width and height, or at a clip of so many frames, and to answer;
+        None where that is not known."""
+        ...
+
 
 class Load(Protocol):
     def __call__(
@@ -54,13 +58,12 @@ class Load(Protocol):
         device: "torch.device",
         revision: str | None = None,
         variants: Path | None = None,
-        progress: "Progress" = None,
     ) -> Loaded: ...
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a checkpoint's files say without its weights."""
+    """What a checkpoint's files say without its weights, and how those are read."""
 
     revision: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -73,8 +76,26 @@ class Outline:
     """numbers that a position has as keys and values"""
     context: int
     """positions that fit"""
+    table: Table
+    """its tensors by our names"""
+    read: Callable[[], Iterable[tuple[str, "torch.Tensor"]]]
+    """gives them one by one, as they are stored"""
     exact: frozenset[str] = frozenset()
-    """tensors that stay float32"""
+    """tensors of `shapes` that stay float32"""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a checkpoint of random weights is made after: `config` is a config.json, or empty for the family's sizes."""
+
+    name: str
+    config: Mapping[str, Any]
+    tokenizer: Path
+    family: str
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    """a preprocessor_config.json, or empty"""
+    control: tuple[str, ...] = ()
+    """control tokens that the tokenizer lacks"""
 
 
 @dataclass(frozen=True)
@@ -83,17 +104,14 @@ class Family:
 
     load: Load
     """read a checkpoint"""
-    outline: "Callable[[Files], Outline]"
-    pack: "Callable[[Files, int, Path, Progress], None]"
-    """write the packed form (see precision/packed.py) of a checkpoint with so many bits"""
-
-
-NAMES = ("moondream", "smolvlm")
+    outline: Callable[["Files"], Outline]
+    blueprint: Callable[[str, "Files"], Blueprint] | None = None
+    """of a model of the catalogue that is not here, with the tokenizer of one that is; None where none is listed"""
 
 
 def family(name: str) -> Family:
     """The family of this name. Raises ModelNotFound."""
-    if name not in NAMES:
+    if name not in FAMILIES:
         raise ModelNotFound(f"models of the family {name} cannot be run by this version")
-    found: Family = import_module(f"galago.families.{name}.model").FAMILY
+    found: Family = import_module(FAMILIES[name].module).FAMILY
     return found

@@ -1,40 +1,57 @@
 """Writing text token by token, for the skills of every family."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import Row, Sampler, numbers
-from galago.engine.step import Feed, Output, Start
+from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
-from galago.families.tokenizer import Tokenizer
-from galago.request import Event, FinishReason, TextDelta
+from galago.request import Encoding, Event, FinishReason, Request, TextDelta
+
+if TYPE_CHECKING:
+    from galago.families.base import DecoderModel
 
 Answer = EncodedImage | Output | None
 Fed = Generator[Start | Feed | Event, Answer, Output]
 """Steps that feed something and return what it gave."""
 
 
+@dataclass(frozen=True)
+class Writer:
+    """What a request says of its text, of which one is written."""
+
+    model: "DecoderModel"
+    sampler: Sampler
+    constraint: Constraint | None
+    log: TokenLog | None
+
+
+def writer_for(m: "DecoderModel", request: Request) -> Writer:
+    """Raises InvalidRequest for a schema that text cannot be held to."""
+    sampling, top = request.sampling, request.top_logprobs
+    constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
+    return Writer(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spelled, top))
+
+
 def logits_without(out: Output, ids: Sequence[int | None] = ()) -> Row:
     """The logits [vocab], where these ids (None: no such) cannot be chosen. Raises NotANumber."""
-    assert out.logits is not None
-    logits = numbers(out.logits, "the next token")
+    logits = numbers(out.heads["logits"], "the next token")
     logits[[i for i in ids if i is not None]] = -np.inf
     return logits
 
 
 def spell(
+    w: Writer,
     out: Output,
-    tokenizer: Tokenizer,
-    eos: int,
-    sampler: Sampler,
     limit: int,
     feed: Callable[[int], Fed],
-    constraint: Constraint | None = None,
-    log: TokenLog | None = None,
     banned: Sequence[int | None] = (),
     trim: bool = False,
 ) -> Generator[Start | Feed | Event, Answer, tuple[FinishReason, int]]:
@@ -43,12 +60,13 @@ def spell(
     `feed` gives the steps that put a token after the sequence. `banned` ids may come first only;
     with `trim` blanks before the first word are left out.
     """
-    stream = TextStream(tokenizer.decode, sampler.sampling.stop)
+    sampler, constraint, log = w.sampler, w.constraint, w.log
+    stream = TextStream(w.model.tokenizer.decode, sampler.sampling.stop)
     emitted = 0
     reason: FinishReason = "length"
     token = sampler.draw(logits_without(out), constraint)
     while True:
-        if token == eos:
+        if token == w.model.eos_id:
             reason = "stop"
             break
         emitted += 1
@@ -72,3 +90,25 @@ def spell(
     if piece or told:
         yield TextDelta(piece, told)
     return "stop" if stream.stopped else reason, emitted
+
+
+def answer(
+    m: "DecoderModel", request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
+) -> Steps:
+    """The steps of a text of at most `limit` tokens after a prefix and a prompt, all in so much room.
+
+    Blanks before its first word are left out. Raises InvalidRequest as `writer_for` does, before the first step.
+    """
+    writer, start = writer_for(m, request), Start(prefix, min(len(ids) + limit, room))
+
+    def feed(*ids: int) -> Fed:
+        out = yield Feed(torch.tensor(ids, device=m.device))
+        assert isinstance(out, Output)
+        return out
+
+    def steps() -> Steps:
+        yield start
+        out = yield from feed(*ids)
+        return End(*(yield from spell(writer, out, limit, feed, trim=True)))
+
+    return steps()

@@ -19,7 +19,7 @@ class Footprint:
 
 def footprint(weights: Any) -> Footprint:
     """Of a tree of dataclasses, sequences and mappings with tensors at its ends."""
-    sizes = {s.data_ptr(): s.nbytes() for tensor in _tensors(weights) for s in [tensor.untyped_storage()]}
+    sizes = {s.data_ptr(): s.nbytes() for tensor in tensors_of(weights) for s in [tensor.untyped_storage()]}
     files = _mapped_files()
     if files is None:
         return Footprint(sum(sizes.values()), None)
@@ -27,15 +27,16 @@ def footprint(weights: Any) -> Footprint:
     return Footprint(sum(sizes.values()), sum(mapped))
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors_of(tree: Any) -> Iterator[Tensor]:
+    """Those at the ends of a tree, some more than once."""
     if isinstance(tree, Tensor):
         yield tree
     elif is_dataclass(tree) and not isinstance(tree, type):
         for field in fields(tree):
-            yield from _tensors(getattr(tree, field.name))
+            yield from tensors_of(getattr(tree, field.name))
     elif isinstance(tree, dict | list | tuple):
         for part in tree.values() if isinstance(tree, dict) else tree:
-            yield from _tensors(part)
+            yield from tensors_of(part)
 
 
 def _mapped_files() -> list[tuple[int, int]] | None:

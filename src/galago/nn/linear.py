@@ -5,7 +5,7 @@ weight with its own `forward`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Protocol
@@ -101,6 +101,10 @@ class Norm:
 
     weight: Tensor
     bias: Tensor | None = None
+
+
+def norm_of(tensors: Mapping[str, Tensor], name: str) -> Norm:
+    return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:

@@ -1,13 +1,13 @@
 """A pre-norm vision transformer with learned positions and no class token (SigLIP's shape)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from galago.nn.attention import attention, merge_heads, split_heads
-from galago.nn.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp
+from galago.nn.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp, norm_of
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.stack import Block, Stack, stack_of
 
@@ -32,11 +32,29 @@ class VitWeights:
     """the blocks as one call, where their precision allows it"""
 
 
-def vit_stack(blocks: Sequence[VitBlock], n_heads: int, kv: torch.dtype) -> Stack | None:
-    """All blocks as one call, where their precision allows it."""
-    parts = [Block((b.ln1, b.ln2), (b.qkv, b.proj, b.mlp.fc1, b.mlp.fc2)) for b in blocks]
+def vit_of(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight], n_blocks: int) -> VitWeights:
+    """The tower of weights whose names begin with `vision.`; its learned positions may be [T, dim]."""
+
+    def block(i: int) -> VitBlock:
+        name = f"vision.blocks.{i}"
+        ln1, ln2 = (norm_of(tensors, f"{name}.{part}") for part in ("ln1", "ln2"))
+        qkv, proj, fc1, fc2 = (linears[f"{name}.{part}"] for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+        return VitBlock(ln1, qkv, proj, ln2, Mlp(fc1, fc2))
+
+    positions = tensors["vision.pos_emb"]
+    return VitWeights(
+        patch_emb=linears["vision.patch_emb"],
+        pos_emb=positions if positions.dim() == 3 else positions.unsqueeze(0),
+        blocks=tuple(map(block, range(n_blocks))),
+        post_ln=norm_of(tensors, "vision.post_ln"),
+    )
+
+
+def with_stack(w: VitWeights, n_heads: int, kv: torch.dtype) -> VitWeights:
+    """The same with all blocks as one call, where their precision allows it."""
+    parts = [Block((b.ln1, b.ln2), (b.qkv, b.proj, b.mlp.fc1, b.mlp.fc2)) for b in w.blocks]
     stack = stack_of(parts, n_heads, n_heads, kv)
-    return stack if stack and stack.by.has_attention else None
+    return replace(w, stack=stack if stack and stack.by.has_attention else None)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -55,15 +55,12 @@ def bits_of(files: Iterable[Path]) -> int | None:
 
 
 def load(
-    pairs: Pairs, table: Table, precision: Precision, device: torch.device, progress: Progress | None = None
+    pairs: Pairs, table: Table, precision: Precision, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
-    """The tensors of a floating-point checkpoint, and its linear maps in the kind that the precision asks for.
-
-    `progress` is told how many of how many tensors are loaded.
-    """
+    """The tensors of a floating-point checkpoint, and its linear maps in the kind that the precision asks for."""
     tensors: dict[str, Tensor] = {}
     made: dict[str, LinearWeight] = {}
-    for name, tensor, bias in _joined(pairs, table, progress):
+    for name, tensor, bias in _joined(pairs, table):
         if bias is None:
             tensors[name] = _placed(name, tensor, table, precision, device)
         elif precision.bits:
@@ -108,12 +105,11 @@ def load_either(
     table: Table,
     precision: Precision,
     device: torch.device,
-    progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
     """The same from files that are packed, or from the floating-point tensors that `read` gives. Raises as both do."""
     if bits_of(files):
         return load_packed(files, table, precision, device)
-    return load(read(), table, precision, device, progress)
+    return load(read(), table, precision, device)
 
 
 def pack(
@@ -145,7 +141,9 @@ def pack(
     write_tensors(file, layout, parts(), {**about, "galago.packed": VERSION, "galago.bits": str(bits)})
 
 
-def _joined(pairs: Pairs, table: Table, progress: Progress | None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+def _joined(
+    pairs: Pairs, table: Table, progress: Progress | None = None
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None).
 
     Raises CheckpointError where a value is NaN or infinite.

@@ -16,9 +16,8 @@ from galago.config_file import TEXT, members_of, one_of
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Look, Prefix, Steps
 from galago.errors import InvalidRequest, quoted
-from galago.families import work
 from galago.families.base import DecoderModel, check_vocabulary, identity_of, kv_values
-from galago.families.family import Family, Outline
+from galago.families.family import Blueprint, Family, Outline
 from galago.families.moondream.config import MoondreamConfig, make_config
 from galago.families.moondream.image import Crops, crops_of, make_crops
 from galago.families.moondream.region import coordinate_logits, size_logits
@@ -26,8 +25,18 @@ from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import TextWeights, logits_of, with_lora
 from galago.families.moondream.tokenizer import PROMPT_FAMILIES, decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
-from galago.families.moondream.weights import FLOAT32, MoondreamWeights, load, load_lora, read, shapes, table
+from galago.families.moondream.weights import (
+    FLOAT32,
+    MoondreamWeights,
+    encode_flop,
+    load,
+    load_lora,
+    read,
+    shapes,
+    table,
+)
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.families.work import Work, blocks_at_once, work_of
 from galago.kernels import place
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
@@ -36,9 +45,7 @@ from galago.nn.attention import attention, store
 from galago.nn.decoder import decoder, embedded
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
-from galago.packed_cache import described
 from galago.precision import Precision
-from galago.precision.packed import pack
 from galago.request import Detail, Media, Request, Skill
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ class Moondream(DecoderModel):
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Logits of the next token [n, vocab]; of a coordinate's bins [n, bins]; of a width's and height's [n, 2, bins]."""
+        """Logits [n, vocab] of the next token, of a coordinate [n, bins], and of a width and a height [n, 2, bins]."""
         w = self.weights
         return {
             "logits": partial(logits_of, w=w.text),
@@ -115,13 +122,17 @@ class Moondream(DecoderModel):
     def see(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""
         c = self.config.vision
-        at_once = work.blocks_at_once(len(pixels) * c.n_tokens * c.block_weights, self.device, self.precision)
+        at_once = blocks_at_once(len(pixels) * c.n_tokens * c.block_weights, self.device, self.precision)
         given = torch.from_numpy(pixels).to(self.device)
         return crop_passes(given, self.weights.vision, c, at_once, self.precision.kv)
 
     def embed_image(self, features: Tensor, views: Crops) -> Tensor:
         """All crops' features [n, T, E] to the image's embedding [T, D], in the type that keys and values have."""
         return embedding_of(features, views.tiling, self.weights.vision, self.config.vision).to(self.precision.kv)
+
+    def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work:
+        crops = crops_of(self.config.vision, *size) if detail == "high" else 1
+        return work_of(crops, encode_flop(self.config, crops), shapes(self.config), self.weights.text)
 
     def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
         """Keys and values of BOS and an image, which look at each other in both directions."""
@@ -141,7 +152,7 @@ class Moondream(DecoderModel):
         positions = torch.arange(c.prefix_len, device=self.device)
         turns = rotary_table(positions, t.rot_dim, t.theta)
         stack = w.stack if w.stack and w.stack.by.has_attention else None
-        at_once = work.blocks_at_once(c.prefix_len * t.block_weights, self.device, self.precision)
+        at_once = blocks_at_once(c.prefix_len * t.block_weights, self.device, self.precision)
         for blocks in pieces(t.n_layers, at_once):
             if blocks.start:
                 yield
@@ -167,12 +178,10 @@ def load_moondream(
     device: torch.device,
     revision: str | None = None,
     variants: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Moondream:
     """Read a checkpoint; the caller's revision goes before the catalogue's and config.json's.
 
-    `variants` is the folder of LoRA files; `progress` is told how many of how many tensors are loaded.
-    Raises CheckpointError.
+    `variants` is the folder of LoRA files. Raises CheckpointError.
     """
     tokenizer = load_tokenizer(files.tokenizer)
     config = config_of(files, tokenizer, revision)
@@ -181,7 +190,7 @@ def load_moondream(
         name=files.name,
         identity=identity_of(files, config.revision, precision, device),
         config=config,
-        weights=load(files.weights, config, precision, device, progress),
+        weights=load(files.weights, config, precision, device),
         tokenizer=tokenizer,
         eos_id=config.tokens.eos_id,
         device=device,
@@ -198,20 +207,30 @@ def config_of(files: "Files", tokenizer: Tokenizer, revision: str | None = None)
     return make_config(config.part("config"), decided)
 
 
-def pack_moondream(files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write a checkpoint's packed form, see precision/packed.py. Raises CheckpointError."""
-    config = config_of(files, load_tokenizer(files.tokenizer))
-    about = described(files, config.revision.name)
-    pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
-
-
 def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
     config = config_of(files, load_tokenizer(files.tokenizer))
     stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
     exact = frozenset(f"model.{name}" for name in FLOAT32)
     head, end, t = "model.text.lm_head.bias", config.tokens.eos_id, config.text
-    return Outline(config.revision.name, stored, head, end, kv_values(t), t.max_context, exact)
+    return Outline(
+        config.revision.name,
+        stored,
+        head,
+        end,
+        kv_values(t),
+        t.max_context,
+        table(config),
+        lambda: read(files.weights, config),
+        exact,
+    )
 
 
-FAMILY = Family(load_moondream, outline, pack_moondream)
+def blueprint(name: str, other: "Files") -> Blueprint:
+    """Of the published sizes. The revision is that of the tokenizer: the shapes are the same in all, and which ids a
+    text becomes does not matter here, only that they exist."""
+    config = {"model_type": "moondream1", "revision": other.revision}
+    return Blueprint(name, config, other.tokenizer, "moondream")
+
+
+FAMILY = Family(load_moondream, outline, blueprint)

@@ -11,16 +11,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import Sampler, numbers
 from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
-from galago.engine.token_log import TokenLog
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
 from galago.families.moondream.region import coordinate_of_bin, encode_coordinate, encode_size, size_of_bin
-from galago.families.spelling import Fed, logits_without, spell
+from galago.families.spelling import Fed, Writer, logits_without, spell, writer_for
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.nn.decoder import embedded
@@ -98,11 +96,8 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
 
 
 def _text(m: "Moondream", request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
-    sampling, top = request.sampling, request.top_logprobs
     start = _start(m, request, prompt, 2 * limit + 1 if reasoning else limit)
-    constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
-    log = None if top is None else TokenLog(m.tokenizer.spelled, top)
-    return text(m, start, prompt, Sampler(sampling), limit, reasoning, constraint, log)
+    return text(m, start, prompt, writer_for(m, request), limit, reasoning)
 
 
 def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Start:
@@ -196,23 +191,14 @@ def _size(m: "Moondream", out: Output) -> Size:
 # --- text --------------------------------------------------------------------------------------
 
 
-def text(
-    m: "Moondream",
-    start: Start,
-    prompt: Prompt,
-    sampler: Sampler,
-    limit: int,
-    reasoning: bool = False,
-    constraint: Constraint | None = None,
-    log: TokenLog | None = None,
-) -> Steps:
+def text(m: "Moondream", start: Start, prompt: Prompt, writer: Writer, limit: int, reasoning: bool) -> Steps:
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
     tokens = m.config.tokens
     yield start
     out = yield from _feed(m, prompt, TOKEN_OR_PLACE if reasoning else TOKEN)
     reasoned = 0
     if reasoning:
-        out, found, reasoned = yield from _reason(m, out, sampler, limit)
+        out, found, reasoned = yield from _reason(m, out, writer.sampler, limit)
         yield found
         if out.room == 0:
             return End("length", reasoned)
@@ -222,8 +208,7 @@ def text(
         return _feed(m, (token,))
 
     # The answer marker may come first only.
-    banned = (tokens.answer_id,)
-    reason, emitted = yield from spell(out, m.tokenizer, tokens.eos_id, sampler, limit, feed, constraint, log, banned)
+    reason, emitted = yield from spell(writer, out, limit, feed, banned=(tokens.answer_id,))
     return End(reason, reasoned + emitted)
 
 

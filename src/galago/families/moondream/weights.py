@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
 from galago.families.moondream.text import BlockLora, LowRank, TextBlock, TextWeights, text_stack
 from galago.families.moondream.vision import VisionWeights
-from galago.nn.linear import LinearWeight, Mlp, Norm
-from galago.nn.vit import VitBlock, VitWeights, vit_stack
+from galago.families.work import matrices
+from galago.nn.linear import LinearWeight, Mlp, norm_of
+from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision, packed
 from galago.precision.packed import Table
 
@@ -82,39 +83,21 @@ def assemble(
     """The weight tree over named linear maps and a full set of the other tensors."""
     dense = linears.__getitem__
 
-    def norm(name: str) -> Norm:
-        return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
     def two(name: str) -> Mlp:
         return Mlp(dense(f"{name}.fc1"), dense(f"{name}.fc2"))
 
-    tower = VitWeights(
-        patch_emb=dense("vision.patch_emb"),
-        pos_emb=tensors["vision.pos_emb"],
-        blocks=tuple(
-            VitBlock(
-                ln1=norm(f"vision.blocks.{i}.ln1"),
-                qkv=dense(f"vision.blocks.{i}.attn.qkv"),
-                proj=dense(f"vision.blocks.{i}.attn.proj"),
-                ln2=norm(f"vision.blocks.{i}.ln2"),
-                mlp=two(f"vision.blocks.{i}.mlp"),
-            )
-            for i in range(c.vision.enc_n_layers)
-        ),
-        post_ln=norm("vision.post_ln"),
-    )
     text = TextWeights(
         wte=tensors["text.wte"],
         blocks=tuple(
             TextBlock(
-                ln=norm(f"text.blocks.{i}.ln"),
+                ln=norm_of(tensors, f"text.blocks.{i}.ln"),
                 qkv=dense(f"text.blocks.{i}.attn.qkv"),
                 proj=dense(f"text.blocks.{i}.attn.proj"),
                 mlp=two(f"text.blocks.{i}.mlp"),
             )
             for i in range(c.text.n_layers)
         ),
-        post_ln=norm("text.post_ln"),
+        post_ln=norm_of(tensors, "text.post_ln"),
         lm_head=dense("text.lm_head"),
     )
     region = RegionWeights(
@@ -125,7 +108,15 @@ def assemble(
         size_encoder=dense("region.size_encoder"),
         size_decoder=two("region.size_decoder"),
     )
+    tower = vit_of(tensors, linears, c.vision.enc_n_layers)
     return MoondreamWeights(VisionWeights(tower, two("vision.proj_mlp")), text, region)
+
+
+def encode_flop(c: MoondreamConfig, crops: int) -> int:
+    """Operations for an image: the tower sees every patch of every crop, the projection each patch of one."""
+    projection = matrices(shapes(c), "vision.proj_mlp.")
+    tower = matrices(shapes(c), "vision.") - projection
+    return 2 * c.vision.n_tokens * (tower * crops + projection)
 
 
 GROUP = 128
@@ -242,17 +233,11 @@ def load(
     c: MoondreamConfig,
     precision: Precision,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
 ) -> MoondreamWeights:
     """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
-    found = packed.load_either(files, lambda: read(files, c), table(c), precision, device, progress)
-    return with_stacks(assemble(*found, c), c, precision.kv)
-
-
-def with_stacks(w: MoondreamWeights, c: MoondreamConfig, kv: torch.dtype) -> MoondreamWeights:
-    """The same weights, with whole towers to call where their precision allows it."""
-    tower = replace(w.vision.tower, stack=vit_stack(w.vision.tower.blocks, c.vision.enc_n_heads, kv))
-    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, kv))
+    w = assemble(*packed.load_either(files, lambda: read(files, c), table(c), precision, device), c)
+    tower = with_stack(w.vision.tower, c.vision.enc_n_heads, precision.kv)
+    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, precision.kv))
     return replace(w, vision=replace(w.vision, tower=tower), text=text)
 
 

@@ -14,26 +14,25 @@ from torch import Tensor
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Prefix, Steps
 from galago.errors import CheckpointError, ContextLengthExceeded, InvalidRequest
-from galago.families import work
 from galago.families.base import DecoderModel, check_vocabulary, identity_of, kv_values
 from galago.families.family import Family, Outline
 from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import SmolVLMConfig, make_config
-from galago.families.smolvlm.image import Frames, make_frames
+from galago.families.smolvlm.image import Frames, make_frames, tiling_of
+from galago.families.smolvlm.published import blueprint
 from galago.families.smolvlm.skills import skill_steps
 from galago.families.smolvlm.text import logits_of
 from galago.families.smolvlm.vision import frame_passes, projected
-from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, load, read, sources, table
+from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, encode_flop, load, read, shapes, sources, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.families.work import Work, blocks_at_once, work_of
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
 from galago.nn.decoder import embedded
 from galago.nn.passes import Passes
 from galago.nn.vit import normalise
-from galago.packed_cache import described
 from galago.precision import Precision
-from galago.precision.packed import pack
 from galago.request import Caption, Chat, Detail, Encode, Query, Request, Skill
 
 if TYPE_CHECKING:
@@ -81,13 +80,19 @@ class SmolVLM(DecoderModel):
     def see(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Frames uint8 [n, side, side, 3], maybe of several images, to embeddings [n, T, D]."""
         c, w = self.config.vision, self.weights.vision
-        at_once = work.blocks_at_once(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
+        at_once = blocks_at_once(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
         frames = normalise(torch.from_numpy(pixels).to(self.device))
         return projected((yield from frame_passes(frames, w, c, at_once, self.precision.kv)), w, c)
 
     def embed_image(self, features: Tensor, views: Frames) -> Tensor:
         """All frames' embeddings [n, T, D] to the image's [n * T, D], in the type that keys and values have."""
         return features.flatten(0, 1).to(self.precision.kv)
+
+    def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work:
+        c = self.config
+        rows, columns = tiling_of(size, c.image, c.image.split and detail == "high")
+        seen = frames or rows * columns + 1
+        return work_of(seen, encode_flop(c, seen), shapes(c), self.weights.text)
 
     def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
         """Keys and values of a conversation as far as its last image, so many rows in each piece."""
@@ -115,12 +120,10 @@ def load_smolvlm(
     device: torch.device,
     revision: str | None = None,
     variants: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> SmolVLM:
     """Read a checkpoint, whose files tell what it is; there are no variants.
 
-    `progress` is told how many of how many tensors are loaded. Raises CheckpointError, and InvalidRequest for
-    another revision than the checkpoint's.
+    Raises CheckpointError, and InvalidRequest for another revision than the checkpoint's.
     """
     config = config_of(files)
     if revision not in (None, config.name):
@@ -134,7 +137,7 @@ def load_smolvlm(
         name=files.name,
         identity=identity_of(files, config, precision, device),
         config=config,
-        weights=load(files.weights, config, precision, device, progress),
+        weights=load(files.weights, config, precision, device),
         tokenizer=tokenizer,
         eos_id=eos_id,
         device=device,
@@ -154,19 +157,21 @@ def config_of(files: "Files") -> SmolVLMConfig:
     return make_config(files.config, files.preprocessor, files.video)
 
 
-def pack_smolvlm(files: "Files", bits: int, file: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write a checkpoint's packed form, see precision/packed.py. Raises CheckpointError."""
-    config = config_of(files)
-    about = described(files, config.name)
-    pack(lambda: read(files.weights, config), table(config), bits, file, about, progress)
-
-
 def outline(files: "Files") -> Outline:
     """What the files say without the weights."""
     config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
     stored = {source.name: source.shape for source in sources(config)}
     end, t = _known(tokenizer, prompts.END), config.text
-    return Outline(config.name, stored, HEAD, end, kv_values(t), t.max_context)
+    return Outline(
+        config.name,
+        stored,
+        HEAD,
+        end,
+        kv_values(t),
+        t.max_context,
+        table(config),
+        lambda: read(files.weights, config),
+    )
 
 
-FAMILY = Family(load_smolvlm, outline, pack_smolvlm)
+FAMILY = Family(load_smolvlm, outline, blueprint)

@@ -3,15 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from galago.engine.sampling import Sampler
-from galago.engine.step import End, Feed, Output, Start, Steps
-from galago.engine.token_log import TokenLog
+from galago.engine.step import Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
 from galago.families.smolvlm import prompts
-from galago.families.smolvlm.prompts import Prompt
-from galago.families.spelling import Fed, spell
+from galago.families.spelling import answer
 from galago.request import Caption, Chat, Message, Query, Request
 
 if TYPE_CHECKING:
@@ -38,7 +33,9 @@ def skill_steps(m: "SmolVLM", request: Request) -> Steps:
     room = m.config.text.max_context - taken
     if len(prompt.ids) > room:
         raise ContextLengthExceeded(f"the prompt has {taken + len(prompt.ids)} tokens, {room + taken} fit")
-    return _answer(m, request, prompt, min(request.sampling.max_tokens or MAX_TOKENS, room), room)
+    # The prompt ends without a blank, so that answers begin with one.
+    limit = min(request.sampling.max_tokens or MAX_TOKENS, room)
+    return answer(m, request, prompt.prefix, prompt.ids, limit, room)
 
 
 def _messages(request: Request) -> tuple[Message, ...]:
@@ -62,24 +59,3 @@ def _messages(request: Request) -> tuple[Message, ...]:
         seen = replace(asked[first], content=(image, *asked[first].parts))
         asked = (*asked[:first], seen, *asked[first + 1 :])
     return tuple(map(prompts.as_trained, asked))
-
-
-def _answer(m: "SmolVLM", request: Request, prompt: Prompt, limit: int, room: int) -> Steps:
-    sampling, top = request.sampling, request.top_logprobs
-    constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
-    log = None if top is None else TokenLog(m.tokenizer.spelled, top)
-    start = Start(prompt.prefix, min(len(prompt.ids) + limit, room))
-
-    def feed(*ids: int) -> Fed:
-        out = yield Feed(torch.tensor(ids, device=m.device))
-        assert isinstance(out, Output)
-        return out
-
-    def steps() -> Steps:
-        yield start
-        out = yield from feed(*prompt.ids)
-        # The prompt ends without a blank, so that answers begin with one.
-        written = spell(out, m.tokenizer, m.eos_id, Sampler(sampling), limit, feed, constraint, log, trim=True)
-        return End(*(yield from written))
-
-    return steps()

@@ -1,6 +1,6 @@
 """The table from checkpoint names to parameters, and strict loading."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from galago.checkpoint import checked, plain_name, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
 from galago.families.smolvlm.vision import VisionWeights
-from galago.nn.linear import GatedMlp, LinearWeight, Mlp, Norm
-from galago.nn.vit import VitBlock, VitWeights, vit_stack
+from galago.families.work import matrices
+from galago.nn.linear import GatedMlp, LinearWeight
+from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision, packed
 from galago.precision.packed import Table
 
@@ -148,24 +149,6 @@ def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight],
     """The weight tree over named linear maps and a full set of the other tensors."""
     dense = linears.__getitem__
 
-    def norm(name: str) -> Norm:
-        return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    tower = VitWeights(
-        patch_emb=dense("vision.patch_emb"),
-        pos_emb=tensors["vision.pos_emb"].unsqueeze(0),
-        blocks=tuple(
-            VitBlock(
-                ln1=norm(f"vision.blocks.{i}.ln1"),
-                qkv=dense(f"vision.blocks.{i}.attn.qkv"),
-                proj=dense(f"vision.blocks.{i}.attn.proj"),
-                ln2=norm(f"vision.blocks.{i}.ln2"),
-                mlp=Mlp(dense(f"vision.blocks.{i}.mlp.fc1"), dense(f"vision.blocks.{i}.mlp.fc2")),
-            )
-            for i in range(c.vision.n_layers)
-        ),
-        post_ln=norm("vision.post_ln"),
-    )
     text = TextWeights(
         wte=tensors["text.wte"],
         blocks=tuple(
@@ -181,7 +164,15 @@ def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight],
         norm=tensors["text.norm"],
         lm_head=dense("text.lm_head"),
     )
+    tower = vit_of(tensors, linears, c.vision.n_layers)
     return SmolVLMWeights(VisionWeights(tower, dense("vision.proj")), text)
+
+
+def encode_flop(c: SmolVLMConfig, frames: int) -> int:
+    """Operations for an image or clip: the tower sees every patch of every frame, the projection each token of it."""
+    projection = matrices(shapes(c), "vision.proj.")
+    tower = matrices(shapes(c), "vision.") - projection
+    return 2 * frames * (c.vision.grid**2 * tower + c.vision.n_tokens * projection)
 
 
 def load(
@@ -189,15 +180,9 @@ def load(
     c: SmolVLMConfig,
     precision: Precision,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
 ) -> SmolVLMWeights:
     """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
-    found = packed.load_either(files, lambda: read(files, c), table(c), precision, device, progress)
-    return with_stack(assemble(*found, c), c, precision.kv)
-
-
-def with_stack(w: SmolVLMWeights, c: SmolVLMConfig, kv: torch.dtype) -> SmolVLMWeights:
-    """The same weights, with the blocks of tower and decoder as one call each where their precision allows it."""
-    tower = replace(w.vision.tower, stack=vit_stack(w.vision.tower.blocks, c.vision.n_heads, kv))
-    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, kv))
+    w = assemble(*packed.load_either(files, lambda: read(files, c), table(c), precision, device), c)
+    tower = with_stack(w.vision.tower, c.vision.n_heads, precision.kv)
+    text = replace(w.text, stack=text_stack(w.text.blocks, c.text, precision.kv))
     return replace(w, vision=replace(w.vision, tower=tower), text=text)

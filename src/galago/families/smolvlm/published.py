@@ -1,6 +1,12 @@
 """The sizes of SmolVLM's published models, for checkpoints of random weights. Source: arXiv:2504.05299."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from galago.families.family import Blueprint
+from galago.families.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from galago.hub import Files
 
 SMALL_TOWER = {
     "hidden_size": 768,
@@ -32,11 +38,9 @@ CONTROL = (
 """What a tokenizer of theirs has that a stand-in lacks."""
 
 
-def smolvlm(name: str, vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and preprocessor_config.json of smolvlm2-500m and its like.
-
-    The control tokens follow `vocabulary` others.
-    """
+def blueprint(name: str, other: "Files") -> Blueprint:
+    """Of smolvlm2-500m and its like, whose control tokens follow those of the other's tokenizer."""
+    vocabulary = load_tokenizer(other.tokenizer).backend.get_vocab_size()
     generation, size = name.split("-")
     tower = LARGE_TOWER if size == "2.2b" else SMALL_TOWER
     dim, ff_dim, layers, heads, kv_heads, theta = DECODERS[size]
@@ -68,4 +72,4 @@ def smolvlm(name: str, vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]
         "vision_config": tower,
         "text_config": text,
     }
-    return config, preprocessor
+    return Blueprint(name, config, other.tokenizer, "smolvlm", preprocessor, CONTROL)
