@@ -8,7 +8,7 @@ mean and largest, and how often the most likely choice stays the same. Random mo
 a trained one keeps more of its choices: the second table is of the bundled model, fed with its own float32
 answers to all tasks about drawn scenes, for the tokens and for the bins of coordinates and sizes (of which
 neighbours mean nearly the same). With outliers, some channels are that many times as large, see
-galago/eval/outliers.py.
+outliers.py.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from outliers import write_with_outliers
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from galago import hub
 from galago.eval.drift import Divergence, answered, divergence, logits
-from galago.eval.outliers import write_with_outliers
 from galago.eval.scenes.score import cases, skill_of
 from galago.families.moondream.image import make_crops
 from galago.families.moondream.model import Moondream, load_moondream

@@ -3,7 +3,7 @@
     python benchmarks/precision_quality.py --out benchmarks/results/precision-quality
 
 writes OUT.json and OUT.md. With `--outliers 30 100` the precisions are measured again on copies of the model
-in which a few channels are that many times as large, at no change of function (see galago/eval/outliers.py).
+in which a few channels are that many times as large, at no change of function (see outliers.py).
 `--keep FOLDER` keeps the marks of each run there, and runs only what is not there.
 """
 
@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from outliers import write_with_outliers
+
 import galago
 from galago import hub
-from galago.eval.outliers import write_with_outliers
 from galago.eval.paired import Difference, compare
 from galago.eval.report import by_picture
 from galago.eval.run import answers

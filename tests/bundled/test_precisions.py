@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from instruction_sets import HERE
+from outliers import write_with_outliers
 from PIL import Image
 
 from galago import hub
 from galago.eval.drift import Answered, Divergence, answered, divergence, logits
-from galago.eval.outliers import write_with_outliers
 from galago.eval.scenes.draw import scene_at
 from galago.eval.scenes.ranges import V1
 from galago.eval.scenes.score import cases, skill_of
