@@ -22,6 +22,7 @@ from galago.machine import (
     cpu_name,
     instruction_sets,
     most_threads,
+    refused_set,
     system_memory,
     usable_cores,
 )
@@ -160,6 +161,8 @@ def _of_speed(torch: Torch) -> Iterator[Advice]:
             yield _without_kernels(chosen, sets)
         elif chosen and sets and torch.kernels != sets[0]:
             yield Advice(f"GALAGO_KERNELS keeps to {chosen}, and this processor has {sets[0]}", "unset GALAGO_KERNELS")
+        elif refused := refused_set(torch.kernels):
+            yield Advice(f"the system keeps this processor's {refused} from programs: {torch.kernels} is used")
     if torch.threads < usable_cores():
         what = f"PyTorch computes with {torch.threads} of {usable_cores()} cores"
         limiting = [name for name in THREAD_VARIABLES if name in os.environ]

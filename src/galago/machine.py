@@ -12,6 +12,7 @@ from galago import windows
 
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
 SETS = {
+    "avx512-amx": _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
     "avx512-vnni-bf16": _AVX512 | {"avx512_bf16"},
     "avx512-vnni": _AVX512,
     "avx2": {"avx2", "fma"},
@@ -50,6 +51,12 @@ def instruction_sets() -> tuple[str, ...]:
     listed = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
     flags = set(next(listed, "").split())
     return tuple(name for name, needed in SETS.items() if needed <= flags)
+
+
+def refused_set(running: str) -> str | None:
+    """A better instruction set than the one whose kernels run, which the system keeps from this process."""
+    sets = instruction_sets()
+    return sets[0] if running in sets[1:] and not os.environ.get("GALAGO_KERNELS") else None
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -314,60 +314,76 @@ static void check_out_of_memory(const Kernels& kernels) {
     check_decode(kernels);
 }
 
-// One block over a few positions of two sequences, the second of which goes on where it was.
-static void check_stack(const Kernels& kernels) {
-    for (bool two_norms : {false, true}) {
-        int heads = 4, kv_heads = 2, dim = 64, head = dim / heads, ff = 96, half = 4, rows = 7;
-        int counts[] = {4, 3}, lengths[] = {0, 2}, capacity = 8, qkv_dim = (heads + 2 * kv_heads) * head;
-        Packed qkv(qkv_dim, dim, 8), proj(dim, dim, 4), fc1(ff, dim, 8), fc2(dim, ff, 4);
-        std::vector<float> g1 = normal(dim), b1 = normal(dim), g2 = normal(dim), b2 = normal(dim);
-        std::vector<float> x = normal(rows * dim), cos = normal(rows * half), sin = normal(rows * half), wanted = x;
-        std::vector<uint16_t> keys[2], values[2];
-        Place places[2];
-        Sequence sequences[2];
-        for (int s = 0; s < 2; s++) {
-            for (auto* kept : {&keys[s], &values[s]})
-                for (float v : normal(kv_heads * capacity * head)) kept->push_back(to_bf16(v));
-            places[s] = {keys[s].data(), values[s].data(), lengths[s], capacity};
-            sequences[s] = {&places[s], 1, counts[s]};
-        }
+// All queries see all keys, whose heads are some of the queries'.
+static void check_attention(const Kernels& kernels) {
+    if (!kernels.attention) return;
+    for (int t : {1, 7, 32, 70, 129})
+        for (int dim : {9, 64, 72, 80})
+            for (int bytes : {0, 1}) {
+                char what[99];
+                int heads = 4, kv_heads = 2;
+                std::vector<float> q = normal(t * heads * dim), k = normal(kv_heads * t * dim), v = normal(k.size());
+                std::vector<float> found(q.size(), NAN);
+                Attention asked{q.data(), k.data(), v.data(), found.data(), 1, heads, kv_heads, t, t, dim,
+                                0, dim, heads * dim, 0, t * dim, dim, 0, t * dim, dim, 0, dim, heads * dim, bytes, 2};
+                kernels.attention(&asked);
+                std::snprintf(what, sizeof what, "attention t=%d dim=%d bytes=%d", t, dim, bytes);
+                compare(what, found, attended(q.data(), k, v, t, heads, kv_heads, t, dim, t, heads * dim), 0.02f);
+            }
+}
 
-        std::vector<float> u = normed(x, rows, dim, g1, b1, 1e-5), all = qkv.times(u, rows), mixed(rows * dim);
-        for (int r = 0; r < rows; r++)
-            for (int h = 0; h < heads + kv_heads; h++)
-                turn(&all[r * qkv_dim + h * head], &cos[r * half], &sin[r * half], half);
-        for (int s = 0, row = 0; s < 2; row += counts[s++]) {
-            int n = lengths[s] + counts[s];
-            std::vector<float> k(kv_heads * n * head), v(k);
-            for (int h = 0; h < kv_heads; h++)
-                for (int i = 0; i < n; i++)
-                    for (int d = 0; d < head; d++) {
-                        int to = (h * n + i) * head + d, old = (h * capacity + i) * head + d;
-                        int at = (row + i - lengths[s]) * qkv_dim + (heads + h) * head + d;
-                        bool fresh = i >= lengths[s];
-                        k[to] = of_bf16(fresh ? to_bf16(all[at]) : keys[s][old]);
-                        v[to] = of_bf16(fresh ? to_bf16(all[at + kv_heads * head]) : values[s][old]);
-                    }
-            std::vector<float> part =
-                attended(&all[row * qkv_dim], k, v, counts[s], heads, kv_heads, n, head, lengths[s], qkv_dim);
-            std::copy(part.begin(), part.end(), mixed.begin() + row * dim);
-        }
-        std::vector<float> after = proj.times(mixed, rows);
-        for (int i = 0; i < rows * dim; i++) wanted[i] += after[i];
-        if (two_norms) u = normed(wanted, rows, dim, g2, b2, 1e-5);
-        std::vector<float> inner = fc1.times(u, rows);
-        for (float& v : inner) v = gelu(v);
-        std::vector<float> out = fc2.times(inner, rows);
-        for (int i = 0; i < rows * dim; i++) wanted[i] += out[i];
-
-        Layer layer{g1.data(), b1.data(), two_norms ? g2.data() : nullptr, two_norms ? b2.data() : nullptr,
-                    &qkv.weight, &proj.weight, &fc1.weight, &fc2.weight};
-        Stack asked{&layer, x.data(), cos.data(), sin.data(), sequences, 0, 1, 2, dim, heads, kv_heads, ff, half,
-                    1e-5f, 0, 2};
-        kernels.stack(&asked);
-        // Sums in another order may turn a level of a quantised row.
-        compare("stack", x, wanted, 0.02f);
+// One block over a few positions, or many, of two sequences, the second of which goes on where it was.
+static void check_stack(const Kernels& kernels, bool two_norms, int first, int second) {
+    int heads = 4, kv_heads = 2, dim = 64, head = dim / heads, ff = 96, half = 4, rows = first + second;
+    int counts[] = {first, second}, lengths[] = {0, 2}, capacity = rows + 1, qkv_dim = (heads + 2 * kv_heads) * head;
+    Packed qkv(qkv_dim, dim, 8), proj(dim, dim, 4), fc1(ff, dim, 8), fc2(dim, ff, 4);
+    std::vector<float> g1 = normal(dim), b1 = normal(dim), g2 = normal(dim), b2 = normal(dim);
+    std::vector<float> x = normal(rows * dim), cos = normal(rows * half), sin = normal(rows * half), wanted = x;
+    std::vector<uint16_t> keys[2], values[2];
+    Place places[2];
+    Sequence sequences[2];
+    for (int s = 0; s < 2; s++) {
+        for (auto* kept : {&keys[s], &values[s]})
+            for (float v : normal(kv_heads * capacity * head)) kept->push_back(to_bf16(v));
+        places[s] = {keys[s].data(), values[s].data(), lengths[s], capacity};
+        sequences[s] = {&places[s], 1, counts[s]};
     }
+
+    std::vector<float> u = normed(x, rows, dim, g1, b1, 1e-5), all = qkv.times(u, rows), mixed(rows * dim);
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < heads + kv_heads; h++)
+            turn(&all[r * qkv_dim + h * head], &cos[r * half], &sin[r * half], half);
+    for (int s = 0, row = 0; s < 2; row += counts[s++]) {
+        int n = lengths[s] + counts[s];
+        std::vector<float> k(kv_heads * n * head), v(k);
+        for (int h = 0; h < kv_heads; h++)
+            for (int i = 0; i < n; i++)
+                for (int d = 0; d < head; d++) {
+                    int to = (h * n + i) * head + d, old = (h * capacity + i) * head + d;
+                    int at = (row + i - lengths[s]) * qkv_dim + (heads + h) * head + d;
+                    bool fresh = i >= lengths[s];
+                    k[to] = of_bf16(fresh ? to_bf16(all[at]) : keys[s][old]);
+                    v[to] = of_bf16(fresh ? to_bf16(all[at + kv_heads * head]) : values[s][old]);
+                }
+        std::vector<float> part =
+            attended(&all[row * qkv_dim], k, v, counts[s], heads, kv_heads, n, head, lengths[s], qkv_dim);
+        std::copy(part.begin(), part.end(), mixed.begin() + row * dim);
+    }
+    std::vector<float> after = proj.times(mixed, rows);
+    for (int i = 0; i < rows * dim; i++) wanted[i] += after[i];
+    if (two_norms) u = normed(wanted, rows, dim, g2, b2, 1e-5);
+    std::vector<float> inner = fc1.times(u, rows);
+    for (float& v : inner) v = gelu(v);
+    std::vector<float> out = fc2.times(inner, rows);
+    for (int i = 0; i < rows * dim; i++) wanted[i] += out[i];
+
+    Layer layer{g1.data(), b1.data(), two_norms ? g2.data() : nullptr, two_norms ? b2.data() : nullptr,
+                &qkv.weight, &proj.weight, &fc1.weight, &fc2.weight};
+    Stack asked{&layer, x.data(), cos.data(), sin.data(), sequences, 0, 1, 2, dim, heads, kv_heads, ff, half,
+                1e-5f, 0, 2};
+    kernels.stack(&asked);
+    // Sums in another order may turn a level of a quantised row, and attention of many rows be in bfloat16.
+    compare("stack", x, wanted, kernels.attention && rows > 32 ? 0.1f : 0.02f);
 }
 
 int main(int count, char** args) {
@@ -384,7 +400,12 @@ int main(int count, char** args) {
     check_decode(*kernels);
     check_out_of_memory(*kernels);
     check_between(*kernels);
-    check_stack(*kernels);
+    check_attention(*kernels);
+    for (bool two_norms : {false, true}) {
+        check_stack(*kernels, two_norms, 4, 3);
+        check_stack(*kernels, two_norms, 50, 37);
+        check_stack(*kernels, two_norms, 3, 401);
+    }
     std::printf("%s: %d of %d checks failed\n", kernels->name, failures, checks);
     return failures != 0;
 }

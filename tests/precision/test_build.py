@@ -1,6 +1,7 @@
 """Building the kernels: with a compiler, without one, and for a processor that is not this one."""
 
 import ctypes
+import json
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command
+from instruction_sets import ALL, HERE
 
 import galago
 from galago.kernels import build as building
@@ -59,11 +61,45 @@ def test_every_instruction_set_gives_what_plain_loops_give(library: Path, tmp_pa
     assert COMPILER is not None
     check = check_for(COMPILER, tmp_path)
     found = 0
-    for name in ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod"):
+    for name in ALL:
         ran = subprocess.run([check, library, name], capture_output=True, text=True)
         assert ran.returncode == 0 or (ran.returncode, ran.stdout) == (2, "no such kernels\n"), ran.stdout
         found += ran.returncode == 0
     assert found or not ctypes.CDLL(str(library)).galago_kernels(None)
+
+
+@pytest.mark.skipif("avx512-vnni-bf16" not in HERE, reason="needs a processor with AVX-512 and BF16")
+def test_emulated_tiles_give_what_plain_loops_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the code for AMX is tested on processors that have none."""
+    assert COMPILER is not None
+    monkeypatch.setenv("CXX", f"{COMPILER} -DGALAGO_EMULATED_TILES")
+    made = build(tmp_path / "_kernels.so")
+    ran = subprocess.run([check_for(COMPILER, tmp_path), made, "avx512-amx"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.skipif("avx512-amx" not in HERE, reason="needs a processor with AMX, and Linux")
+def test_where_the_system_keeps_tiles_from_a_process_it_has_the_next_best() -> None:
+    """Linux gives them to none whose stack for signals has no room for their registers."""
+    program = (
+        "import ctypes, json, logging\n"
+        "class Stack(ctypes.Structure):\n"
+        "    _fields_ = [('at', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]\n"
+        "room = ctypes.create_string_buffer(6000)\n"
+        "stack = Stack(ctypes.addressof(room), 0, 6000)\n"
+        "assert ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0\n"
+        "import torch\n"
+        "from galago.kernels import load\n"
+        "from galago.precision.quantised import fallbacks\n"
+        "print(json.dumps([load().name, fallbacks(torch.device('cpu'), 8)]))\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "GALAGO_KERNELS"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=clean)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [
+        "avx512-vnni-bf16",
+        ["the system keeps avx512-amx from this process: avx512-vnni-bf16 is used"],
+    ]
 
 
 @pytest.mark.skipif(

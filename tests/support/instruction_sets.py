@@ -6,7 +6,7 @@ import pytest
 
 from galago.kernels import load
 
-ALL = ("avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod")
+ALL = ("avx512-amx", "avx512-vnni-bf16", "avx512-vnni", "avx2", "neon-dotprod")
 HERE = [name for name in ALL if load(name)]
 WITH_ATTENTION = [name for name in HERE if (found := load(name)) and found.has_attention]
 """Those whose kernels have attention of all to all; others leave it to torch."""

@@ -282,7 +282,7 @@ class Kernels:
     def attention(self, q: Tensor, k: Tensor, v: Tensor, *, int8: bool = False) -> Tensor:
         """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products.
 
-        With `int8` q k^T is of whole numbers, row by row.
+        With `int8` q k^T may be of whole numbers, row by row; what all keys share is taken from them then.
         """
         q, k, v = map(_close, (q, k, v))
         read = [_at(x, whole=False) for x in (q, k, v)]

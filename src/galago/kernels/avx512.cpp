@@ -1,5 +1,6 @@
 #include "simd_avx512.h"
 // after the instruction set
+#include "many_vectors.h"
 #include "dense.h"
 #include "stack.h"
 

@@ -1,5 +1,8 @@
 #include "simd_avx512.h"
 // after the instruction set
+#include "many_vectors.h"
+#include "flash_vectors.h"
+// after how products are made
 #include "flash.h"
 #include "dense.h"
 #include "stack.h"

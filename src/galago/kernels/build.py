@@ -26,6 +26,7 @@ ELF = b"\x7fELF"
 TICK_S = 0.02
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"]
 _X86 = {
+    "amx.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512.cpp": _AVX512,
     "avx2.cpp": ["-mavx2", "-mfma"],

@@ -1,212 +1,9 @@
-// y = quantised(x) w^T for int8 and int4 weights.
-//
-// A row of x becomes whole numbers 0..255, x ~ step * (q - zero), with the row's own step: so rows do not
-// depend on their neighbours. All sums are exact in int32, and so the same whatever the number of rows. A row with a
-// NaN or an infinity in it has no step, and so gives NaN, where its whole numbers would look like an answer.
+// y = quantised(x) w^T for int8 and int4 weights. How many rows are multiplied is in many_vectors.h or many_tiles.h,
+// of which the instruction set has included one before.
 #pragma once
-#include <cmath>
-
-#include "common.h"
+#include "panels.h"
 
 namespace {
-
-struct Row {
-    float step;
-    int32_t zero;
-};
-
-inline Row quantise(const float* x, const float* multiply, int64_t k, int64_t padded, float* tmp, uint8_t* q) {
-    F least = f_zero(), most = f_zero(), none = f_zero();  // the last stays 0 where all are numbers
-    int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-        F v = f_mul(f_load(x + i), f_load(multiply + i));
-        f_store(tmp + i, v);
-        least = f_min(least, v);
-        most = f_max(most, v);
-        none = f_fma(v, f_zero(), none);
-    }
-    float lo = f_least(least), hi = f_most(most), zeros = f_sum(none);
-    for (; i < k; i++) {
-        tmp[i] = x[i] * multiply[i];
-        lo = std::min(lo, tmp[i]);
-        hi = std::max(hi, tmp[i]);
-        zeros += tmp[i] * 0.0f;
-    }
-    float step = std::max((hi - lo) / 255.0f, 1e-30f);
-    if (!(zeros == 0.0f && step < INFINITY)) {
-        std::memset(q, 0, padded);
-        return {NAN, 0};
-    }
-    int32_t zero = std::clamp(static_cast<int32_t>(std::nearbyint(-lo / step)), 0, 255);
-    std::memset(tmp + k, 0, (padded - k) * sizeof(float));
-    F per_step = f_set(1.0f / step);
-    I offset = i_set(zero);
-    for (i = 0; i < padded; i += kLanes) bytes_of_i(q + i, i_add(i_of_f(f_mul(f_load(tmp + i), per_step)), offset));
-    return {step, zero};
-}
-
-// Bytes of a panel for k input channels, padded.
-inline int64_t panel_bytes(int64_t padded, int bits) {
-    return bits == 8 ? padded * kPanel : (padded / kGroup * (kGroup * kPanel + kPanel) / 2 + 63) / 64 * 64;
-}
-
-// acc[r][v] = sum over k of a[r] * w, for one tile of an int8 panel.
-template <int R>
-inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padded, I (&acc)[R][kVectors]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; v++) acc[r][v] = i_zero();
-    for (int64_t k = 0; k < padded; k += 4, w += 4 * kPanel) {
-        B b[kVectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; v++) b[v] = b_load(w + v * 4 * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            B x = b_spread(a + r * lda + k);
-#pragma GCC unroll 8
-            for (int v = 0; v < kVectors; v++) acc[r][v] = i_dot(acc[r][v], x, b[v]);
-        }
-    }
-}
-
-constexpr int kAcross = kPanel / kLanes;  // vectors of a panel
-
-// The same for a whole int4 panel. `sums` are -8 times the sums of each group of a.
-template <int R>
-inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_groups, const uint8_t* w,
-                  I (&acc)[R][kAcross]) {
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < kAcross; v++) acc[r][v] = i_zero();
-    for (int64_t g = 0; g < n_groups; g++, w += (kGroup + 1) * kPanel / 2) {
-        const uint8_t* scales = w + kGroup * kPanel / 2;
-        ask_ahead(w, kGroup * kPanel / 2);
-        // The sums of a group stay in registers, for as many vectors as there are registers.
-        for (int first = 0; first < kAcross; first += kFourVectors) {
-            I part[R][kFourVectors];
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-                for (int v = 0; v < kFourVectors; v++) part[r][v] = i_set(sums[r * n_groups + g]);
-            for (int k = 0; k < kGroup; k += 8) {
-                B low[kFourVectors], high[kFourVectors];
-#pragma GCC unroll 8
-                for (int v = 0; v < kFourVectors; v++) {
-                    B both = b_load(w + (k / 8 * kAcross + first + v) * 4 * kLanes);
-                    low[v] = b_low(both);
-                    high[v] = b_high(both);
-                }
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    const uint8_t* at = a + r * lda + g * kGroup + k;
-                    B x = b_spread(at), y = b_spread(at + 4);
-#pragma GCC unroll 8
-                    for (int v = 0; v < kFourVectors; v++)
-                        part[r][v] = i_dot(i_dot(part[r][v], x, low[v]), y, high[v]);
-                }
-            }
-#pragma GCC unroll 8
-            for (int v = 0; v < kFourVectors; v++) {
-                int column = (first + v) * kLanes;
-                I both = i_of_bytes(scales + column % (kPanel / 2));
-                I scale = column < kPanel / 2 ? i_low4(both) : i_high4(both);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) acc[r][first + v] = i_add(acc[r][first + v], i_mul(part[r][v], scale));
-            }
-        }
-    }
-}
-
-// An int4 panel as the int8 panel that it stands for.
-inline void unpack_panel(const uint8_t* w, int64_t n_groups, int8_t* out) {
-    for (int64_t g = 0; g < n_groups; g++) {
-        const uint8_t* scales = w + kGroup / 2 * kPanel;
-        for (int v = 0; v < kPanel / kLanes; v++) {
-            int column = v * kLanes;
-            I both = i_of_bytes(scales + column % (kPanel / 2));
-            B scale = b_of_lanes(column < kPanel / 2 ? i_low4(both) : i_high4(both));
-            for (int k = 0; k < kGroup; k += 8) {
-                B packed = b_load(w + (k / 8 * (kPanel / kLanes) + v) * 4 * kLanes);
-                int8_t* to = out + k * kPanel + v * 4 * kLanes;
-                b_store(to, b_scaled(b_low(packed), scale));
-                b_store(to + 4 * kPanel, b_scaled(b_high(packed), scale));
-            }
-        }
-        w = scales + kPanel / 2;
-        out += kGroup * kPanel;
-    }
-}
-
-template <int R, int V>
-inline void finish(const Weight& w, const Gemm& g, I (&acc)[R][V], int64_t row, int64_t column, const Row* rows) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++, column += kLanes) {
-        if (column >= w.n) return;
-        I sum = i_load(w.sum + column);
-        F scale = f_load(w.scale + column), bias = f_load(w.bias + column);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            I exact = i_sub(acc[r][v], i_mul(sum, i_set(rows[row + r].zero - kOffset)));
-            F y = f_fma(f_of_i(exact), f_mul(scale, f_set(rows[row + r].step)), bias);
-            if (g.gelu) y = f_gelu(y);
-            float* to = g.y + (row + r) * g.ldy + column;
-            if (column + kLanes <= w.n) {
-                f_store(to, y);
-            } else {
-                float last[kLanes];
-                f_store(last, y);
-                std::memcpy(to, last, (w.n - column) * sizeof(float));
-            }
-        }
-    }
-}
-
-struct Job {
-    const Weight& w;
-    const Gemm& g;
-    const uint8_t* a;
-    const int32_t* sums;  // for int4 tiles
-    const Row* rows;
-    int64_t padded;
-};
-
-// Compiled apart from what calls it: its sums take all registers that there are.
-template <int R, bool four>
-[[gnu::noinline]] void tile(const Job& j, const uint8_t* panel, int64_t row, int64_t column) {
-    const uint8_t* a = j.a + row * j.padded;
-    if constexpr (four) {
-        I acc[R][kAcross];
-        int64_t n_groups = j.padded / kGroup;
-        tile4<R>(a, j.padded, j.sums + row * n_groups, n_groups, panel, acc);
-        finish<R, kAcross>(j.w, j.g, acc, row, column, j.rows);
-    } else {
-        I acc[R][kVectors];
-        tile8<R>(a, j.padded, panel + column % kPanel * 4, j.padded, acc);
-        finish<R, kVectors>(j.w, j.g, acc, row, column, j.rows);
-    }
-}
-
-// One panel for rows [from, to).
-template <bool four>
-inline void panel_rows(const Job& j, const uint8_t* panel, int64_t p, int64_t from, int64_t to) {
-    constexpr int rows = four ? kFourRows : kRows, vectors = four ? kAcross : kVectors;
-    for (int64_t row = from; row < to; row += rows) {
-        for (int64_t column = p * kPanel; column < std::min((p + 1) * kPanel, j.w.n); column += vectors * kLanes) {
-            switch (std::min<int64_t>(rows, to - row)) {
-                case 8: if constexpr (rows >= 8) tile<8, four>(j, panel, row, column); break;
-                case 7: if constexpr (rows >= 7) tile<7, four>(j, panel, row, column); break;
-                case 6: if constexpr (rows >= 6) tile<6, four>(j, panel, row, column); break;
-                case 5: if constexpr (rows >= 5) tile<5, four>(j, panel, row, column); break;
-                case 4: tile<4, four>(j, panel, row, column); break;
-                case 3: tile<3, four>(j, panel, row, column); break;
-                case 2: tile<2, four>(j, panel, row, column); break;
-                case 1: tile<1, four>(j, panel, row, column); break;
-            }
-        }
-    }
-}
-
-constexpr int64_t kFewRows = 16;  // up to here int4 panels are used as they are, above they are unpacked once
 
 void gemm(const Weight* weight, const Gemm* given) {
     const Weight& w = *weight;
@@ -214,18 +11,19 @@ void gemm(const Weight* weight, const Gemm* given) {
     thread_local Scratch bytes, others, sum_scratch;
     int64_t unit = w.bits == 8 ? 16 : kGroup;
     int64_t padded = (w.k + unit - 1) / unit * unit, n_groups = padded / kGroup;
-    uint8_t* a = bytes.of<uint8_t>(g.m * padded + 64);
+    bool few = g.m <= (w.bits == 8 ? kFewBytes : kFewFours), four = w.bits == 4 && few;
+    Layout as = few ? Layout{g.m, padded, padded} : many_layout(g.m, padded);
+    uint8_t* a = bytes.of<uint8_t>(as.rows * as.stride + 64);
     Row* rows = others.of<Row>(g.m);
-    bool four = w.bits == 4 && g.m <= kFewRows;
     int32_t* sums = four ? sum_scratch.of<int32_t>(g.m * n_groups) : nullptr;
 
     int threads = g.m * w.k < 32768 ? 1 : g.threads;
     int64_t per_task = std::max<int64_t>(1, g.m / (8 * threads));
     in_parallel((g.m + per_task - 1) / per_task, threads, [&](int64_t task) {
         thread_local Scratch scratch;
-        float* tmp = scratch.of<float>(padded + kLanes);
+        float* tmp = scratch.of<float>(as.filled + kLanes);
         for (int64_t r = task * per_task; r < std::min(g.m, (task + 1) * per_task); r++) {
-            rows[r] = quantise(g.x + r * g.ldx, w.multiply, w.k, padded, tmp, a + r * padded);
+            rows[r] = quantise(g.x + r * g.ldx, w.multiply, w.k, as.filled, tmp, a + r * as.stride);
             for (int64_t group = 0; four && group < n_groups; group++) {
                 int32_t sum = 0;
                 for (int i = 0; i < kGroup; i++) sum += a[r * padded + group * kGroup + i] - kOffset;
@@ -234,10 +32,10 @@ void gemm(const Weight* weight, const Gemm* given) {
         }
     });
 
-    Job job{w, g, a, sums, rows, padded};
+    Job job{w, g, a, sums, rows, padded, as.stride};
     int64_t panels = (w.n + kPanel - 1) / kPanel;
-    auto panel = [&](int64_t p) { return w.w + p * panel_bytes(padded, w.bits); };
-    if (g.m <= kFewRows) {
+    auto panel = [&](int64_t p) { return p < panels ? w.w + p * panel_bytes(padded, w.bits) : nullptr; };
+    if (few) {
         in_stretches(panels, g.threads, [&](int64_t p, int64_t end) {
             for (; p < end; p++) {
                 if (four)
@@ -248,20 +46,23 @@ void gemm(const Weight* weight, const Gemm* given) {
         });
         return;
     }
-    int64_t chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (g.m + 63) / 64);
-    int64_t chunk = ((g.m + chunks - 1) / chunks + kRows - 1) / kRows * kRows;
-    in_parallel(panels * chunks, g.threads, [&](int64_t task) {
-        int64_t p = task / chunks, from = task % chunks * chunk, to = std::min(g.m, from + chunk);
-        if (from >= to) return;
-        const uint8_t* whole = panel(p);
-        if (w.bits == 4) {
-            thread_local Scratch scratch;
-            int8_t* unpacked = scratch.of<int8_t>(padded * kPanel);
-            unpack_panel(whole, n_groups, unpacked);
-            whole = reinterpret_cast<const uint8_t*>(unpacked);
-        }
-        panel_rows<false>(job, whole, p, from, to);
-    });
+    for (int64_t first = 0, end; first < g.m; first = end) {
+        end = std::min(g.m, first + many_at_once(g.m, as.stride));
+        int64_t rows = end - first, chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (rows + 63) / 64);
+        int64_t chunk = ((rows + chunks - 1) / chunks + kManyUnit - 1) / kManyUnit * kManyUnit;
+        in_parallel(panels * chunks, g.threads, [&](int64_t task) {
+            int64_t p = task / chunks, from = first + task % chunks * chunk, to = std::min(end, from + chunk);
+            if (from >= to) return;
+            const uint8_t* whole = panel(p);
+            if (w.bits == 4) {
+                thread_local Scratch scratch;
+                int8_t* unpacked = scratch.of<int8_t>(padded * kPanel);
+                unpack_panel(whole, n_groups, unpacked);
+                whole = reinterpret_cast<const uint8_t*>(unpacked);
+            }
+            many_rows(job, whole, panel(p + g.threads), p, from, to);
+        });
+    }
 }
 
 }  // namespace

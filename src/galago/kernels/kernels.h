@@ -94,7 +94,7 @@ struct Attention {
     float* out;
     int64_t batch, heads, kv_heads, t, s, dim;
     int64_t q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row;
-    int32_t bytes;           // q k^T in int8
+    int32_t bytes;           // q k^T may be in int8, of keys less their mean
     int32_t threads;
 };
 
@@ -132,4 +132,4 @@ struct Kernels {
     int32_t (*read)(const int32_t* from, int64_t n, int32_t threads, int64_t* sum);
 };
 
-extern const Kernels avx512bf16_kernels, avx512_kernels, avx2_kernels, neon_kernels;
+extern const Kernels amx_kernels, avx512bf16_kernels, avx512_kernels, avx2_kernels, neon_kernels;

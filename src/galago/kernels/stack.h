@@ -24,8 +24,8 @@ struct Spot {
 // and it may be one whose instructions this processor does not have.
 struct Piece : Segment {};
 
-// Many rows are worked on in parts of so many, whose results stay in the processor's caches from step to step.
-constexpr int64_t kPart = 192;
+// What more rows than this took is kept for the next call.
+constexpr int64_t kFew = 192;
 
 // Attention works on so many rows of one sequence together.
 constexpr int64_t kManyRows = 32;
@@ -46,7 +46,7 @@ struct Blocks {
         segments.resize(g.n_sequences);
         for (int64_t s = 0; s < g.n_sequences; s++) plan(s);
         int64_t parts = (rows + kPart - 1) / kPart;
-        part = (rows + parts * kRows - 1) / (parts * kRows) * kRows;
+        part = (rows + parts * kManyUnit - 1) / (parts * kManyUnit) * kManyUnit;
         u = scratch.of<float>(rows * (g.dim + qkv_dim) + part * (3 * g.dim + g.ff) + 64);
         attended = u + part * g.dim;
         out = attended + part * g.dim;
@@ -191,7 +191,7 @@ int32_t run_blocks(const Stack* given, AttentionKernels kernels) {
     thread_local Scratch scratch;
     int32_t failed = attempt([&] { Blocks(*given, kernels, scratch).run(); });
     // What many rows took stays until few come: a long prefill comes in pieces, each of which would fault it in anew.
-    if (failed || rows_of(*given) <= kPart) scratch.keep(8 << 20);
+    if (failed || rows_of(*given) <= kFew) scratch.keep(8 << 20);
     return failed;
 }
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.kernels import Kernels, kernels
+from galago.machine import refused_set
 from galago.nn.linear import LinearWeight, float_product, gelu
 from galago.precision import Precision
 from galago.precision.quantise import Quantised, values
@@ -160,8 +161,11 @@ def described(precision: Precision, device: torch.device) -> str:
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:
     """What is slower or larger here than it could be, one sentence each."""
-    if bits is None or device.type != "cpu" or kernels():
+    if bits is None or device.type != "cpu":
         return []
+    if best := kernels():
+        refused = refused_set(best.name)
+        return [f"the system keeps {refused} from this process: {best.name} is used"] if refused else []
     found = [
         "galago's own kernels are not in use (not built, damaged, for another processor, or turned off): torch's run"
     ]
