@@ -46,23 +46,20 @@ void gemm(const Weight* weight, const Gemm* given) {
         });
         return;
     }
-    for (int64_t first = 0, end; first < g.m; first = end) {
-        end = std::min(g.m, first + many_at_once(g.m, as.stride));
-        int64_t rows = end - first, chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (rows + 63) / 64);
-        int64_t chunk = ((rows + chunks - 1) / chunks + kManyUnit - 1) / kManyUnit * kManyUnit;
-        in_parallel(panels * chunks, g.threads, [&](int64_t task) {
-            int64_t p = task / chunks, from = first + task % chunks * chunk, to = std::min(end, from + chunk);
-            if (from >= to) return;
-            const uint8_t* whole = panel(p);
-            if (w.bits == 4) {
-                thread_local Scratch scratch;
-                int8_t* unpacked = scratch.of<int8_t>(padded * kPanel);
-                unpack_panel(whole, n_groups, unpacked);
-                whole = reinterpret_cast<const uint8_t*>(unpacked);
-            }
-            many_rows(job, whole, panel(p + g.threads), p, from, to);
-        });
-    }
+    int64_t chunks = std::clamp<int64_t>(8 * g.threads / panels + 1, 1, (g.m + 63) / 64);
+    int64_t chunk = ((g.m + chunks - 1) / chunks + kManyUnit - 1) / kManyUnit * kManyUnit;
+    in_parallel(panels * chunks, g.threads, [&](int64_t task) {
+        int64_t p = task / chunks, from = task % chunks * chunk, to = std::min(g.m, from + chunk);
+        if (from >= to) return;
+        const uint8_t* whole = panel(p);
+        if (w.bits == 4) {
+            thread_local Scratch scratch;
+            int8_t* unpacked = scratch.of<int8_t>(padded * kPanel);
+            unpack_panel(whole, n_groups, unpacked);
+            whole = reinterpret_cast<const uint8_t*>(unpacked);
+        }
+        many_rows(job, whole, panel(p + g.threads), p, from, to);
+    });
 }
 
 }  // namespace

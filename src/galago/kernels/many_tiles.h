@@ -13,19 +13,12 @@ constexpr int64_t kManyUnit = 2 * kTileRows;
 // counts more than that results of a part stay in the caches.
 constexpr int64_t kPart = 384;
 constexpr int kColumns = 32;                 // of a block: two tiles
-constexpr int64_t kCached = 1250000;         // bytes of rows that stay in a core's own cache of 2 MB while panels pass
 constexpr int kStepBytes = kTileRows * 256;  // of a panel, in one step over the inputs
 
 // Rows an odd number of cache lines apart: those of a tile would share a few places of the cache otherwise.
 inline Layout many_layout(int64_t m, int64_t padded) {
     int64_t lines = (padded + 63) / 64;
     return {(m + kManyUnit - 1) / kManyUnit * kManyUnit, lines * 64, (lines | 1) * 64};
-}
-
-// Of m rows, those that are multiplied by all panels before the next are.
-inline int64_t many_at_once(int64_t m, int64_t stride) {
-    int64_t most = std::max(kManyUnit, kCached / stride / kManyUnit * kManyUnit), times = (m + most - 1) / most;
-    return ((m + times - 1) / times + kManyUnit - 1) / kManyUnit * kManyUnit;
 }
 
 // A block whose sums are there, and not yet its results.

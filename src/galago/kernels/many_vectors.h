@@ -12,9 +12,6 @@ constexpr int64_t kPart = 192;
 
 inline Layout many_layout(int64_t m, int64_t padded) { return {m, padded, padded}; }
 
-// Of m rows, those that are multiplied by all panels before the next are.
-inline int64_t many_at_once(int64_t m, int64_t stride) { return m; }
-
 // Rows [from, to) times panel p, which is int8 by now. `next` is what this thread will probably read after it, or null.
 inline void many_rows(const Job& j, const uint8_t* panel, const uint8_t* next, int64_t p, int64_t from, int64_t to) {
     panel_rows<false>(j, panel, p, from, to);
