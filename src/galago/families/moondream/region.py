@@ -7,6 +7,7 @@ the model's type: half precision would round a coordinate to a few pixels.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,9 +52,9 @@ def size_logits(hidden: Tensor, w: RegionWeights) -> Tensor:
     return mlp(hidden, w.size_decoder).unflatten(-1, (2, -1))
 
 
-def coordinate_of_bin(bins: Tensor, n_bins: int) -> Tensor:
-    """Bin numbers to coordinates, float32: bin / n_bins."""
-    return bins.float() / n_bins
+def coordinate_of_bin(number: int, n_bins: int) -> float:
+    """A bin's number to a coordinate, as float32 has it: number / n_bins."""
+    return float(np.float32(number) / np.float32(n_bins))
 
 
 def size_of_bin(bins: Tensor, n_bins: int, log: bool) -> Tensor:

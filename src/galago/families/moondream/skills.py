@@ -160,26 +160,28 @@ def _feed(m: "Moondream", prompt: Prompt, reads: tuple[str, ...] = TOKEN) -> Fed
 
 def embed(m: "Moondream", prompt: Prompt) -> Tensor:
     """Token ids [n] where the prompt is text alone, else embeddings [n, dim]."""
-    ids = torch.tensor([item if isinstance(item, int) else 0 for item in prompt], device=m.device)
     if all(isinstance(item, int) for item in prompt):
-        return ids
-    x = embedded(ids, m.weights.text, m.dtype)
-    for i, item in enumerate(prompt):
-        if isinstance(item, Coordinate):
-            x[i] = encode_coordinate(_exactly(m, item.value), m.weights.region, m.dtype)
-        elif isinstance(item, Size):
-            x[i] = encode_size(_exactly(m, item.width, item.height), m.weights.region, m.dtype)
-    return x
+        return torch.tensor(prompt, device=m.device)
+    return torch.cat([_embedding(m, item) for item in prompt])
+
+
+def _embedding(m: "Moondream", item: int | Coordinate | Size) -> Tensor:
+    match item:
+        case Coordinate(value):
+            return encode_coordinate(_exactly(m, value), m.weights.region, m.dtype)
+        case Size(width, height):
+            return encode_size(_exactly(m, width, height), m.weights.region, m.dtype)
+    return embedded(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
 
 
 def _exactly(m: "Moondream", *numbers: float) -> Tensor:
     """float32 whatever torch's default is: half precision would round a coordinate to a few pixels."""
-    return torch.tensor(numbers, dtype=torch.float32, device=m.device)
+    return torch.tensor([numbers], dtype=torch.float32, device=m.device)
 
 
 def _coordinate(out: Output) -> float:
     logits = numbers(out.heads["coordinate"], "a coordinate")
-    return float(coordinate_of_bin(torch.tensor(logits.argmax()), len(logits)))
+    return coordinate_of_bin(int(logits.argmax()), len(logits))
 
 
 def _size(m: "Moondream", out: Output) -> Size:
