@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from galago.errors import InvalidRequest, quoted
-from galago.request import Box, Detail, DetectGaze, Media, Priority, Query, Request, Sampling, Skill, Spot
+from galago.request import Box, DetectGaze, Media, Priority, Query, Request, Sampling, Skill, Spot
 
 Settings = Mapping[str, Any]
 """temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
@@ -51,23 +51,12 @@ def sampling_from(settings: Settings | None) -> Sampling:
     return Sampling(**given)
 
 
-def variant_of(settings: Settings | None) -> str | None:
-    return checked_settings(settings).get("variant")
-
-
-def detail_of(settings: Settings | None) -> Detail:
-    detail = checked_settings(settings).get("detail", "high")
-    if detail not in ("low", "high"):
-        raise InvalidRequest("detail must be low or high", "detail")
-    return cast(Detail, detail)
-
-
 def request_of(
     skill: Skill, image: Media | None, settings: Settings | None, priority: Priority = "interactive"
 ) -> Request:
     """The request for a skill with these settings."""
-    sampling = sampling_from(settings)
-    return Request(skill, image, sampling, variant_of(settings), detail_of(settings), priority)
+    given, sampling = checked_settings(settings), sampling_from(settings)
+    return Request(skill, image, sampling, given.get("variant"), given.get("detail", "high"), priority)
 
 
 def limit_of(settings: Settings | None) -> dict[str, int]:
@@ -137,8 +126,3 @@ def flags_of(given: Any, usual: Mapping[str, Any], param: str) -> dict[str, Any]
 def plain(value: Any) -> Any:
     """Arrays and numbers of NumPy and PyTorch as lists and numbers of Python; anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
-
-
-def check(holds: Any, param: str, allowed: str) -> None:
-    if not holds:
-        raise InvalidRequest(f"{param} must be {allowed}", param)

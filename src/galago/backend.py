@@ -7,7 +7,6 @@ the model besides stands in its Facts.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from galago.catalog import Entry, lookup
@@ -15,7 +14,6 @@ from galago.errors import GalagoError, ModelNotFound, UnsupportedTask, quoted
 from galago.request import Caption, Chat, Detect, DetectGaze, Encode, Event, Point, Query, Request, Skill
 
 if TYPE_CHECKING:
-    from galago.engine.limits import Limits
     from galago.media.timeline import FrameSampling
 
 NATIVE = "native"
@@ -135,20 +133,8 @@ class Backend(Protocol):
 class Loader(Protocol):
     """What the module of a backend has."""
 
-    def load(
-        self,
-        name: str,
-        *,
-        precision: str | None,
-        profile: str | None,
-        device: str | None,
-        revision: str | None,
-        variants: Path | None,
-        threads: int | None,
-        progress: Callable[[int, int], None] | None,
-        limits: "Limits | None",
-    ) -> Backend:
-        """The model of this name, in memory; see galago.load."""
+    def load(self, name: str, **options: Any) -> Backend:
+        """The model of this name, in memory; the options are those of galago.load, all of them."""
         ...
 
     def describe(self, name: str) -> Entry:

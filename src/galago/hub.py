@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +21,7 @@ from galago.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
 from galago.config_file import TEXT, Members, one_of, read_json
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 from galago.families import by_model_type
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes of how many are there."""
+from galago.progress import Progress, progress_bar
 
 
 @dataclass(frozen=True)
@@ -276,7 +274,8 @@ def _download(
             found.append((r, get_hf_file_metadata(hf_hub_url(r.repo, r.file, revision=r.revision))))
     total = sum(meta.size or 0 for _, meta in found)
     _check_space(name, total, Path(constants.HF_HUB_CACHE))
-    with _shown(name) if progress is None else contextlib.nullcontext(progress) as tell:
+    bar = progress_bar(f"Downloading {name}", of_bytes=True, stays=True)
+    with bar if progress is None else contextlib.nullcontext(progress) as tell:
         done = 0
         for r, meta in found:
             bar = _counter(tell, done, total)
@@ -315,18 +314,6 @@ def _counter(tell: Progress, before: int, total: int) -> Any:
             pass
 
     return Counter
-
-
-@contextlib.contextmanager
-def _shown(name: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"Downloading {name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check_space(name: str, needed: int, cache: Path) -> None:

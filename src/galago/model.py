@@ -15,7 +15,7 @@ from PIL import Image
 
 from galago import arguments
 from galago.answers import answer_of, answered
-from galago.arguments import Settings, check, request_of
+from galago.arguments import Settings, request_of
 from galago.backend import Backend, Run, loader_of
 from galago.batch.each import each, raised
 from galago.catalog import entries
@@ -25,7 +25,6 @@ from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
-from galago.media.timeline import FrameSampling
 from galago.messages import Turn, read_messages
 from galago.nn.forked import computed
 from galago.request import (
@@ -43,6 +42,7 @@ from galago.request import (
     Query,
     Request,
     Skill,
+    check,
     is_whole,
 )
 
@@ -101,6 +101,9 @@ def load(
 class Model:
     """A loaded model. Its methods may be called from any thread; requests are carried out together.
 
+    `name`, `identity`, `revision`, `precision`, `device`, `threads`, `kernels`, `fallbacks` and `video_sampling` are
+    its backend's facts; see galago.Facts.
+
     Of a video the frames are looked at that the model was trained to look at (`video_sampling`), and what moves, as
     some GIFs do, is one. Other models, and detect, point and detect_gaze, take of what moves the first frame.
 
@@ -111,50 +114,12 @@ class Model:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        for fallback in self.fallbacks:
-            log.warning("%s: %s", self.name, fallback)
-
-    @property
-    def name(self) -> str:
-        return self.backend.facts.name
-
-    @property
-    def identity(self) -> str:
-        """The name, and a digest of what decides its answers."""
-        return self.backend.facts.identity
-
-    @property
-    def revision(self) -> str:
-        return self.backend.facts.revision
-
-    @property
-    def precision(self) -> str:
-        return self.backend.facts.precision
-
-    @property
-    def kernels(self) -> str:
-        """What computes the linear maps."""
-        return self.backend.facts.kernels
-
-    @property
-    def fallbacks(self) -> list[str]:
-        """What is slower, larger or otherwise than it could be or was asked for, one sentence each."""
-        return list(self.backend.facts.fallbacks)
-
-    @property
-    def device(self) -> str:
-        return self.backend.facts.device
-
-    @property
-    def threads(self) -> int:
-        """How many CPU threads compute."""
-        return self.backend.facts.threads
-
-    @property
-    def video_sampling(self) -> FrameSampling | None:
-        """Which frames of a video it looks at; None where it looks at images only."""
-        return self.backend.facts.video_sampling
+        self.backend, facts = backend, backend.facts
+        self.name, self.identity, self.revision = facts.name, facts.identity, facts.revision
+        self.precision, self.device, self.threads = facts.precision, facts.device, facts.threads
+        self.kernels, self.fallbacks, self.video_sampling = facts.kernels, list(facts.fallbacks), facts.video_sampling
+        for fallback in facts.fallbacks:
+            log.warning("%s: %s", facts.name, fallback)
 
     @property
     def waiting(self) -> int:

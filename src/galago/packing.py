@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from galago.hub import Files, blaming, check
 from galago.packed_cache import delete_halves, described, discard_halves, explained, packed_folder
 from galago.precision import BITS
 from galago.precision.packed import VERSION, bits_of, pack
+from galago.progress import Progress, progress_bar
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 WORTH_KEEPING = 256 << 20
 """Bytes of a checkpoint from which on a packed copy is kept; smaller ones are packed anew at each load."""
 CANNOT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
@@ -77,7 +77,7 @@ def _make(files: Files, precision: str, kept: Path, progress: Progress | None) -
         kept.unlink()  # who has opened it keeps it; its room may be needed
     _check_space(files, precision, kept.parent)
     check(files)
-    with _shown(f"Packing {files.name} to {precision} (once)", progress) as tell:
+    with _bar(f"Packing {files.name} to {precision} (once)", progress) as tell:
         _pack(files, precision, kept, tell)
 
 
@@ -129,7 +129,7 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
     try:
         with (
             blaming(files.name, files.source),
-            _shown(f"Packing {files.name} to {precision}", progress) as tell,
+            _bar(f"Packing {files.name} to {precision}", progress) as tell,
             explained(folder),
             locked(partial / ".lock", waiting),
         ):
@@ -160,24 +160,15 @@ def quantise_model(files: Files, precision: str, folder: Path, progress: Progres
     return folder / "model.safetensors"
 
 
-@contextlib.contextmanager
-def _shown(title: str, progress: Progress | None) -> Iterator[Progress]:
+def _bar(title: str, progress: Progress | None) -> contextlib.AbstractContextManager[Progress]:
     """The given progress, or a bar on standard error where that is a terminal; elsewhere a line in the log."""
     from rich.console import Console
 
-    console = Console(stderr=True)
     if progress is not None:
-        yield progress
-    elif not console.is_terminal:
+        return contextlib.nullcontext(progress)
+    if not Console(stderr=True).is_terminal:
         log.info("%s", title)
-        yield lambda done, total: None
-    else:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, redirect_stdout=False) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+    return progress_bar(title, stays=True)
 
 
 def _check_space(files: Files, precision: str, folder: Path) -> None:

@@ -18,6 +18,7 @@ from galago.engine.kv_share import kv_share
 from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory, quoted
 from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
 from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
+from galago.progress import Progress
 from galago.request import is_number, is_whole
 from galago.slots import Loaded, Slot
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from galago.model import Model
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 
 CHOICE = ("precision", "profile", "device")
 """Options of a load that decide what it needs."""

@@ -162,18 +162,18 @@ class Sampling:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
-        _check(is_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
+        check(is_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
-            _check(is_number(value) and 0 <= value <= 1, name, "a number in 0..1")
-        _check(self.seed is None or is_whole(self.seed), "seed", "a whole number or null")
-        _check(self.max_tokens is None or (is_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
+            check(is_number(value) and 0 <= value <= 1, name, "a number in 0..1")
+        check(self.seed is None or is_whole(self.seed), "seed", "a whole number or null")
+        check(self.max_tokens is None or (is_whole(self.max_tokens) and self.max_tokens >= 1), "max_tokens", ">= 1")
         stops = isinstance(self.stop, tuple) and all(is_text(s) and s for s in self.stop)
-        _check(stops, "stop", "a string or a list of strings, none of them empty or with half of a surrogate pair")
-        _check(self.top_k is None or (is_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
+        check(stops, "stop", "a string or a list of strings, none of them empty or with half of a surrogate pair")
+        check(self.top_k is None or (is_whole(self.top_k) and self.top_k >= 1), "top_k", "a whole number >= 1")
         penalty = self.repetition_penalty
-        _check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
-        _check(self.json_schema is None or is_text(self.json_schema), "json_schema", "a JSON Schema, or its text")
+        check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
+        check(self.json_schema is None or is_text(self.json_schema), "json_schema", "a JSON Schema, or its text")
 
 
 @dataclass(frozen=True)
@@ -211,17 +211,17 @@ class Request:
 
     def __post_init__(self) -> None:
         check_skill(self.skill)
-        _check(isinstance(self.sampling, Sampling), "sampling", "a Sampling")
-        _check(self.variant is None or is_text(self.variant), "variant", "the name of a LoRA file, or None")
-        _check(_one_of(self.priority, Priority), "priority", "interactive or batch")
+        check(isinstance(self.sampling, Sampling), "sampling", "a Sampling")
+        check(self.variant is None or is_text(self.variant), "variant", "the name of a LoRA file, or None")
+        check(_one_of(self.priority, Priority), "priority", "interactive or batch")
         limit = self.timeout
-        _check(limit is None or (is_number(limit) and limit > 0), "timeout", "seconds > 0, or null")
+        check(limit is None or (is_number(limit) and limit > 0), "timeout", "seconds > 0, or null")
         details = self.detail if isinstance(self.detail, tuple) else (self.detail,)
-        _check(all(_one_of(detail, Detail) for detail in details), "detail", "low or high")
+        check(all(_one_of(detail, Detail) for detail in details), "detail", "low or high")
         each = len(details) == len(self.shown)
-        _check(each or not isinstance(self.detail, tuple), "detail", "one for all that is shown, or as many as that")
+        check(each or not isinstance(self.detail, tuple), "detail", "one for all that is shown, or as many as that")
         told = self.top_logprobs
-        _check(told is None or (is_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
+        check(told is None or (is_whole(told) and 0 <= told <= 20), "top_logprobs", "a whole number in 0..20")
 
 
 # --- events: what comes back -----------------------------------------------------------------
@@ -349,7 +349,7 @@ def _one_of(value: Any, choices: Any) -> bool:
     return isinstance(value, str) and value in get_args(choices)
 
 
-def _check(holds: Any, param: str, allowed: str) -> None:
+def check(holds: Any, param: str, allowed: str) -> None:
     if not holds:
         raise InvalidRequest(f"{param} must be {allowed}", param)
 
@@ -359,42 +359,42 @@ def _relative(values: Any, count: tuple[int, ...]) -> bool:
 
 
 def _check_text(value: Any, param: str, kind: str) -> None:
-    _check(not isinstance(value, str) or is_text(value), param, f"{kind} without half of a surrogate pair")
-    _check(isinstance(value, str) and value.strip(), param, f"{kind} that is not empty")
+    check(not isinstance(value, str) or is_text(value), param, f"{kind} without half of a surrogate pair")
+    check(isinstance(value, str) and value.strip(), param, f"{kind} that is not empty")
 
 
 def _check_messages(messages: Any) -> None:
     """Raise InvalidRequest for what is no conversation, whatever it says."""
     allowed = "Messages of a system, user or assistant, with a text or a tuple of parts"
-    _check(isinstance(messages, tuple) and all(isinstance(m, Message) for m in messages), "messages", allowed)
+    check(isinstance(messages, tuple) and all(isinstance(m, Message) for m in messages), "messages", allowed)
     for i, m in enumerate(messages):
-        _check(_one_of(m.role, Role), f"messages.{i}.role", "system, user or assistant")
-        _check(isinstance(m.content, str | tuple), f"messages.{i}.content", "a text or a tuple of parts")
+        check(_one_of(m.role, Role), f"messages.{i}.role", "system, user or assistant")
+        check(isinstance(m.content, str | tuple), f"messages.{i}.content", "a text or a tuple of parts")
         texts = [part for part in m.parts if isinstance(part, str)]
-        _check(all(map(is_text, texts)), f"messages.{i}.content", "without half of a surrogate pair")
+        check(all(map(is_text, texts)), f"messages.{i}.content", "without half of a surrogate pair")
 
 
 def check_skill(skill: Skill) -> None:
     """Raise InvalidRequest, naming the argument, where a skill's arguments are out of range."""
     match skill:
         case Caption(length):
-            _check(_one_of(length, Length), "length", "short, normal or long")
+            check(_one_of(length, Length), "length", "short, normal or long")
         case Query(question, reasoning, refs):
             _check_text(question, "question", "a text")
-            _check(isinstance(reasoning, bool), "reasoning", "True or False")
+            check(isinstance(reasoning, bool), "reasoning", "True or False")
             places = "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1"
-            _check(isinstance(refs, tuple) and all(_relative(ref, (2, 4)) for ref in refs), "spatial_refs", places)
+            check(isinstance(refs, tuple) and all(_relative(ref, (2, 4)) for ref in refs), "spatial_refs", places)
         case Detect(name, most) | Point(name, most):
             _check_text(name, "object", "a name")
-            _check(is_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
+            check(is_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
         case DetectGaze(eye, face, accurate, force):
             for flag, value in {"prioritize_accuracy": accurate, "force_detect": force}.items():
-                _check(isinstance(value, bool), flag, "True or False")
-            _check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
-            _check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
-            _check(face is not None if accurate else eye is not None, "face" if accurate else "eye", "given")
+                check(isinstance(value, bool), flag, "True or False")
+            check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
+            check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
+            check(face is not None if accurate else eye is not None, "face" if accurate else "eye", "given")
         case Chat(messages):
-            _check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")
-            _check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
+            check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")
+            check(messages and messages[-1].text.strip(), "messages", "a conversation whose last turn has text")
         case _:
-            _check(isinstance(skill, Encode), "skill", "Caption, Query, Detect, Point, DetectGaze, Chat or Encode")
+            check(isinstance(skill, Encode), "skill", "Caption, Query, Detect, Point, DetectGaze, Chat or Encode")

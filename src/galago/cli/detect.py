@@ -1,6 +1,6 @@
 """galago detect"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from galago.answers import answer_of
@@ -20,7 +20,7 @@ from galago.cli.options import (
 )
 from galago.cli.running import Output, decoded, each_image
 from galago.cli.words import sources_and_words
-from galago.request import Detect, check_skill
+from galago.request import Detect, Point, check_skill
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,36 +34,43 @@ Examples:
   galago detect *.jpg "red car" --draw drawings/ --json"""
 
 
-@takes_groups
-def detect(
-    words: ImagesAndObject = None,
-    more: MoreImages = None,
-    prompt: Object = None,
-    draw: Draw = None,
-    force: Force = False,
-    json: Json = False,
-    *,
-    limits: ObjectSettings,
-    loading: Loading,
-) -> None:
-    """Find objects: their bounding boxes, in pixels and relative to the image."""
-    images, object = sources_and_words(words, more, prompt, "galago detect photo.jpg person")
-    skill = Detect(object, limits.max_objects)
-    check_skill(skill)
-    settings = settings_of(limits)
-    output = Output(images, json)
-    drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
+def finding(kind: type[Detect | Point], help: str) -> Callable[..., None]:
+    """The command of a skill that finds what an object is called; `help` is what it says of itself."""
+    name = kind.__name__.lower()
 
-    def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
-        from galago.media.draw import draw as drawn
+    def command(
+        words: ImagesAndObject = None,
+        more: MoreImages = None,
+        prompt: Object = None,
+        draw: Draw = None,
+        force: Force = False,
+        json: Json = False,
+        *,
+        limits: ObjectSettings,
+        loading: Loading,
+    ) -> None:
+        images, object = sources_and_words(words, more, prompt, f"galago {name} photo.jpg person")
+        skill = kind(object, limits.max_objects)
+        check_skill(skill)
+        settings = settings_of(limits)
+        output = Output(images, json)
+        drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
 
-        answer = answer_of(skill, run)
-        boxes = [(o["x_min"], o["y_min"], o["x_max"], o["y_max"]) for o in answer["objects"]]
-        output.show(images[place], answer, [table(object, boxes, image.size)])
-        if path := drawings[place]:
-            write(drawn(decoded(image), boxes=boxes, label=object), path)
+        def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
+            from galago.media.draw import draw as drawn
 
-    each_image(images, loading, request_of(skill, None, settings, "batch"), show)
+            answer = answer_of(skill, run)
+            [(what, found)] = answer.items()
+            places = [tuple(one.values()) for one in found]
+            output.show(images[place], answer, [table(object, places, image.size)])
+            if path := drawings[place]:
+                shown = {"boxes" if what == "objects" else what: places}
+                write(drawn(decoded(image), **shown, label=object), path)
+
+        each_image(images, loading, request_of(skill, None, settings, "batch"), show)
+
+    command.__name__, command.__doc__ = name, help
+    return takes_groups(command)
 
 
 def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
@@ -76,3 +83,6 @@ def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) ->
         pixels = "".join(f"{v * size[i % 2]:7.0f}" for i, v in enumerate(values))
         lines.append(f"{count:4}{pixels}    " + "".join(f"{v:8.4f}" for v in values))
     return "\n".join(lines)
+
+
+detect = finding(Detect, "Find objects: their bounding boxes, in pixels and relative to the image.")

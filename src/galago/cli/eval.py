@@ -3,8 +3,7 @@
 import json as jsonlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from galago.cli.options import Force, Loading, takes_groups
 from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
 from galago.outputs import check_outputs, is_ours, write_text
+from galago.progress import progress_bar
 
 if TYPE_CHECKING:
     from galago.eval.case import Task
@@ -191,7 +191,7 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
             "precision": model.precision, "device": model.device, "kernels": model.kernels,
             "count": what.count, "seed": what.seed, "range": what.task.range, **shown,
         }  # fmt: skip
-        with opened(out, settings) as (done, keep), _progress(f"{model.name} {model.precision}") as tell:
+        with opened(out, settings) as (done, keep), progress_bar(f"{model.name} {model.precision}") as tell:
             if done:
                 typer.echo(f"goes on after {len(done)} answers in {out}", err=True)
             try:
@@ -235,18 +235,3 @@ def _judge(run: "Run", wanted: dict[str, float]) -> None:
         for line in short:
             typer.echo(line, err=True)
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False
-    ) as bar:
-        shown = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)

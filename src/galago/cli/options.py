@@ -206,12 +206,12 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any) -> dict[str, Any]:
     """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
-    from galago.arguments import detail_of, sampling_from
+    from galago.arguments import request_of
+    from galago.request import Caption
 
     given = {**(asdict(group) if group else {}), **more}
     settings = {name: value for name, value in given.items() if value is not None and value != []}
-    sampling_from(settings)
-    detail_of(settings)
+    request_of(Caption(), None, settings)
     variant = settings.get("variant")
     if variant is not None and not os.path.isfile(variant):
         raise InvalidRequest(f"no file {variant}; --variant names the file of a LoRA", "variant")

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 from galago.cli.options import Frames, Loading
 from galago.cli.streams import json_name, print_json, standard_input
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
+from galago.progress import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -130,8 +131,10 @@ def _each(
         def finish(place: int, request: "Request", run: "Run") -> None:
             show(place, request.image, run)
 
-        with _counted(len(sources)) as count:
-            results = each(range(len(sources)), request, submit, finish, progress=count)
+        hidden = len(sources) < 2 or sys.stdout.isatty()  # where answers show how far it is
+        with nullcontext() if hidden else progress_bar("Images") as tell:
+            told = (lambda done: tell(done, len(sources))) if tell else (lambda done: None)
+            results = each(range(len(sources)), request, submit, finish, progress=told)
             with closing(results):
                 for source, error in zip(sources, results, strict=True):
                     if isinstance(error, InvalidImage | InvalidVideo):
@@ -157,18 +160,3 @@ def open_source(source: str) -> "FileSource":
     if "://" not in source and os.path.isdir(source):  # which takes a data: URL for no name, and not for an error
         raise InvalidImage(f"{source} is a folder; name the files in it, as {Path(source) / '*.png'}")
     return source
-
-
-@contextmanager
-def _counted(total: int) -> Iterator[Callable[[int], None]]:
-    """To be told how many are done: a bar on standard error when there are many and nothing else shows progress."""
-    if total < 2 or sys.stdout.isatty() or not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # Standard output goes to a file or pipe and must get there as it is.
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("Images", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -1,8 +1,6 @@
 """galago watch"""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ from galago.cli.running import open_source
 from galago.cli.streams import print_json
 from galago.cli.words import sources_and_words
 from galago.errors import InvalidRequest
+from galago.progress import Progress, progress_bar
 from galago.request import Query, check_skill
 
 EXAMPLES = """\b
@@ -56,8 +55,8 @@ def watch(
     loading.check()
     sampling = frames.of(FrameSampling())
     clip = load_clip(open_source(videos[0]), sampling)
-    with loading.open() as model, _counted(len(clip.frames)) as count:
-        answers = count(watched(model, clip, question, settings=settings))
+    with loading.open() as model, progress_bar("Frames") as tell:
+        answers = _counted(watched(model, clip, question, settings=settings), len(clip.frames), tell)
         if json:
             for time, answer in answers:
                 print_json({"time": round(time, 3), "answer": answer})
@@ -89,15 +88,7 @@ def clock(seconds: float, tenths: bool = False) -> str:
 Answers = Iterable[tuple[float, str]]
 
 
-@contextmanager
-def _counted(total: int) -> Iterator[Callable[[Answers], Answers]]:
-    """Lets answers through; with a bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    # On a terminal what is printed comes above the bar (typer.echo would write into it); a file gets it as it is.
-    with Progress(
-        console=console, disable=not console.is_terminal, transient=True, redirect_stdout=sys.stdout.isatty()
-    ) as bar:
-        yield lambda answers: bar.track(answers, total=total, description="Frames")
+def _counted(answers: Answers, total: int, tell: Progress) -> Answers:
+    for done, answer in enumerate(answers, start=1):
+        tell(done, total)
+        yield answer

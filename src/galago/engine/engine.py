@@ -45,14 +45,12 @@ class Run:
         return self
 
     def __next__(self) -> Event:
-        """Wait for the next event."""
         if self._over:
             raise StopIteration
         self._engine.check_process()
         return self._given(self._job.events.get())
 
     def poll(self) -> Event | None:
-        """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
         self._engine.check_process()
         try:
             return None if self._over else self._given(self._job.events.get_nowait())
@@ -61,14 +59,10 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether all its events are there, so that iteration waits for none."""
         return self._job.over
 
     def watch(self, told: Callable[[], None]) -> None:
-        """Have `told` called whenever there may be something to poll: by the engine's thread, so it must be short.
-
-        What it raises there is logged, and the request goes on.
-        """
+        """What `told` raises is logged, and the request goes on."""
         self._job.told = told
         told()
 
@@ -83,7 +77,6 @@ class Run:
         return event
 
     def cancel(self) -> None:
-        """Stop at the next step, from any thread; iteration then ends with Done('cancelled')."""
         self._inbox.cancel(self._job)
 
 

@@ -7,6 +7,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from galago.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.nn.device import memory, pick_device
@@ -41,11 +42,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
             {
                 "status": "healthy",
                 **said,
-                "device": facts.device,
-                "precision": facts.precision,
-                "revision": facts.revision,
-                "kernels": facts.kernels,
-                "fallbacks": facts.fallbacks,
+                **_told(facts),
                 "memory": _memory(facts.device),
                 "performance": host.served.report(),
                 "models": await waited(partial(loaded_models, models)),
@@ -109,17 +106,17 @@ def loaded_models(models: Models) -> list[Json]:
     return [
         {
             "name": facts.name,
-            "precision": facts.precision,
-            "device": facts.device,
-            "revision": facts.revision,
-            "kernels": facts.kernels,
-            "fallbacks": facts.fallbacks,
+            **_told(facts),
             "memory": {**held.get(facts.name, {}), "set_aside_bytes": row.bytes},
             "in_use": row.in_use,
             **({"error": str(row.ended)} if row.ended else {}),
         }
         for facts, row in models.loaded()
     ]
+
+
+def _told(facts: Facts) -> Json:
+    return {name: getattr(facts, name) for name in ("device", "precision", "revision", "kernels", "fallbacks")}
 
 
 def _memory(device: str) -> Json:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest,
 from galago.hub import discard_partial, installed
 from galago.needs import one_name, precision_of
 from galago.pool import ModelPool
+from galago.progress import Progress
 from galago.routing import Lane, Plan, alone, plans
 from galago.server.errors import Refused
 from galago.server.interrupting import Interrupted, Interruptible
@@ -30,8 +31,6 @@ WAITING = 256
 LONGEST_NAME = 200
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

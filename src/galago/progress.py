@@ -1,0 +1,28 @@
+"""How far something is: who is told, and bars for people."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int], None]
+"""Told how many are done, and of how many: bytes of a download, tensors, images."""
+
+
+@contextmanager
+def progress_bar(title: str, *, of_bytes: bool = False, stays: bool = False) -> Iterator[Progress]:
+    """A bar on standard error, where that is a terminal; it goes at its end unless it `stays`."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    done = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.TaskProgressColumn(),)
+    with rich.Progress(
+        *(rich.TextColumn("{task.description}"), rich.BarColumn(), *done, rich.TimeRemainingColumn()),
+        console=console,
+        disable=not console.is_terminal,
+        transient=not stays,
+        # On a terminal what is printed comes above the bar; a file or pipe gets it as it is.
+        redirect_stdout=bool(sys.stdout) and sys.stdout.isatty(),
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
