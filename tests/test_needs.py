@@ -92,7 +92,7 @@ def test_what_was_not_measured_is_not_reckoned_too_small(
 ) -> None:
     entry = find(name)
     figure = entry.memory[precision]
-    monkeypatch.setattr(needs, "lookup", lambda name: replace(entry, memory={}))
+    monkeypatch.setattr(needs, "entry_of", lambda name: replace(entry, memory={}))
     assert figure <= memory_needed(f"{name}-{precision}", device="cpu", limits=NO_CACHE) < 1.3 * figure + OVERHEAD
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from galago.catalog import Entry, lookup
+from galago.catalog import Entry, entry_of
 from galago.errors import GalagoError, ModelNotFound, UnsupportedTask, quoted
 from galago.request import Caption, Chat, Detect, DetectGaze, Encode, Event, Point, Query, Request, Skill
 
@@ -148,8 +148,8 @@ class Loader(Protocol):
 
 def loader_of(name: str) -> Loader:
     """What loads the model of this name: its backend in the catalogue, or else our own. Raises ModelNotFound."""
-    found = lookup(name)
-    return loader(found.backend if isinstance(found, Entry) else NATIVE)
+    entry = entry_of(name)
+    return loader(entry.backend if entry else NATIVE)
 
 
 def loader(backend: str) -> Loader:

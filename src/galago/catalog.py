@@ -219,6 +219,12 @@ def lookup(name: str) -> Entry | Route | None:
     return _named().get(_key(with_precision(name)[0]))
 
 
+def entry_of(name: str) -> Entry | None:
+    """The model of this id or alias; None for a route too."""
+    found = lookup(name)
+    return found if isinstance(found, Entry) else None
+
+
 def find(name: str) -> Entry:
     """The model of this id or alias, as for lookup(). Raises ModelNotFound, naming what there is."""
     found = lookup(name)

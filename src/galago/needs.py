@@ -1,18 +1,11 @@
 """What a model will take in memory, told before it is loaded."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from galago.backend import loader_of
-from galago.catalog import Entry, Route, lookup, with_precision
-from galago.choices import (
-    KV_BYTES,
-    WEIGHT_BYTES,
-    check_device,
-    check_precision,
-    check_profile,
-    default_precision,
-)
+from galago.catalog import Entry, Route, entry_of, lookup, with_precision
+from galago.choices import KV_BYTES, WEIGHT_BYTES, check_device, check_precision, check_profile, default_precision
 from galago.errors import InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
@@ -24,72 +17,64 @@ SLACK = 1.1
 """Weights are reckoned so much larger there: some are kept in a larger type than the precision says."""
 
 
-def memory_needed(
-    name: str,
-    *,
-    precision: str | None = None,
-    profile: str | None = None,
-    device: str | None = None,
-    limits: "Limits | None" = None,
-) -> int:
+class RunOptions(TypedDict, total=False):
+    """How a model is to run, as for galago.load."""
+
+    precision: str | None
+    profile: str | None
+    device: str | None
+
+
+def memory_needed(name: str, *, limits: "Limits | None" = None, **options: Unpack[RunOptions]) -> int:
     """Bytes at the peak of one request, and what the image cache and keys and values may come to hold.
 
     The first is the catalogue's figure, or else an estimate on the safe side; the others are those of the `limits`,
-    where they leave keys and values open what the longest request may need. The arguments are those of galago.load, and
-    choose the precision as they do there. PyTorch itself is in each model's figure, so several models in one process
-    need a little less than the sum of theirs. Nothing is downloaded. Raises ModelNotFound, CheckpointError or
-    InvalidRequest.
+    where they leave keys and values open what the longest request may need. PyTorch itself is in each model's figure,
+    so several models in one process need a little less than the sum of theirs. Nothing is downloaded. Raises
+    ModelNotFound, CheckpointError or InvalidRequest.
     """
     from galago.engine.limits import Limits
 
-    chosen = precision_of(name, precision=precision, profile=profile, device=device)
     entry, held = described(name), limits or Limits()
-    peak = peak_of(entry, chosen)
+    peak = peak_of(entry, precision_of(name, **options))
     if not entry.kv_values:
         return peak
-    kv = _longest(entry, chosen) if held.kv_bytes is None else held.kv_bytes
+    kv = longest_request(name, **options) if held.kv_bytes is None else held.kv_bytes
     return peak + held.prefix_bytes + held.embedding_bytes + kv
 
 
-def longest_request(
-    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
-) -> int:
-    """Bytes of keys and values of a request that fills the model's context; arguments and errors as above."""
-    return _longest(described(name), precision_of(name, precision=precision, profile=profile, device=device))
-
-
-def _longest(entry: Entry, precision: str) -> int:
-    return entry.kv_values * entry.context * KV_BYTES[precision] if entry.kv_values else 0
+def longest_request(name: str, **options: Unpack[RunOptions]) -> int:
+    """Bytes of keys and values of a request that fills the model's context; 0 where it keeps none."""
+    entry = described(name)
+    return entry.kv_values * entry.context * KV_BYTES[precision_of(name, **options)] if entry.kv_values else 0
 
 
 def described(name: str) -> Entry:
     """What is known of a model without loading it. Raises ModelNotFound or CheckpointError."""
-    found = lookup(name)
-    return found if isinstance(found, Entry) else loader_of(name).describe(name)
+    return entry_of(name) or loader_of(name).describe(name)
 
 
-def precision_of(
-    name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None
-) -> str:
+def precision_of(name: str, **options: Unpack[RunOptions]) -> str:
     """What galago.load computes a model in: what its argument, the model's name or its file says, or the default.
 
     Raises ModelNotFound, CheckpointError or InvalidRequest.
     """
+    precision = options.get("precision")
     check_precision(precision)
-    check_profile(profile)
+    check_profile(options.get("profile"))
     if precision is not None and precision != "auto":
         return precision
-    return with_precision(name)[1] or _default(name, profile, device)
+    return with_precision(name)[1] or _default(name, options)
 
 
-def _default(name: str, profile: str | None, device: str | None) -> str:
+def _default(name: str, options: RunOptions) -> str:
     """The precision of a model, or of the models of a route, where neither an argument nor its name says one."""
     if isinstance(route := lookup(name), Route):
         # One that leads nowhere is told by routing.py.
-        found = (lookup(model) for way in route.ways for model in way.models)
-        smallest = min((entry.parameters for entry in found if isinstance(entry, Entry)), default=0)
-        return default_precision(smallest, _kind(device), profile)
-    return usual_precision(described(name), profile, device)
+        found = (entry_of(model) for way in route.ways for model in way.models)
+        smallest = min((entry.parameters for entry in found if entry), default=0)
+        return default_precision(smallest, _kind(options.get("device")), options.get("profile"))
+    return usual_precision(described(name), options.get("profile"), options.get("device"))
 
 
 def usual_precision(entry: Entry, profile: str | None, device: str | None) -> str:
@@ -128,7 +113,7 @@ def precisions_of(name: str) -> tuple[str, ...]:
         return ()
 
 
-def one_name(name: str, *, precision: str | None = None, profile: str | None = None, device: str | None = None) -> str:
+def one_name(name: str, **options: Unpack[RunOptions]) -> str:
     """The same name for whatever means the same model or route: its id, with a precision if that is not the usual one.
 
     A path becomes the real one; a name that is neither in the catalogue nor a path stays as it is.
@@ -140,7 +125,7 @@ def one_name(name: str, *, precision: str | None = None, profile: str | None = N
         path = Path(name).expanduser()
         return str(path.resolve()) if path.exists() else name
     named = with_precision(name)[1]
-    if precision or named in (None, _default(found.id, profile, device)):
+    if options.get("precision") or named in (None, _default(found.id, options)):
         return found.id
     return f"{found.id}-{named}"
 

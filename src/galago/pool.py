@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from galago.choosing import SHARE
 from galago.engine.kv_share import kv_share
 from galago.errors import EngineClosed, GalagoError, InvalidRequest, LoadFailed, ModelInUse, OutOfMemory, quoted
-from galago.needs import longest_request, memory_needed, one_name, precisions_of, size_of
+from galago.needs import RunOptions, longest_request, memory_needed, one_name, precisions_of, size_of
 from galago.nn.device import available_memory, is_out_of_memory, pick_device, return_memory
 from galago.progress import Progress
 from galago.request import is_number, is_whole
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from galago.model import Model
 
 log = logging.getLogger(__name__)
-
-CHOICE = ("precision", "profile", "device")
-"""Options of a load that decide what it needs."""
 
 
 class ModelPool:
@@ -59,7 +56,7 @@ class ModelPool:
             raise InvalidRequest("keep_alive must be seconds, 0, or None for ever", "keep_alive")
         if budget is not None and not (is_whole(budget) and budget >= 0):
             raise InvalidRequest(f"budget must be a whole number of bytes, or None, not {quoted(budget)}", "budget")
-        self.choice = {key: value for key, value in (options or {}).items() if key in CHOICE}
+        self.choice = cast(RunOptions, {k: v for k, v in (options or {}).items() if k in RunOptions.__annotations__})
         self._device = pick_device(self.choice.get("device"))
         self.budget = int(SHARE * available_memory(self._device)) if budget is None else budget
         self._keep_alive = keep_alive

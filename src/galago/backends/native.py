@@ -7,7 +7,7 @@ from pathlib import Path
 
 from galago import hub
 from galago.backend import Facts
-from galago.catalog import Entry, Local, lookup, with_precision
+from galago.catalog import Entry, Local, entry_of, with_precision
 from galago.choices import PRECISIONS, check_precision, check_profile
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
@@ -70,9 +70,7 @@ def load(
         packed = bits_of(files.weights)
     wanted = with_precision(name)[1] if precision in (None, "auto") else precision
     if wanted is None:
-        known = lookup(name)
-        entry = known if isinstance(known, Entry) else _entry(files, revision)
-        wanted = usual_precision(entry, profile, where.type)
+        wanted = usual_precision(entry_of(name) or _entry(files, revision), profile, where.type)
     chosen = pick_precision(wanted, where)
     if packed and chosen.bits != packed:
         raise InvalidRequest(f"{files.name} holds int{packed} weights and cannot run in {chosen.name}", "precision")

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated
@@ -148,17 +148,9 @@ def _freed(name: str, plain: int, packed: int) -> None:
 
 
 def _described(entry: Entry, size: int | None) -> dict[str, object]:
+    untold = ("source", "kv_values", "context", "counted")
     return {
-        "id": entry.id,
-        "aliases": entry.aliases,
-        "description": entry.description,
-        "backend": entry.backend,
-        "family": entry.family,
-        "revision": entry.revision,
-        "license": entry.license,
-        "parameters": entry.parameters,
-        "precisions": entry.precisions,
-        "can": entry.can,
+        **{field.name: getattr(entry, field.name) for field in fields(entry) if field.name not in untold},
         "memory": {name: peak_of(entry, name) for name in entry.precisions},
         "memory_counted": [name for name in entry.precisions if name not in entry.memory],
         "installed": size is not None,

@@ -49,11 +49,7 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
     files = files_of(entry)
     return {
         "id": entry.id,
-        "description": entry.description or None,
-        "backend": entry.backend,
-        "family": entry.family or None,
-        "revision": entry.revision,
-        "license": entry.license or None,
+        **{name: getattr(entry, name) or None for name in ("description", "backend", "family", "revision", "license")},
         "parameters": entry.parameters,
         "installed": files is not None,
         "bytes": None if files is None else sum(f.stat().st_size for f in files),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from galago.backend import Facts
-from galago.catalog import Entry, Route, entries, lookup, with_precision
+from galago.catalog import Route, entries, entry_of, lookup, with_precision
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
 from galago.hub import discard_partial, installed
 from galago.needs import one_name, precision_of
@@ -315,8 +315,3 @@ def id_of(name: str) -> str:
         return name
     path = Path(name)
     return path.name if path.is_dir() else path.stem
-
-
-def entry_of(name: str) -> Entry | None:
-    found = lookup(name)
-    return found if isinstance(found, Entry) else None

@@ -111,13 +111,16 @@ class Host:
             if self.models.facts(key) is None:
                 # It is being loaded for the first time: only then it is known which frames of a video it looks at.
                 await waited(partial(self.models.load, [key]))
+            facts = self.models.facts(key)
+            assert facts is not None
+            facts.check_skill(asked.request.skill)
             self.models.check_queue(key)
             with ExitStack() as stack:
                 if clips := sum(shown.video for shown in asked.images):
-                    asked = await self._with_room(http, asked, key, clips, stack)
+                    asked = await self._with_room(http, asked, clips * clip_bytes(facts.video_sampling), stack)
                 for shown in asked.images[len(opened) :]:
                     fetched = await self._fetched(shown)
-                    reading = partial(self._opened, key, shown, opened, fetched)
+                    reading = partial(read_shown, shown, facts.video_sampling, fetched, _left(opened))
                     opened.append(await anyio.to_thread.run_sync(reading, limiter=self.reading))
                 begun = await waited(partial(self._begun, asked, opened, told))
                 begun.use.push(stack.pop_all())
@@ -126,16 +129,15 @@ class Host:
         asked = replace(asked, images=(), placed=one_image)
         return Answer(asked, begun.facts, _until_done(events, begun.use, self.models.pool.keeps))
 
-    async def _with_room(self, http: Request, asked: Asked, key: str, clips: int, stack: ExitStack) -> Asked:
-        """Wait for room for the frames of so many clips, which `stack` gives back.
+    async def _with_room(self, http: Request, asked: Asked, needed: int, stack: ExitStack) -> Asked:
+        """Wait for room for so many bytes of clips' frames, or what one request may have; `stack` gives it back.
 
         The request comes back with what is left of its time. Raises EngineBusy where too many wait already,
         DeadlineExceeded when its time is over, and Refused, which nobody reads, when the client has gone.
         """
         if CLIPS.waiting >= self.settings.max_queue and CLIPS.waiting:
             raise EngineBusy(f"{CLIPS.waiting} requests with videos are waiting already; try again later")
-        facts = self.models.facts(key)
-        size = min(clips * clip_bytes(facts.video_sampling if facts else None), 4 * MAX_PIXELS)
+        size = min(needed, 4 * MAX_PIXELS)
         timeout = self.settings.timeout if asked.request.timeout is None else asked.request.timeout
         begin, left = time.perf_counter(), False
         entering = asyncio.ensure_future(waited(lambda: CLIPS.enter(size, lambda: not left)))
@@ -170,20 +172,9 @@ class Host:
         if (facts := self.models.facts(key)) is not None:
             facts.check_skill(asked.request.skill)
             for shown in takewhile(lambda shown: not shown.remote and not shown.video, asked.images):
-                opened.append(self._opened(key, shown, opened))
+                opened.append(read_shown(shown, facts.video_sampling, None, _left(opened)))
         waits = len(opened) < len(asked.images) or not self.models.at_hand(key)
         return asked, opened, None if waits else self._begun(asked, opened, told)
-
-    def _opened(
-        self, key: str, shown: Shown, opened: Sequence[Picture | Clip], fetched: bytes | None = None
-    ) -> Picture | Clip:
-        """What is shown after these: an image as its file, of a video the frames that the model was trained to look at.
-
-        Raises InvalidRequest as read_shown does.
-        """
-        facts = self.models.facts(key)
-        assert facts is not None
-        return read_shown(shown, facts.video_sampling, fetched, _left(opened))
 
     async def _fetched(self, shown: Shown) -> bytes | None:
         if not shown.remote:
