@@ -131,7 +131,8 @@ def _each(
         def finish(place: int, request: "Request", run: "Run") -> None:
             show(place, request.image, run)
 
-        hidden = len(sources) < 2 or sys.stdout.isatty()  # where answers show how far it is
+        # Nobody sees it, or the answers show how far it is.
+        hidden = len(sources) < 2 or sys.stdout.isatty() or not sys.stderr.isatty()
         with nullcontext() if hidden else progress_bar("Images") as tell:
             told = (lambda done: tell(done, len(sources))) if tell else (lambda done: None)
             results = each(range(len(sources)), request, submit, finish, progress=told)
