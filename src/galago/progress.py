@@ -15,7 +15,8 @@ def progress_bar(title: str, *, of_bytes: bool = False, stays: bool = False) -> 
     from rich.console import Console
 
     console = Console(stderr=True)
-    done = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.TaskProgressColumn(),)
+    counts = (rich.TaskProgressColumn(), rich.MofNCompleteColumn())
+    done = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else counts
     with rich.Progress(
         *(rich.TextColumn("{task.description}"), rich.BarColumn(), *done, rich.TimeRemainingColumn()),
         console=console,
