@@ -178,8 +178,9 @@ class Encoder:
     def _has(self, key: str, prefix: Prefix, start: Start) -> bool:
         """Whether an image's crops are there or on their way, or will hardly be needed; asked from any thread."""
         whole = joined((key,), prefix.plan, start.variant) if len(prefix.looks) == 1 else ""
-        made = self._images.has_embedding(key) or self._images.has_prefix(whole) or whole in self._used
-        return made or key in self._views or key in self._sights
+        # In the order in which an image goes on, so that none is missed while it does.
+        there = key in self._views or key in self._sights or self._images.has_embedding(key)
+        return there or whole in self._prefixes or self._images.has_prefix(whole) or whole in self._used
 
     def drop(self, s: Sequence) -> None:
         """s does not want its prefix any more."""
@@ -242,11 +243,12 @@ class Encoder:
             self._count("miss", 1)
             if key not in self._sights:
                 self._sights[key] = _Sight(key, self._views_of(key, looks[key]))
+                self._views.pop(key, None)
             self._sights[key].prefixes.append(prefix)
 
     def _views_of(self, key: str, look: Look) -> "Future[Any]":
         if isinstance(look.image, Picture):
-            return self._views.pop(key)
+            return self._views[key]
         views = begin(self._threads, self._model.views, look.image, look.detail)
         views.add_done_callback(lambda _: self._wake())
         return views
@@ -323,7 +325,6 @@ class Encoder:
 
     def _seen(self, sight: _Sight) -> None:
         """All crops of an image have been seen."""
-        self._sights.pop(sight.key, None)
         begin = time.perf_counter()
         try:
             embedding = self._model.embed_image(torch.cat(sight.features), sight.views.result())
@@ -333,6 +334,7 @@ class Encoder:
         except Exception as error:
             return self._fail_sight(sight, error)
         self._images.keep_embedding(sight.key, embedding)
+        self._sights.pop(sight.key, None)
         for prefix in sight.prefixes:
             prefix.embeddings[sight.key] = embedding
             prefix.encode_s += sight.seconds + time.perf_counter() - begin
@@ -350,10 +352,9 @@ class Encoder:
                 self._fail(prefix, error)
             return
         encoded = replace(encoded, encode_s=prefix.encode_s, prefill_s=took)
-        self._prefixes.pop(prefix.key, None)
         self._images.keep_prefix(prefix.key, encoded)
-        for i, s in enumerate(prefix.waiting):
-            # Who asked first pays.
+        self._prefixes.pop(prefix.key, None)
+        for i, s in enumerate(prefix.waiting):  # who asked first pays
             self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
 
     def _give(self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]) -> None:
