@@ -52,9 +52,13 @@ def test_hostile_bodies(server: tuple["subprocess.Popen[str]", str]) -> None:
 
         once()
         after_one = resident(process)
-        once()
+        # The allocator keeps or gives back up to 100 MB as it happens to; what leaks is there after each round.
+        later = []
+        for _ in range(3):
+            once()
+            later.append(resident(process))
         assert not wrong, "\n".join(wrong)
-        assert resident(process) < 1.15 * after_one + (64 << 20)
+        assert min(later) < 1.15 * after_one + (64 << 20)
         assert client.get("/health").json()["status"] == "healthy"
     assert process.poll() is None
 
