@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 import galago
-from galago.bench.results import spread
+from galago.lab.bench.results import spread
 from galago.request import Caption, Done, Point, PointFound, Query, Request, Sampling, Skill
 
 Figures = dict[str, Any]

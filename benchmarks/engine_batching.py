@@ -12,7 +12,7 @@ The parts (batching_parts.py), of which `--parts` names some:
     overhead    what a step of 16 requests costs of a model of the bundled one's size
 
 All on random weights, which always reach the limit of tokens: those of `--model`, made at the first use, or a folder
-that galago.bench.random printed. Writes `OUT.json` and `OUT.md`.
+that galago.lab.bench.random printed. Writes `OUT.json` and `OUT.md`.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from typing import Any
 from batching_parts import EDGES_MS, Figures, Images, decode, figures, gaps, overhead, questions_at_once, repeated
 
 import galago
-from galago.bench.case import image_size
-from galago.bench.random import random_checkpoint
-from galago.bench.table import number
 from galago.errors import GalagoError
-from galago.machine import machine
+from galago.lab.bench.case import image_size
+from galago.lab.bench.random import random_checkpoint
+from galago.lab.bench.table import number
+from galago.system.machine import machine
 
 PARTS = ("decode", "repeated", "questions", "gaps", "overhead")
 QUESTIONS = 4

@@ -30,8 +30,8 @@ from stress_requests import FAILS, Asked, draw_requests
 
 import galago
 from galago.errors import EngineBusy, GalagoError
-from galago.nn.device import memory
 from galago.request import Done, Event, Request
+from galago.system.device import memory
 
 if TYPE_CHECKING:
     from galago.engine.engine import Run

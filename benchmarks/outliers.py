@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import read_tensors, write_tensors
-from galago.hub import Files
+from galago.checkpoint.tensors import read_tensors, write_tensors
+from galago.families import ModelFiles
 
 LEAST = 3
 """Channels of each place that become huge, also where 1 % would be fewer."""
@@ -66,7 +66,7 @@ def with_outliers(tensors: Mapping[str, Tensor], factor: float, seed: int = 0) -
     return made
 
 
-def write_with_outliers(files: Files, folder: Path, factor: float, seed: int = 0) -> Path:
+def write_with_outliers(files: ModelFiles, folder: Path, factor: float, seed: int = 0) -> Path:
     """The same as a checkpoint folder that can be loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     made = with_outliers(dict(read_tensors(files.weights)), factor, seed)

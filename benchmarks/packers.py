@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from galago import hub, packing
+from galago.store import hub, packing
 
 FORK = multiprocessing.get_context("fork")
 """So that torch is imported once, not by every packer."""

@@ -23,15 +23,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from galago import hub
-from galago.eval.drift import Divergence, answered, divergence, logits
-from galago.eval.scenes.score import cases, skill_of
+from galago.families import ModelFiles
 from galago.families.moondream.image import make_crops
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.families.moondream.loading import load_moondream
+from galago.families.moondream.model import Moondream
 from galago.families.moondream.text import logits_of
 from galago.families.moondream.vision import crop_features, image_embedding
-from galago.nn.device import pick_device
+from galago.lab.eval.drift import Divergence, answered, divergence, logits
+from galago.lab.eval.scenes.score import cases, skill_of
 from galago.precision import NAMES, pick_precision
+from galago.store import hub
+from galago.system.device import pick_device
 
 VECTORS = Path(__file__).parents[1] / "tests" / "golden" / "vectors" / "moondream2-tiny"
 Pairs = dict[str, list[tuple[Tensor, Tensor]]]
@@ -91,7 +93,7 @@ def on_scenes(args: argparse.Namespace, device: torch.device) -> None:
                     print(f"{precision:10} {f'x{factor}':8} {what:12} {much.count:19}{told(much)}", flush=True)
 
 
-def opened(files: hub.Files, precision: str, device: torch.device) -> Moondream:
+def opened(files: ModelFiles, precision: str, device: torch.device) -> Moondream:
     return load_moondream(files, precision=pick_precision(precision, device), device=device)
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from outliers import write_with_outliers
 
 import galago
-from galago import hub
-from galago.eval.paired import Difference, compare
-from galago.eval.report import by_picture
-from galago.eval.run import answers
-from galago.eval.score import Mark, summarize
-from galago.eval.tasks.scenes import TASK
+from galago.lab.eval.paired import Difference, compare
+from galago.lab.eval.report import by_picture
+from galago.lab.eval.run import answers
+from galago.lab.eval.score import Mark, summarize
+from galago.lab.eval.tasks.scenes import TASK
+from galago.store import hub
 
 REFERENCE = "float32"
 BOUND = {"int8": 1.0, "int4": 3.0}

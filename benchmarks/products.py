@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from galago.kernels import Kernels, load
-from galago.machine import SETS, cpu_name
 from galago.precision.quantise import quantise
+from galago.system.machine import SETS, cpu_name
 
 PRODUCTS = {"vision qkv": (1152, 3456), "vision fc1": (1152, 4304), "vision fc2": (4304, 1152)} | {
     "text qkv": (2048, 6144),

@@ -9,9 +9,9 @@ scenes` settles with some 10,000:
 
 from pathlib import Path
 
-from galago.eval.case import Cases, Task
-from galago.eval.scenes.tasks import Task as SceneTask
-from galago.eval.tasks import scenes
+from galago.lab.eval.case import Cases, Task
+from galago.lab.eval.scenes.tasks import Task as SceneTask
+from galago.lab.eval.tasks import scenes
 
 COUNT = 60_000
 EVERY_SECOND = frozenset({"relation", "shape", "gaze"})

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from galago.eval.scenes.draw import draw_scene
+from galago.lab.eval.scenes.draw import draw_scene
 
 WAYS = ("caption", "query", "detect", "point", "chat", "chat streamed", "caption streamed", "health")
 

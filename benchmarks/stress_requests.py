@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from galago.eval.scenes.draw import SHAPES, scene_at
+from galago.lab.eval.scenes.draw import SHAPES, scene_at
 from galago.request import (
     Caption,
     Chat,

@@ -61,7 +61,7 @@ def test_a_process_that_a_test_starts_has_the_tests_own_caches(own_home: Path) -
     code = """if True:
         import json, pathlib, tempfile
         from huggingface_hub import constants
-        from galago.hub import cache_folder
+        from galago.store.hub import cache_folder
         folders = pathlib.Path.home(), constants.HF_HUB_CACHE, cache_folder(), tempfile.gettempdir()
         print(json.dumps([str(folder) for folder in folders]))
     """

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 import galago
-from galago.eval.scenes.draw import scene_at
 from galago.kernels import Kernels, kernels, place
-from galago.machine import most_threads, usable_cores
-from galago.nn.linear import float_product
+from galago.lab.eval.scenes.draw import scene_at
 from galago.precision import NAMES, pick_precision
+from galago.precision.linear import float_product
 from galago.request import Query, Request, Sampling
+from galago.system.machine import most_threads, usable_cores
 
 T = TypeVar("T")
 PICTURE: Image.Image = scene_at(3, 4).image

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from galago.nn.device import pick_device
+from galago.system.device import pick_device
 from training.state import STATE, State, follow, keep, rate_at, resume
 
 WARM = 100

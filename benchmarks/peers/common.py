@@ -24,7 +24,7 @@ PROMPT_BEFORE, PROMPT_AFTER = 1, 5
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--checkpoint", type=Path, required=True, help="the folder that galago.bench.random prints")
+    made.add_argument("--checkpoint", type=Path, required=True, help="the folder that galago.lab.bench.random prints")
     made.add_argument("--image", default="378x378", help="width x height of a noise image")
     made.add_argument("--tokens", type=int, default=64)
     made.add_argument("--threads", type=int, default=2)

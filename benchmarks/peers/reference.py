@@ -82,7 +82,7 @@ def caption(model: Any, args: argparse.Namespace, watch: Stopwatch) -> dict[str,
     first = watch.ended["_prefill_prompt"][0]
     steps = len(watch.ended["_decode_one_tok"])
     if steps < args.tokens - 1:
-        sys.exit(f"the answer ended after {steps} tokens; use a checkpoint of `python -m galago.bench.random`")
+        sys.exit(f"the answer ended after {steps} tokens; use a checkpoint of `python -m galago.lab.bench.random`")
     return {
         "encode_s": encode_s,
         "prefill_s": prefix_s - encode_s + watch.seconds["_prefill_prompt"],

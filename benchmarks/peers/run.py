@@ -187,7 +187,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--checkpoint", type=Path, required=True, help="the folder that galago.bench.random prints")
+    made.add_argument("--checkpoint", type=Path, required=True, help="the folder that galago.lab.bench.random prints")
     made.add_argument("--engines", nargs="+", required=True, help="name:precision, in the order to run them")
     made.add_argument("--images", nargs="+", default=["378x378"], help="width x height")
     made.add_argument("--tokens", type=int, default=64)

@@ -1,6 +1,6 @@
 """One caption by SmolVLM2 through transformers: an image in tiles, as a whole (`--low`), or a clip of frames.
 
-    python -m galago.bench.random smolvlm2-500m    # prints the folder that this takes
+    python -m galago.lab.bench.random smolvlm2-500m    # prints the folder that this takes
     python benchmarks/peers/smolvlm.py --checkpoint runs/smolvlm2-500m-random --image 512x512 --low
     python benchmarks/peers/smolvlm.py --checkpoint runs/smolvlm2-500m-random --image 8x512x512
 

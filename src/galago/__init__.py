@@ -62,13 +62,13 @@ from galago.request import (
 
 if TYPE_CHECKING:
     from galago import aio
-    from galago.backend import Backend, Facts, Run
+    from galago.backends.backend import Backend, Facts, Run
+    from galago.batch.watch import watch
     from galago.engine.encoded_image import EncodedImage
     from galago.engine.limits import Limits
+    from galago.fleet.pool import ModelPool
     from galago.media.clip import Clip
     from galago.model import Model, load
-    from galago.pool import ModelPool
-    from galago.watching import watch
 
 __all__ = [
     "Backend",
@@ -128,16 +128,16 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Backend": "galago.backend",
-    "Facts": "galago.backend",
+    "Backend": "galago.backends.backend",
+    "Facts": "galago.backends.backend",
     "Clip": "galago.media.clip",
     "EncodedImage": "galago.engine.encoded_image",
     "Limits": "galago.engine.limits",
     "Model": "galago.model",
-    "ModelPool": "galago.pool",
-    "Run": "galago.backend",
+    "ModelPool": "galago.fleet.pool",
+    "Run": "galago.backends.backend",
     "load": "galago.model",
-    "watch": "galago.watching",
+    "watch": "galago.batch.watch",
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from galago import model as blocking
 from galago.answers import answer_of
 from galago.arguments import Settings, gaze_skill, limit_of, query_skill
-from galago.backend import Run
+from galago.backends.backend import Run
 from galago.model import Model, Source, Turn
 from galago.request import Caption, Detect, Done, Encode, Encoding, Event, Length, Message, Point, Request, Skill
 

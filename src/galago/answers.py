@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from galago.arguments import BOX, spot
-from galago.backend import Run
+from galago.backends.backend import Run
 from galago.request import (
     Caption,
     Detect,

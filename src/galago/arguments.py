@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from galago.errors import InvalidRequest, quoted
-from galago.request import Box, DetectGaze, Media, Priority, Query, Request, Sampling, Skill, Spot
+from galago.request import DetectGaze, Media, Priority, Query, Request, Sampling, Skill
+from galago.values import Box, Spot
 
 Settings = Mapping[str, Any]
 """temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,

@@ -4,12 +4,8 @@ PyTorch takes seconds to import, and a mistyped name should not.
 """
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 
-from galago import hub
-from galago.catalog import Route, entries, lookup
-from galago.errors import CheckpointError, InvalidRequest, quoted
+from galago.errors import InvalidRequest, quoted
 
 FLOATS = ("float32", "bfloat16", "float16")
 BITS = {"int8": 8, "int4": 4}
@@ -54,17 +50,3 @@ def check_device(name: str | None) -> None:
 def check_threads(count: int | None) -> None:
     if count is not None and count < 1:
         raise InvalidRequest("threads must be at least 1", "threads")
-
-
-def check_revision(name: str | None) -> None:
-    known = dict.fromkeys(entry.revision for entry in entries() if entry.revision)
-    if name is not None and name not in known:
-        raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(known)}")
-
-
-def check_models(names: Sequence[str | Path], routes: bool = False) -> None:
-    """Raise ModelNotFound or CheckpointError unless each is a model (or a route) of the catalogue or a checkpoint."""
-    for name in names:
-        found = lookup(str(name))
-        if found is None or (isinstance(found, Route) and not routes):
-            hub.locate(name, offline=True)

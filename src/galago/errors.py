@@ -158,3 +158,8 @@ class ModelInUse(GalagoError):
     """The model cannot leave memory while requests run on it."""
 
     code = "model_in_use"
+
+
+def size_of(count: int) -> str:
+    """Bytes in words: 3.9 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

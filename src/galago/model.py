@@ -16,9 +16,8 @@ from PIL import Image
 from galago import arguments
 from galago.answers import answer_of, answered
 from galago.arguments import Settings, request_of
-from galago.backend import Backend, Run, loader_of
+from galago.backends.backend import Backend, Run, loader_of
 from galago.batch.each import each, raised
-from galago.catalog import entries
 from galago.engine.limits import Limits
 from galago.errors import GalagoError, InvalidRequest
 from galago.media.clip import Clip
@@ -26,7 +25,6 @@ from galago.media.image import load_image
 from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
 from galago.messages import Turn, read_messages
-from galago.nn.forked import computed
 from galago.request import (
     STILL,
     Caption,
@@ -43,8 +41,10 @@ from galago.request import (
     Request,
     Skill,
     check,
-    is_whole,
 )
+from galago.store.catalog import entries
+from galago.system.forked import computed
+from galago.values import is_whole
 
 log = logging.getLogger(__name__)
 Source = FileSource | Image.Image | np.ndarray | Clip | Encoding

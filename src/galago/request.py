@@ -4,12 +4,11 @@ A face (HTTP dialect, command line, Python Model) turns its input into a Request
 no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args
 
-from galago.errors import InvalidRequest
+from galago.values import Box, Spot, check, is_number, is_text, is_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,10 +21,6 @@ FinishReason = Literal["stop", "length", "cancelled"]
 Priority = Literal["interactive", "batch"]
 Role = Literal["system", "user", "assistant"]
 P = TypeVar("P")
-Box = tuple[float, float, float, float]
-"""x_min, y_min, x_max, y_max"""
-Spot = tuple[float, float]
-"""x, y"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,32 +321,9 @@ Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | ImageEnco
 # --- checks ----------------------------------------------------------------------------------
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is one; True and not-a-number are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number; True and 1.0 are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_HALVES = re.compile("[\ud800-\udfff]")
-
-
-def is_text(value: Any) -> bool:
-    """Whether it is a text of whole characters: half of a surrogate pair, which JSON can spell, no tokenizer takes."""
-    return isinstance(value, str) and (value.isascii() or not _HALVES.search(value))
-
-
 def _one_of(value: Any, choices: Any) -> bool:
     # Arrays compare element by element.
     return isinstance(value, str) and value in get_args(choices)
-
-
-def check(holds: Any, param: str, allowed: str) -> None:
-    if not holds:
-        raise InvalidRequest(f"{param} must be {allowed}", param)
 
 
 def _relative(values: Any, count: tuple[int, ...]) -> bool:

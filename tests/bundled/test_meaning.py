@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import galago
 from galago.cli.app import app, main
-from galago.eval.places import iou
-from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.ranges import V1
+from galago.lab.eval.places import iou
+from galago.lab.eval.scenes.draw import scene_at
+from galago.lab.eval.scenes.ranges import V1
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 # The picture is scene 1396 of seed 7, so the truth about it is known.

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import galago
 from galago.cli.app import app
-from galago.eval.motion.draw import clip_at
-from galago.eval.motion.things import DIRECTIONS, Drawn
+from galago.lab.eval.motion.draw import clip_at
+from galago.lab.eval.motion.things import DIRECTIONS, Drawn
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
 from galago.model import Model

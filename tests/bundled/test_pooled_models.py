@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from galago.errors import ModelNotFound, OutOfMemory
-from galago.needs import memory_needed, size_of
-from galago.pool import ModelPool
+from galago.backends.memory_estimate import memory_needed
+from galago.errors import ModelNotFound, OutOfMemory, size_of
+from galago.fleet.pool import ModelPool
 
 EXAMPLE = Image.open(Path(__file__).parents[2] / "examples" / "scene.png").convert("RGB")
 QUESTION = "What color is the circle?"
@@ -91,7 +91,7 @@ def test_an_unknown_model_is_told_and_not_loaded() -> None:
 
 def test_a_process_ends_though_models_are_idle() -> None:
     code = (
-        "from galago.pool import ModelPool\n"
+        "from galago.fleet.pool import ModelPool\n"
         "pool = ModelPool(1 << 30, options={'device': 'cpu'}, keep_alive=3600)\n"
         "pool.load('scenes')\nprint(*[row.name for row in pool.loaded()])"
     )

@@ -11,13 +11,15 @@ from instruction_sets import HERE
 from outliers import write_with_outliers
 from PIL import Image
 
-from galago import hub
-from galago.eval.drift import Answered, Divergence, answered, divergence, logits
-from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.ranges import V1
-from galago.eval.scenes.score import cases, skill_of
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.families import ModelFiles
+from galago.families.moondream.loading import load_moondream
+from galago.families.moondream.model import Moondream
+from galago.lab.eval.drift import Answered, Divergence, answered, divergence, logits
+from galago.lab.eval.scenes.draw import scene_at
+from galago.lab.eval.scenes.ranges import V1
+from galago.lab.eval.scenes.score import cases, skill_of
 from galago.precision import pick_precision
+from galago.store import hub
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ Told = list[tuple[Image.Image, list[Answered], list[torch.Tensor]]]
 """Of each scene its image, the reference's answers and its logits over tokens."""
 
 
-def opened(files: hub.Files, precision: str) -> Moondream:
+def opened(files: ModelFiles, precision: str) -> Moondream:
     return load_moondream(files, precision=pick_precision(precision, CPU), device=CPU)
 
 
@@ -43,7 +45,7 @@ def told() -> Told:
 
 
 @pytest.fixture(scope="module", params=[1, 30, 100])
-def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> hub.Files:
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """The bundled checkpoint with its channels as they are, or some so many times as large."""
     files = hub.locate("scenes")
     if request.param == 1:
@@ -57,13 +59,13 @@ def compared(told: Told, m: Moondream) -> Divergence:
 
 
 @pytest.mark.parametrize(("precision", "least", "most"), [("int8", 0.985, 1e-3), ("int4", 0.96, 2e-2)])
-def test_says_what_float32_says(told: Told, files: hub.Files, precision: str, least: float, most: float) -> None:
+def test_says_what_float32_says(told: Told, files: ModelFiles, precision: str, least: float, most: float) -> None:
     found = compared(told, opened(files, precision))
     assert found.count > 500
     assert found.agreed > least and found.mean < most, found
 
 
-def test_outliers_change_nothing_in_float32(told: Told, files: hub.Files) -> None:
+def test_outliers_change_nothing_in_float32(told: Told, files: ModelFiles) -> None:
     found = compared(told[:2], opened(files, "float32"))
     assert found.agreed == 1 and found.largest < 1e-6, found
 

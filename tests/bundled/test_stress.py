@@ -9,12 +9,14 @@ import torch
 from engine_stress import alone, differences, off_alone, together
 from stress_requests import FAILS, draw_requests
 
-from galago import Model, hub
+from galago import Model
 from galago.backends.native import Native
 from galago.engine.limits import Limits
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.families.moondream.loading import load_moondream
+from galago.families.moondream.model import Moondream
 from galago.precision import pick_precision
 from galago.request import Query, Request
+from galago.store import hub
 
 CPU = torch.device("cpu")
 SEED = 4

@@ -90,7 +90,7 @@ def test_drawings_of_one_image_and_of_several(galago, photo, on, tmp_path):
 
 
 def test_models_lists_the_catalogue(galago):
-    from galago.catalog import entries, routes
+    from galago.store.catalog import entries, routes
 
     ids = [*(e.id for e in entries()), *(r.id for r in routes())]
     assert [m["id"] for m in galago("models", "--json").json] == ids

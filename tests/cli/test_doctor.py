@@ -11,11 +11,11 @@ import pytest
 import torch
 from installed import install
 
-from galago.catalog import entries
+from galago.backends.memory_estimate import memory_needed
 from galago.kernels import kernels
-from galago.machine import SETS, instruction_sets, usable_cores
-from galago.needs import memory_needed
-from galago.nn.device import pick_device
+from galago.store.catalog import entries
+from galago.system.device import pick_device
+from galago.system.machine import SETS, instruction_sets, usable_cores
 
 on_a_cpu = pytest.mark.skipif(pick_device(None).type != "cpu", reason="needs a machine without an accelerator")
 
@@ -69,7 +69,7 @@ def test_what_turns_kernels_and_threads_down_is_told(galago: Any, monkeypatch: p
     [said] = galago("doctor", "--json").json
     assert said["kernels"] is None and "unset GALAGO_KERNELS" in commands(said)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("galago.doctor.usable_cores", lambda: torch.get_num_threads() + 1)
+    monkeypatch.setattr("galago.cli.diagnosis.usable_cores", lambda: torch.get_num_threads() + 1)
     assert "unset OMP_NUM_THREADS" in commands(galago("doctor", "--json").json[0])
 
 

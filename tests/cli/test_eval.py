@@ -111,7 +111,7 @@ def test_files_of_other_cases_do_not_compare(galago, float32, tmp_path):
 ENDS = """
 import os, signal, sys
 from galago.cli.app import main
-from galago.eval import journal
+from galago.lab.eval import journal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 write, lines = journal._write, 0
 def last_words(*args):

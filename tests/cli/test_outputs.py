@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from galago.errors import InvalidRequest
-from galago.outputs import check_folder, check_outputs, is_ours, replacing, write_text
+from galago.system.outputs import check_folder, check_outputs, is_ours, replacing, write_text
 
 
 @pytest.fixture
@@ -189,7 +189,8 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     file = tmp_path / "old.json"
     write_text("old", file)
     tried = (
-        "import sys; from pathlib import Path; from galago.outputs import write_text; from galago.errors import *\n"
+        "import sys; from pathlib import Path\n"
+        "from galago.system.outputs import write_text; from galago.errors import *\n"
         "try: write_text('x' * 100_000, Path(sys.argv[1]))\n"
         "except InvalidRequest as error: print(error)"
     )

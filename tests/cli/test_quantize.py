@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import galago as package
-from galago import hub, packed_cache, packing
-from galago.files import UNFINISHED
+from galago.store import hub, packed_cache, packing
+from galago.system.files import UNFINISHED
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_elsewhere_the_log_has_a_line(galago, checkpoint, cache, photo, caplog):
     caplog.set_level(logging.INFO, "galago")
     ran = galago("caption", photo, "--model", checkpoint, "--precision", "int4", "--max-tokens", 2)
     assert (ran.code, ran.err) == (0, "")
-    assert [r.getMessage() for r in caplog.records if r.name == "galago.packing"] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "galago.store.packing"] == [
         f"Packing {checkpoint.name} to int4 (once)"
     ]
 

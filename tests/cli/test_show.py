@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from galago.catalog import entries, find
+from galago.backends.memory_estimate import memory_needed, peak_of
 from galago.choices import PRECISIONS
-from galago.needs import memory_needed, peak_of
+from galago.store.catalog import entries, find
 
 
 @pytest.fixture(autouse=True)

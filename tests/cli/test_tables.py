@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from galago.bench.results import read
-from galago.bench.table import report
-from galago.catalog import Bundled, entries, routes
 from galago.choices import PRECISIONS
+from galago.lab.bench.results import read
+from galago.lab.bench.table import report
+from galago.store.catalog import Bundled, entries, routes
 
 ROOT = Path(__file__).parents[2]
 IDS = [*(entry.id for entry in entries()), *(route.id for route in routes())]
@@ -79,10 +79,10 @@ def test_results_of_a_benchmark_stand_below_each_other_where_they_must() -> None
 
 @pytest.mark.parametrize("compared", [False, True])
 def test_scores_at_80_columns(compared: bool) -> None:
-    from galago.eval import tasks
-    from galago.eval.case import Record
-    from galago.eval.report import comparison, paired, run_of, table
-    from galago.eval.score import Mark
+    from galago.lab.eval import tasks
+    from galago.lab.eval.case import Record
+    from galago.lab.eval.report import comparison, paired, run_of, table
+    from galago.lab.eval.score import Mark
 
     task = tasks.load("scenes")
     settings = {

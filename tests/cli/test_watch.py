@@ -15,10 +15,10 @@ from websites import served
 
 import galago as package
 from galago.batch.each import IN_FLIGHT as AT_ONCE
+from galago.batch.watch import Span, spans
 from galago.errors import InvalidRequest, InvalidVideo
 from galago.media.clip import Clip
 from galago.request import Query
-from galago.watching import Span, spans
 
 SIZE = (192, 192)
 

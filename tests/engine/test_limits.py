@@ -11,7 +11,7 @@ import galago
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
 from galago.errors import EngineBusy, InvalidRequest
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.request import Done, Query, Request
 
 PATIENCE = 60

@@ -19,7 +19,7 @@ import galago
 from galago.engine.disk_cache import DiskCache
 from galago.engine.limits import Limits
 from galago.errors import GalagoError
-from galago.eval.drift import answered, logits
+from galago.lab.eval.drift import answered, logits
 from galago.request import Caption, Detect, Query, Request, Sampling, TextDelta
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")

@@ -81,7 +81,7 @@ def test_a_server_of_before_a_fork_loads_its_models_anew() -> None:
         FORKED
         + """
     from fastapi.testclient import TestClient
-    from galago.pool import ModelPool
+    from galago.fleet.pool import ModelPool
     from galago.server.app import create_app
 
     pool = ModelPool(keep_alive=0)

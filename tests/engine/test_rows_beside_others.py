@@ -7,13 +7,13 @@ import tiny_moondream as tiny
 import tiny_smolvlm
 import torch
 
-from galago import hub
 from galago.engine.step import Feed
 from galago.families.base import DecoderModel
-from galago.families.moondream.model import load_moondream
+from galago.families.moondream.loading import load_moondream
 from galago.kernels import kernels
-from galago.nn.linear import GatedMlp, gelu, swiglu
 from galago.precision import pick_precision
+from galago.precision.linear import GatedMlp, gelu, swiglu
+from galago.store import hub
 
 MODELS = ("scenes", "moondream", "smolvlm")
 

@@ -15,11 +15,12 @@ import tiny_moondream
 import tiny_smolvlm
 
 import galago
-from galago import hub
 from galago.errors import CheckpointError
-from galago.families.moondream.model import config_of as moondream_config
-from galago.families.smolvlm.model import config_of as smolvlm_config
+from galago.families import ModelFiles
+from galago.families.moondream.loading import config_of as moondream_config
+from galago.families.smolvlm.loading import config_of as smolvlm_config
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.store import hub
 
 GONE = object()
 """The field is left out."""
@@ -89,11 +90,11 @@ def tokenizer_of(file: Path) -> Tokenizer:
     return load_tokenizer(file)
 
 
-def read_moondream(files: hub.Files) -> Any:
+def read_moondream(files: ModelFiles) -> Any:
     return moondream_config(files, tokenizer_of(files.tokenizer))
 
 
-CASES: dict[str, tuple[Files, Callable[[Path], Path], Callable[[hub.Files], Any]]] = {
+CASES: dict[str, tuple[Files, Callable[[Path], Path], Callable[[ModelFiles], Any]]] = {
     "moondream": (MOONDREAM, tiny_moondream.write, read_moondream),
     "smolvlm": (SMOLVLM, tiny_smolvlm.write, smolvlm_config),
     "smolvlm of transformers 5": (SMOLVLM_5, tiny_smolvlm.write, smolvlm_config),
@@ -107,7 +108,7 @@ def put(folder: Path, files: Files) -> None:
             (folder / name).write_text(json.dumps(files[name]), encoding="utf-8")
 
 
-def located(folder: Path, files: Files) -> hub.Files:
+def located(folder: Path, files: Files) -> ModelFiles:
     put(folder, files)
     return hub.locate(folder)
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import galago
-from galago import hub
 from galago.errors import (
     CheckpointError,
     ContextLengthExceeded,
@@ -21,8 +20,9 @@ from galago.errors import (
 )
 from galago.media.clip import Clip
 from galago.model import Model
-from galago.packing import quantise_model
 from galago.request import Chat, Detect, DetectGaze, Done, Message, Point, Query, Request, Sampling
+from galago.store import hub
+from galago.store.packing import quantise_model
 
 WIDE = tiny.picture(1, (64, 32))
 """two rows of four tiles"""

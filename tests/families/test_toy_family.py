@@ -13,14 +13,15 @@ from PIL import Image
 from serving import sdk, serving
 
 import galago
-from galago import families, hub
-from galago.bench.random import random_checkpoint
+from galago import families
+from galago.backends.memory_estimate import memory_needed
 from galago.cli.app import main
 from galago.errors import CheckpointError
-from galago.needs import memory_needed
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
+from galago.lab.bench.random import random_checkpoint
 from galago.server.app import create_app
 from galago.server.settings import Settings
+from galago.store import hub
 
 QUESTION, SETTINGS = "Why?", {"max_tokens": 8}
 

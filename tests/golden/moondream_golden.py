@@ -13,7 +13,6 @@ from safetensors import safe_open
 from torch import Tensor
 from vectors import VECTORS, vectors
 
-from galago import hub
 from galago.backends.native import Native
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
@@ -21,7 +20,8 @@ from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Output
 from galago.families.moondream import prompts
 from galago.families.moondream.image import Crops, make_crops
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.families.moondream.loading import load_moondream
+from galago.families.moondream.model import Moondream
 from galago.families.moondream.skills import embed
 from galago.families.moondream.text import logits_of
 from galago.model import Model
@@ -42,6 +42,7 @@ from galago.request import (
     Skill,
     TextDelta,
 )
+from galago.store import hub
 
 CPU = torch.device("cpu")
 COMMON = VECTORS / "moondream2-tiny" / "common"

@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from vectors import VECTORS, vectors
 
-from galago import hub
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Look, Output, Prefix
-from galago.families.smolvlm.model import SmolVLM, load_smolvlm
+from galago.families import ModelFiles
+from galago.families.smolvlm.loading import load_smolvlm
+from galago.families.smolvlm.model import SmolVLM
 from galago.media.clip import Clip
 from galago.nn.passes import finish
 from galago.precision import pick_precision
 from galago.request import Message
+from galago.store import hub
 
 CPU = torch.device("cpu")
 AT = vectors("smolvlm2-tiny")
@@ -46,7 +48,7 @@ def tensors(case: str) -> dict[str, Tensor]:
     return load_file(AT[case] / "expected.safetensors")
 
 
-def files_of(case: str) -> hub.Files:
+def files_of(case: str) -> ModelFiles:
     """The files of a case's model, with the case's own preprocessing."""
     files = hub.locate(AT[case].parent / f"model_{expected(case)['model']}")
     return replace(files, preprocessor={**files.preprocessor, **expected(case)["processor_overrides"]})

@@ -35,8 +35,8 @@ from galago.families.moondream.region import (
 from galago.families.moondream.vision import crop_features, image_embedding, local_features, stitch
 from galago.nn.attention import attention
 from galago.nn.decoder import decoder
-from galago.nn.linear import linear
 from galago.nn.vit import normalise, patchify, vit_block
+from galago.precision.linear import linear
 
 IMAGES = [(folder, name) for folder in FOLDERS for name in expected(folder)["images"]]
 KEYS = [(folder, key) for folder in FOLDERS for key in keys(AT[folder] / "expected.safetensors")]

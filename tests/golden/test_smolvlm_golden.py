@@ -28,7 +28,6 @@ from smolvlm_golden import (
 from torch import Tensor
 from vectors import VECTORS
 
-from galago import hub
 from galago.backends.native import Native
 from galago.engine.engine import Engine
 from galago.engine.step import Feed
@@ -41,10 +40,11 @@ from galago.media import timeline
 from galago.media.clip import Clip
 from galago.model import Model
 from galago.nn.decoder import decoder, embedded
-from galago.nn.linear import rms_norm
 from galago.nn.vit import normalise
 from galago.precision import pick_precision
+from galago.precision.linear import rms_norm
 from galago.request import Chat, Message, Query, Request, Sampling
+from galago.store import hub
 
 VISION, LOGITS, STEPS = 2e-5, 5e-4, 24
 SEEN = [case for case in CASES if expected(case)["num_tiles"]]

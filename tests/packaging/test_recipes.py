@@ -14,8 +14,8 @@ import httpx
 import pytest
 from serving import NO_CLIENT
 
-from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.ranges import V1
+from galago.lab.eval.scenes.draw import scene_at
+from galago.lab.eval.scenes.ranges import V1
 
 ADDRESS = "http://127.0.0.1:8080"
 TEXT = (Path(__file__).parents[2] / "packaging" / "recipes.md").read_text()

@@ -11,9 +11,9 @@ import torch
 
 from galago.kernels import kernels, load
 from galago.kernels.build import LIBRARY
-from galago.machine import usable_cores
-from galago.nn.device import with_threads
 from galago.precision.quantise import quantise
+from galago.system.device import with_threads
+from galago.system.machine import usable_cores
 
 PRODUCT = re.compile(r"vpdpbusd|vdpbf16ps|vpmaddubsw|sdot")
 """Of whole numbers or of bfloat16: what products of many rows are made of."""

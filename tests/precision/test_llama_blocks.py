@@ -10,9 +10,9 @@ from torch import Tensor
 
 from galago.engine.kv_cache import KVCache
 from galago.nn.attention import attend_cached, merge_heads, split_heads
-from galago.nn.linear import LinearWeight, Norm, linear, rms_norm
 from galago.nn.rotary import rotary_table, rotate
 from galago.nn.stack import Block, Stack, stack_of
+from galago.precision.linear import LinearWeight, Norm, linear, rms_norm
 from galago.precision.quantise import quantise
 from galago.precision.quantised import on_device
 

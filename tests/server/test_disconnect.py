@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from serving import GOLDEN, ask, hosting, load, sdk, serving
 
 import galago
-from galago import hub
 from galago.backends.native import Native
 from galago.engine.limits import Limits
-from galago.families.moondream.model import load_moondream
+from galago.families.moondream.loading import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
 from galago.server.running import events_until_gone
+from galago.store import hub
 
 LONG = 2000
 

@@ -12,7 +12,7 @@ from serving import serving
 import galago
 from galago.engine.scheduler import Scheduler
 from galago.errors import CheckpointError
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import Settings
 

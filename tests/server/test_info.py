@@ -8,8 +8,8 @@ import pytest
 from serving import ask, hosting, serving
 
 import galago
-from galago import packing
 from galago.kernels import kernels
+from galago.store import packing
 
 
 def test_models(client: Any, http: Any, model: Any) -> None:

@@ -16,9 +16,9 @@ from pooled import SOON
 from serving import ask, hosting, sdk, serving
 
 import galago
+from galago.backends.memory_estimate import memory_needed
 from galago.errors import DownloadError, InvalidRequest
-from galago.needs import memory_needed
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import Settings
 

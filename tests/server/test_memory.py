@@ -21,8 +21,8 @@ from PIL import Image
 from serving import hosting, serving
 
 import galago
+from galago.backends.memory_estimate import memory_needed
 from galago.engine.decoding import CLIPS
-from galago.needs import memory_needed
 from galago.server.fields import clip_bytes
 
 PATIENCE = 60

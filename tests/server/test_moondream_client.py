@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from serving import NO_CLIENT
 
-from galago.eval.places import iou
-from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.ranges import V1
+from galago.lab.eval.places import iou
+from galago.lab.eval.scenes.draw import scene_at
+from galago.lab.eval.scenes.ranges import V1
 
 md = pytest.importorskip("moondream", reason=NO_CLIENT)
 

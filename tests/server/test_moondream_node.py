@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from galago.eval.scenes.draw import scene_at
-from galago.eval.scenes.ranges import V1
+from galago.lab.eval.scenes.draw import scene_at
+from galago.lab.eval.scenes.ranges import V1
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("npm") and shutil.which("node")), reason="needs Node (apt install npm)"

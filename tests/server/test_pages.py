@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 from PIL import Image
 from serving import ask, serving
 
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import Settings
 

@@ -17,12 +17,12 @@ from jsonschema import Draft202012Validator
 from serving import sdk, serving
 
 import galago
-from galago.catalog import Route, Way
+from galago.fleet.pool import ModelPool
 from galago.model import Model
-from galago.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.models import Models
 from galago.server.settings import Settings
+from galago.store.catalog import Route, Way
 
 HYBRID = "smolvlm-hybrid"
 SIZES = {"smolvlm-500m": 5, "smolvlm-256m": 2, "smolvlm2-500m": 6, "smolvlm2-256m": 3}
@@ -59,7 +59,7 @@ def routed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def put(name: str, *ways: tuple[list[str], list[str]]) -> None:
         made = Route(name, "For a test", tuple(Way(tuple(takes), tuple(models)) for takes, models in ways))
-        monkeypatch.setattr("galago.catalog.routes", lambda: (made,))
+        monkeypatch.setattr("galago.store.catalog.routes", lambda: (made,))
 
     return put
 
@@ -165,7 +165,7 @@ def test_the_larger_where_it_fits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, budget: int, stills: str, video: str
 ) -> None:
     with (
-        caplog.at_level(logging.WARNING, "galago.routing"),
+        caplog.at_level(logging.WARNING, "galago.fleet.routing"),
         serving(create_app(pool(tmp_path, budget), Settings(model=(HYBRID,)))) as url,
     ):
         assert (answered_by(url, STILL), answered_by(url, VIDEO)) == (stills, video)

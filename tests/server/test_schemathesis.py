@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving import serving
 
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 
 HOOKS = Path(__file__).parents[1] / "support" / "schemathesis_hooks.py"

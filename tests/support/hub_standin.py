@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from galago.catalog import Hosted, find
+from galago.store.catalog import Hosted, find
 
 ENTRY = find("moondream2")
 WEIGHTS, TOKENIZER = bytes(range(256)) * 1200, b'{"version": "1.0"}'

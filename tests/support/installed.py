@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from galago.catalog import Hosted, find
+from galago.store.catalog import Hosted, find
 
 
 def install(name: str, folder: Path | None = None) -> None:

@@ -91,9 +91,9 @@ def main(picture: str) -> None:
     names = [module.name for module in modules if "._" not in module.name]
     for name in names:
         importlib.import_module(name)
-    from galago.machine import system_memory
-    from galago.nn.device import memory
-    from galago.signals import STOPPING
+    from galago.system.device import memory
+    from galago.system.machine import system_memory
+    from galago.system.signals import STOPPING
 
     with galago.load("scenes") as model:
         answer = model.query(Path(picture), "What color is the circle?")["answer"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from galago.errors import GalagoError
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 
 SIZES = {"a": 3, "b": 3, "c": 4, "d": 7, "e": 11}
 BUDGET = 10

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from vectors import VECTORS
 
 import galago
-from galago.pool import ModelPool
+from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import Settings
 

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from galago import hub
 from galago.backends.native import Native
 from galago.families.moondream.config import REVISIONS, make_config
-from galago.families.moondream.model import Moondream, load_moondream
+from galago.families.moondream.loading import load_moondream
+from galago.families.moondream.model import Moondream
 from galago.families.moondream.weights import shapes
 from galago.model import Model
 from galago.precision import pick_precision
+from galago.store import hub
 
 CONTROL = ["<|endoftext|>", *(f"<|md_reserved_{i}|>" for i in range(9))]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())

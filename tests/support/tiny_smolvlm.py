@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from galago import hub
 from galago.backends.native import Native
 from galago.families.smolvlm.config import make_config
-from galago.families.smolvlm.model import SmolVLM, load_smolvlm
+from galago.families.smolvlm.loading import load_smolvlm
+from galago.families.smolvlm.model import SmolVLM
 from galago.families.smolvlm.weights import sources
 from galago.model import Model
 from galago.precision import pick_precision
+from galago.store import hub
 
 CONTROL = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<global-img>", "<fake_token_around_image>", "<image>"),

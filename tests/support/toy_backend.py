@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from galago.backend import Backend, Facts
+from galago.backends.backend import Backend, Facts
 from galago.request import Caption, Chat, Done, Event, Query, Request, TextDelta, Timings, Usage
 
 ENTRY = {

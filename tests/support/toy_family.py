@@ -12,7 +12,8 @@ import tiny_moondream
 import torch
 from safetensors.torch import save_file
 
-from galago.checkpoint import checked, read_tensors
+from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.tensors import checked, read_tensors
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Look, Prefix
 from galago.errors import ContextLengthExceeded, InvalidRequest
@@ -21,8 +22,7 @@ from galago.families.family import Family, Outline
 from galago.families.spelling import answer
 from galago.families.tokenizer import load_tokenizer
 from galago.nn.decoder import mixed
-from galago.nn.linear import Mlp, linear, mlp
-from galago.precision.packed import Table, load_either
+from galago.precision.linear import Mlp, linear, mlp
 from galago.request import Caption, Chat, Encode, Query
 
 SIDE, DIM, INNER, VOCAB, EOS = 4, 32, 64, tiny_moondream.VOCAB, tiny_moondream.EOS["starmie"]

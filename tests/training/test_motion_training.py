@@ -9,11 +9,11 @@ import pytest
 import tiny_motion
 import torch
 
-from galago.checkpoint import read_tensors
-from galago.eval.motion.draw import clip_at, draw_clip
-from galago.eval.motion.questions import tasks_for
-from galago.eval.motion.score import MEASURES
+from galago.checkpoint.tensors import read_tensors
 from galago.families.smolvlm.weights import read
+from galago.lab.eval.motion.draw import clip_at, draw_clip
+from galago.lab.eval.motion.questions import tasks_for
+from galago.lab.eval.motion.score import MEASURES
 from training import loop
 from training.loop import Options
 from training.motion import recipe, train

@@ -13,14 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago import hub
-from galago.checkpoint import read_tensors
-from galago.eval.scenes.captions import PLACES, Fact, caption_of, facts_of, parse_caption
-from galago.eval.scenes.draw import draw_scene
-from galago.eval.scenes.ranges import SINGLE_VIEW, SIZES, V2
+from galago.checkpoint.tensors import read_tensors
 from galago.families.moondream.image import make_crops
 from galago.families.moondream.vision import crop_features, image_embedding
 from galago.families.tokenizer import load_tokenizer
+from galago.lab.eval.scenes.captions import PLACES, Fact, caption_of, facts_of, parse_caption
+from galago.lab.eval.scenes.draw import draw_scene
+from galago.lab.eval.scenes.ranges import SINGLE_VIEW, SIZES, V2
+from galago.store import hub
 from training import loop
 from training.loop import Options
 from training.scenes import recipe, train

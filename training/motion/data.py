@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from galago.eval.motion.draw import draw_clip
-from galago.eval.motion.questions import Task, tasks_for
-from galago.eval.motion.score import MEASURES
-from galago.eval.motion.things import FRAMES, SIDES
+from galago.lab.eval.motion.draw import draw_clip
+from galago.lab.eval.motion.questions import Task, tasks_for
+from galago.lab.eval.motion.score import MEASURES
+from galago.lab.eval.motion.things import FRAMES, SIDES
 from galago.media.clip import Clip
 from training.motion.pack import Block, Packed, block, pack
 from training.motion.recipe import Prepared, prepare

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import galago
-from galago.eval.report import run_of
-from galago.eval.run import answers
-from galago.eval.tasks.motion import TASK
+from galago.lab.eval.report import run_of
+from galago.lab.eval.run import answers
+from galago.lab.eval.tasks.motion import TASK
 
 SEED = 20262
 

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from galago.eval.motion.score import MEASURES
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import logits_of
 from galago.families.smolvlm.vision import frame_features, projected
 from galago.families.smolvlm.weights import SmolVLMWeights
+from galago.lab.eval.motion.score import MEASURES
 from galago.nn.decoder import Attend, decoder
 from galago.nn.vit import normalise
 from training.loop import Losses

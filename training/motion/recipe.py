@@ -11,13 +11,13 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from galago.engine.step import Prefix
-from galago.eval.motion.draw import draw_clip
-from galago.eval.motion.questions import tasks_for
-from galago.eval.motion.things import FRAMES
 from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import SmolVLMConfig, make_config
 from galago.families.smolvlm.image import make_frames
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.lab.eval.motion.draw import draw_clip
+from galago.lab.eval.motion.questions import tasks_for
+from galago.lab.eval.motion.things import FRAMES
 from galago.media.clip import Clip
 from galago.request import Message
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from galago.families.moondream.weights import read as read_moondream
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.weights import assemble, read, shapes, sources, table
-from galago.nn.linear import Dense
+from galago.precision.linear import Dense
 from training.motion.objective import heads
 from training.motion.recipe import prepare
 from training.scenes.recipe import prepare as prepare_scenes

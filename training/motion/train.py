@@ -10,7 +10,7 @@ falls to zero; the run itself can go on.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from galago.eval.motion.score import MEASURES
+from galago.lab.eval.motion.score import MEASURES
 from training import loop
 from training.loop import Losses, Options
 from training.motion.data import Batch, loader

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.eval.motion.things import Drawn, Thing
-from galago.eval.scenes.ranges import COLORS, SHAPES
+from galago.lab.eval.motion.things import Drawn, Thing
+from galago.lab.eval.scenes.ranges import COLORS, SHAPES
 
 COLOR_CLASSES = ("", *COLORS)
 NAME_CLASSES = ("", *SHAPES)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from galago.eval.scenes import wide
-from galago.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of, told
-from galago.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
-from galago.eval.scenes.ranges import SHADES, SIZES, TEXTURES
-from galago.eval.scenes.tasks import Task, caption_of, tasks_for
-from galago.eval.scenes.things import Thing
 from galago.families.moondream.config import VisionConfig
 from galago.families.moondream.image import Crops, make_crops
+from galago.lab.eval.scenes import wide
+from galago.lab.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of, told
+from galago.lab.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
+from galago.lab.eval.scenes.ranges import SHADES, SIZES, TEXTURES
+from galago.lab.eval.scenes.tasks import Task, caption_of, tasks_for
+from galago.lab.eval.scenes.things import Thing
 from training.scenes.pack import Packed, pack, write_block
 from training.scenes.recipe import RANGE, prepare
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.eval.scenes.captions import NUMBERS
-from galago.eval.scenes.tasks import Task
 from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
+from galago.lab.eval.scenes.captions import NUMBERS
+from galago.lab.eval.scenes.tasks import Task
 from training.rows import placed
 
 NONE = -1

@@ -10,11 +10,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from galago.eval.scenes.draw import SINGLE_VIEW, draw_scene
-from galago.eval.scenes.ranges import V2
-from galago.eval.scenes.tasks import tasks_for
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
 from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.lab.eval.scenes.draw import SINGLE_VIEW, draw_scene
+from galago.lab.eval.scenes.ranges import V2
+from galago.lab.eval.scenes.tasks import tasks_for
 
 RANGE = V2
 """What the scenes that it learns hold."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.weights import assemble, shapes, table
-from galago.nn.linear import Dense
+from galago.precision.linear import Dense
 from training.scenes.objective import PatchHeads, ToldHeads
 from training.scenes.recipe import prepare
 from training.scenes.transplant import transplant

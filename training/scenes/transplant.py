@@ -6,7 +6,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from galago.checkpoint import read_tensors
+from galago.checkpoint.tensors import read_tensors
 
 ROWS = ("text.wte", "text.lm_head.weight", "text.lm_head.bias")
 """What has one row for each token."""

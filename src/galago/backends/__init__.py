@@ -1,1 +1,1 @@
-"""What can run models, a file each; see backend.py."""
+"""What runs models: the protocol (backend.py), a file for each that follows it, and what models take in memory."""

@@ -5,21 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from galago import hub
-from galago.backend import Facts
-from galago.catalog import Entry, Local, entry_of, with_precision
+from galago.backends.backend import Facts
+from galago.backends.memory_estimate import counted_peak, usual_precision
+from galago.checkpoint.packed import bits_of
 from galago.choices import PRECISIONS, check_precision, check_profile
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
 from galago.errors import InvalidRequest
+from galago.families import ModelFiles
 from galago.families.family import Loaded, family
-from galago.needs import counted_peak, usual_precision
-from galago.nn.device import pick_device, pick_threads, threads_cut, with_threads
 from galago.nn.footprint import footprint
-from galago.packing import packed_copy
 from galago.precision import pick_precision
-from galago.precision.packed import bits_of
 from galago.precision.quantised import described, fallbacks
+from galago.store import hub
+from galago.store.catalog import Entry, Local, entry_of, with_precision
+from galago.store.packing import packed_copy
+from galago.system.device import pick_device, pick_threads, threads_cut, with_threads
 
 
 class Native(Engine):
@@ -93,7 +94,7 @@ def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
     return described(chosen, where), fallbacks(where, chosen.bits)
 
 
-def _entry(files: hub.Files, revision: str | None = None) -> Entry:
+def _entry(files: ModelFiles, revision: str | None = None) -> Entry:
     with hub.blaming(files.name, files.source):
         bits = bits_of(files.weights)
         outline = family(files.family).outline(replace(files, revision=revision or files.revision))

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from galago.backend import Run
+from galago.backends.backend import Run
 from galago.engine.decoding import MOST
 from galago.errors import EngineBusy, EngineClosed, GalagoError
 from galago.media.clip import Clip

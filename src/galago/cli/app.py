@@ -30,7 +30,7 @@ from galago.cli import (
 )
 from galago.cli.streams import output_error, prepare
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
-from galago.signals import NO_READER, exit_code, heeded, leave
+from galago.system.signals import NO_READER, exit_code, heeded, leave
 
 FAILED = 2
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from galago.catalog import entries, with_precision
-from galago.choices import check_device, check_models, check_precision
+from galago.choices import check_device, check_precision
 from galago.cli.options import Force
 from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
-from galago.outputs import check_outputs, write_text
 from galago.request import Detail
+from galago.store.catalog import entries, with_precision
+from galago.store.hub import check_models
+from galago.system.outputs import check_outputs, write_text
 
 if TYPE_CHECKING:
-    from galago.bench.results import Result
+    from galago.lab.bench.results import Result
 
 EXAMPLES = """\b
 Examples:
@@ -63,10 +64,10 @@ def bench(
     force: Force = False,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
-    from galago.bench.case import Case, clip_size
-    from galago.bench.results import read
-    from galago.bench.run import Plan
-    from galago.bench.run import bench as carry_out
+    from galago.lab.bench.case import Case, clip_size
+    from galago.lab.bench.results import read
+    from galago.lab.bench.run import Plan
+    from galago.lab.bench.run import bench as carry_out
 
     # What can be wrong is looked at before minutes are spent.
     frames, width, height = clip_size(image)
@@ -100,13 +101,13 @@ def _located(models: list[str] | None, random: bool) -> list[tuple[str, str | No
     It is downloaded or made first, where needed, so that no child has to.
     """
     if not random:
-        from galago.hub import locate
+        from galago.store.hub import locate
 
         chosen = list(dict.fromkeys(models or [entries()[0].id]))
         for model in chosen:
             locate(model)
         return [(model, None) for model in chosen]
-    from galago.bench.random import default_model, random_checkpoint
+    from galago.lab.bench.random import default_model, random_checkpoint
 
     found = []
     for model in dict.fromkeys(models or [default_model()]):
@@ -120,12 +121,12 @@ def _give(
     results: "list[Result]", saved: "list[Result] | None", json: bool, save: Path | None, plot: Path | None
 ) -> None:
     if save is not None:
-        from galago.bench.results import save as write
+        from galago.lab.bench.results import save as write
 
         write(results, save)
     if plot is not None:
-        from galago.bench.plot import plot as drawn
-        from galago.bench.results import same_work
+        from galago.lab.bench.plot import plot as drawn
+        from galago.lab.bench.results import same_work
 
         write_text(drawn(results, same_work(results[0], saved or [])), plot)
     if json:
@@ -134,7 +135,7 @@ def _give(
         return
     from rich.console import Console
 
-    from galago.bench.table import report
+    from galago.lab.bench.table import report
 
     # Only a terminal has a width that the table must keep to.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)

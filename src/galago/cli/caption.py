@@ -14,7 +14,7 @@ from galago.request import Caption, Length
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.backend import Run
+    from galago.backends.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
 

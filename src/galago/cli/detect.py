@@ -25,7 +25,7 @@ from galago.request import Detect, Point, check_skill
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.backend import Run
+    from galago.backends.backend import Run
     from galago.media.picture import Picture
 
 EXAMPLES = """\b

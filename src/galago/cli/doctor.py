@@ -10,7 +10,7 @@ import typer
 
 from galago.choices import PRECISIONS
 from galago.cli.streams import print_json
-from galago.needs import size_of
+from galago.errors import size_of
 
 EXAMPLES = """\b
 Examples:
@@ -20,7 +20,7 @@ Examples:
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Tell what this machine has, which models it can run, and what would make them quicker."""
-    from galago.doctor import examine
+    from galago.cli.diagnosis import examine
 
     found = examine()
     if json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galago.errors import InvalidRequest
-from galago.outputs import MARK, check_folder, check_outputs, is_given, may_replace, replacing
+from galago.system.outputs import MARK, check_folder, check_outputs, is_given, may_replace, replacing
 
 if TYPE_CHECKING:
     from PIL import Image

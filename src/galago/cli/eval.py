@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.choices import check_models
 from galago.cli.options import Force, Loading, takes_groups
 from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
-from galago.outputs import check_outputs, is_ours, write_text
-from galago.progress import progress_bar
+from galago.store.hub import check_models
+from galago.system.outputs import check_outputs, is_ours, write_text
+from galago.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from galago.eval.case import Task
-    from galago.eval.report import Run
+    from galago.lab.eval.case import Task
+    from galago.lab.eval.report import Run
 
 EXAMPLES = """\b
 Examples:
@@ -81,7 +81,7 @@ def eval(
     loading: Loading,
 ) -> None:
     """Measure how well a model answers, on drawn scenes and on data sets that you have."""
-    from galago.eval import tasks
+    from galago.lab.eval import tasks
 
     if task == "list":
         for name in tasks.names():
@@ -90,7 +90,7 @@ def eval(
         return
     files = [Path(c) for c in compare or () if c.endswith(".jsonl")]
     if compare is not None and len(files) == 2 and task is None:
-        from galago.eval.journal import read
+        from galago.lab.eval.journal import read
 
         task = str(read(files[0])[0]["task"])
     if task is None:
@@ -147,8 +147,8 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
 
 def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "Run":
     """One side of a comparison: the answers in a file, or those of a model of this name."""
-    from galago.eval.journal import read
-    from galago.eval.report import run_of
+    from galago.lab.eval.journal import read
+    from galago.lab.eval.report import run_of
 
     if side.endswith(".jsonl"):
         return run_of(what.task, *read(Path(side)))
@@ -174,9 +174,9 @@ def _beside(path: Path, what: str) -> Path:
 
 def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
     """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
-    from galago.eval.journal import opened
-    from galago.eval.report import VIEWS, run_of, summary
-    from galago.eval.run import answers
+    from galago.lab.eval.journal import opened
+    from galago.lab.eval.report import VIEWS, run_of, summary
+    from galago.lab.eval.run import answers
 
     if what.task.files and what.data is None:
         raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
@@ -209,8 +209,8 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
 def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot: Path | None) -> None:
     from rich.console import Console
 
-    from galago.eval.plot import plot as drawn
-    from galago.eval.report import comparison, paired, summary, table
+    from galago.lab.eval.plot import plot as drawn
+    from galago.lab.eval.report import comparison, paired, summary, table
 
     differences = paired(task, runs[0], runs[1]) if compared else {}
     if plot is not None:
@@ -229,7 +229,7 @@ def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot:
 
 
 def _judge(run: "Run", wanted: dict[str, float]) -> None:
-    from galago.eval.score import missed
+    from galago.lab.eval.score import missed
 
     if short := missed(run.scores, wanted):
         for line in short:

@@ -10,12 +10,13 @@ from galago.cli.drawing import drawings_for, write
 from galago.cli.options import Draw, Force, Images, Json, Loading, MoreImages, Seed, numbers, settings_of, takes_groups
 from galago.cli.running import Output, decoded, each_image
 from galago.cli.words import sources_of
-from galago.request import Box, DetectGaze, Spot, check_skill
+from galago.request import DetectGaze, check_skill
+from galago.values import Box, Spot
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.backend import Run
+    from galago.backends.backend import Run
     from galago.media.picture import Picture
 
 EXAMPLES = """\b

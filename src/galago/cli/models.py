@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from galago.catalog import Bundled, Entry, entries, find, lookup, routes, with_precision
+from galago.backends.memory_estimate import peak_of
 from galago.choices import PRECISIONS
 from galago.cli.streams import print_json
-from galago.errors import ModelNotFound
-from galago.needs import peak_of, size_of
+from galago.errors import ModelNotFound, size_of
+from galago.store.catalog import Bundled, Entry, entries, find, lookup, routes, with_precision
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -35,8 +35,8 @@ def models(context: typer.Context, json: Json = False) -> None:
 @app.command("list")
 def list_models(json: Json = False) -> None:
     """List the models: what each takes on disk and in memory, and what it is. The same as `galago models`."""
-    from galago.hub import installed, random_checkpoints
-    from galago.packed_cache import copies_without_model
+    from galago.store.hub import installed, random_checkpoints
+    from galago.store.packed_cache import copies_without_model
 
     here, random = installed(), random_checkpoints()
     left = {name: copies for name, copies in copies_without_model().items() if name not in random}
@@ -69,7 +69,7 @@ def list_models(json: Json = False) -> None:
 @app.command()
 def pull(name: Name) -> None:
     """Download a model, so that it can be used without a network."""
-    from galago.hub import fetch, installed
+    from galago.store.hub import fetch, installed
 
     entry = find(name)
     fetch(entry)
@@ -85,7 +85,7 @@ def remove(
     Of a folder of your own, there or gone, the packed copies are deleted, and nothing in it. moondream2-random means
     the random weights that `galago bench --random` made, and their packed copies.
     """
-    from galago import hub, packed_cache
+    from galago.store import hub, packed_cache
 
     packed_cache.discard_halves(packed_cache.packed_folder())
     if name.endswith(hub.RANDOM):
@@ -122,7 +122,7 @@ def remove(
 @app.command()
 def path(name: Name) -> None:
     """Print where the weights of a model are on this machine. Nothing is downloaded."""
-    from galago.hub import locate
+    from galago.store.hub import locate
 
     for file in locate(name, offline=True).weights:
         typer.echo(str(file))
@@ -130,7 +130,7 @@ def path(name: Name) -> None:
 
 def _remove_copies(name: str) -> None:
     """Of a folder or weights file, by its path, or by the name under which a copy of one that is gone is listed."""
-    from galago import packed_cache
+    from galago.store import packed_cache
 
     path = Path(os.path.expanduser(name))
     copies = packed_cache.copies_of(path) or packed_cache.copies_without_model().get(name, [])

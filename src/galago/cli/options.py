@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from galago import choices
-from galago.choosing import configured
+from galago.choices import check_device, check_precision, check_profile, check_threads
 from galago.errors import InvalidRequest, quoted
+from galago.fleet.default_model import configured
+from galago.store.catalog import check_revision
+from galago.store.hub import check_models
 
 if TYPE_CHECKING:
     from galago.media.timeline import FrameSampling
@@ -104,12 +106,12 @@ class Loading:
 
     def check(self) -> None:
         """Find what is wrong before PyTorch is imported, which takes seconds. Raises GalagoError."""
-        choices.check_precision(self.precision)
-        choices.check_profile(self.profile)
-        choices.check_device(self.device)
-        choices.check_threads(self.threads)
-        choices.check_revision(self.revision)
-        choices.check_models([] if self.named is None else [self.named])
+        check_precision(self.precision)
+        check_profile(self.profile)
+        check_device(self.device)
+        check_threads(self.threads)
+        check_revision(self.revision)
+        check_models([] if self.named is None else [self.named])
 
     @property
     def named(self) -> str | None:
@@ -124,8 +126,8 @@ class Loading:
         return galago.load(**{**asdict(self), "model": self.named or self._chosen(skill)})
 
     def _chosen(self, skill: str | None) -> str:
-        from galago.choosing import SHARE, choose
-        from galago.nn.device import available_memory, pick_device
+        from galago.fleet.default_model import SHARE, choose
+        from galago.system.device import available_memory, pick_device
 
         choice = {"precision": self.precision, "profile": self.profile, "device": self.device}
         chosen = choose(int(SHARE * available_memory(pick_device(self.device))), skill, choice)

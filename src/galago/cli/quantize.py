@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from galago.catalog import find, with_precision
-from galago.choices import BITS, check_models
+from galago.choices import BITS
 from galago.cli.streams import json_name, print_json
-from galago.errors import InvalidRequest, ModelNotFound, quoted
-from galago.needs import size_of
-from galago.outputs import check_folder
+from galago.errors import InvalidRequest, ModelNotFound, quoted, size_of
+from galago.store.catalog import find, with_precision
+from galago.store.hub import check_models
+from galago.system.outputs import check_folder
 
 EXAMPLES = """\b
 Examples:
@@ -29,7 +29,7 @@ def quantize(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a folder that holds a model in int8 or int4: smaller, and used straight from the file."""
-    from galago.hub import locate
+    from galago.store.hub import locate
 
     # What can be wrong is looked at before a download.
     if to not in BITS:
@@ -40,7 +40,7 @@ def quantize(
     if folder is not None:
         check_folder(folder, [model], force)
     check_models([model])
-    from galago.packing import quantise_model
+    from galago.store.packing import quantise_model
 
     files = locate(model)
     if folder is None:

@@ -26,7 +26,7 @@ from galago.request import Query, check_skill
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.backend import Run
+    from galago.backends.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
 

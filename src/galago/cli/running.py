@@ -14,12 +14,12 @@ import typer
 from galago.cli.options import Frames, Loading
 from galago.cli.streams import json_name, print_json, standard_input
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
-from galago.progress import progress_bar
+from galago.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from galago.backend import Run
+    from galago.backends.backend import Run
     from galago.media.clip import Clip
     from galago.media.picture import Picture
     from galago.media.source import FileSource

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from galago.choices import check_models, check_revision
 from galago.cli.options import takes_groups
 from galago.cli.server_flags import Config, Names, ServerFlags, in_force
 from galago.errors import InvalidRequest, quoted
+from galago.store.catalog import check_revision
+from galago.store.hub import check_models
 
 if TYPE_CHECKING:
-    from galago.pool import ModelPool
+    from galago.fleet.pool import ModelPool
     from galago.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _pool(settings: "Settings") -> "ModelPool":
     """Where the models will be."""
     import galago
     from galago.engine.decoding import MOST, SHARE, set_room
-    from galago.pool import ModelPool
+    from galago.fleet.pool import ModelPool
 
     options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
     options["limits"] = galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size)

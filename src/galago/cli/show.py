@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from galago.catalog import Entry, Local, Route, lookup, with_precision
-from galago.choices import check_device, check_models
+from galago.backends.memory_estimate import described, peak_of
+from galago.choices import check_device
 from galago.cli.streams import json_name, print_json
-from galago.needs import described, peak_of, size_of
+from galago.errors import size_of
+from galago.store.catalog import Entry, Local, Route, lookup, with_precision
+from galago.store.hub import check_models
 
 EXAMPLES = """\b
 Examples:
@@ -38,10 +40,10 @@ def show(
 
 
 def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, Any]:
-    from galago.backend import loader
-    from galago.hub import files_of
-    from galago.nn.device import pick_device
-    from galago.packed_cache import copies_of, packed_copies
+    from galago.backends.backend import loader
+    from galago.store.hub import files_of
+    from galago.store.packed_cache import copies_of, packed_copies
+    from galago.system.device import pick_device
 
     precisions = (precision,) if precision else entry.precisions
     found = {name: loader(entry.backend).kernels(name, device) for name in precisions}
@@ -100,8 +102,8 @@ def _print(told: Mapping[str, Any]) -> None:
 
 
 def _route_told(route: Route, name: str, device: str | None) -> dict[str, Any]:
-    from galago.needs import memory_needed
-    from galago.routing import ways_of
+    from galago.backends.memory_estimate import memory_needed
+    from galago.fleet.routing import ways_of
 
     return {
         "id": route.id,
@@ -117,7 +119,7 @@ def _route_told(route: Route, name: str, device: str | None) -> dict[str, Any]:
 
 
 def _print_route(told: Mapping[str, Any]) -> None:
-    from galago.routing import MEDIA
+    from galago.fleet.routing import MEDIA
 
     typer.echo(f"{told['id']}\n{told['description']}")
     for way in told["ways"]:

@@ -10,8 +10,8 @@ from galago.cli.running import open_source
 from galago.cli.streams import print_json
 from galago.cli.words import sources_and_words
 from galago.errors import InvalidRequest
-from galago.progress import Progress, progress_bar
 from galago.request import Query, check_skill
+from galago.system.progress import Progress, progress_bar
 
 EXAMPLES = """\b
 Examples:
@@ -41,10 +41,10 @@ def watch(
     loading: Loading,
 ) -> None:
     """Ask a question about a video: when the answer is yes, or which answer it has when."""
+    from galago.batch.watch import spans
+    from galago.batch.watch import watch as watched
     from galago.media.timeline import FrameSampling
     from galago.media.video import load_clip
-    from galago.watching import spans
-    from galago.watching import watch as watched
 
     example = 'galago watch clip.mp4 "Is there a person?"'
     videos, question = sources_and_words(words, more, prompt, example, what="QUESTION", shown="VIDEO")

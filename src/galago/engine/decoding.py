@@ -2,8 +2,8 @@
 
 import os
 
-from galago.machine import usable_cores
 from galago.media.room import Room
+from galago.system.machine import usable_cores
 
 MOST = 512 << 20
 """Bytes of each room, unless something else is set: one picture of 64 million pixels, or about eight photos."""

@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galago.engine.tier import TierStats
-from galago.files import PART, written_whole
 from galago.nn.finite import is_finite
+from galago.system.files import PART, written_whole
 
 log = logging.getLogger(__name__)
 

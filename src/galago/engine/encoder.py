@@ -19,12 +19,12 @@ from galago.engine.metrics import Tier
 from galago.engine.sequence import Sequence
 from galago.engine.step import Look, Prefix, Start, StepModel
 from galago.errors import NotANumber
-from galago.machine import usable_cores
 from galago.media.picture import Picture
-from galago.nn.device import return_memory, synchronize
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
-from galago.threads import begin
+from galago.system.device import return_memory, synchronize
+from galago.system.machine import usable_cores
+from galago.system.threads import begin
 
 CPU = torch.device("cpu")
 LARGE = 64 << 20

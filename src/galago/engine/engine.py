@@ -25,8 +25,8 @@ from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError, InvalidRequest
 from galago.media.clip import Clip
 from galago.media.picture import Picture
-from galago.nn.device import use_threads
 from galago.request import Done, Encode, Encoding, Event, ImageEncoded, Request
+from galago.system.device import use_threads
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from galago.errors import OutOfMemory
-from galago.needs import size_of
-from galago.nn.device import available_memory
+from galago.errors import OutOfMemory, size_of
+from galago.system.device import available_memory
 
 if TYPE_CHECKING:
     from galago.engine.limits import Limits

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from galago.errors import InvalidRequest, quoted
-from galago.request import is_whole
+from galago.values import is_whole
 
 LEAST = {"waiting": 0, "running": 1, "kv_bytes": 1, "prefix_bytes": 0, "embedding_bytes": 0, "disk_bytes": 0}
 """What each of the Limits may be at the least."""

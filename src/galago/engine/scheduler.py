@@ -23,7 +23,7 @@ from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Output, Prefix, Start, Step, StepModel
 from galago.errors import GalagoError, GenerationFailed, InvalidRequest, NotANumber
-from galago.nn.device import available_memory, is_out_of_memory, return_memory
+from galago.system.device import available_memory, is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
 

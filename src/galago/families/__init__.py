@@ -3,7 +3,10 @@
 Here stands what is told of them without PyTorch; see family.py for the rest.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,30 @@ class Listed:
     """as a config.json has them"""
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What is needed to load one model. `revision` may be unknown.
+
+    `config` is its config.json, `preprocessor` what is said of images (a preprocessor_config.json) and `video` of
+    videos; empty where there is none. `source` is the folder or file that was named, None for a model of the catalogue.
+    `notes` are sentences on what is slower or larger than it could be.
+    """
+
+    name: str
+    family: str
+    weights: tuple[Path, ...]
+    tokenizer: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
 FAMILIES = {
-    "moondream": Listed("galago.families.moondream.model", ("moondream1",)),
-    "smolvlm": Listed("galago.families.smolvlm.model", ("smolvlm", "idefics3")),
+    "moondream": Listed("galago.families.moondream.loading", ("moondream1",)),
+    "smolvlm": Listed("galago.families.smolvlm.loading", ("smolvlm", "idefics3")),
 }
 """By name. The first is that of a checkpoint without a config, as its fine-tunes may be."""
 

@@ -18,23 +18,22 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, Output, StepModel, Steps
 from galago.errors import CheckpointError, InvalidRequest
+from galago.families import ModelFiles
 from galago.families.tokenizer import Tokenizer
 from galago.families.work import Work, crops_at_once, rows_at_once
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
 from galago.nn.decoder import DecoderSizes, DecoderWeights, decoder, embedded
-from galago.nn.device import synchronize
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import exact_rows
 from galago.precision import Precision
 from galago.request import Detail, Media, Request
+from galago.system.device import synchronize
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
-
-    from galago.hub import Files
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +189,7 @@ def kv_values(c: DecoderSizes) -> int:
     return 2 * c.n_layers * c.n_kv_heads * c.head_dim
 
 
-def identity_of(files: "Files", *decisive: object) -> str:
+def identity_of(files: ModelFiles, *decisive: object) -> str:
     """The name of a checkpoint, and a digest of its files and of what else decides its answers."""
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     return f"{files.name}@{hashlib.sha256(repr((stats, *decisive)).encode()).hexdigest()[:12]}"

@@ -6,19 +6,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from galago.checkpoint.packed import Table
 from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
-from galago.families import FAMILIES
+from galago.families import FAMILIES, ModelFiles
 from galago.families.work import Work
 from galago.media.timeline import FrameSampling
 from galago.precision import Precision
-from galago.precision.packed import Table
 from galago.request import Detail, Skill
 
 if TYPE_CHECKING:
     import torch
-
-    from galago.hub import Files
 
 
 class Loaded(StepModel, Protocol):
@@ -52,7 +50,7 @@ class Loaded(StepModel, Protocol):
 class Load(Protocol):
     def __call__(
         self,
-        files: "Files",
+        files: ModelFiles,
         *,
         precision: Precision,
         device: "torch.device",
@@ -104,8 +102,8 @@ class Family:
 
     load: Load
     """read a checkpoint"""
-    outline: Callable[["Files"], Outline]
-    blueprint: Callable[[str, "Files"], Blueprint] | None = None
+    outline: Callable[[ModelFiles], Outline]
+    blueprint: Callable[[str, ModelFiles], Blueprint] | None = None
     """of a model of the catalogue that is not here, with the tokenizer of one that is; None where none is listed"""
 
 

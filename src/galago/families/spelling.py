@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ from galago.engine.sampling import Row, Sampler, numbers
 from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
+from galago.families.base import DecoderModel
 from galago.request import Encoding, Event, FinishReason, Request, TextDelta
-
-if TYPE_CHECKING:
-    from galago.families.base import DecoderModel
 
 Answer = EncodedImage | Output | None
 Fed = Generator[Start | Feed | Event, Answer, Output]
@@ -27,13 +24,13 @@ Fed = Generator[Start | Feed | Event, Answer, Output]
 class Writer:
     """What a request says of its text, of which one is written."""
 
-    model: "DecoderModel"
+    model: DecoderModel
     sampler: Sampler
     constraint: Constraint | None
     log: TokenLog | None
 
 
-def writer_for(m: "DecoderModel", request: Request) -> Writer:
+def writer_for(m: DecoderModel, request: Request) -> Writer:
     """Raises InvalidRequest for a schema that text cannot be held to."""
     sampling, top = request.sampling, request.top_logprobs
     constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
@@ -93,7 +90,7 @@ def spell(
 
 
 def answer(
-    m: "DecoderModel", request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
+    m: DecoderModel, request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
 ) -> Steps:
     """The steps of a text of at most `limit` tokens after a prefix and a prompt, all in so much room.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from galago.checkpoint import not_as_written
+from galago.checkpoint.tensors import not_as_written
 from galago.errors import CheckpointError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from galago.errors import InvalidRequest
-from galago.request import is_number
+from galago.values import is_number
 
 _LONGEST = 1e9
 """Seconds: some thirty years."""

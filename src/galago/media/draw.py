@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from galago.request import Box, Spot
+from galago.values import Box, Spot
 
 COLOUR = (230, 30, 90)
 PAPER = (255, 255, 255)

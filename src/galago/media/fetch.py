@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from galago.errors import InvalidImage, quoted, shortened
-from galago.inflate import KNOWN, TooLarge, codings, inflate
+from galago.system.inflate import KNOWN, TooLarge, codings, inflate
 from galago.version import USER_AGENT
 
 MAX_BYTES = 32 * 2**20

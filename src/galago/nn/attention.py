@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.kernels import kernels
-from galago.nn.linear import kernels_for
+from galago.precision.linear import kernels_for
 
 Segment = tuple[Tensor, Tensor]
 """Keys and values, each [kv heads, n, head dim], of n neighbouring positions."""

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from galago.nn.linear import kernels_for
+from galago.precision.linear import kernels_for
 
 
 def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from galago.kernels import Kernels, Place, kernels
-from galago.nn.linear import FEW_ROWS, LinearWeight, Norm
+from galago.precision.linear import FEW_ROWS, LinearWeight, Norm
 from galago.precision.quantised import Native
 
 

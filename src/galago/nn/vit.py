@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from galago.nn.attention import attention, merge_heads, split_heads
-from galago.nn.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp, norm_of
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.stack import Block, Stack, stack_of
+from galago.precision.linear import LinearWeight, Mlp, Norm, add, layer_norm, linear, mlp, norm_of
 
 
 @dataclass(frozen=True)

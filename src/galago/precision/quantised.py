@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.kernels import Kernels, kernels
-from galago.machine import refused_set
-from galago.nn.linear import LinearWeight, float_product, gelu
 from galago.precision import Precision
+from galago.precision.linear import LinearWeight, float_product, gelu
 from galago.precision.quantise import Quantised, values
+from galago.system.machine import refused_set
 
 FEW_ROWS = 16
 """Up to here torch's weight-only product is the faster one, above quantised activations are."""
@@ -133,7 +133,7 @@ def product_for(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, T
 def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     import time
 
-    from galago.nn.device import synchronize
+    from galago.system.device import synchronize
 
     call()
     synchronize(device)

@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from galago.choosing import choose
 from galago.errors import UnsupportedTask
-from galago.pool import ModelPool
+from galago.fleet.default_model import choose
+from galago.fleet.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
 from galago.server.guard.origins import is_loopback
 from galago.server.guard.stopping import Underway

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from galago.catalog import lookup
 from galago.errors import InvalidRequest, quoted
+from galago.store.catalog import lookup
 
 Json = dict[str, Any]
 Given = dict[str, tuple[Any, str]]

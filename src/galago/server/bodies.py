@@ -8,8 +8,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from galago.errors import InvalidRequest, quoted
-from galago.inflate import KNOWN, TooLarge, codings, inflate
 from galago.server.errors import Refused
+from galago.system.inflate import KNOWN, TooLarge, codings, inflate
 
 Json = dict[str, Any]
 

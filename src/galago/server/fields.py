@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, TooManyImages
+from galago.fleet.routing import medium_of
 from galago.media.clip import Clip
 from galago.media.fetch import fetch
 from galago.media.image import MAX_PIXELS
@@ -20,9 +21,9 @@ from galago.media.source import decode_data_url
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
 from galago.messages import Place
-from galago.request import Detail, Request, Sampling, is_text
-from galago.routing import medium_of
+from galago.request import Detail, Request, Sampling
 from galago.server.bodies import Json
+from galago.values import is_text
 
 T = TypeVar("T")
 

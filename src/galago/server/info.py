@@ -7,16 +7,16 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from galago.backend import Facts
+from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
-from galago.nn.device import memory, pick_device
 from galago.server import moondream_reply
 from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, start_page, style
 from galago.server.running import Host, waited
+from galago.system.device import memory, pick_device
 from galago.version import VERSION
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from galago.errors import InvalidRequest
-from galago.routing import Plan
+from galago.fleet.routing import Plan
 from galago.server import openai_reply
 from galago.server.bodies import Json, load_json
 from galago.server.errors import failure

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from galago.backend import Facts
-from galago.catalog import Route, entries, entry_of, lookup, with_precision
+from galago.backends.backend import Facts
+from galago.backends.memory_estimate import one_name, precision_of
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
-from galago.hub import discard_partial, installed
-from galago.needs import one_name, precision_of
-from galago.pool import ModelPool
-from galago.progress import Progress
-from galago.routing import Lane, Plan, alone, plans
+from galago.fleet.pool import ModelPool
+from galago.fleet.routing import Lane, Plan, alone, plans
+from galago.fleet.slots import Loaded
 from galago.server.errors import Refused
 from galago.server.interrupting import Interrupted, Interruptible
-from galago.slots import Loaded
+from galago.store.catalog import Route, entries, entry_of, lookup, with_precision
+from galago.store.hub import discard_partial, installed
+from galago.system.progress import Progress
 
 if TYPE_CHECKING:
     from galago.model import Model

@@ -11,7 +11,7 @@ from typing import Any, cast
 from galago.arguments import BOX, SPOT
 from galago.errors import InvalidRequest, UnsupportedTask
 from galago.messages import places_beside
-from galago.request import Box, Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill, Spot
+from galago.request import Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill
 from galago.server.bodies import Json, load_json
 from galago.server.errors import Refused
 from galago.server.fields import (
@@ -26,6 +26,7 @@ from galago.server.fields import (
 )
 from galago.server.settings import MAX_TIMEOUT
 from galago.server.unseen import check_all_is_seen
+from galago.values import Box, Spot
 
 # Clients nest their settings; one of Station's back ends also takes them beside the other fields.
 _SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")

@@ -16,13 +16,13 @@ from galago.request import (
     Query,
     Reasoning,
     Skill,
-    Spot,
     TextDelta,
 )
 from galago.server.bodies import Json
 from galago.server.errors import Failure, failure
 from galago.server.running import Served, line
 from galago.server.settings import MAX_TIMEOUT
+from galago.values import Spot
 
 # Arguments of skills and the JSON fields that they come from, where the names differ.
 _FIELD = {"image": "image_url"}

@@ -16,10 +16,9 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from galago.aio import events_of
-from galago.backend import Facts, Run
+from galago.backends.backend import Facts, Run
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
-from galago.machine import usable_cores
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
@@ -31,6 +30,7 @@ from galago.server.guard.logs import facts_of
 from galago.server.guard.stopping import Underway
 from galago.server.models import Models
 from galago.server.settings import Settings
+from galago.system.machine import usable_cores
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from galago.catalog import entries
 from galago.choices import DEVICE
 from galago.errors import InvalidRequest, quoted
+from galago.store.catalog import entries
 
 MAX_TIMEOUT = 24 * 60 * 60
 LEVELS = ("debug", "info", "warning", "error")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from galago.config_file import Members, list_of, member, members_of, one_of, read, whole
+from galago.checkpoint.config_file import Members, list_of, member, members_of, one_of, read, whole
 
 Family = Literal["legacy", "starmie"]
 Ids = tuple[int, ...]

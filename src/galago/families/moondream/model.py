@@ -5,37 +5,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from galago.config_file import TEXT, members_of, one_of
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Look, Prefix, Steps
 from galago.errors import InvalidRequest, quoted
-from galago.families.base import DecoderModel, check_vocabulary, identity_of, kv_values
-from galago.families.family import Blueprint, Family, Outline
-from galago.families.moondream.config import MoondreamConfig, make_config
+from galago.families.base import DecoderModel
+from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.image import Crops, crops_of, make_crops
 from galago.families.moondream.region import coordinate_logits, size_logits
-from galago.families.moondream.skills import skill_steps
 from galago.families.moondream.text import TextWeights, logits_of, with_lora
-from galago.families.moondream.tokenizer import PROMPT_FAMILIES, decide_revision
 from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import (
-    FLOAT32,
     MoondreamWeights,
     encode_flop,
-    load,
     load_lora,
-    read,
     shapes,
-    table,
 )
-from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.families.work import Work, blocks_at_once, work_of
 from galago.kernels import place
 from galago.media.clip import Clip
@@ -45,11 +36,7 @@ from galago.nn.attention import attention, store
 from galago.nn.decoder import decoder, embedded
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
-from galago.precision import Precision
 from galago.request import Detail, Media, Request, Skill
-
-if TYPE_CHECKING:
-    from galago.hub import Files
 
 MAX_LORAS = 8
 """LoRA variants kept in memory; the one loaded first is dropped first."""
@@ -60,6 +47,8 @@ ONE_IMAGE = f"this model looks at one image, not at a clip; {ONE_BY_ONE}"
 class Moondream(DecoderModel):
     config: MoondreamConfig
     weights: MoondreamWeights
+    steps: Callable[["Moondream", Request], Steps]
+    """skills.skill_steps"""
     variants: Path | None = None
     """the folder that variants are named in; without one a variant is a path to a file"""
     loras: dict[str, TextWeights] = field(default_factory=dict)
@@ -83,8 +72,7 @@ class Moondream(DecoderModel):
         }
 
     def skill(self, request: Request) -> Steps:
-        """The steps of a request; see skills.skill_steps for what it raises."""
-        return skill_steps(self, request)
+        return self.steps(self, request)
 
     def check(self, shown: Media | None, variant: str | None = None) -> None:
         """The same of one image or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
@@ -169,68 +157,3 @@ class Moondream(DecoderModel):
             crops=crops_of(c.vision, *look.image.size) if look.detail == "high" else 1,
             image_tokens=c.vision.n_tokens,
         )
-
-
-def load_moondream(
-    files: "Files",
-    *,
-    precision: Precision,
-    device: torch.device,
-    revision: str | None = None,
-    variants: Path | None = None,
-) -> Moondream:
-    """Read a checkpoint; the caller's revision goes before the catalogue's and config.json's.
-
-    `variants` is the folder of LoRA files. Raises CheckpointError.
-    """
-    tokenizer = load_tokenizer(files.tokenizer)
-    config = config_of(files, tokenizer, revision)
-    check_vocabulary(tokenizer, config.text)
-    return Moondream(
-        name=files.name,
-        identity=identity_of(files, config.revision, precision, device),
-        config=config,
-        weights=load(files.weights, config, precision, device),
-        tokenizer=tokenizer,
-        eos_id=config.tokens.eos_id,
-        device=device,
-        precision=precision,
-        variants=variants,
-    )
-
-
-def config_of(files: "Files", tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
-    """What the files say of the model, or the caller of its revision."""
-    config = members_of(files.config, "config.json")
-    stated = revision or files.revision or config.take("revision", TEXT, None)
-    decided = decide_revision(stated, config.take("prompt_family", one_of(*PROMPT_FAMILIES), None), tokenizer)
-    return make_config(config.part("config"), decided)
-
-
-def outline(files: "Files") -> Outline:
-    """What the files say without the weights."""
-    config = config_of(files, load_tokenizer(files.tokenizer))
-    stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
-    exact = frozenset(f"model.{name}" for name in FLOAT32)
-    head, end, t = "model.text.lm_head.bias", config.tokens.eos_id, config.text
-    return Outline(
-        config.revision.name,
-        stored,
-        head,
-        end,
-        kv_values(t),
-        t.max_context,
-        table(config),
-        lambda: read(files.weights, config),
-        exact,
-    )
-
-
-def blueprint(name: str, other: "Files") -> Blueprint:
-    """Of the published sizes. The revision is that of the tokenizer: the shapes are the same in all, and which ids a
-    text becomes does not matter here, only that they exist."""
-    config = {"model_type": "moondream1", "revision": other.revision}
-    return Blueprint(name, config, other.tokenizer, "moondream")
-
-
-FAMILY = Family(load_moondream, outline, blueprint)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from galago.errors import InvalidRequest
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
-from galago.request import Box, Length, Message, Spot, one_turn_each
+from galago.request import Length, Message, one_turn_each
+from galago.values import Box, Spot
 
 
 @dataclass(frozen=True)

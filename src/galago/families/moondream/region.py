@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from galago.nn.linear import LinearWeight, Mlp, linear, mlp
+from galago.precision.linear import LinearWeight, Mlp, linear, mlp
 
 
 @dataclass(frozen=True)

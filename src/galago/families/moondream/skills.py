@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from math import dist
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageOps
@@ -16,6 +15,7 @@ from galago.engine.sampling import Sampler, numbers
 from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
+from galago.families.moondream.model import Moondream
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
 from galago.families.moondream.region import coordinate_of_bin, encode_coordinate, encode_size, size_of_bin
 from galago.families.spelling import Fed, Writer, logits_without, spell, writer_for
@@ -23,7 +23,6 @@ from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.nn.decoder import embedded
 from galago.request import (
-    Box,
     Caption,
     Chat,
     Detail,
@@ -40,11 +39,8 @@ from galago.request import (
     Query,
     Reasoning,
     Request,
-    Spot,
 )
-
-if TYPE_CHECKING:
-    from galago.families.moondream.model import Moondream
+from galago.values import Box, Spot
 
 Pixels = Media | None
 
@@ -56,7 +52,7 @@ TOKEN_OR_PLACE = (*TOKEN, *PLACE)
 """What is read where a token says whether a coordinate follows: the state that chose the token is read as x."""
 
 
-def skill_steps(m: "Moondream", request: Request) -> Steps:
+def skill_steps(m: Moondream, request: Request) -> Steps:
     """The steps of a request.
 
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not
@@ -95,12 +91,12 @@ def skill_steps(m: "Moondream", request: Request) -> Steps:
             raise AssertionError("the engine does that itself")
 
 
-def _text(m: "Moondream", request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
+def _text(m: Moondream, request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
     start = _start(m, request, prompt, 2 * limit + 1 if reasoning else limit)
     return text(m, start, prompt, writer_for(m, request), limit, reasoning)
 
 
-def _start(m: "Moondream", request: Request, prompt: Prompt, steps: int) -> Start:
+def _start(m: Moondream, request: Request, prompt: Prompt, steps: int) -> Start:
     """The start of a sequence that feeds the prompt and so many steps, or what fits of them."""
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
@@ -119,7 +115,7 @@ def _looking(request: Request) -> Request:
     return replace(request, image=shown[0], detail=request.detail_of(0)) if shown else request
 
 
-def _check_supported(m: "Moondream", request: Request) -> None:
+def _check_supported(m: Moondream, request: Request) -> None:
     skill, revision = request.skill, m.config.revision
     asks_text = isinstance(skill, Query | Chat)
     if request.image is None and not asks_text:
@@ -139,7 +135,7 @@ def _check_supported(m: "Moondream", request: Request) -> None:
             raise UnsupportedTask(f"revision {revision.name} has no {what}; 2025-06-21 has")
 
 
-def _fitting(m: "Moondream", image: Pixels, prompt: Prompt) -> Prompt:
+def _fitting(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
     """The prompt, behind BOS if there is no image (whose prefix starts with it). Raises ContextLengthExceeded."""
     if image is None:
         prompt = (m.config.tokens.bos_id, *prompt)
@@ -152,20 +148,20 @@ def _fitting(m: "Moondream", image: Pixels, prompt: Prompt) -> Prompt:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _feed(m: "Moondream", prompt: Prompt, reads: tuple[str, ...] = TOKEN) -> Fed:
+def _feed(m: Moondream, prompt: Prompt, reads: tuple[str, ...] = TOKEN) -> Fed:
     out = yield Feed(embed(m, prompt), reads)
     assert isinstance(out, Output)
     return out
 
 
-def embed(m: "Moondream", prompt: Prompt) -> Tensor:
+def embed(m: Moondream, prompt: Prompt) -> Tensor:
     """Token ids [n] where the prompt is text alone, else embeddings [n, dim]."""
     if all(isinstance(item, int) for item in prompt):
         return torch.tensor(prompt, device=m.device)
     return torch.cat([_embedding(m, item) for item in prompt])
 
 
-def _embedding(m: "Moondream", item: int | Coordinate | Size) -> Tensor:
+def _embedding(m: Moondream, item: int | Coordinate | Size) -> Tensor:
     match item:
         case Coordinate(value):
             return encode_coordinate(_exactly(m, value), m.weights.region, m.dtype)
@@ -174,7 +170,7 @@ def _embedding(m: "Moondream", item: int | Coordinate | Size) -> Tensor:
     return embedded(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
 
 
-def _exactly(m: "Moondream", *numbers: float) -> Tensor:
+def _exactly(m: Moondream, *numbers: float) -> Tensor:
     """float32 whatever torch's default is: half precision would round a coordinate to a few pixels."""
     return torch.tensor([numbers], dtype=torch.float32, device=m.device)
 
@@ -184,7 +180,7 @@ def _coordinate(out: Output) -> float:
     return coordinate_of_bin(int(logits.argmax()), len(logits))
 
 
-def _size(m: "Moondream", out: Output) -> Size:
+def _size(m: Moondream, out: Output) -> Size:
     logits = numbers(out.heads["size"], "a size")
     sizes = size_of_bin(torch.from_numpy(logits.argmax(-1)), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
@@ -193,7 +189,7 @@ def _size(m: "Moondream", out: Output) -> Size:
 # --- text --------------------------------------------------------------------------------------
 
 
-def text(m: "Moondream", start: Start, prompt: Prompt, writer: Writer, limit: int, reasoning: bool) -> Steps:
+def text(m: Moondream, start: Start, prompt: Prompt, writer: Writer, limit: int, reasoning: bool) -> Steps:
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
     tokens = m.config.tokens
     yield start
@@ -220,7 +216,7 @@ def _only(token: int | None) -> Prompt:
 
 
 def _reason(
-    m: "Moondream", out: Output, sampler: Sampler, limit: int
+    m: Moondream, out: Output, sampler: Sampler, limit: int
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Output, Reasoning, int]]:
     """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
@@ -254,7 +250,7 @@ def _reason(
 # --- objects -----------------------------------------------------------------------------------
 
 
-def objects(m: "Moondream", start: Start, prompt: Prompt, most: int, boxes: bool) -> Steps:
+def objects(m: Moondream, start: Start, prompt: Prompt, most: int, boxes: bool) -> Steps:
     """Boxes or points one after another, always greedy.
 
     The token that says "another follows" is never fed: the state that chose it is read as x.
@@ -288,7 +284,7 @@ def _box(x: float, y: float, size: Size) -> Box:
 # --- gaze --------------------------------------------------------------------------------------
 
 
-def gaze(m: "Moondream", start: Start, prompt: Prompt, force: bool) -> Steps:
+def gaze(m: Moondream, start: Start, prompt: Prompt, force: bool) -> Steps:
     """Where a person looks. No LoRA variant applies."""
     yield start
     spot, steps = yield from _look(m, prompt, force)
@@ -297,7 +293,7 @@ def gaze(m: "Moondream", start: Start, prompt: Prompt, force: bool) -> Steps:
 
 
 def _look(
-    m: "Moondream", prompt: Prompt, force: bool
+    m: Moondream, prompt: Prompt, force: bool
 ) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Spot | None, int]]:
     out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
@@ -309,7 +305,7 @@ def _look(
     return (x, _coordinate(out)), 1
 
 
-def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
+def accurate_gaze(m: Moondream, image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
     """The mean of many answers, asked from points all over the face, on the image and on its mirror."""
     if not isinstance(image, Image.Image | Picture):
         raise InvalidRequest("accurate gaze also looks at the mirrored image: give the image itself", "image")
@@ -318,7 +314,7 @@ def accurate_gaze(m: "Moondream", image: Pixels, skill: DetectGaze, seed: int | 
 
 
 def _sampled_gaze(
-    m: "Moondream", image: Image.Image | Picture, face: Box, force: bool, rng: random.Random, detail: Detail
+    m: Moondream, image: Image.Image | Picture, face: Box, force: bool, rng: random.Random, detail: Detail
 ) -> Steps:
     spots: list[Spot] = []
     steps = 0

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from galago.families.moondream.config import TextConfig
 from galago.nn.decoder import DecoderSizes, Mix, Table, mixed
-from galago.nn.linear import LinearWeight, Mlp, Norm, add, gelu, layer_norm, linear, linear_gelu
 from galago.nn.stack import Block, Stack, stack_of
+from galago.precision.linear import LinearWeight, Mlp, Norm, add, gelu, layer_norm, linear, linear_gelu
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.families.moondream.config import VisionConfig
-from galago.nn.linear import Mlp, mlp
 from galago.nn.passes import Passes, finish
 from galago.nn.vit import VitWeights, normalise, patchify, vit_passes
+from galago.precision.linear import Mlp, mlp
 
 
 @dataclass(frozen=True)

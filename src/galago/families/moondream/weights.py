@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import check_finite, check_type, checked, converted, plain_name, read_tensors
+from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.tensors import check_finite, check_type, checked, converted, plain_name, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
 from galago.families.moondream.text import BlockLora, LowRank, TextBlock, TextWeights, text_stack
 from galago.families.moondream.vision import VisionWeights
 from galago.families.work import matrices
-from galago.nn.linear import LinearWeight, Mlp, norm_of
 from galago.nn.vit import vit_of, with_stack
-from galago.precision import Precision, packed
-from galago.precision.packed import Table
+from galago.precision import Precision
+from galago.precision.linear import LinearWeight, Mlp, norm_of
 
 Shape = tuple[int, ...]
 
@@ -235,7 +235,7 @@ def load(
     device: torch.device,
 ) -> MoondreamWeights:
     """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
-    w = assemble(*packed.load_either(files, lambda: read(files, c), table(c), precision, device), c)
+    w = assemble(*load_either(files, lambda: read(files, c), table(c), precision, device), c)
     tower = with_stack(w.vision.tower, c.vision.enc_n_heads, precision.kv)
     text = replace(w.text, stack=text_stack(w.text.blocks, c.text, precision.kv))
     return replace(w, vision=replace(w.vision, tower=tower), text=text)

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from galago.config_file import FLAG, OBJECT, Members, close_to, member, members_of, none, number, one_of, read, whole
+from galago.checkpoint.config_file import (
+    FLAG,
+    OBJECT,
+    Members,
+    close_to,
+    member,
+    members_of,
+    none,
+    number,
+    one_of,
+    read,
+    whole,
+)
 from galago.errors import CheckpointError
 from galago.media.timeline import MOST_FRAMES, FrameSampling
 

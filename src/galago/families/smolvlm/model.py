@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,18 +11,14 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import Prefix, Steps
-from galago.errors import CheckpointError, ContextLengthExceeded, InvalidRequest
-from galago.families.base import DecoderModel, check_vocabulary, identity_of, kv_values
-from galago.families.family import Family, Outline
+from galago.errors import ContextLengthExceeded
+from galago.families.base import DecoderModel
 from galago.families.smolvlm import prompts
-from galago.families.smolvlm.config import SmolVLMConfig, make_config
+from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.image import Frames, make_frames, tiling_of
-from galago.families.smolvlm.published import blueprint
-from galago.families.smolvlm.skills import skill_steps
 from galago.families.smolvlm.text import logits_of
 from galago.families.smolvlm.vision import frame_passes, projected
-from galago.families.smolvlm.weights import HEAD, SmolVLMWeights, encode_flop, load, read, shapes, sources, table
-from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.families.smolvlm.weights import SmolVLMWeights, encode_flop, shapes
 from galago.families.work import Work, blocks_at_once, work_of
 from galago.media.clip import Clip
 from galago.media.picture import Picture
@@ -32,17 +26,15 @@ from galago.media.timeline import FrameSampling
 from galago.nn.decoder import embedded
 from galago.nn.passes import Passes
 from galago.nn.vit import normalise
-from galago.precision import Precision
 from galago.request import Caption, Chat, Detail, Encode, Query, Request, Skill
-
-if TYPE_CHECKING:
-    from galago.hub import Files
 
 
 @dataclass(frozen=True, eq=False)
 class SmolVLM(DecoderModel):
     config: SmolVLMConfig
     weights: SmolVLMWeights
+    steps: Callable[["SmolVLM", Request], Steps]
+    """skills.skill_steps"""
 
     @property
     def revision(self) -> str:
@@ -62,8 +54,7 @@ class SmolVLM(DecoderModel):
         return {"logits": partial(logits_of, w=self.weights.text, c=self.config.text)}
 
     def skill(self, request: Request) -> Steps:
-        """The steps of a request; see skills.skill_steps for what it raises."""
-        return skill_steps(self, request)
+        return self.steps(self, request)
 
     def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
         """What a conversation begins with whose first turn begins with this. Raises ContextLengthExceeded."""
@@ -111,67 +102,3 @@ class SmolVLM(DecoderModel):
             crops=len(seen) // self.config.vision.n_tokens,
             image_tokens=len(seen),
         )
-
-
-def load_smolvlm(
-    files: "Files",
-    *,
-    precision: Precision,
-    device: torch.device,
-    revision: str | None = None,
-    variants: Path | None = None,
-) -> SmolVLM:
-    """Read a checkpoint, whose files tell what it is; there are no variants.
-
-    Raises CheckpointError, and InvalidRequest for another revision than the checkpoint's.
-    """
-    config = config_of(files)
-    if revision not in (None, config.name):
-        raise InvalidRequest(f"{files.name} is of the revision {config.name}, not {revision}", "revision")
-    tokenizer = load_tokenizer(files.tokenizer, control=r"<[^<>\s]+>")
-    check_vocabulary(tokenizer, config.text)
-    _, eos_id, _, image_id = (_known(tokenizer, n) for n in (prompts.START, prompts.END, prompts.AROUND, prompts.IMAGE))
-    if image_id != config.image_id:
-        raise CheckpointError(f"config.json: image_token_id is {config.image_id}, in tokenizer.json it is {image_id}")
-    return SmolVLM(
-        name=files.name,
-        identity=identity_of(files, config, precision, device),
-        config=config,
-        weights=load(files.weights, config, precision, device),
-        tokenizer=tokenizer,
-        eos_id=eos_id,
-        device=device,
-        precision=precision,
-    )
-
-
-def _known(tokenizer: Tokenizer, name: str) -> int:
-    found = tokenizer.backend.token_to_id(name)
-    if found is None:
-        raise CheckpointError(f"tokenizer.json has no {name}")
-    return int(found)
-
-
-def config_of(files: "Files") -> SmolVLMConfig:
-    """What the files say of the model. Raises CheckpointError."""
-    return make_config(files.config, files.preprocessor, files.video)
-
-
-def outline(files: "Files") -> Outline:
-    """What the files say without the weights."""
-    config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
-    stored = {source.name: source.shape for source in sources(config)}
-    end, t = _known(tokenizer, prompts.END), config.text
-    return Outline(
-        config.name,
-        stored,
-        HEAD,
-        end,
-        kv_values(t),
-        t.max_context,
-        table(config),
-        lambda: read(files.weights, config),
-    )
-
-
-FAMILY = Family(load_smolvlm, outline, blueprint)

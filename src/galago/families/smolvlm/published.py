@@ -1,12 +1,10 @@
 """The sizes of SmolVLM's published models, for checkpoints of random weights. Source: arXiv:2504.05299."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from galago.families import ModelFiles
 from galago.families.family import Blueprint
 from galago.families.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from galago.hub import Files
 
 SMALL_TOWER = {
     "hidden_size": 768,
@@ -38,7 +36,7 @@ CONTROL = (
 """What a tokenizer of theirs has that a stand-in lacks."""
 
 
-def blueprint(name: str, other: "Files") -> Blueprint:
+def blueprint(name: str, other: ModelFiles) -> Blueprint:
     """Of smolvlm2-500m and its like, whose control tokens follow those of the other's tokenizer."""
     vocabulary = load_tokenizer(other.tokenizer).backend.get_vocab_size()
     generation, size = name.split("-")

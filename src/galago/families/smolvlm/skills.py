@@ -1,22 +1,19 @@
 """What SmolVLM can do: write text, each answer a generator of steps (see engine/step.py)."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from galago.engine.step import Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
 from galago.families.smolvlm import prompts
+from galago.families.smolvlm.model import SmolVLM
 from galago.families.spelling import answer
 from galago.request import Caption, Chat, Message, Query, Request
-
-if TYPE_CHECKING:
-    from galago.families.smolvlm.model import SmolVLM
 
 MAX_TOKENS = 512
 """Of an answer whose request has no limit."""
 
 
-def skill_steps(m: "SmolVLM", request: Request) -> Steps:
+def skill_steps(m: SmolVLM, request: Request) -> Steps:
     """The steps of a request.
 
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not fit, and

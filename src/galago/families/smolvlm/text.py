@@ -8,8 +8,8 @@ from torch import Tensor
 
 from galago.families.smolvlm.config import TextConfig
 from galago.nn.decoder import DecoderSizes, Mix, Table, mixed
-from galago.nn.linear import GatedMlp, LinearWeight, Norm, add, linear, rms_norm, swiglu
 from galago.nn.stack import Block, Stack, stack_of
+from galago.precision.linear import GatedMlp, LinearWeight, Norm, add, linear, rms_norm, swiglu
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from galago.families.smolvlm.config import VisionConfig
-from galago.nn.linear import LinearWeight, linear
 from galago.nn.passes import Passes, finish
 from galago.nn.vit import VitWeights, patchify, vit_passes
+from galago.precision.linear import LinearWeight, linear
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint import checked, plain_name, read_tensors
+from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.tensors import checked, plain_name, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
 from galago.families.smolvlm.vision import VisionWeights
 from galago.families.work import matrices
-from galago.nn.linear import GatedMlp, LinearWeight
 from galago.nn.vit import vit_of, with_stack
-from galago.precision import Precision, packed
-from galago.precision.packed import Table
+from galago.precision import Precision
+from galago.precision.linear import GatedMlp, LinearWeight
 
 Shape = tuple[int, ...]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.text_model.embed_tokens.weight"
@@ -182,7 +182,7 @@ def load(
     device: torch.device,
 ) -> SmolVLMWeights:
     """The weights of a checkpoint, packed or not. Raises CheckpointError as `read` does."""
-    w = assemble(*packed.load_either(files, lambda: read(files, c), table(c), precision, device), c)
+    w = assemble(*load_either(files, lambda: read(files, c), table(c), precision, device), c)
     tower = with_stack(w.vision.tower, c.vision.n_heads, precision.kv)
     text = replace(w.text, stack=text_stack(w.text.blocks, c.text, precision.kv))
     return replace(w, vision=replace(w.vision, tower=tower), text=text)

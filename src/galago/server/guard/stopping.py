@@ -22,7 +22,7 @@ from galago.errors import EngineClosed
 from galago.server.errors import Reply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Times
 from galago.server.guard.crowd import Crowd
-from galago.signals import STOPPING, at_once, exit_code
+from galago.system.signals import STOPPING, at_once, exit_code
 
 log = logging.getLogger(__name__)
 

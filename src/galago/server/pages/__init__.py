@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from galago.needs import size_of
+from galago.errors import size_of
 from galago.server.bodies import Json
 from galago.server.models import Row
 from galago.server.running import Served

@@ -1,0 +1,158 @@
+"""What runs a model: the face that our own engine and all others have, and where each of them is found.
+
+A face (Python, command line, HTTP) holds a Backend, gives it Requests and reads the events of its Runs. What it asks of
+the model besides stands in its Facts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from galago.errors import GalagoError, ModelNotFound, UnsupportedTask, quoted
+from galago.request import Caption, Chat, Detect, DetectGaze, Encode, Event, Point, Query, Request, Skill
+from galago.store.catalog import Entry, entry_of
+
+if TYPE_CHECKING:
+    from galago.media.timeline import FrameSampling
+
+NATIVE = "native"
+BACKENDS = {NATIVE: "galago.backends.native"}
+"""The module of each backend, which is a Loader, imported when a model of it is used."""
+SKILLS: dict[type[Skill], str] = {
+    Caption: "caption",
+    Query: "answer questions",
+    Chat: "converse",
+    Detect: "detect objects",
+    Point: "point at objects",
+    DetectGaze: "follow gazes",
+    Encode: "encode images ahead of questions",
+}
+"""What a model can do, in words."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model that is loaded says of itself."""
+
+    name: str
+    identity: str
+    """The name, and a digest of what decides its answers."""
+    revision: str
+    """The published state whose behaviour it has."""
+    precision: str
+    device: str
+    """cpu, cuda:0 or mps"""
+    kernels: str
+    """what computes its linear maps"""
+    skills: frozenset[type[Skill]]
+    video_sampling: "FrameSampling | None" = None
+    """Which frames of a video it looks at; None where it looks at images only."""
+    threads: int = 1
+    """CPU threads that compute."""
+    fallbacks: tuple[str, ...] = ()
+    """What is slower, larger or otherwise than it could be or was asked for, one sentence each."""
+    weights_bytes: int | None = None
+    mapped_bytes: int | None = None
+    """those of the weights in mapped files, which come into memory as they are read"""
+
+    def check_skill(self, skill: Skill) -> None:
+        """Raise UnsupportedTask, saying what there is, for a skill that the model does not have."""
+        if type(skill) not in self.skills:
+            can = ", ".join(words for kind, words in SKILLS.items() if kind in self.skills)
+            raise UnsupportedTask(f"this model does not {SKILLS[type(skill)]}; it can {can}")
+
+
+class Run(Protocol):
+    """A request under way: iterate for its events. The last is Done, or the request's error is raised.
+
+    Letting go of a Run cancels it.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its events are there, so that iteration waits for none."""
+        ...
+
+    def __iter__(self) -> Iterator[Event]: ...
+    def __next__(self) -> Event:
+        """Wait for the next event."""
+        ...
+
+    def poll(self) -> Event | None:
+        """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
+        ...
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Have `told` called whenever there may be something to poll: from any thread, so it must be short."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop soon, from any thread; iteration then ends with Done('cancelled')."""
+        ...
+
+
+class Backend(Protocol):
+    """A loaded model that carries out requests. Its methods may be called from any thread.
+
+    One that inherits from this needs `facts` and `submit`; the rest is then that of a model without a queue or caches.
+    """
+
+    facts: Facts
+
+    @property
+    def ended(self) -> GalagoError | None:
+        """Why it takes no more requests; None as long as it does."""
+        return None
+
+    def submit(self, request: Request) -> Run:
+        """Start a request of a skill that it has.
+
+        Raises EngineBusy when too many wait, EngineClosed where it has ended, and at once what is wrong with the
+        request itself.
+        """
+        ...
+
+    def check_queue(self) -> None:
+        """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""
+
+    def stats(self) -> dict[str, Any]:
+        """What has been done, how fast, and what is held in memory: at least these."""
+        return {"queue": {"waiting": 0, "running": 0}, "limits": {"waiting": 0}, "bytes": {}}
+
+    def limit_kv(self, most: int) -> None:
+        """Let keys and values of requests that begin from now on take so many bytes."""
+
+    def trim(self) -> None:
+        """Let go of cached images, and hand memory back to the system, before the next step."""
+
+    def close(self) -> None:
+        """End everything under way with EngineClosed, and free the memory. A closed model refuses requests."""
+
+
+class Loader(Protocol):
+    """What the module of a backend has."""
+
+    def load(self, name: str, **options: Any) -> Backend:
+        """The model of this name, in memory; the options are those of galago.load, all of them."""
+        ...
+
+    def describe(self, name: str) -> Entry:
+        """What can be said of a model that is not in the catalogue. Raises ModelNotFound or CheckpointError."""
+        ...
+
+    def kernels(self, precision: str, device: str | None) -> tuple[str, Sequence[str]]:
+        """What would compute in this precision, and what is slower there than it could be, a sentence each."""
+        ...
+
+
+def loader_of(name: str) -> Loader:
+    """What loads the model of this name: its backend in the catalogue, or else our own. Raises ModelNotFound."""
+    entry = entry_of(name)
+    return loader(entry.backend if entry else NATIVE)
+
+
+def loader(backend: str) -> Loader:
+    if backend not in BACKENDS:
+        raise ModelNotFound(f"models that {quoted(backend)} runs cannot be run by this version")
+    return cast(Loader, import_module(BACKENDS[backend]))

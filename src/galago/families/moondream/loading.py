@@ -1,0 +1,94 @@
+"""Reading a checkpoint of Moondream: its config, tokenizer and weights; what is told of it before that."""
+
+from pathlib import Path
+
+import torch
+
+from galago.checkpoint.config_file import TEXT, members_of, one_of
+from galago.families import ModelFiles
+from galago.families.base import check_vocabulary, identity_of, kv_values
+from galago.families.family import Blueprint, Family, Outline
+from galago.families.moondream.config import MoondreamConfig, make_config
+from galago.families.moondream.model import Moondream
+from galago.families.moondream.skills import skill_steps
+from galago.families.moondream.tokenizer import PROMPT_FAMILIES, decide_revision
+from galago.families.moondream.weights import (
+    FLOAT32,
+    load,
+    read,
+    shapes,
+    table,
+)
+from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.media.load import ONE_BY_ONE
+from galago.precision import Precision
+
+MAX_LORAS = 8
+"""LoRA variants kept in memory; the one loaded first is dropped first."""
+ONE_IMAGE = f"this model looks at one image, not at a clip; {ONE_BY_ONE}"
+
+
+def load_moondream(
+    files: ModelFiles,
+    *,
+    precision: Precision,
+    device: torch.device,
+    revision: str | None = None,
+    variants: Path | None = None,
+) -> Moondream:
+    """Read a checkpoint; the caller's revision goes before the catalogue's and config.json's.
+
+    `variants` is the folder of LoRA files. Raises CheckpointError.
+    """
+    tokenizer = load_tokenizer(files.tokenizer)
+    config = config_of(files, tokenizer, revision)
+    check_vocabulary(tokenizer, config.text)
+    return Moondream(
+        name=files.name,
+        identity=identity_of(files, config.revision, precision, device),
+        config=config,
+        weights=load(files.weights, config, precision, device),
+        tokenizer=tokenizer,
+        eos_id=config.tokens.eos_id,
+        device=device,
+        precision=precision,
+        steps=skill_steps,
+        variants=variants,
+    )
+
+
+def config_of(files: ModelFiles, tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
+    """What the files say of the model, or the caller of its revision."""
+    config = members_of(files.config, "config.json")
+    stated = revision or files.revision or config.take("revision", TEXT, None)
+    decided = decide_revision(stated, config.take("prompt_family", one_of(*PROMPT_FAMILIES), None), tokenizer)
+    return make_config(config.part("config"), decided)
+
+
+def outline(files: ModelFiles) -> Outline:
+    """What the files say without the weights."""
+    config = config_of(files, load_tokenizer(files.tokenizer))
+    stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
+    exact = frozenset(f"model.{name}" for name in FLOAT32)
+    head, end, t = "model.text.lm_head.bias", config.tokens.eos_id, config.text
+    return Outline(
+        config.revision.name,
+        stored,
+        head,
+        end,
+        kv_values(t),
+        t.max_context,
+        table(config),
+        lambda: read(files.weights, config),
+        exact,
+    )
+
+
+def blueprint(name: str, other: ModelFiles) -> Blueprint:
+    """Of the published sizes. The revision is that of the tokenizer: the shapes are the same in all, and which ids a
+    text becomes does not matter here, only that they exist."""
+    config = {"model_type": "moondream1", "revision": other.revision}
+    return Blueprint(name, config, other.tokenizer, "moondream")
+
+
+FAMILY = Family(load_moondream, outline, blueprint)

@@ -1,0 +1,1 @@
+"""Which models are in memory: loading, keeping, unloading, and which of several answers."""

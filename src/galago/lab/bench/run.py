@@ -1,0 +1,186 @@
+"""A plan of cases and rounds, and the results of a run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from galago.lab.bench.case import Case
+from galago.lab.bench.processes import ChildFailed, Message, child_command, run_child
+from galago.lab.bench.results import Result, spread
+from galago.store.hub import RANDOM
+from galago.system.machine import machine
+
+Told = Callable[[int, int, str], None]
+"""Told how many steps of how many are done, and what is under way."""
+
+TIMES = ("encode_s", "prefill_s", "ttft_s", "again_s", "decode_s", "total_s")
+SAME_TYPE = {"int4": "int8"}
+"""The type that a precision multiplies in, where that has another name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cases that are measured in turn, each in a process of its own, `rounds` times.
+
+    In turn, so that whatever else the machine does hits all alike. `ceilings` measures before every process what
+    the machine reaches then; `random` notes that the models' weights are random.
+    """
+
+    cases: tuple[Case, ...]
+    rounds: int = 1
+    ceilings: bool = True
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result for each case of which at least one process came to its end, and why others did not."""
+
+    results: list[Result]
+    failures: list[str]
+
+
+def bench(plan: Plan, tell: Told = lambda done, total, what: None) -> Outcome:
+    """Carry out a plan. A case that fails is left out of later rounds."""
+    under_way = _UnderWay(plan, tell)
+    for turn in range(plan.rounds):
+        under_way.round(f"round {turn + 1} of {plan.rounds}: " if plan.rounds > 1 else "")
+    found = under_way.processes.items()
+    results = [_result(plan, case, told, under_way.ceilings[case]) for case, told in found if told]
+    return Outcome(results, under_way.failures)
+
+
+class _UnderWay:
+    """What the children told so far: for each case and process its messages (see measure.py)."""
+
+    def __init__(self, plan: Plan, tell: Told) -> None:
+        self.plan = plan
+        self.tell = tell
+        self.processes: dict[Case, list[list[Message]]] = {case: [] for case in plan.cases}
+        self.ceilings: dict[Case, list[Message]] = {case: [] for case in plan.cases}
+        self.failures: list[str] = []
+        self._left = list(plan.cases)
+        self._done = 0
+        # A message is a step.
+        self._steps = plan.rounds * sum(case.runs + 3 + plan.ceilings for case in plan.cases)
+
+    def round(self, place: str) -> None:
+        for case in list(self._left):
+            if self.plan.ceilings:
+                self._measure_ceilings(case, place)
+            try:
+                self._child(f"{place}{case.name}, reading its files", {"prepare": asdict(case)})
+                task = {"case": asdict(case), "started": time.monotonic()}
+                self.processes[case].append(self._child(place + case.name, task))
+            except ChildFailed as failure:
+                self.failures.append(f"{case.name}: {failure}")
+                self._left.remove(case)
+
+    def _measure_ceilings(self, case: Case, place: str) -> None:
+        task = {"threads": case.threads, "device": case.device}
+        try:
+            self.ceilings[case] += self._child(f"{place}what the machine reaches", task)
+        except ChildFailed as failure:
+            self.failures.append(f"what the machine reaches: {failure}")
+
+    def _child(self, what: str, task: Message) -> list[Message]:
+        messages: list[Message] = []
+
+        def hear(message: Message) -> None:
+            messages.append(message)
+            self._done += 1
+            self.tell(self._done, self._steps, what)
+
+        self.tell(self._done, self._steps, what)
+        run_child(child_command(task), hear)
+        return messages
+
+
+def _reached(measured: Sequence[Message]) -> dict[str, Any]:
+    """What the machine reached over all rounds, each {"best", "median"}; nothing if that was not measured."""
+    if not measured:
+        return {}
+    products = [m["matmul_tflop_per_s"] for m in measured]
+    return {
+        "read_gb_per_s": spread([m["read_gb_per_s"] for m in measured], higher=True),
+        "matmul_tflop_per_s": {n: spread([p.get(n) for p in products], higher=True) for n in products[0]},
+    }
+
+
+def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: list[Message]) -> Result:
+    told = [message for messages in processes for message in messages]
+    loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
+    facts, ceilings = loaded[0], _reached(measured)
+    firsts = [messages[1] for messages in processes]
+    figures = {
+        "load_s": spread([m["load_s"] for m in loaded]),
+        "ready_s": spread([m["ready_s"] for m in firsts]),
+        **{key: spread([m[key] for m in runs]) for key in TIMES},
+        "decode_tokens_per_s": spread([m["decode_tokens_per_s"] for m in runs], higher=True),
+        **{k: spread([m[k] for m in firsts]) for k in ("peak_rss_bytes", "peak_device_bytes") if k in firsts[0]},
+        "peak_of_all_bytes": spread([m["peak_of_all_bytes"] for m in ends]),
+        **_achieved(facts, runs),
+    }
+    return {
+        "engine": "galago",
+        "version": _version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {**machine(), "cores": facts["cores"], "torch": facts["torch"]},
+        "model": facts["model"].removesuffix(RANDOM) if plan.random else facts["model"],
+        **{key: facts[key] for key in ("precision", "device", "threads", "kernels")},
+        "random_weights": plan.random,
+        "image": case.image,
+        "crops": facts.get("crops"),
+        "prompt_tokens": runs[0]["prompt_tokens"],
+        "tokens": case.tokens,
+        "tokens_made": min(m["tokens"] for m in runs),
+        "processes": len(processes),
+        "runs": len(runs),
+        **figures,
+        "ceilings": ceilings,
+        "share_of_ceiling": {**_shares(figures, ceilings, facts["precision"]), **_share_of_read(facts, runs)},
+    }
+
+
+def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[str, float | None]]:
+    """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see families/work.py."""
+    if "decode_bytes" not in facts:
+        return {}
+    speeds = [m["decode_tokens_per_s"] for m in runs]
+    decode = [None if speed is None else facts["decode_bytes"] * speed / 1e9 for speed in speeds]
+    prefill = [facts["prefill_flop"] * m["prompt_tokens"] / m["prefill_s"] / 1e12 for m in runs]
+    encode = [facts["encode_flop"] / m["encode_s"] / 1e12 for m in runs]
+    named = {"decode_gb_per_s": decode, "read_gb_per_s": [m["read_gb_per_s"] for m in runs]}
+    named |= {"prefill_tflop_per_s": prefill, "encode_tflop_per_s": encode}
+    return {key: spread(values, higher=True) for key, values in named.items()}
+
+
+def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The best figures of the best ceilings and the median of the median, 0..1; of what has a ceiling."""
+    if not ceilings or "prefill_tflop_per_s" not in figures:
+        return {}
+    product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
+    pairs = {
+        "prefill": (figures["prefill_tflop_per_s"], product),
+        "encode": (figures["encode_tflop_per_s"], product),
+    }
+    known = {name: (done, most) for name, (done, most) in pairs.items() if done["best"] and most and most["best"]}
+    return {n: {which: round(done[which] / most[which], 3) for which in most} for n, (done, most) in known.items()}
+
+
+def _share_of_read(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, Any]:
+    """How fast decode read its weights, over how fast a plain read right after it did, 0..1."""
+    pairs = [(m["decode_tokens_per_s"], m.get("read_gb_per_s")) for m in runs]
+    shares = [facts.get("decode_bytes", 0) * speed / 1e9 / read for speed, read in pairs if speed and read]
+    return {"decode": spread(shares, higher=True)} if any(shares) else {}
+
+
+def _version() -> str | None:
+    """None where galago runs from a source tree that is not installed."""
+    try:
+        return version("galago")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,64 @@
+"""Scores of answers to questions about drawn clips."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from galago.lab.eval.case import Answer
+from galago.lab.eval.motion.draw import clip_at
+from galago.lab.eval.motion.questions import Task, tasks_for
+from galago.lab.eval.motion.things import Drawn
+from galago.lab.eval.scenes.ranges import COLORS, SHAPES
+from galago.lab.eval.score import Mark
+
+MEASURES = ("direction", "object", "order", "count", "speed", "moving")
+
+_SAID: dict[str, dict[str, tuple[str, ...]]] = {
+    "direction": {
+        "left": ("leftward", "leftwards"), "right": ("rightward", "rightwards"), "up": ("upward", "upwards"),
+        "down": ("downward", "downwards"),
+    },
+    "speed": {"slow": ("slowly",), "fast": ("quick", "quickly")},
+    "number": {
+        "0": ("zero", "none"), "1": ("one",), "2": ("two",), "3": ("three",), "4": ("four",), "5": ("five",),
+    },
+    "whether": {"yes": (), "no": ()},
+    "thing": dict.fromkeys((*COLORS, *SHAPES), ()),
+}  # fmt: skip
+"""The words that answers of each sort are made of, and in what other words they may be said."""
+_WORDS = {
+    sort: {said: word for word, others in words.items() for said in (word, *others)} for sort, words in _SAID.items()
+}
+
+
+def cases(seed: int, count: int) -> Iterator[tuple[Drawn, list[Task]]]:
+    """The first `count` clips of a series with their tasks, always the same."""
+    for index in range(count):
+        drawn = clip_at(seed, index)
+        yield drawn, tasks_for(drawn, np.random.default_rng([seed, index, 1]))
+
+
+def judge(task: Task, answer: Answer) -> list[Mark]:
+    """What an answer adds to the measures."""
+    return [Mark(task.kind, float(read(str(answer), sort_of(task.text)) == read(task.text, sort_of(task.text))), 1.0)]
+
+
+def sort_of(text: str) -> str:
+    """The sort of a true answer: direction, speed, number, whether or thing. Raises ValueError for any other text."""
+    for sort, words in _WORDS.items():
+        if all(word in words for word in _split(text)):
+            return sort
+    raise ValueError(f"{text!r} is no true answer")
+
+
+def read(answer: str, sort: str) -> frozenset[str]:
+    """What an answer says, all words apart that say nothing of this sort: 'to the left' is left."""
+    words = _WORDS[sort]
+    return frozenset(words[word] for word in _split(answer) if word in words)
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[a-z]+|\d+", text.lower())

@@ -1,0 +1,47 @@
+"""ChartQA: questions about charts (arXiv 2203.10244, github.com/vis-nlp/ChartQA)."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from galago.lab.eval.answers import relaxed
+from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.files import drawn, find, read_json
+from galago.lab.eval.score import Mark
+from galago.request import Query
+
+SPLITS = ("human", "augmented")
+# As in Moondream's own evaluation.
+PROMPT = (
+    "Analyze the chart carefully, consider both visual features and data values, "
+    "and provide a precise answer without any additional explanation or formatting. "
+)
+
+
+def cases(data: Path, count: int | None, seed: int) -> Cases:
+    rows = []
+    for split in SPLITS:
+        name = f"test_{split}.json"
+        found = read_json(find(data, name, f"test/{name}"))
+        rows += [(f"{split}/{i}", split, row) for i, row in enumerate(found)]
+    images = find(data, "png", "test/png")
+
+    def case(place: int, of: tuple[str, str, dict[str, Any]]) -> Case:
+        name, split, row = of
+        told = partial(judge, split, row["label"])
+        return Case(name, images / row["imgname"], Query(PROMPT + row["query"]), row["label"], told, place)
+
+    return drawn(rows, count, seed, case)
+
+
+def judge(split: str, true: str, answer: Answer) -> list[Mark]:
+    right = float(relaxed(str(answer), true))
+    return [Mark("relaxed", right, 1.0), Mark(split, right, 1.0)]
+
+
+TASK = Task(
+    "questions about charts; numbers may be off by 5 %",
+    ("relaxed", *SPLITS),
+    cases,
+    "test_human.json, test_augmented.json, png/*.png",
+)

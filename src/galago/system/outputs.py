@@ -1,0 +1,134 @@
+"""Files that commands write: what may be replaced, told before the work, and how they get to their place whole."""
+
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from galago.errors import InvalidRequest
+from galago.system.files import UNFINISHED, in_place, written_whole
+
+MARK = "drawn by galago"
+"""What our pictures say of themselves."""
+_OURS = re.compile(
+    rb"(?:\x89PNG|\xff\xd8|<svg).*drawn by galago"  # drawings, plots
+    rb'|\[?\s*\{\s*"engine": "galago"'  # results of galago bench
+    rb'|\{\s*"task": "[^"]*",\s*"model": "[^"]*",\s*"weights": "',  # answers and summaries of galago eval
+    re.DOTALL,
+)
+_HEAD = 64 << 10
+"""Bytes of a file that tell whose it is."""
+
+
+def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = (), force: bool = False) -> None:
+    """Raise InvalidRequest for a file that cannot be written, or that would replace what is not to be lost.
+
+    `given` are the files and folders that the command reads; what is none is left out. A given file is never
+    replaced, whatever name or link it is called by, nor another's file in a given folder; any other that Galago did
+    not write takes `force`.
+    """
+    kept = _existing(given)
+    places = [_place(path) for path in outputs]
+    for number, path in enumerate(outputs):
+        if places[number] in places[:number]:
+            raise InvalidRequest(f"{path} is given for two outputs; give each a name of its own")
+        if os.path.isdir(path):
+            raise _cannot(path, "it is a folder")
+        if not os.path.isdir(path.absolute().parent):
+            raise _cannot(path, f"no folder {path.absolute().parent}")
+        if in_place(path):
+            continue
+        if is_given(path, kept):
+            raise _cannot(path, "it was given to be read, and is never overwritten; choose another name")
+        if not may_replace(path, force):
+            raise _cannot(path, "galago did not write the file that is there; choose another name, or --force")
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise _cannot(path, "it is read-only")
+        _try_folder(path.resolve().parent, path)
+
+
+def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: bool = False) -> None:
+    """Raise InvalidRequest for a folder that cannot be made or written in; one that is not empty takes `force`.
+
+    None that is given, or holds what is, is written in.
+    """
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+    if not there.is_dir():
+        raise _cannot(folder, f"{there} is not a folder")
+    for path in _existing(given):
+        if folder.exists() and folder.samefile(path if path.is_dir() else path.parent):
+            raise _cannot(folder, "it holds the original; choose another folder")
+    if there == folder and not force and any(file.name != UNFINISHED for file in folder.iterdir()):
+        raise InvalidRequest(f"{folder} is not empty; choose another, or write into it with --force", "out")
+    _try_folder(there, folder)
+
+
+def is_given(path: Path, given: Iterable[Path]) -> bool:
+    """Whether this is one of these files, by whatever name, or another's in one of these folders."""
+    if not os.path.exists(path):
+        return False
+    for other in given:
+        if other.exists() and path.samefile(other):
+            return True
+        if other.is_dir() and path.resolve().is_relative_to(other.resolve()) and not is_ours(path):
+            return True
+    return False
+
+
+def may_replace(path: Path, force: bool = False) -> bool:
+    """Whether nothing is lost where this is written: nothing is there, or our own, or `force` says so."""
+    return force or not os.path.exists(path) or is_ours(path)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether Galago wrote this file, or it is empty."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return not head or _OURS.match(head) is not None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of this one when it is whole; what ends early leaves the old one as it was.
+
+    Raises InvalidRequest where it cannot be written.
+    """
+    try:
+        with written_whole(path) as part, part.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot(path, error.strerror or str(error)) from error
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file whole; see replacing()."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _place(path: Path) -> str:
+    """The same for all names of one file, on a file system that takes large and small letters as one too."""
+    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
+
+
+def _existing(given: Iterable[str | Path | None]) -> list[Path]:
+    return [path for one in given if one and (path := Path(one).expanduser()).exists()]
+
+
+def _try_folder(folder: Path, path: Path) -> None:
+    """Find out whether a file can be made there, which rights alone do not tell."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cannot(path, error.strerror or str(error)) from error
+
+
+def _cannot(path: Path, why: str) -> InvalidRequest:
+    return InvalidRequest(f"cannot write {path}: {why}", "out")

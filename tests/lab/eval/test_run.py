@@ -1,0 +1,267 @@
+"""Runs keep every answer, go on after an interruption, and compare."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from told import Told
+
+from galago.batch.each import IN_FLIGHT
+from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
+from galago.lab.eval.case import Case, Cases, Task
+from galago.lab.eval.journal import opened, read
+from galago.lab.eval.paired import compare, sign_test
+from galago.lab.eval.plot import plot
+from galago.lab.eval.report import paired, run_of, summary
+from galago.lab.eval.run import answers
+from galago.lab.eval.score import Mark
+from galago.media.clip import Clip
+from galago.request import Query
+
+SETTINGS = {
+    "task": "made", "model": "told", "weights": "told@1", "revision": "r", "precision": "int8",
+    "count": 60, "seed": 1, "blank": False,
+}  # fmt: skip
+TASK = Task("made", ("right", "far"), lambda data, count, seed: made(count), distances=frozenset({"far"}))
+
+
+def made(count=60, image=None):
+    def judge(place):
+        return lambda answer: [Mark("right", float(answer == str(place)), 1.0), Mark("far", place / 100, 1.0)]
+
+    picture = image or Image.new("RGB", (30, 20), "red")
+    return Cases(count, (Case(f"c{n}", picture, Query(f"q {n}"), {"n": n}, judge(n), n) for n in range(count)))
+
+
+def number(request):
+    return request.skill.question.split()[1]
+
+
+def kept(file: Path, model: Told, settings=SETTINGS):
+    with opened(file, settings) as (done, keep):
+        return answers(model, made(), done=done, keep=keep)
+
+
+def test_two_runs_do_not_write_to_one_file(tmp_path):
+    file = tmp_path / "run.jsonl"
+    with (
+        opened(file, SETTINGS),
+        pytest.raises(InvalidRequest, match="another run is writing to"),
+        opened(file, SETTINGS),
+    ):
+        pass
+    with opened(file, SETTINGS) as (done, _):
+        assert done == []
+
+
+def test_many_at_a_time_in_the_order_of_the_cases():
+    model = Told(number)
+    told = []
+    records = answers(model, made(100), tell=lambda place, total: told.append((place, total)))
+    assert [r.id for r in records] == [f"c{n}" for n in range(100)]
+    assert [r.answer for r in records] == [str(n) for n in range(100)]
+    assert model.most == IN_FLIGHT
+    assert told == [(n, 100) for n in range(1, 101)]
+    assert {r.priority for r in model.requests} == {"batch"}
+
+
+def test_blank_images_are_grey_and_as_large():
+    model = Told(number)
+    answers(model, made(3), blank=True)
+    assert {i.size for i in model.images} == {(30, 20)}
+    assert {i.getpixel((5, 5)) for i in model.images} == {(128, 128, 128)}
+    answers(model, made(1))
+    assert model.images[-1].getpixel((5, 5)) == (255, 0, 0)
+
+
+def clips():
+    """Three questions each about four clips of eight frames, told apart by their reds."""
+    shown = [
+        Clip(tuple(Image.new("RGB", (30, 20), (10 * n, c, 0)) for n in range(8)), tuple(map(float, range(8))), 8.0)
+        for c in range(4)
+    ]
+    asked = [(c, n) for c in range(4) for n in range(3)]
+
+    def judge(answer):
+        return [Mark("right", 1.0, 1.0)]
+
+    return Cases(4, (Case(f"{c}/{n}", shown[c], Query(f"q {n}"), "", judge, c) for c, n in asked))
+
+
+def reds(request):
+    return [frame.getpixel((5, 5))[0] // 10 for frame in request.image.frames]
+
+
+def test_clips_are_shown_as_they_are():
+    model = Told(number)
+    answers(model, clips())
+    assert [reds(r) for r in model.requests] == [list(range(8))] * 12
+
+
+def test_shuffled_clips_keep_their_frames_but_not_their_order():
+    model = Told(number)
+    answers(model, clips(), shuffled=True)
+    orders = [tuple(reds(r)) for r in model.requests]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    # All questions about a clip see one order; clips differ.
+    assert [len(set(orders[i : i + 3])) for i in range(0, 12, 3)] == [1] * 4
+    assert len(set(orders)) == 4 and tuple(range(8)) not in orders
+    assert all(r.image.times == tuple(map(float, range(8))) and r.image.duration == 8.0 for r in model.requests)
+    again = Told(number)
+    answers(again, clips(), shuffled=True)
+    assert [tuple(reds(r)) for r in again.requests] == orders
+
+
+def test_blank_clips_are_grey_and_as_long():
+    model = Told(number)
+    answers(model, clips(), blank=True)
+    assert {len(r.image.frames) for r in model.requests} == {8}
+    assert {f.getpixel((5, 5)) for r in model.requests for f in r.image.frames} == {(128, 128, 128)}
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, GenerationFailed])
+def test_goes_on_after_an_interruption(tmp_path, how):
+    file = tmp_path / "run.jsonl"
+
+    def until_twenty(request):
+        if number(request) == "20":
+            raise how
+        return number(request)
+
+    stopped = Told(until_twenty)
+    with pytest.raises(how):
+        kept(file, stopped)
+    assert stopped.cancelled == IN_FLIGHT - 1
+    settings, there = read(file)
+    assert settings == SETTINGS and [r.id for r in there] == [f"c{n}" for n in range(20)]
+
+    rest = Told(number)
+    records = kept(file, rest)
+    assert [number(r) for r in rest.requests] == [str(n) for n in range(20, 60)]
+    assert records == kept(tmp_path / "at-once.jsonl", Told(number))
+    assert read(file)[1] == records
+    assert file.read_bytes() == (tmp_path / "at-once.jsonl").read_bytes()
+
+
+def test_a_line_that_was_cut_off_is_asked_again(tmp_path):
+    file = tmp_path / "run.jsonl"
+    kept(file, Told(number))
+    whole = file.read_bytes()
+    for cut in (1, 30, len(whole.splitlines()[-1])):
+        file.write_bytes(whole[:-cut])
+        again = Told(number)
+        kept(file, again)
+        assert [number(r) for r in again.requests] == ["59"]
+        assert file.read_bytes() == whole
+
+
+def test_a_file_of_another_run_is_left_alone(tmp_path):
+    file = tmp_path / "run.jsonl"
+    kept(file, Told(number))
+    before = file.read_bytes()
+    with pytest.raises(InvalidRequest, match=r"precision int8 there, int4 now; seed 1 there, 2 now"):
+        kept(file, Told(number), SETTINGS | {"precision": "int4", "seed": 2})
+    with pytest.raises(InvalidRequest, match=r"range None there, 2 now"):
+        kept(file, Told(number), SETTINGS | {"range": 2})
+    assert file.read_bytes() == before
+    for text in (b"hello\n", b"[1]\n", b"{}\n", b"\xff\n"):
+        file.write_bytes(text)
+        with pytest.raises(InvalidRequest, match=r"run\.jsonl"):
+            kept(file, Told(number))
+        assert file.read_bytes() == text
+
+
+def test_an_image_that_is_missing_ends_the_run(tmp_path):
+    with pytest.raises(InvalidImage, match=r"none\.png"):
+        answers(Told(number), made(5, tmp_path / "none.png"))
+
+
+def test_what_a_line_holds(tmp_path):
+    kept(tmp_path / "run.jsonl", Told(number))
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert lines[0] == SETTINGS
+    assert lines[3] == {
+        "id": "c2", "asked": "q 2", "truth": {"n": 2}, "answer": "2",
+        "marks": [["right", 1.0, 1.0], ["far", 0.02, 1.0]],
+        "tokens": 1, "seconds": {"encode_s": 0.0, "prefill_s": 0.0, "decode_s": 0.0, "ttft_s": 0.0, "total_s": 0.5},
+        "shown": "2",
+    }  # fmt: skip
+
+
+def run(right, settings=SETTINGS, count=20):
+    """Answers to `count` cases, those in `right` right."""
+    model = Told(lambda request: number(request) if int(number(request)) in right else "no")
+    return run_of(TASK, settings, answers(model, made(count)))
+
+
+def test_a_paired_test_by_hand():
+    a, b = run(range(0, 10)), run(range(8, 15))
+    difference = paired(TASK, a, b)["right"]
+    # Right in A: 0..9, in B: 8..14. Lost are 0..7, won 10..14: of 13 at most five on one side.
+    assert (difference.lost, difference.won, difference.tasks) == (8, 5, 20)
+    assert difference.change == pytest.approx(7 / 20 - 10 / 20)
+    assert difference.p == pytest.approx(2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192)
+    # The change per case is -1, 0 or 1: mean -0.15, sum of squares 13 - 20 * 0.0225 = 12.55.
+    assert difference.spread == pytest.approx(1.96 * 12.55**0.5 / 20)
+    assert sign_test(0, 0) == 1 and sign_test(0, 6) == pytest.approx(2 / 64)
+
+
+def test_answers_about_one_picture_stand_together(tmp_path):
+    for n in range(5):
+        Image.new("RGB", (30, 20), "red").save(tmp_path / f"{n}.png")
+
+    def asked(right, times):
+        """Five pictures, each asked about so many times, and all answers about one right or wrong."""
+        cases = [replace(case, media=tmp_path / f"{case.place // times}.png") for case in made(5 * times)]
+        told = {str(case.place) for case in cases if case.place // times in right}
+        model = Told(lambda request: number(request) if number(request) in told else "no")
+        return run_of(TASK, SETTINGS, answers(model, Cases(5 * times, cases)))
+
+    once, again = (asked({0, 2, 3}, 1), asked({0}, 1)), (asked({0, 2, 3}, 4), asked({0}, 4))
+    for one, more in zip(once, again, strict=True):
+        a, b = one.scores["right"], more.scores["right"]
+        assert (b.tasks, b.share) == (4 * a.tasks, a.share) and (b.low, b.high) == pytest.approx((a.low, a.high))
+    assert paired(TASK, *again)["right"].spread == pytest.approx(paired(TASK, *once)["right"].spread)
+    # A file of before pictures were noted compares with one of now, each answer for itself.
+    before = run_of(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
+    apart = paired(TASK, before, again[1])["right"]
+    assert apart.spread == pytest.approx(paired(TASK, *again)["right"].spread / 2)
+
+
+def test_of_a_single_picture_answers_are_taken_as_independent():
+    before, after = ([[Mark("right", hit, 1) for hit in hits]] for hits in ((1, 1, 1, 0), (0, 1, 0, 0)))
+    apart = [[[mark] for mark in picture] for picture in (before[0], after[0])]
+    assert compare(before, after)["right"] == compare(*apart)["right"]
+    assert compare(before, after)["right"].spread == pytest.approx(1.96 * 1.0**0.5 / 4)  # moves -.5, .5, -.5, .5
+
+
+def test_nearer_is_better():
+    near, far = [[Mark("d", 0.1, 1.0)]] * 3, [[Mark("d", 0.3, 1.0)]] * 3
+    found = compare(near, far, distances={"d"})["d"]
+    assert found.change == pytest.approx(0.2) and (found.lost, found.won) == (3, 0)
+
+
+def test_runs_over_other_cases_do_not_compare():
+    with pytest.raises(InvalidRequest, match="same cases"):
+        paired(TASK, run([1]), run([1], count=21))
+    with pytest.raises(InvalidRequest, match="two tasks"):
+        paired(TASK, run([1]), run([1], SETTINGS | {"task": "other"}))
+    with pytest.raises(ValueError, match="same cases"):
+        compare([[Mark("a", 1, 1)]], [[Mark("b", 1, 1)]])
+
+
+def test_summary_and_plot():
+    one, other = run(range(10)), run(range(5), SETTINGS | {"precision": "int4 <b>"})
+    told = summary(one)
+    assert told["answers"] == 20 and told["precision"] == "int8"
+    assert told["measures"]["right"]["share"] == 0.5 and told["measures"]["right"]["low"] == pytest.approx(
+        0.299, abs=1e-3
+    )
+    drawn = plot(TASK, [one, other])
+    assert drawn.count('class="score"') == 4 and "50.0 %" in drawn and "25.0 %" in drawn and "0.095" in drawn
+    assert "&lt;b&gt;" in drawn
+    alone = summary(run([0], count=1))
+    assert alone["measures"]["far"]["low"] is None
+    json.dumps(alone, allow_nan=False)
