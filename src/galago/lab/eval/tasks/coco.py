@@ -102,7 +102,7 @@ def _pycocotools() -> Any:
     try:
         from pycocotools import coco, cocoeval
     except ImportError as error:
-        raise InvalidRequest("the task coco needs pycocotools: pip install 'galago[eval]'", "task") from error
+        raise InvalidRequest("the task coco needs pycocotools: pip install 'galago[lab]'", "task") from error
     return coco, cocoeval
 
 
@@ -154,6 +154,6 @@ TASK = Task(
     "objects in photographs: average precision of the categories in each image, all boxes equally sure",
     ("map", "map50", "precision50", "recall50", "f1-50"),
     cases,
-    f"annotations/{FILE}, val2017/*.jpg; pip install 'galago[eval]'",
+    f"annotations/{FILE}, val2017/*.jpg; pip install 'galago[lab]'",
     whole,
 )
