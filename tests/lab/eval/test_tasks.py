@@ -157,7 +157,7 @@ def test_coco_with_nothing_found(tmp_path):
 
 def test_coco_needs_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(InvalidRequest, match=r"pip install 'galago\[eval\]'"):
+    with pytest.raises(InvalidRequest, match=r"pip install 'galago\[lab\]'"):
         load("coco").cases(made_sets.coco(tmp_path), None, 0)
 
 
