@@ -10,14 +10,14 @@ scenes` settles with some 10,000:
 from pathlib import Path
 
 from galago.lab.eval.case import Cases, Task
-from galago.lab.eval.scenes.tasks import Task as SceneTask
+from galago.lab.eval.scenes.question_mix import SceneQuestion
 from galago.lab.eval.tasks import scenes
 
 COUNT = 60_000
 EVERY_SECOND = frozenset({"relation", "shape", "gaze"})
 
 
-def wanted(place: int, task: SceneTask) -> bool:
+def wanted(place: int, task: SceneQuestion) -> bool:
     return task.kind == "read" or (place % 2 == 0 and task.kind in EVERY_SECOND)
 
 

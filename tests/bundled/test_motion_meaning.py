@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import galago
 from galago.cli.app import app
 from galago.lab.eval.motion.draw import clip_at
-from galago.lab.eval.motion.things import DIRECTIONS, Drawn
+from galago.lab.eval.motion.things import DIRECTIONS, DrawnClip
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
 from galago.model import Model
@@ -32,7 +32,7 @@ def model() -> Model:
     return galago.load("motion", precision="int8")
 
 
-def one_moves(count: int) -> list[Drawn]:
+def one_moves(count: int) -> list[DrawnClip]:
     """Clips of a series in each of which just one thing moves, and moves all in view."""
     found = []
     for index in range(1000):
@@ -50,7 +50,7 @@ def video(frames: list[Image.Image]) -> bytes:
     return encoded([f.crop((0, 0, width, height)) for f in frames], fps=1)
 
 
-def direction(drawn: Drawn) -> str:
+def direction(drawn: DrawnClip) -> str:
     return next(t.direction for t in drawn.things if t.direction)
 
 

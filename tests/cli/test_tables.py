@@ -81,7 +81,7 @@ def test_results_of_a_benchmark_stand_below_each_other_where_they_must() -> None
 def test_scores_at_80_columns(compared: bool) -> None:
     from galago.lab.eval import tasks
     from galago.lab.eval.case import Record
-    from galago.lab.eval.report import comparison, paired, run_of, table
+    from galago.lab.eval.report import comparison, paired, scored_run, table
     from galago.lab.eval.score import Mark
 
     task = tasks.load("scenes")
@@ -94,7 +94,7 @@ def test_scores_at_80_columns(compared: bool) -> None:
     }
     marks = tuple(Mark(name, 1.0, 2.0) for name in task.measures)
     records = [Record(str(i), "what?", "a", "b", marks, 1, {}, str(i)) for i in range(300)]
-    run = run_of(task, settings, records)
+    run = scored_run(task, settings, records)
     console = Console(width=80, highlight=False)
     with console.capture() as captured:
         console.print(comparison(task, run, run, paired(task, run, run)) if compared else table(task, run, run))

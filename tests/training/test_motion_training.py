@@ -12,7 +12,7 @@ import torch
 from galago.checkpoint.tensors import read_tensors
 from galago.families.smolvlm.weights import read
 from galago.lab.eval.motion.draw import clip_at, draw_clip
-from galago.lab.eval.motion.questions import tasks_for
+from galago.lab.eval.motion.questions import questions_for
 from galago.lab.eval.motion.score import MEASURES
 from training import loop
 from training.loop import Options
@@ -124,7 +124,7 @@ def test_a_batch_has_clips_of_one_length(tiny: Path) -> None:
 def test_questions_are_put_as_users_put_them(tiny: Path) -> None:
     p = recipe.prepare(tiny)
     drawn = clip_at(1, 0)
-    tasks = tasks_for(drawn, np.random.default_rng(0))
+    tasks = questions_for(drawn, np.random.default_rng(0))
     prefix, blocks = blocks_of(drawn.clip, tasks, p)
     assert len(blocks) == len(tasks)
     backend = p.tokenizer.backend
@@ -140,7 +140,7 @@ def test_questions_are_put_as_users_put_them(tiny: Path) -> None:
 def test_blocks_stay_in_their_rows(tiny: Path) -> None:
     p = recipe.prepare(tiny)
     drawn = clip_at(1, 3)
-    _, blocks = blocks_of(drawn.clip, tasks_for(drawn, np.random.default_rng(0), rounds=3), p)
+    _, blocks = blocks_of(drawn.clip, questions_for(drawn, np.random.default_rng(0), rounds=3), p)
     packed = pack(blocks, 4)
     for number in set(packed.block.flatten()) - {NONE}:
         rows = {r for r in range(4) if (packed.block[r] == number).any()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from galago.lab.eval.motion.draw import draw_clip
-from galago.lab.eval.motion.questions import Task, tasks_for
+from galago.lab.eval.motion.questions import ClipQuestion, questions_for
 from galago.lab.eval.motion.score import MEASURES
 from galago.lab.eval.motion.things import FRAMES, SIDES
 from galago.media.clip import Clip
@@ -80,7 +80,7 @@ class Clips(IterableDataset):
             # What leaves is learnt last of all, so one clip of four is to tell of it.
             rng, story = np.random.default_rng([SEED, i]), "change" if i % 4 == 1 else None
             drawn = draw_clip(rng, sides=sides, frames=(frames, frames), story=story)
-            tasks = tasks_for(drawn, np.random.default_rng([SEED, i, 1]), rounds=ROUNDS)
+            tasks = questions_for(drawn, np.random.default_rng([SEED, i, 1]), rounds=ROUNDS)
             pixels.append(p.pixels(drawn.clip))
             patches.append(lying(drawn, v.grid, 3)[0])
             there, top = lying(drawn, v.grid // v.scale, 6)
@@ -98,7 +98,7 @@ class Clips(IterableDataset):
         )
 
 
-def blocks_of(clip: Clip, tasks: list[Task], p: Prepared) -> tuple[list[int], list[Block]]:
+def blocks_of(clip: Clip, tasks: list[ClipQuestion], p: Prepared) -> tuple[list[int], list[Block]]:
     """The tokens up to the last of the frames, and what follows them for each task."""
     prefix: list[int] = []
     blocks = []

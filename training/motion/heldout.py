@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import galago
-from galago.lab.eval.report import run_of
+from galago.lab.eval.report import scored_run
 from galago.lab.eval.run import answers
 from galago.lab.eval.tasks.motion import TASK
 
@@ -14,4 +14,4 @@ def score(folder: Path, clips: int) -> dict[str, float]:
     """Percent of each measure, through the engine, as users get it."""
     with galago.load(str(folder)) as model:
         records = answers(model, TASK.cases(Path(), clips, SEED))
-    return {name: round(100 * s.share, 1) for name, s in run_of(TASK, {}, records).scores.items()}
+    return {name: round(100 * s.share, 1) for name, s in scored_run(TASK, {}, records).scores.items()}

@@ -16,7 +16,7 @@ from galago.families.smolvlm.config import SmolVLMConfig, make_config
 from galago.families.smolvlm.image import make_frames
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.lab.eval.motion.draw import draw_clip
-from galago.lab.eval.motion.questions import tasks_for
+from galago.lab.eval.motion.questions import questions_for
 from galago.lab.eval.motion.things import FRAMES
 from galago.media.clip import Clip
 from galago.request import Message
@@ -81,7 +81,7 @@ def corpus(clips: int) -> Iterator[str]:
                "fifteen", "sixteen")  # fmt: skip
     for i in range(clips):
         drawn = draw_clip(np.random.default_rng([0, i]), sides=(64, 64), frames=(FRAMES[0], 8))
-        for task in tasks_for(drawn, np.random.default_rng([0, i, 1]), rounds=2):
+        for task in questions_for(drawn, np.random.default_rng([0, i, 1]), rounds=2):
             yield from (task.question, f" {task.text}")
         number = numbers[i % len(numbers)]
         time = f"0:00:{i % 17:02}"

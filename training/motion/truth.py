@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.lab.eval.motion.things import Drawn, Thing
+from galago.lab.eval.motion.things import DrawnClip, MovingObject
 from galago.lab.eval.scenes.ranges import COLORS, SHAPES
 
 COLOR_CLASSES = ("", *COLORS)
@@ -42,7 +42,7 @@ class Moving:
     """int64 [n, T]: one of STATES; UNKNOWN where nothing is, nor was in the frame before"""
 
 
-def lying(drawn: Drawn, grid: int, probes: int) -> tuple[Lying, np.ndarray]:
+def lying(drawn: DrawnClip, grid: int, probes: int) -> tuple[Lying, np.ndarray]:
     """What most of the probes x probes points of a cell see, and the number of that thing [n, T], 0: none."""
     n, height, width = drawn.ids.shape
     at = (np.arange(probes * grid) + 0.5) / (probes * grid)
@@ -58,7 +58,7 @@ def lying(drawn: Drawn, grid: int, probes: int) -> tuple[Lying, np.ndarray]:
     return Lying(kinds[top], offset.astype(np.float32)), top
 
 
-def moving(drawn: Drawn, lying: Lying, top: np.ndarray) -> Moving:
+def moving(drawn: DrawnClip, lying: Lying, top: np.ndarray) -> Moving:
     """What the cells in which these things lie know of time."""
     n = drawn.frames
     before = np.concatenate([np.full_like(lying.kind[:1], UNKNOWN), lying.kind[:-1]])
@@ -77,7 +77,7 @@ def moving(drawn: Drawn, lying: Lying, top: np.ndarray) -> Moving:
     return Moving(before, steps[top, at], state)
 
 
-def _state(thing: Thing, frame: int) -> int:
+def _state(thing: MovingObject, frame: int) -> int:
     came = 3 * int(thing.seen[0] > 0)
     if thing.moves is None or frame <= thing.moves[0]:
         return came

@@ -16,9 +16,9 @@ from galago.families.moondream.image import Crops, make_crops
 from galago.lab.eval.scenes import wide
 from galago.lab.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of, told
 from galago.lab.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
+from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import SHADES, SIZES, TEXTURES
-from galago.lab.eval.scenes.tasks import Task, caption_of, tasks_for
-from galago.lab.eval.scenes.things import Thing
+from galago.lab.eval.scenes.things import SceneObject
 from training.scenes.pack import Packed, pack, write_block
 from training.scenes.recipe import RANGE, prepare
 
@@ -155,7 +155,7 @@ def _told(scene: Scene) -> np.ndarray:
     group; of nine parts of the image the one that it lies in, and its size (NO_GLYPH: of what is no shape).
     """
     places: dict[object, int] = {}
-    members: dict[int, list[Thing]] = {}
+    members: dict[int, list[SceneObject]] = {}
     for t in told(scene.things):
         # Each word is told by itself.
         place = places.setdefault(t.box if t.kind == "word" else phrase_of(t), len(places))
@@ -193,14 +193,14 @@ def _looks(scene: Scene) -> np.ndarray:
     return out
 
 
-def _finish(thing: Thing) -> tuple[int, int]:
+def _finish(thing: SceneObject) -> tuple[int, int]:
     """The classes of a shape's shade and texture."""
     if thing.kind != "shape":
         return NO_GLYPH, NO_GLYPH
     return FINISHES[0].index(thing.shade), FINISHES[1].index(thing.texture)
 
 
-def _glyph(thing: Thing, x: float) -> tuple[int, int]:
+def _glyph(thing: SceneObject, x: float) -> tuple[int, int]:
     """The letter of a word at the image's x, and its place."""
     if not thing.ends:
         return NO_GLYPH, NO_GLYPH
@@ -247,11 +247,14 @@ def _seen(scene: Scene, c: VisionConfig) -> tuple[Crops, Truth]:
     return crops, patch_truth(scene, crops, c)
 
 
-def _tasks(scene: Scene, i: int, rows: int) -> list[Task]:
-    tasks = tasks_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS * rows)
+def _tasks(scene: Scene, i: int, rows: int) -> list[SceneQuestion]:
+    tasks = questions_for(scene, np.random.default_rng([SEED, i, 1]), count=TASKS * rows)
     # Captions of the other lengths too: they are the longest answers and learn last.
     lengths = [length for length in LENGTHS if length != tasks[0].length]
-    return [*tasks, *(Task("caption", "caption", length=length, text=caption_of(scene, length)) for length in lengths)]
+    return [
+        *tasks,
+        *(SceneQuestion("caption", "caption", length=length, text=caption_of(scene, length)) for length in lengths),
+    ]
 
 
 def _to_ask(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:

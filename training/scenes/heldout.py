@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import galago
-from galago.lab.eval.report import run_of
+from galago.lab.eval.report import scored_run
 from galago.lab.eval.run import answers
 from galago.lab.eval.tasks.scenes import TASK
 from training.scenes.recipe import RANGE
@@ -16,4 +16,4 @@ def score(folder: Path, scenes: int) -> dict[str, float]:
     task = TASK.within(RANGE.version)
     with galago.load(str(folder)) as model:
         records = answers(model, task.cases(Path(), scenes, SEED))
-    return {name: round(100 * s.share, 1) for name, s in run_of(task, {}, records).scores.items()}
+    return {name: round(100 * s.share, 1) for name, s in scored_run(task, {}, records).scores.items()}

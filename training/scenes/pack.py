@@ -15,7 +15,7 @@ from galago.families.moondream import prompts
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
 from galago.lab.eval.scenes.captions import NUMBERS
-from galago.lab.eval.scenes.tasks import Task
+from galago.lab.eval.scenes.question_mix import SceneQuestion
 from training.rows import placed
 
 NONE = -1
@@ -122,7 +122,7 @@ def spell(tokenizer: Tokenizer, text: str, *, all: bool = False) -> list[int]:
     return ids + (tokenizer.encode(text[at:]) if at < len(text) else [])
 
 
-def write_block(task: Task, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
+def write_block(task: SceneQuestion, c: MoondreamConfig, tokenizer: Tokenizer) -> Block:
     """The sequence of one task, as the skills feed it."""
     t, out = c.tokens, _Writer()
     assert t.answer_id is not None and t.coord_id is not None

@@ -13,8 +13,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from galago.families.moondream.config import REVISIONS, MoondreamConfig, make_config
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.lab.eval.scenes.draw import SINGLE_VIEW, draw_scene
+from galago.lab.eval.scenes.question_mix import questions_for
 from galago.lab.eval.scenes.ranges import V2
-from galago.lab.eval.scenes.tasks import tasks_for
 
 RANGE = V2
 """What the scenes that it learns hold."""
@@ -44,7 +44,7 @@ def corpus(scenes: int = 3000) -> Iterator[str]:
     yield from ("caption short normal long", "query", "detect", "point", " gaze", "\n\nPoint:")
     for i in range(scenes):
         scene = draw_scene(np.random.default_rng([0, i]), sides=(64, SINGLE_VIEW), of=RANGE)
-        for task in tasks_for(scene, np.random.default_rng([0, i, 1])):
+        for task in questions_for(scene, np.random.default_rng([0, i, 1])):
             # What is written in a picture is read letter by letter, so it must not become a token.
             answer = "" if task.spelt else re.sub(r'(?<=the word ")[^"]*', "", task.text)
             yield from (task.question, task.object, answer)

@@ -64,9 +64,9 @@ def bench(
     force: Force = False,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
-    from galago.lab.bench.case import Case, clip_size
+    from galago.lab.bench.case import BenchCase, clip_size
     from galago.lab.bench.results import read
-    from galago.lab.bench.run import Plan
+    from galago.lab.bench.run import BenchPlan
     from galago.lab.bench.run import bench as carry_out
 
     # What can be wrong is looked at before minutes are spent.
@@ -84,9 +84,9 @@ def bench(
         wanted: list[str | None] = [*dict.fromkeys(precision or [])]
         for name in wanted or [named]:
             seen = cast(Detail, detail)
-            cases.append(Case(model, name, width, height, frames, tokens, runs, threads, device, seen))
+            cases.append(BenchCase(model, name, width, height, frames, tokens, runs, threads, device, seen))
     with _progress("Measuring") as tell:
-        outcome = carry_out(Plan(tuple(cases), rounds, ceilings, random), tell)
+        outcome = carry_out(BenchPlan(tuple(cases), rounds, ceilings, random), tell)
     for failure in outcome.failures:
         typer.echo(f"error: {failure}", err=True)
     if outcome.results:

@@ -19,7 +19,7 @@ from galago.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from galago.lab.eval.case import Task
-    from galago.lab.eval.report import Run
+    from galago.lab.eval.report import EvalRun
 
 EXAMPLES = """\b
 Examples:
@@ -145,13 +145,13 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
     return wanted
 
 
-def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "Run":
+def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "EvalRun":
     """One side of a comparison: the answers in a file, or those of a model of this name."""
     from galago.lab.eval.journal import read
-    from galago.lab.eval.report import run_of
+    from galago.lab.eval.report import scored_run
 
     if side.endswith(".jsonl"):
-        return run_of(what.task, *read(Path(side)))
+        return scored_run(what.task, *read(Path(side)))
     return _asked(what, replace(loading, model=side), "", out and _beside(out, "AB"[place]))
 
 
@@ -172,10 +172,10 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}{path.suffix}")
 
 
-def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
+def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalRun":
     """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
     from galago.lab.eval.journal import opened
-    from galago.lab.eval.report import VIEWS, run_of, summary
+    from galago.lab.eval.report import VIEWS, scored_run, summary
     from galago.lab.eval.run import answers
 
     if what.task.files and what.data is None:
@@ -200,13 +200,13 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "Run":
                 if out:
                     typer.echo(f"the answers so far are in {out}; the same command goes on", err=True)
                 raise
-    run = run_of(what.task, settings, records)
+    run = scored_run(what.task, settings, records)
     if out:
         write_text(jsonlib.dumps(summary(run), indent=1) + "\n", _summary_of(out))
     return run
 
 
-def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot: Path | None) -> None:
+def _give(task: "Task", runs: Sequence["EvalRun"], compared: bool, json: bool, plot: Path | None) -> None:
     from rich.console import Console
 
     from galago.lab.eval.plot import plot as drawn
@@ -228,7 +228,7 @@ def _give(task: "Task", runs: Sequence["Run"], compared: bool, json: bool, plot:
     console.print(comparison(task, runs[0], runs[1], differences) if compared else table(task, *runs))
 
 
-def _judge(run: "Run", wanted: dict[str, float]) -> None:
+def _judge(run: "EvalRun", wanted: dict[str, float]) -> None:
     from galago.lab.eval.score import missed
 
     if short := missed(run.scores, wanted):

@@ -12,10 +12,10 @@ from tiny_moondream import write
 
 from galago.errors import InvalidRequest
 from galago.lab.bench import run
-from galago.lab.bench.case import Case
+from galago.lab.bench.case import BenchCase
 from galago.lab.bench.measure import measure, prepare
 from galago.lab.bench.processes import ChildFailed, child_command, run_child
-from galago.lab.bench.run import Plan, bench
+from galago.lab.bench.run import BenchPlan, bench
 from galago.system.device import memory
 
 CPU = torch.device("cpu")
@@ -76,8 +76,10 @@ def test_what_a_library_prints_does_not_reach_the_messages(tmp_path, monkeypatch
 
 def test_a_case_that_fails_leaves_the_others():
     steps = []
-    cases = (Case("moondream9", tokens=2, runs=1), Case("scenes", tokens=2, runs=1))
-    outcome = bench(Plan(cases, rounds=2, ceilings=False), lambda done, total, what: steps.append((done, total, what)))
+    cases = (BenchCase("moondream9", tokens=2, runs=1), BenchCase("scenes", tokens=2, runs=1))
+    outcome = bench(
+        BenchPlan(cases, rounds=2, ceilings=False), lambda done, total, what: steps.append((done, total, what))
+    )
     [result], [failure] = outcome.results, outcome.failures
     assert failure.startswith("moondream9: no model 'moondream9'")
     assert result["model"] == "scenes" and result["processes"] == result["runs"] == 2
@@ -92,7 +94,7 @@ def test_packing_for_the_first_time_is_not_measured(tmp_path, monkeypatch):
 
     monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
     monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "cache"))
-    case = Case(str(write(tmp_path / "tiny")), "int8", width=60, height=40, tokens=4, runs=2)
+    case = BenchCase(str(write(tmp_path / "tiny")), "int8", width=60, height=40, tokens=4, runs=2)
     prepare(case)
     [made] = (tmp_path / "cache").rglob("*.safetensors")
     written = made.stat()
@@ -114,10 +116,10 @@ def test_a_process_that_prepares_comes_before_each_that_measures(monkeypatch):
         return python(f"""print('{{"event": "{kind}"}}')""")
 
     monkeypatch.setattr(run, "child_command", child)
-    under_way = run._UnderWay(Plan((Case("tiny"),), ceilings=False), lambda done, total, what: None)
+    under_way = run._UnderWay(BenchPlan((BenchCase("tiny"),), ceilings=False), lambda done, total, what: None)
     under_way.round("")
     assert tasks == ["prepare", "case"]
-    assert under_way.processes[Case("tiny")] == [[{"event": "case"}]]
+    assert under_way.processes[BenchCase("tiny")] == [[{"event": "case"}]]
 
 
 def test_the_peak_is_that_of_the_process_itself():
@@ -149,7 +151,7 @@ def test_image_sizes():
 def test_a_clip_is_measured_as_its_frames(tmp_path):
     tiny_smolvlm.write(tmp_path)
     told = []
-    measure(Case(str(tmp_path), "float32", 32, 32, 8, tokens=2, runs=2), time.monotonic(), told.append)
+    measure(BenchCase(str(tmp_path), "float32", 32, 32, 8, tokens=2, runs=2), time.monotonic(), told.append)
     loaded, *runs, _ = told
     assert loaded["crops"] == 8 and loaded["prefill_flop"] > 0 and loaded["encode_flop"] > 0
     assert [run["tokens"] for run in runs] == [2, 2]

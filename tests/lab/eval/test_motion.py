@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from galago.lab.eval.motion import questions
 from galago.lab.eval.motion.draw import clip_at, draw_clip
 from galago.lab.eval.motion.plans import MOST_MOVING, STORIES
-from galago.lab.eval.motion.questions import WAYS, Task, tasks_for
+from galago.lab.eval.motion.questions import WAYS, ClipQuestion, questions_for
 from galago.lab.eval.motion.score import MEASURES, judge, read, sort_of
-from galago.lab.eval.motion.things import DIRECTIONS, FRAMES, SIDES, Drawn, Thing
+from galago.lab.eval.motion.things import DIRECTIONS, FRAMES, SIDES, DrawnClip, MovingObject
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, COLORS, SHAPES
 
 SEED = 4242
@@ -22,17 +22,17 @@ COUNT = 500
 
 
 @pytest.fixture(scope="module")
-def small() -> list[tuple[Drawn, list[Task]]]:
+def small() -> list[tuple[DrawnClip, list[ClipQuestion]]]:
     """Many clips of few pixels: what they tell does not depend on their size."""
     made = []
     for i in range(COUNT):
         drawn = draw_clip(np.random.default_rng([SEED, i]), sides=(64, 80))
-        made.append((drawn, tasks_for(drawn, np.random.default_rng([SEED, i, 1]))))
+        made.append((drawn, questions_for(drawn, np.random.default_rng([SEED, i, 1]))))
     return made
 
 
 @pytest.fixture(scope="module")
-def asked(small) -> list[tuple[Drawn, Task]]:
+def asked(small) -> list[tuple[DrawnClip, ClipQuestion]]:
     return [(drawn, task) for drawn, tasks in small for task in tasks]
 
 
@@ -46,7 +46,7 @@ def test_the_same_seed_draws_the_same_clip(seed, index):
     assert (a.things, a.background, a.story) == (b.things, b.background, b.story)
     assert [f.tobytes() for f in a.clip.frames] == [f.tobytes() for f in b.clip.frames]
     assert np.array_equal(a.ids, b.ids) and a.clip.times == b.clip.times
-    assert tasks_for(a, np.random.default_rng(1)) == tasks_for(b, np.random.default_rng(1))
+    assert questions_for(a, np.random.default_rng(1)) == questions_for(b, np.random.default_rng(1))
     assert clip_at(seed, index + 1).things != a.things
 
 
@@ -126,7 +126,7 @@ def test_nothing_hides_another(small):
 # --- questions --------------------------------------------------------------------------------
 
 
-def _way(thing: Thing) -> str:
+def _way(thing: MovingObject) -> str:
     """The direction by the track alone."""
     (x0, y0), (x1, y1) = thing.track[0], thing.track[-1]
     if math.hypot(x1 - x0, y1 - y0) < 0.01:
@@ -135,15 +135,15 @@ def _way(thing: Thing) -> str:
     return ("right", "down right", "down", "down left", "left", "up left", "up", "up right")[eighth]
 
 
-def _pace(thing: Thing) -> float:
+def _pace(thing: MovingObject) -> float:
     return max(math.dist(a, b) for a, b in zip(thing.track, thing.track[1:], strict=False))
 
 
-def _starts(thing: Thing) -> int:
+def _starts(thing: MovingObject) -> int:
     return next(i for i, p in enumerate(thing.track) if p != thing.track[0])
 
 
-def _meant(text: str, things: tuple[Thing, ...]) -> list[Thing]:
+def _meant(text: str, things: tuple[MovingObject, ...]) -> list[MovingObject]:
     """The things that words of colour and shape, or of moving, mean."""
     found = list(things)
     for word in re.findall("[a-z]+", text):
@@ -156,14 +156,14 @@ def _meant(text: str, things: tuple[Thing, ...]) -> list[Thing]:
     return found
 
 
-def _answer(drawn: Drawn, task: Task) -> str:
+def _answer(drawn: DrawnClip, task: ClipQuestion) -> str:
     """A second reading of a question, from its words and the tracks alone."""
     question = task.question.lower()
     things = drawn.things
     moving, still = ([t for t in things if bool(_way(t)) == moves] for moves in (True, False))
     last = drawn.frames - 1
 
-    def only(found: list[Thing]) -> str:
+    def only(found: list[MovingObject]) -> str:
         assert len(found) == 1, (question, found)
         return found[0].phrase
 
@@ -204,7 +204,7 @@ def _answer(drawn: Drawn, task: Task) -> str:
     return _way(thing) if task.kind == "direction" else ("fast" if _pace(thing) > 0.065 else "slow")
 
 
-def _one(found: list[Thing]) -> Thing:
+def _one(found: list[MovingObject]) -> MovingObject:
     assert len(found) == 1, found
     return found[0]
 
@@ -294,7 +294,7 @@ def test_true_answers_are_right_and_others_wrong(asked):
     for texts in answers.values():
         for true in texts:
             for said in texts:
-                [mark] = judge(Task("direction", "?", true), said)
+                [mark] = judge(ClipQuestion("direction", "?", true), said)
                 assert (mark.measure, mark.hits, mark.total) == ("direction", float(said == true), 1.0)
 
 
@@ -308,7 +308,7 @@ def test_true_answers_are_right_and_others_wrong(asked):
     ],
 )  # fmt: skip
 def test_answers_in_other_words(true, said):
-    assert judge(Task("object", "?", true), said)[0].hits == 1
+    assert judge(ClipQuestion("object", "?", true), said)[0].hits == 1
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_answers_in_other_words(true, said):
     ],
 )  # fmt: skip
 def test_answers_that_say_something_else(true, said):
-    assert judge(Task("object", "?", true), said)[0].hits == 0
+    assert judge(ClipQuestion("object", "?", true), said)[0].hits == 0
 
 
 @pytest.mark.parametrize(("direction", "said"), [(d, said) for d, all_said in WAYS.items() for said in all_said])

@@ -14,7 +14,7 @@ from galago.lab.eval.case import Case, Cases, Task
 from galago.lab.eval.journal import opened, read
 from galago.lab.eval.paired import compare, sign_test
 from galago.lab.eval.plot import plot
-from galago.lab.eval.report import paired, run_of, summary
+from galago.lab.eval.report import paired, scored_run, summary
 from galago.lab.eval.run import answers
 from galago.lab.eval.score import Mark
 from galago.media.clip import Clip
@@ -193,7 +193,7 @@ def test_what_a_line_holds(tmp_path):
 def run(right, settings=SETTINGS, count=20):
     """Answers to `count` cases, those in `right` right."""
     model = Told(lambda request: number(request) if int(number(request)) in right else "no")
-    return run_of(TASK, settings, answers(model, made(count)))
+    return scored_run(TASK, settings, answers(model, made(count)))
 
 
 def test_a_paired_test_by_hand():
@@ -217,7 +217,7 @@ def test_answers_about_one_picture_stand_together(tmp_path):
         cases = [replace(case, media=tmp_path / f"{case.place // times}.png") for case in made(5 * times)]
         told = {str(case.place) for case in cases if case.place // times in right}
         model = Told(lambda request: number(request) if number(request) in told else "no")
-        return run_of(TASK, SETTINGS, answers(model, Cases(5 * times, cases)))
+        return scored_run(TASK, SETTINGS, answers(model, Cases(5 * times, cases)))
 
     once, again = (asked({0, 2, 3}, 1), asked({0}, 1)), (asked({0, 2, 3}, 4), asked({0}, 4))
     for one, more in zip(once, again, strict=True):
@@ -225,7 +225,7 @@ def test_answers_about_one_picture_stand_together(tmp_path):
         assert (b.tasks, b.share) == (4 * a.tasks, a.share) and (b.low, b.high) == pytest.approx((a.low, a.high))
     assert paired(TASK, *again)["right"].spread == pytest.approx(paired(TASK, *once)["right"].spread)
     # A file of before pictures were noted compares with one of now, each answer for itself.
-    before = run_of(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
+    before = scored_run(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
     apart = paired(TASK, before, again[1])["right"]
     assert apart.spread == pytest.approx(paired(TASK, *again)["right"].spread / 2)
 

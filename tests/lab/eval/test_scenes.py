@@ -12,21 +12,21 @@ from PIL import Image
 
 from galago.lab.eval.scenes import draw
 from galago.lab.eval.scenes.captions import common_facts, facts_of, parse_caption, plural
-from galago.lab.eval.scenes.draw import COLORS, SHAPES, SIZES, Scene, Thing, draw_scene, scene_at
+from galago.lab.eval.scenes.draw import COLORS, SHAPES, SIZES, Scene, SceneObject, draw_scene, scene_at
+from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import V1
 from galago.lab.eval.scenes.score import cases
-from galago.lab.eval.scenes.tasks import Task, caption_of, tasks_for
 
 SEED = 4242
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[tuple[Scene, list[Task]]]:
+def drawn() -> list[tuple[Scene, list[SceneQuestion]]]:
     return list(cases(SEED, 250, V1))
 
 
 @pytest.fixture(scope="module")
-def tasks(drawn: list[tuple[Scene, list[Task]]]) -> list[tuple[Scene, Task]]:
+def tasks(drawn: list[tuple[Scene, list[SceneQuestion]]]) -> list[tuple[Scene, SceneQuestion]]:
     return [(scene, task) for scene, some in drawn for task in some]
 
 
@@ -41,7 +41,7 @@ def test_the_same_seed_draws_the_same_scene(seed, index):
     assert a.background == b.background
     assert a.image.tobytes() == b.image.tobytes()
     assert np.array_equal(a.ids, b.ids)
-    assert tasks_for(a, np.random.default_rng(1)) == tasks_for(b, np.random.default_rng(1))
+    assert questions_for(a, np.random.default_rng(1)) == questions_for(b, np.random.default_rng(1))
 
 
 def test_pictures_have_the_promised_sizes(drawn):
@@ -73,7 +73,7 @@ def test_boxes_are_tight_around_what_is_seen(drawn):
                 assert np.abs(np.subtract(seen, thing.box)).max() <= max(px, py) * 1.5
 
 
-def _may_be_covered(scene: Scene, thing: Thing) -> bool:
+def _may_be_covered(scene: Scene, thing: SceneObject) -> bool:
     x0, y0, x1, y1 = thing.box
     return any(
         x0 <= t.box[2] and t.box[0] <= x1 and y0 <= t.box[3] and t.box[1] <= y1 for t in scene.things if t is not thing
@@ -158,10 +158,10 @@ def test_captions_read_back_to_the_facts(drawn, length):
 
 def test_captions_in_full():
     def shape(color, name, x, y, size="small"):
-        return Thing("shape", name, color, (x, y, x, y), (x, y), size)
+        return SceneObject("shape", name, color, (x, y, x, y), (x, y), size)
 
-    word = Thing("word", "word", "red", (0.5, 0.1, 0.6, 0.2), (0.55, 0.15), "small", text="STOP")
-    face = Thing("face", "face", "", (0.8, 0.8, 0.9, 0.9), (0.85, 0.85), "large")
+    word = SceneObject("word", "word", "red", (0.5, 0.1, 0.6, 0.2), (0.55, 0.15), "small", text="STOP")
+    face = SceneObject("face", "face", "", (0.8, 0.8, 0.9, 0.9), (0.85, 0.85), "large")
     things = (shape("blue", "square", 0.2, 0.5), shape("orange", "cross", 0.3, 0.5),
               shape("blue", "square", 0.5, 0.5, "large"), word, face)  # fmt: skip
     scene = Scene(Image.new("RGB", (9, 9)), things, "white", np.zeros((9, 9), np.uint8))
@@ -195,7 +195,7 @@ def test_any_text_can_be_read(text):
 # --- answers ----------------------------------------------------------------------------------
 
 
-def _meant(phrase: str, scene: Scene) -> list[Thing]:
+def _meant(phrase: str, scene: Scene) -> list[SceneObject]:
     """A second reading of a phrase, in the singular or plural, told from its words alone."""
     singular = {plural(name): name for name in (*SHAPES, "face", "word", "shape", "object")}
     words = [singular.get(word, word) for word in phrase.split() if word not in ("the", "a", "an")]

@@ -10,10 +10,10 @@ from PIL import Image
 
 from galago.lab.eval.places import clamp, gaze_right, iou, matched_boxes, matched_points
 from galago.lab.eval.scenes.draw import Scene
+from galago.lab.eval.scenes.question_mix import SceneQuestion
 from galago.lab.eval.scenes.ranges import BUNDLED, RANGES
 from galago.lab.eval.scenes.score import cases as series
 from galago.lab.eval.scenes.score import judge, plain
-from galago.lab.eval.scenes.tasks import Task
 from galago.lab.eval.score import Mark, mean_interval, missed, summarize, wilson
 from galago.lab.eval.tasks import load
 from galago.request import Caption, Detect, DetectGaze, Point, Query
@@ -95,14 +95,14 @@ def test_scores_by_hand():
     scene = Scene(Image.new("RGB", (200, 200)), (), "white", np.zeros((1, 1), np.uint8))
     a, b = (0.0, 0.0, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9)
     marks = []
-    marks += judge(scene, Task("detect", "detect", object="x", boxes=(a, b)), [a])
-    marks += judge(scene, Task("detect", "detect", object="y"), [b])
-    marks += judge(scene, Task("point", "point", object="x", boxes=(a, b)), [(0.1, 0.1)])
-    marks += judge(scene, Task("query", "count", text="5"), "5.")
-    marks += judge(scene, Task("query", "count", text="3"), "2")
-    marks += judge(scene, Task("query", "count", text="6"), "7")
+    marks += judge(scene, SceneQuestion("detect", "detect", object="x", boxes=(a, b)), [a])
+    marks += judge(scene, SceneQuestion("detect", "detect", object="y"), [b])
+    marks += judge(scene, SceneQuestion("point", "point", object="x", boxes=(a, b)), [(0.1, 0.1)])
+    marks += judge(scene, SceneQuestion("query", "count", text="5"), "5.")
+    marks += judge(scene, SceneQuestion("query", "count", text="3"), "2")
+    marks += judge(scene, SceneQuestion("query", "count", text="6"), "7")
     true = "A red circle and a blue star on a white background."
-    marks += judge(scene, Task("caption", "caption", text=true), "A red circle and a blue heart.")
+    marks += judge(scene, SceneQuestion("caption", "caption", text=true), "A red circle and a blue heart.")
     scores = summarize([marks])
     # one match; found 1 and 1, true 2 and 0: precision 1/2, recall 1/2
     assert scores["detect"].share == scores["detect-crops"].share == 0.5
@@ -128,7 +128,7 @@ def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, mea
     drawn = series(3, 40, RANGES[range])
     known = {f"{place}/{n}": t for place, (_, tasks) in enumerate(drawn) for n, t in enumerate(tasks)}
 
-    def truth(task: Task):
+    def truth(task: SceneQuestion):
         if task.skill in ("caption", "query"):
             return "Two things." if lying else task.text
         if task.skill == "gaze":

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from galago.families.moondream.image import select_tiling
 from galago.lab.eval.scenes.captions import common_facts, facts_of, parse_caption, plural
-from galago.lab.eval.scenes.draw import Scene, Thing, draw_scene, scene_at
+from galago.lab.eval.scenes.draw import Scene, SceneObject, draw_scene, scene_at
+from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import MORE_COLORS, MORE_SHAPES, SHADES, SINGLE_VIEW, TEXTURES, V1, V2
 from galago.lab.eval.scenes.score import cases
-from galago.lab.eval.scenes.tasks import Task, caption_of, tasks_for
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[tuple[Scene, list[Task]]]:
+def drawn() -> list[tuple[Scene, list[SceneQuestion]]]:
     return list(cases(4242, 400, V2))
 
 
 @pytest.fixture(scope="module")
-def tasks(drawn: list[tuple[Scene, list[Task]]]) -> list[tuple[Scene, Task]]:
+def tasks(drawn: list[tuple[Scene, list[SceneQuestion]]]) -> list[tuple[Scene, SceneQuestion]]:
     return [(scene, task) for scene, some in drawn for task in some]
 
 
@@ -45,7 +45,7 @@ def test_the_same_seed_draws_the_same_scene(seed: int, index: int) -> None:
     assert (a.things, a.background, a.range) == (b.things, b.background, V2)
     assert a.image.tobytes() == b.image.tobytes()
     assert np.array_equal(a.ids, b.ids)
-    assert tasks_for(a, np.random.default_rng(1)) == tasks_for(b, np.random.default_rng(1))
+    assert questions_for(a, np.random.default_rng(1)) == questions_for(b, np.random.default_rng(1))
 
 
 @settings(max_examples=60)
@@ -106,7 +106,7 @@ def test_images_span_the_range(drawn) -> None:
 # --- answers ----------------------------------------------------------------------------------
 
 
-def _meant(phrase: str, things: tuple[Thing, ...]) -> list[Thing]:
+def _meant(phrase: str, things: tuple[SceneObject, ...]) -> list[SceneObject]:
     """A second reading of a phrase, word by word."""
     singular = {plural(name): name for name in (*MORE_SHAPES, "face", "word", "shape", "object")}
     found = list(things)
@@ -128,7 +128,7 @@ def _meant(phrase: str, things: tuple[Thing, ...]) -> list[Thing]:
     return found
 
 
-def _plainly(task: Task) -> str:
+def _plainly(task: SceneQuestion) -> str:
     """The question without its frame."""
     said = re.sub(r"^(In this image,|Look at the picture\.|Please answer:) ", "", task.question)
     said = re.sub(r" (Answer briefly|Use as few words as possible|Reply in one short phrase)\.$", "", said)

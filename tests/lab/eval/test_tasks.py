@@ -10,7 +10,7 @@ from told import Told
 
 from galago.errors import InvalidRequest
 from galago.lab.eval.case import Case
-from galago.lab.eval.report import run_of
+from galago.lab.eval.report import scored_run
 from galago.lab.eval.run import answers
 from galago.lab.eval.tasks import load, names
 from galago.request import Detect, DetectGaze, Query
@@ -23,7 +23,7 @@ SETTINGS = {"task": "made", "model": "told", "precision": "none", "blank": False
 def scored(name, folder, answer, count=None, seed=0):
     task = load(name)
     records = answers(Told(answer), task.cases(folder, count, seed))
-    return run_of(task, SETTINGS, records).scores
+    return scored_run(task, SETTINGS, records).scores
 
 
 def said(**by_word):

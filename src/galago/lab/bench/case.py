@@ -12,7 +12,7 @@ MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """Captions of `runs` noise images of width x height pixels, `tokens` new tokens each.
 
     With `frames` they are clips of so many. `model` is what galago.load takes. What is None is for galago.load to

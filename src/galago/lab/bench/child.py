@@ -11,7 +11,7 @@ import sys
 from typing import Any, TextIO
 
 from galago.errors import GalagoError
-from galago.lab.bench.case import Case
+from galago.lab.bench.case import BenchCase
 
 
 def main() -> int:
@@ -27,12 +27,12 @@ def main() -> int:
         if "prepare" in task:
             from galago.lab.bench.measure import prepare
 
-            prepare(Case(**task["prepare"]))
+            prepare(BenchCase(**task["prepare"]))
             tell({"event": "prepared"})
         elif "case" in task:
             from galago.lab.bench.measure import measure
 
-            measure(Case(**task["case"]), task["started"], tell)
+            measure(BenchCase(**task["case"]), task["started"], tell)
         else:
             from galago.lab.bench.ceilings import ceilings
 

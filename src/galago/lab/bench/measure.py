@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from galago.backends.native import Native
 from galago.choices import BITS
 from galago.families.family import Loaded
 from galago.families.work import Work
-from galago.lab.bench.case import Case
+from galago.lab.bench.case import BenchCase
 from galago.lab.bench.ceilings import sustained_read
+from galago.lab.bench.processes import ChildMessage
 from galago.media.clip import Clip
 from galago.request import Caption, Done, Query, Request, Sampling
 from galago.store import hub
@@ -23,14 +24,13 @@ from galago.store.packing import packed_copy
 from galago.system.device import memory
 from galago.system.machine import usable_cores
 
-Message = dict[str, Any]
 READ_S = 0.3
 """Spent after each caption on reading the weights."""
 SECOND = "What is on the left?"
 """Asked about each image after its caption: what the cache of images saves."""
 
 
-def prepare(case: Case) -> None:
+def prepare(case: BenchCase) -> None:
     """Pack the weights if that was not done yet, and read their files into the system's cache.
 
     Both would make the process that measures unlike those that come later; a process of many gigabytes that ran
@@ -47,7 +47,7 @@ def prepare(case: Case) -> None:
                 pass
 
 
-def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None:
+def measure(case: BenchCase, started: float, tell: Callable[[ChildMessage], None]) -> None:
     """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
 
     The first run has `ready_s` too, when the first image was encoded, and the peaks of memory. `started` is when
@@ -87,7 +87,7 @@ def measure(case: Case, started: float, tell: Callable[[Message], None]) -> None
         tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
 
 
-def _told(work: Work) -> Message:
+def _told(work: Work) -> ChildMessage:
     """`crops`, `decode_bytes` a step, `prefill_flop` a position, `encode_flop` an image or clip."""
     read = sum(t.nbytes for t in work.decode)
     return {"crops": work.crops, "decode_bytes": read, "prefill_flop": work.prefill, "encode_flop": work.encode}
@@ -98,7 +98,7 @@ def _peaks(model: "galago.Model") -> dict[str, int]:
     return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
 
 
-def _shown(case: Case, number: int) -> Image.Image | Clip:
+def _shown(case: BenchCase, number: int) -> Image.Image | Clip:
     # Another image each time, so that no cache of images has it already; the same ones for every case.
     shape = (max(1, case.frames), case.height, case.width, 3)
     images = [Image.fromarray(p) for p in np.random.default_rng(number).integers(0, 256, shape, np.uint8)]
@@ -109,7 +109,7 @@ def _done(model: "galago.Model", request: Request) -> Done:
     return next(event for event in model.submit(request) if isinstance(event, Done))
 
 
-def _caption(model: "galago.Model", case: Case, number: int) -> Message:
+def _caption(model: "galago.Model", case: BenchCase, number: int) -> ChildMessage:
     shown = _shown(case, number)
     done = _done(model, Request(Caption("normal"), shown, Sampling(max_tokens=case.tokens), detail=case.detail))
     again = _done(model, Request(Query(SECOND), shown, Sampling(max_tokens=1), detail=case.detail)).timings

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from galago.errors import GalagoError
 from galago.system.signals import held
 
-Message = dict[str, Any]
+ChildMessage = dict[str, Any]
 
 
 class ChildFailed(GalagoError):
@@ -20,12 +20,12 @@ class ChildFailed(GalagoError):
     code = "measurement_failed"
 
 
-def child_command(task: Message) -> list[str]:
+def child_command(task: ChildMessage) -> list[str]:
     """The command line of a child. -P: a file of the folder that we are in is not to stand for a module."""
     return [sys.executable, "-P", "-m", "galago.lab.bench.child", json.dumps(task)]
 
 
-def run_child(command: Sequence[str], tell: Callable[[Message], None]) -> None:
+def run_child(command: Sequence[str], tell: Callable[[ChildMessage], None]) -> None:
     """Run a command to its end, telling each message as it comes.
 
     The child is killed when `tell` raises or this is interrupted. Raises ChildFailed.

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from galago.lab.bench.case import Case
-from galago.lab.bench.processes import ChildFailed, Message, child_command, run_child
+from galago.lab.bench.case import BenchCase
+from galago.lab.bench.processes import ChildFailed, ChildMessage, child_command, run_child
 from galago.lab.bench.results import Result, spread
 from galago.store.hub import RANDOM
 from galago.system.machine import machine
 
-Told = Callable[[int, int, str], None]
+StepProgress = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""
 
 TIMES = ("encode_s", "prefill_s", "ttft_s", "again_s", "decode_s", "total_s")
@@ -22,45 +22,45 @@ SAME_TYPE = {"int4": "int8"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """Cases that are measured in turn, each in a process of its own, `rounds` times.
 
     In turn, so that whatever else the machine does hits all alike. `ceilings` measures before every process what
     the machine reaches then; `random` notes that the models' weights are random.
     """
 
-    cases: tuple[Case, ...]
+    cases: tuple[BenchCase, ...]
     rounds: int = 1
     ceilings: bool = True
     random: bool = False
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchOutcome:
     """A result for each case of which at least one process came to its end, and why others did not."""
 
     results: list[Result]
     failures: list[str]
 
 
-def bench(plan: Plan, tell: Told = lambda done, total, what: None) -> Outcome:
+def bench(plan: BenchPlan, tell: StepProgress = lambda done, total, what: None) -> BenchOutcome:
     """Carry out a plan. A case that fails is left out of later rounds."""
     under_way = _UnderWay(plan, tell)
     for turn in range(plan.rounds):
         under_way.round(f"round {turn + 1} of {plan.rounds}: " if plan.rounds > 1 else "")
     found = under_way.processes.items()
     results = [_result(plan, case, told, under_way.ceilings[case]) for case, told in found if told]
-    return Outcome(results, under_way.failures)
+    return BenchOutcome(results, under_way.failures)
 
 
 class _UnderWay:
     """What the children told so far: for each case and process its messages (see measure.py)."""
 
-    def __init__(self, plan: Plan, tell: Told) -> None:
+    def __init__(self, plan: BenchPlan, tell: StepProgress) -> None:
         self.plan = plan
         self.tell = tell
-        self.processes: dict[Case, list[list[Message]]] = {case: [] for case in plan.cases}
-        self.ceilings: dict[Case, list[Message]] = {case: [] for case in plan.cases}
+        self.processes: dict[BenchCase, list[list[ChildMessage]]] = {case: [] for case in plan.cases}
+        self.ceilings: dict[BenchCase, list[ChildMessage]] = {case: [] for case in plan.cases}
         self.failures: list[str] = []
         self._left = list(plan.cases)
         self._done = 0
@@ -79,17 +79,17 @@ class _UnderWay:
                 self.failures.append(f"{case.name}: {failure}")
                 self._left.remove(case)
 
-    def _measure_ceilings(self, case: Case, place: str) -> None:
+    def _measure_ceilings(self, case: BenchCase, place: str) -> None:
         task = {"threads": case.threads, "device": case.device}
         try:
             self.ceilings[case] += self._child(f"{place}what the machine reaches", task)
         except ChildFailed as failure:
             self.failures.append(f"what the machine reaches: {failure}")
 
-    def _child(self, what: str, task: Message) -> list[Message]:
-        messages: list[Message] = []
+    def _child(self, what: str, task: ChildMessage) -> list[ChildMessage]:
+        messages: list[ChildMessage] = []
 
-        def hear(message: Message) -> None:
+        def hear(message: ChildMessage) -> None:
             messages.append(message)
             self._done += 1
             self.tell(self._done, self._steps, what)
@@ -99,7 +99,7 @@ class _UnderWay:
         return messages
 
 
-def _reached(measured: Sequence[Message]) -> dict[str, Any]:
+def _reached(measured: Sequence[ChildMessage]) -> dict[str, Any]:
     """What the machine reached over all rounds, each {"best", "median"}; nothing if that was not measured."""
     if not measured:
         return {}
@@ -110,7 +110,9 @@ def _reached(measured: Sequence[Message]) -> dict[str, Any]:
     }
 
 
-def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: list[Message]) -> Result:
+def _result(
+    plan: BenchPlan, case: BenchCase, processes: list[list[ChildMessage]], measured: list[ChildMessage]
+) -> Result:
     told = [message for messages in processes for message in messages]
     loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
     facts, ceilings = loaded[0], _reached(measured)
@@ -145,7 +147,7 @@ def _result(plan: Plan, case: Case, processes: list[list[Message]], measured: li
     }
 
 
-def _achieved(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, dict[str, float | None]]:
+def _achieved(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str, dict[str, float | None]]:
     """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see families/work.py."""
     if "decode_bytes" not in facts:
         return {}
@@ -171,7 +173,7 @@ def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: 
     return {n: {which: round(done[which] / most[which], 3) for which in most} for n, (done, most) in known.items()}
 
 
-def _share_of_read(facts: Mapping[str, Any], runs: list[Message]) -> dict[str, Any]:
+def _share_of_read(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str, Any]:
     """How fast decode read its weights, over how fast a plain read right after it did, 0..1."""
     pairs = [(m["decode_tokens_per_s"], m.get("read_gb_per_s")) for m in runs]
     shares = [facts.get("decode_bytes", 0) * speed / 1e9 / read for speed, read in pairs if speed and read]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from galago.media.clip import Clip
 
-Answer = str | Sequence[tuple[float, ...]]
+ModelAnswer = str | Sequence[tuple[float, ...]]
 """Text; or the boxes, points or gaze (none or one point) that were found, 0..1."""
 
 
@@ -31,7 +31,7 @@ class Case:
     skill: Skill
     truth: Any
     """for the record: what JSON can hold"""
-    judge: Callable[[Answer], list[Mark]]
+    judge: Callable[[ModelAnswer], list[Mark]]
     """marks of the same measures, in the same order, for whatever answer"""
     place: int
     """which of Cases.total it belongs to, from 0"""
@@ -49,7 +49,7 @@ class Cases:
         return iter(self.each)
 
 
-Maker = Callable[[Path, int | None, int], Cases]
+CaseSource = Callable[[Path, int | None, int], Cases]
 """Of a folder of data, a number of scenes, images or questions (None for all) and a seed."""
 
 
@@ -60,7 +60,7 @@ class Record:
     id: str
     asked: str
     truth: Any
-    answer: Answer
+    answer: ModelAnswer
     marks: tuple[Mark, ...]
     tokens: int
     seconds: dict[str, float]
@@ -75,14 +75,14 @@ class Task:
     about: str
     measures: tuple[str, ...]
     """in the order of a table"""
-    cases: Maker
+    cases: CaseSource
     files: str = ""
     """what is to be in the folder of data; empty where none is needed"""
     whole: Callable[[Sequence[Record]], dict[str, Score]] | None = None
     """measures that are not sums over answers"""
     distances: frozenset[str] = frozenset()
     """measures that are means of distances, the lower the better; all others are shares"""
-    ranges: Mapping[int, Maker] = field(default_factory=dict)
+    ranges: Mapping[int, CaseSource] = field(default_factory=dict)
     """cases by how wide a range they are drawn from, where there are several"""
     range: int | None = None
     """which of these `cases` is"""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from galago.lab.eval.case import Task
-from galago.lab.eval.report import Run, number
+from galago.lab.eval.report import EvalRun, number
 from galago.lab.eval.score import Score
 from galago.system.outputs import MARK
 
@@ -16,7 +16,7 @@ WIDTH, BAR, GAP, TOP, LEFT, RIGHT = 860, 12, 12, 76, 190, 70
 """Pixels: of the picture, a bar, between measures, above the first, left and right of the bars."""
 
 
-def plot(task: Task, runs: Sequence[Run]) -> str:
+def plot(task: Task, runs: Sequence[EvalRun]) -> str:
     """An SVG document of up to two runs of a task. Shares reach from 0 to 1, distances to the longest."""
     measures = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     row = BAR * len(runs) + GAP

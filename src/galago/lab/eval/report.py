@@ -19,7 +19,7 @@ VIEWS = ("blank", "shuffled")
 
 
 @dataclass(frozen=True)
-class Run:
+class EvalRun:
     """All answers of a model to a task."""
 
     settings: Mapping[str, Any]
@@ -36,12 +36,12 @@ class Run:
         return next((name for name in VIEWS if self.settings.get(name)), "")
 
 
-def run_of(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> Run:
+def scored_run(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> EvalRun:
     """The run with its scores."""
     scores = summarize(by_picture(records), task.measures, task.distances)
     if task.whole is not None and records:
         scores = task.whole(records) | scores
-    return Run(settings, records, scores)
+    return EvalRun(settings, records, scores)
 
 
 def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None) -> list[list[Mark]]:
@@ -52,7 +52,7 @@ def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None)
     return list(marks.values())
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: EvalRun) -> dict[str, Any]:
     """For programs. Bounds of intervals that are not known are null."""
     measures = {name: {k: _finite(v) for k, v in asdict(score).items()} for name, score in run.scores.items()}
     return {**run.settings, "answers": len(run.records), "measures": measures}
@@ -62,7 +62,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def table(task: Task, run: Run, *others: Run) -> Table:
+def table(task: Task, run: EvalRun, *others: EvalRun) -> Table:
     """The scores; beside them those of the same model that saw something else."""
     s = run.settings
     count = "all" if s["count"] is None else s["count"]
@@ -86,7 +86,7 @@ def number(task: Task, measure: str, value: float) -> str:
     return f"{value:.3f}" if measure in task.distances else f"{100 * value:.1f} %"
 
 
-def paired(task: Task, a: Run, b: Run) -> dict[str, Difference]:
+def paired(task: Task, a: EvalRun, b: EvalRun) -> dict[str, Difference]:
     """How b differs from a in each measure that is a sum over answers. Raises InvalidRequest for other cases."""
     if a.settings["task"] != b.settings["task"]:
         raise InvalidRequest(f"{a.settings['task']} and {b.settings['task']} cannot be compared: they are two tasks")
@@ -98,7 +98,7 @@ def paired(task: Task, a: Run, b: Run) -> dict[str, Difference]:
     return compare(before, after, task.measures, task.distances)
 
 
-def comparison(task: Task, a: Run, b: Run, differences: Mapping[str, Difference]) -> Table:
+def comparison(task: Task, a: EvalRun, b: EvalRun, differences: Mapping[str, Difference]) -> Table:
     """Both runs side by side."""
     shown = Table(
         title=f"{a.settings['task']}: A {a.name}, B {b.name}, {len(a.records)} answers each",

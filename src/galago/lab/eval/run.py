@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from galago.batch.each import each, raised
-from galago.lab.eval.case import Answer, Case, Cases, Record
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Record
 from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.media.load import open_image
@@ -103,7 +103,7 @@ def _record(case: Case, request: Request, run: Run) -> Record:
     return Record(case.id, asked(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds, shown)
 
 
-def answer_of(skill: Skill, events: Iterable[Event]) -> Answer:
+def answer_of(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
     """What was said, or found."""
     if isinstance(skill, Caption | Query):
         return "".join(e.text for e in events if isinstance(e, TextDelta))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from galago.lab.eval.motion.plans import Plan, Timing, plans, story_of, timings
+from galago.lab.eval.motion.plans import MotionPlan, Timing, plans, story_of, timings
 from galago.lab.eval.motion.things import (
     DIRECTIONS,
     FRAME_SECONDS,
@@ -20,9 +20,9 @@ from galago.lab.eval.motion.things import (
     SIDES,
     SPEEDS,
     TURN,
-    Drawn,
-    Span,
-    Thing,
+    DrawnClip,
+    FrameSpan,
+    MovingObject,
 )
 from galago.lab.eval.scenes import things as scenes
 from galago.lab.eval.scenes.paint import paint_background
@@ -41,16 +41,16 @@ _TRIES = 40
 class _Placed:
     """A thing with its mask [h, w] and the mask's corner (x, y) in each frame, on the canvas of double size."""
 
-    plan: Plan
+    plan: MotionPlan
     timing: Timing
     size: str
     mask: Image.Image
     corners: np.ndarray
     """int [frames, 2]"""
-    seen: Span
+    seen: FrameSpan
 
 
-def clip_at(seed: int, index: int) -> Drawn:
+def clip_at(seed: int, index: int) -> DrawnClip:
     """The clip `index` of the endless series `seed`."""
     return draw_clip(np.random.default_rng([seed, index]))
 
@@ -61,7 +61,7 @@ def draw_clip(
     sides: tuple[int, int] = SIDES,
     frames: tuple[int, int] = FRAMES,
     story: str | None = None,
-) -> Drawn:
+) -> DrawnClip:
     """Draw one clip; `sides` are the least and greatest side in pixels, `frames` the fewest and most frames.
 
     `story` is what it tells, one of plans.STORIES that fits in so many frames; without one it is drawn too.
@@ -86,7 +86,7 @@ def draw_clip(
         drawn.append(_noisy(rng, frame.reduce(2), sigma))
         ids[i] = np.asarray(where)[::2, ::2]
     clip = Clip(tuple(drawn), tuple(i * FRAME_SECONDS for i in range(count)), count * FRAME_SECONDS)
-    return Drawn(clip, tuple(_thing(one, canvas.size) for one in placed), background, story, ids)
+    return DrawnClip(clip, tuple(_thing(one, canvas.size) for one in placed), background, story, ids)
 
 
 def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _noisy(rng: np.random.Generator, image: Image.Image, sigma: float) -> Image.
 
 
 def _all_placed(
-    rng: np.random.Generator, story: str, wanted: list[Plan], frames: int, canvas: tuple[int, int]
+    rng: np.random.Generator, story: str, wanted: list[MotionPlan], frames: int, canvas: tuple[int, int]
 ) -> list[_Placed]:
     """All things with their times and places. What does not fit gets other ones, and in time smaller sizes."""
     attempt = 0
@@ -133,7 +133,7 @@ def _size(rng: np.random.Generator, things: int, attempt: int) -> str:
 
 def _place(
     rng: np.random.Generator,
-    plan: Plan,
+    plan: MotionPlan,
     timing: Timing,
     size: str,
     frames: int,
@@ -143,7 +143,7 @@ def _place(
     """A path that meets none of those placed in any frame; None when there is none."""
     short = min(canvas)
     extent = max(float(rng.uniform(*SIZES[size])), 2 * _LEAST / short)
-    mask, _ = silhouette(rng, scenes.Plan("shape", plan.name, plan.color, size, extent), short, 0)
+    mask, _ = silhouette(rng, scenes.ObjectPlan("shape", plan.name, plan.color, size, extent), short, 0)
     for _ in range(_TRIES):
         corners = _path(rng, plan, timing, frames, canvas, mask.size)
         if corners is None:
@@ -158,7 +158,7 @@ def _place(
 
 def _path(
     rng: np.random.Generator,
-    plan: Plan,
+    plan: MotionPlan,
     timing: Timing,
     frames: int,
     canvas: tuple[int, int],
@@ -204,8 +204,8 @@ def _ever_meet(one: _Placed, other: _Placed, gap: int) -> bool:
     return any(_meet(one.corners[i], one.mask.size, other.corners[i], other.mask.size, gap) for i in both)
 
 
-def _thing(one: _Placed, canvas: tuple[int, int]) -> Thing:
+def _thing(one: _Placed, canvas: tuple[int, int]) -> MovingObject:
     middle = (one.corners + np.array(one.mask.size) / 2) / np.array(canvas)
     plan = one.plan
     track = tuple((float(x), float(y)) for x, y in middle)
-    return Thing(plan.name, plan.color, one.size, track, one.seen, plan.direction, plan.speed, one.timing.moves)
+    return MovingObject(plan.name, plan.color, one.size, track, one.seen, plan.direction, plan.speed, one.timing.moves)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.lab.eval.motion.things import DIRECTIONS, SPEEDS, Span
+from galago.lab.eval.motion.things import DIRECTIONS, SPEEDS, FrameSpan
 from galago.lab.eval.scenes.phrases import one_of
 from galago.lab.eval.scenes.ranges import COLORS, SHAPES
 
@@ -28,7 +28,7 @@ _APART = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class MotionPlan:
     """What a thing is and does, before it has a time and a place."""
 
     color: str
@@ -43,8 +43,8 @@ class Plan:
 class Timing:
     """When a thing moves, and when it is shown."""
 
-    shown: Span
-    moves: Span | None = None
+    shown: FrameSpan
+    moves: FrameSpan | None = None
 
 
 def story_of(rng: np.random.Generator, frames: int) -> str:
@@ -54,7 +54,7 @@ def story_of(rng: np.random.Generator, frames: int) -> str:
     return known[int(rng.choice(len(known), p=shares / shares.sum()))]
 
 
-def plans(rng: np.random.Generator, story: str, frames: int) -> list[Plan]:
+def plans(rng: np.random.Generator, story: str, frames: int) -> list[MotionPlan]:
     """The things of a story. As many move as not more than MOST_MOVING, each number as often."""
     if story == "moves":
         moving = int(rng.integers(MOST_MOVING + 1))
@@ -72,10 +72,10 @@ def plans(rng: np.random.Generator, story: str, frames: int) -> list[Plan]:
     return [_plan(rng, pair, do) for pair, do in zip(_pairs(rng, len(does)), does, strict=True)]
 
 
-def _plan(rng: np.random.Generator, pair: tuple[str, str], does: str) -> Plan:
+def _plan(rng: np.random.Generator, pair: tuple[str, str], does: str) -> MotionPlan:
     if does not in ("moves", "enters", "exits"):
-        return Plan(*pair, does)
-    return Plan(*pair, does, one_of(rng, tuple(DIRECTIONS)), one_of(rng, tuple(SPEEDS)))
+        return MotionPlan(*pair, does)
+    return MotionPlan(*pair, does, one_of(rng, tuple(DIRECTIONS)), one_of(rng, tuple(SPEEDS)))
 
 
 def _pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
@@ -87,7 +87,7 @@ def _pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     return [(colors[int(i) // len(names)], names[int(i) % len(names)]) for i in chosen]
 
 
-def timings(rng: np.random.Generator, story: str, things: list[Plan], frames: int) -> list[Timing]:
+def timings(rng: np.random.Generator, story: str, things: list[MotionPlan], frames: int) -> list[Timing]:
     """When each thing does what it does."""
     whole = (0, frames - 1)
     if story == "turns":
@@ -99,7 +99,7 @@ def timings(rng: np.random.Generator, story: str, things: list[Plan], frames: in
     return [_timing(rng, plan, frames) for plan in things]
 
 
-def _timing(rng: np.random.Generator, plan: Plan, frames: int) -> Timing:
+def _timing(rng: np.random.Generator, plan: MotionPlan, frames: int) -> Timing:
     last = frames - 1
     if plan.speed:
         steps = _steps(rng, plan, last)
@@ -110,12 +110,12 @@ def _timing(rng: np.random.Generator, plan: Plan, frames: int) -> Timing:
     return Timing((0, int(rng.integers(last)) if plan.does == "vanishes" else last))
 
 
-def _steps(rng: np.random.Generator, plan: Plan, most: int) -> int:
+def _steps(rng: np.random.Generator, plan: MotionPlan, most: int) -> int:
     low, high = _STEPS[plan.speed]
     return int(rng.integers(low, min(high, most) + 1))
 
 
-def _one_after_the_other(rng: np.random.Generator, frames: int, steps: list[int]) -> list[Span]:
+def _one_after_the_other(rng: np.random.Generator, frames: int, steps: list[int]) -> list[FrameSpan]:
     """Two spans of so many steps, of which one both begins and ends before the other."""
     pairs = [
         (a, b)

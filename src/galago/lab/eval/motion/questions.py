@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.lab.eval.motion.things import Drawn, Thing
+from galago.lab.eval.motion.things import DrawnClip, MovingObject
 from galago.lab.eval.scenes.phrases import one_of
 
 
 @dataclass(frozen=True)
-class Task:
+class ClipQuestion:
     """One thing to ask about a clip."""
 
     kind: str
@@ -93,21 +93,21 @@ DOES_IT = (
 )  # fmt: skip
 
 
-def _task(rng: np.random.Generator, kind: str, wordings: Sequence[str], text: str, **fields: str) -> Task:
+def _task(rng: np.random.Generator, kind: str, wordings: Sequence[str], text: str, **fields: str) -> ClipQuestion:
     """A question in one of the wordings, now and then typed carelessly."""
     question = one_of(rng, wordings).format(**fields)
     if rng.random() < 0.1:
         question = question.rstrip("?.")
     if rng.random() < 0.08:
         question = question[0].lower() + question[1:]
-    return Task(kind, question, text)
+    return ClipQuestion(kind, question, text)
 
 
-def _moving(drawn: Drawn) -> list[Thing]:
+def _moving(drawn: DrawnClip) -> list[MovingObject]:
     return [t for t in drawn.things if t.direction]
 
 
-def named(rng: np.random.Generator, drawn: Drawn, thing: Thing) -> str:
+def named(rng: np.random.Generator, drawn: DrawnClip, thing: MovingObject) -> str:
     """A phrase that means this thing alone: 'red circle', or shorter where that is enough."""
     names = [thing.phrase] * 3
     if sum(t.name == thing.name for t in drawn.things) == 1:
@@ -119,13 +119,13 @@ def named(rng: np.random.Generator, drawn: Drawn, thing: Thing) -> str:
     return one_of(rng, names)
 
 
-def _either(rng: np.random.Generator, one: Thing, other: Thing) -> str:
+def _either(rng: np.random.Generator, one: MovingObject, other: MovingObject) -> str:
     """'the red circle or the blue square', each as often first."""
     first, second = (one, other) if rng.random() < 0.5 else (other, one)
     return f"the {first.phrase} or the {second.phrase}"
 
 
-def ask_direction(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_direction(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     moving = _moving(drawn)
     if not moving:
         return None
@@ -133,10 +133,10 @@ def ask_direction(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "direction", WHICH_WAY, thing.direction, x=named(rng, drawn, thing))
 
 
-def ask_what_moves(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_what_moves(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     moving = _moving(drawn)
     still = [t for t in drawn.things if not t.direction]
-    asks: list[tuple[Sequence[str], Thing, str]] = []
+    asks: list[tuple[Sequence[str], MovingObject, str]] = []
     if len(moving) == 1:
         asks.append((WHAT_MOVES, moving[0], ""))
     if len(still) == 1 and moving:
@@ -152,7 +152,7 @@ def ask_what_moves(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "object", wordings, thing.phrase, way=way)
 
 
-def ask_what_comes_or_leaves(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_what_comes_or_leaves(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     asks = []
     for wordings, found in (
         (WHAT_COMES, [t for t in drawn.things if drawn.comes(t)]),
@@ -168,9 +168,9 @@ def ask_what_comes_or_leaves(drawn: Drawn, rng: np.random.Generator) -> Task | N
     return _task(rng, "object", wordings, thing.phrase)
 
 
-def ask_order(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_order(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     event = one_of(rng, ("comes", "leaves")) if drawn.story == "visits" else "moves"
-    when: dict[str, tuple[Thing, int]] = {}
+    when: dict[str, tuple[MovingObject, int]] = {}
     for t in drawn.things:
         if event == "moves" and t.moves is not None:
             when[t.phrase] = t, t.moves[0]
@@ -188,11 +188,11 @@ def ask_order(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "order", FIRST[event, place], thing.phrase, xy=_either(rng, first, second))
 
 
-def ask_count(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_count(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     return _task(rng, "count", HOW_MANY, str(len(_moving(drawn))))
 
 
-def ask_speed(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_speed(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     moving = _moving(drawn)
     if not moving:
         return None
@@ -204,7 +204,7 @@ def ask_speed(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "speed", HOW_FAST, thing.speed, x=named(rng, drawn, thing))
 
 
-def ask_anything(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_anything(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     moving = _moving(drawn)
     # Of five numbers of moving things one is none: so both answers come as often.
     if moving and rng.random() > 0.25:
@@ -212,7 +212,7 @@ def ask_anything(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "moving", ANYTHING, "yes" if moving else "no")
 
 
-def ask_whether(drawn: Drawn, rng: np.random.Generator) -> Task | None:
+def ask_whether(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
     wanted = rng.random() < 0.5
     fitting = [t for t in drawn.things if bool(t.direction) == wanted]
     if len(fitting) in (0, len(drawn.things)):
@@ -222,8 +222,8 @@ def ask_whether(drawn: Drawn, rng: np.random.Generator) -> Task | None:
     return _task(rng, "moving", DOES_IT, "yes" if wanted else "no", x=thing.phrase)
 
 
-Maker = Callable[[Drawn, np.random.Generator], Task | None]
-ASKED: dict[str, tuple[Maker, ...]] = {
+ClipAsker = Callable[[DrawnClip, np.random.Generator], ClipQuestion | None]
+ASKED: dict[str, tuple[ClipAsker, ...]] = {
     "moves": (ask_count, ask_anything, ask_whether, ask_direction, ask_what_moves, ask_speed, ask_direction),
     "change": (ask_what_comes_or_leaves, ask_what_comes_or_leaves, ask_direction),
     "turns": (ask_order, ask_direction, ask_order, ask_speed),
@@ -232,9 +232,9 @@ ASKED: dict[str, tuple[Maker, ...]] = {
 """By story. How many things move, and whether, is asked where it was drawn evenly, and where nothing comes or goes."""
 
 
-def tasks_for(drawn: Drawn, rng: np.random.Generator, *, rounds: int = 1) -> list[Task]:
+def questions_for(drawn: DrawnClip, rng: np.random.Generator, *, rounds: int = 1) -> list[ClipQuestion]:
     """What is asked about a clip, never the same words twice; more rounds ask more."""
-    found: dict[str, Task] = {}
+    found: dict[str, ClipQuestion] = {}
     for make in ASKED[drawn.story] * rounds:
         task = make(drawn, rng)
         if task is not None:

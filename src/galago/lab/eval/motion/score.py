@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from galago.lab.eval.case import Answer
+from galago.lab.eval.case import ModelAnswer
 from galago.lab.eval.motion.draw import clip_at
-from galago.lab.eval.motion.questions import Task, tasks_for
-from galago.lab.eval.motion.things import Drawn
+from galago.lab.eval.motion.questions import ClipQuestion, questions_for
+from galago.lab.eval.motion.things import DrawnClip
 from galago.lab.eval.scenes.ranges import COLORS, SHAPES
 from galago.lab.eval.score import Mark
 
@@ -34,14 +34,14 @@ _WORDS = {
 }
 
 
-def cases(seed: int, count: int) -> Iterator[tuple[Drawn, list[Task]]]:
+def cases(seed: int, count: int) -> Iterator[tuple[DrawnClip, list[ClipQuestion]]]:
     """The first `count` clips of a series with their tasks, always the same."""
     for index in range(count):
         drawn = clip_at(seed, index)
-        yield drawn, tasks_for(drawn, np.random.default_rng([seed, index, 1]))
+        yield drawn, questions_for(drawn, np.random.default_rng([seed, index, 1]))
 
 
-def judge(task: Task, answer: Answer) -> list[Mark]:
+def judge(task: ClipQuestion, answer: ModelAnswer) -> list[Mark]:
     """What an answer adds to the measures."""
     return [Mark(task.kind, float(read(str(answer), sort_of(task.text)) == read(task.text, sort_of(task.text))), 1.0)]
 

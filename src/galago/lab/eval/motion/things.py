@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.lab.eval.scenes.things import Point
 from galago.media.clip import Clip
+from galago.values import Spot
 
-Span = tuple[int, int]
+FrameSpan = tuple[int, int]
 """First and last frame."""
 
 DIRECTIONS: dict[str, tuple[int, int]] = {
@@ -28,7 +28,7 @@ FRAME_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Thing:
+class MovingObject:
     """One thing of a clip. No two of a clip share both colour and shape, and none ever hides another."""
 
     name: str
@@ -36,14 +36,14 @@ class Thing:
     color: str
     size: str
     """small, medium or large"""
-    track: tuple[Point, ...]
+    track: tuple[Spot, ...]
     """its centre in each frame, relative to the image, 0..1, origin top left; while it is outside also beyond"""
-    seen: Span
+    seen: FrameSpan
     """the frames in which any of it is in the picture: all between them"""
     direction: str = ""
     """one of DIRECTIONS; '' stands still"""
     speed: str = ""
-    moves: Span | None = None
+    moves: FrameSpan | None = None
     """from its last frame at rest to its first frame at rest again; None stands still"""
 
     @property
@@ -53,11 +53,11 @@ class Thing:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawnClip:
     """A drawn clip and what is true of it."""
 
     clip: Clip
-    things: tuple[Thing, ...]
+    things: tuple[MovingObject, ...]
     background: str
     """one of scenes' BACKGROUNDS"""
     story: str
@@ -69,10 +69,10 @@ class Drawn:
     def frames(self) -> int:
         return len(self.clip.frames)
 
-    def comes(self, thing: Thing) -> bool:
+    def comes(self, thing: MovingObject) -> bool:
         """Whether a thing is not there at first."""
         return thing.seen[0] > 0
 
-    def leaves(self, thing: Thing) -> bool:
+    def leaves(self, thing: MovingObject) -> bool:
         """Whether a thing is gone at last."""
         return thing.seen[1] < self.frames - 1

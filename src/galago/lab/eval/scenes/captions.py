@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, MORE_COLORS, MORE_SHAPES
-from galago.lab.eval.scenes.things import Scene, Thing
+from galago.lab.eval.scenes.things import Scene, SceneObject
 from galago.request import Length
 
 Fact = tuple[str, ...]
@@ -33,12 +33,12 @@ def article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def phrase_of(thing: Thing) -> str:
+def phrase_of(thing: SceneObject) -> str:
     """What a thing is called without an article: 'red circle', 'face', 'word'."""
     return f"{thing.color} {thing.name}" if thing.kind == "shape" else thing.name
 
 
-def place_of(thing: Thing) -> str:
+def place_of(thing: SceneObject) -> str:
     """Where a thing is, on a grid of three by three: 'top left' ... 'center' ... 'bottom right'."""
     column, row = (min(int(3 * v), 2) for v in thing.center)
     return PLACES[3 * row + column]
@@ -63,7 +63,7 @@ def caption_of(scene: Scene, length: str = "normal") -> str:
     return " ".join(sentences)
 
 
-def told(things: Iterable[Thing]) -> list[Thing]:
+def told(things: Iterable[SceneObject]) -> list[SceneObject]:
     """Words, faces, then shapes of one name and colour after the other; things alike from left to right.
 
     What comes next then follows from what was said last alone. From left to right throughout, whoever tells must
@@ -71,7 +71,7 @@ def told(things: Iterable[Thing]) -> list[Thing]:
     """
     kinds, names, colors = ("word", "face", "shape"), tuple(MORE_SHAPES), tuple(MORE_COLORS)
 
-    def place(t: Thing) -> tuple[int, int, int]:
+    def place(t: SceneObject) -> tuple[int, int, int]:
         if t.kind != "shape":
             return kinds.index(t.kind), 0, 0
         return kinds.index(t.kind), names.index(t.name), colors.index(t.color)
@@ -79,7 +79,7 @@ def told(things: Iterable[Thing]) -> list[Thing]:
     return sorted(things, key=place)
 
 
-def _groups(things: Iterable[Thing]) -> list[str]:
+def _groups(things: Iterable[SceneObject]) -> list[str]:
     """Things alike together, in the order of the first of each kind."""
     counts: Counter[str] = Counter(
         f'the word "{t.text}" in {t.color}' if t.kind == "word" else phrase_of(t) for t in things
@@ -97,7 +97,7 @@ def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _sentence(thing: Thing, alike: int) -> str:
+def _sentence(thing: SceneObject, alike: int) -> str:
     where = place_of(thing)
     preposition = "in" if where == "center" else "at"
     if thing.kind == "word":

@@ -18,7 +18,8 @@ from galago.lab.eval.scenes import wide
 from galago.lab.eval.scenes.paint import clutter, compress, finish, paint_background, paint_thing
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, BUNDLED, COLORS, RGB, SHAPES, SINGLE_VIEW, SIZES, WORDS, Range
 from galago.lab.eval.scenes.silhouettes import silhouette
-from galago.lab.eval.scenes.things import Box, Placed, Plan, Point, Scene, Thing, jitter, luma
+from galago.lab.eval.scenes.things import ObjectPlan, Placed, Scene, SceneObject, jitter, luma
+from galago.values import Box, Spot
 
 __all__ = [
     "BACKGROUNDS",
@@ -27,15 +28,13 @@ __all__ = [
     "SINGLE_VIEW",
     "SIZES",
     "WORDS",
-    "Box",
-    "Point",
     "Scene",
-    "Thing",
+    "SceneObject",
     "draw_scene",
     "scene_at",
 ]
 
-Planner = Callable[[np.random.Generator, tuple[int, int], str, RGB], list[Plan]]
+Planner = Callable[[np.random.Generator, tuple[int, int], str, RGB], list[ObjectPlan]]
 """What a scene of a size (width, height), background and colour of that is to hold."""
 
 _MIN_VISIBLE = 0.65
@@ -127,7 +126,7 @@ def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, 
     return (long_px, short_px) if rng.random() < 0.55 else (short_px, long_px)
 
 
-def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, base: RGB) -> list[Plan]:
+def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, base: RGB) -> list[ObjectPlan]:
     """What the scene is to hold; words and faces first, since they need the most room."""
     mode = rng.random()
     short = min(size)
@@ -151,7 +150,7 @@ def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, ba
     for _ in range(faces):
         top = 0.55 if crowd < 2 else 0.42
         low = 0.28 if short >= 90 else 0.34
-        plans.append(Plan("face", "face", "", "large", float(rng.uniform(low, top))))
+        plans.append(ObjectPlan("face", "face", "", "large", float(rng.uniform(low, top))))
     count = len(names) + 2 * faces + words
     weights = (0.3, 0.4, 0.3) if count <= 2 else (0.35, 0.45, 0.2)
     if count > 4:
@@ -159,7 +158,7 @@ def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, ba
     for color, name in names:
         label = _pick(rng, tuple(SIZES), weights)
         extent = max(float(rng.uniform(*SIZES[label])), 11.2 / short)  # 11 px: still recognisable
-        plans.append(Plan("shape", name, color, label, extent))
+        plans.append(ObjectPlan("shape", name, color, label, extent))
     return plans
 
 
@@ -189,14 +188,14 @@ def _shape_names(rng: np.random.Generator) -> list[tuple[str, str]]:
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _word_plan(rng: np.random.Generator, short: int, base: RGB) -> Plan:
+def _word_plan(rng: np.random.Generator, short: int, base: RGB) -> ObjectPlan:
     text = _one(rng, WORDS)
     text = text.upper() if rng.random() < 0.5 else text
     inks = tuple(c for c, rgb in COLORS.items() if abs(luma(rgb) - luma(base)) > 70)
     inks = inks or tuple(c for c, rgb in COLORS.items() if abs(luma(rgb) - luma(base)) > 45)
     height = max(float(rng.uniform(0.13, 0.26)), 10.5 / short)
     size = "small" if height < 0.17 else "medium" if height < 0.22 else "large"
-    return Plan("word", "word", _one(rng, inks), size, height, text)
+    return ObjectPlan("word", "word", _one(rng, inks), size, height, text)
 
 
 # --- placing --------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def _word_plan(rng: np.random.Generator, short: int, base: RGB) -> Plan:
 
 def _place(
     rng: np.random.Generator,
-    plan: Plan,
+    plan: ObjectPlan,
     placed: list[Placed],
     ids: np.ndarray,
     short: int,
@@ -234,7 +233,7 @@ def _place(
 
 
 def _nest(
-    plan: Plan, placed: list[Placed], ids: np.ndarray, mask: Image.Image, solid: np.ndarray, local: list[Point]
+    plan: ObjectPlan, placed: list[Placed], ids: np.ndarray, mask: Image.Image, solid: np.ndarray, local: list[Spot]
 ) -> Placed | None:
     """In the middle of the thing before it, with some of that showing on every side; None when it is too small."""
     host = placed[-1] if placed else None
@@ -253,7 +252,7 @@ def _touch(p: Placed, x: int, y: int, w: int, h: int, gap: int) -> bool:
     return x < p.x + pw + gap and p.x < x + w + gap and y < p.y + ph + gap and p.y < y + h + gap
 
 
-def _may_cover(new: Plan, old: Plan) -> bool:
+def _may_cover(new: ObjectPlan, old: ObjectPlan) -> bool:
     # Two things of one colour would melt into each other.
     return new.kind == old.kind == "shape" and new.color != old.color
 
@@ -266,10 +265,10 @@ def _stays_visible(number: int, old: Placed, ids: np.ndarray, window: np.ndarray
     return bool(seen - lost >= (_MIN_VISIBLE + 0.03) * np.count_nonzero(old.solid))
 
 
-def _thing(p: Placed, width: int, height: int) -> Thing:
+def _thing(p: Placed, width: int, height: int) -> SceneObject:
     x0, y0, w, h = _spread(p, width, height)
     host = _spread(p.host, width, height) if p.host else None
-    return Thing(
+    return SceneObject(
         kind=p.plan.kind,
         name=p.plan.name,
         color=p.plan.color,
@@ -290,7 +289,7 @@ def _spread(p: Placed, width: int, height: int) -> Box:
     return p.x / (2 * width), p.y / (2 * height), p.mask.width / (2 * width), p.mask.height / (2 * height)
 
 
-def _gaze(rng: np.random.Generator, eye: Point, things: Sequence[Thing]) -> Point | None:
+def _gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject]) -> Spot | None:
     chance = rng.random()
     if chance < 0.1:
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from galago.lab.eval.scenes.ranges import MORE_COLORS, RGB
-from galago.lab.eval.scenes.things import Placed, Thing, jitter, luma
+from galago.lab.eval.scenes.things import Placed, SceneObject, jitter, luma
 
 _SKINS: tuple[RGB, ...] = ((250, 216, 188), (228, 184, 146), (172, 118, 80), (108, 72, 48))
 _HAIR: tuple[RGB, ...] = ((34, 28, 26), (84, 52, 30), (150, 150, 152))
@@ -48,7 +48,7 @@ def paint_thing(
     rng: np.random.Generator,
     canvas: Image.Image,
     one: Placed,
-    thing: Thing,
+    thing: SceneObject,
     base: RGB,
     outlined: bool,
     *,
@@ -95,7 +95,7 @@ def _textured(color: RGB, texture: str, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.where(marked[..., None], np.array(mixed), np.array(color)).astype(np.uint8))
 
 
-def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thing: Thing, turn: float) -> None:
+def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thing: SceneObject, turn: float) -> None:
     """`turn`: how far the features move towards what is looked at, in widths of the head."""
     w, h = one.mask.size
     x, y = one.x, one.y

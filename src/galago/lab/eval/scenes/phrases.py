@@ -10,7 +10,7 @@ import numpy as np
 
 from galago.lab.eval.scenes.captions import phrase_of
 from galago.lab.eval.scenes.ranges import MORE_COLORS, SHADED, SHADES, TEXTURES
-from galago.lab.eval.scenes.things import Scene, Thing
+from galago.lab.eval.scenes.things import Scene, SceneObject
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def one_of(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def meant_by(phrase: str, things: Sequence[Thing]) -> list[Thing]:
+def meant_by(phrase: str, things: Sequence[SceneObject]) -> list[SceneObject]:
     """The things a singular phrase means.
 
     'red circle', 'circle', 'face', 'word' or 'text' are plain; 'shape' is any shape, 'red' or
@@ -105,7 +105,7 @@ def absent_phrase(scene: Scene, rng: np.random.Generator, *, plain: bool = False
     return one_of(rng, missing or other_names)
 
 
-def _plain_miss(shapes: list[Thing], rng: np.random.Generator) -> str:
+def _plain_miss(shapes: list[SceneObject], rng: np.random.Generator) -> str:
     """A shape of the scene in a texture or shade that none like it has."""
     thing = one_of(rng, shapes)
     if thing.color in SHADED and rng.random() < 0.5:
@@ -115,7 +115,7 @@ def _plain_miss(shapes: list[Thing], rng: np.random.Generator) -> str:
     return one_of(rng, [p for p in phrases if not meant_by(p, shapes)] or [f"{TEXTURES[0]} word"])
 
 
-def unique_phrases(scene: Scene) -> list[tuple[str, Thing]]:
+def unique_phrases(scene: Scene) -> list[tuple[str, SceneObject]]:
     """Things that one phrase names alone: 'circle' when it is the only one, else 'red circle'."""
     names = Counter(t.name for t in scene.things)
     phrases = Counter(phrase_of(t) for t in scene.things)

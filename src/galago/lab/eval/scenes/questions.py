@@ -9,12 +9,13 @@ import numpy as np
 
 from galago.lab.eval.scenes.captions import article, caption_of, phrase_of, plural
 from galago.lab.eval.scenes.phrases import absent_phrase, meant_by, one_of, phrases_for, unique_phrases, vague_colors
+from galago.lab.eval.scenes.question import SceneQuestion, query
 from galago.lab.eval.scenes.ranges import MORE_COLORS
-from galago.lab.eval.scenes.task import Task, query
-from galago.lab.eval.scenes.things import Box, Point, Scene, Thing
+from galago.lab.eval.scenes.things import Scene, SceneObject
+from galago.values import Box, Spot
 
 
-def ask_color(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_color(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     by_name: dict[str, set[str]] = {}
     for t in scene.things:
         if t.kind in ("shape", "word"):
@@ -33,7 +34,7 @@ def ask_color(scene: Scene, rng: np.random.Generator) -> Task | None:
                   x=plural(name) if several else name)  # fmt: skip
 
 
-def ask_shape(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_shape(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     by_color: dict[str, list[str]] = {}
     for t in scene.things:
         if t.kind == "shape":
@@ -51,7 +52,7 @@ def ask_shape(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "shape", templates, by_color[color][0], x=color)
 
 
-def ask_presence(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_presence(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     present = [p for p in phrases_for(scene) if p not in MORE_COLORS and p not in ("object", "shape")]
     answer = rng.random() < 0.52  # few phrases are true of a small scene, and none comes twice
     if answer and not present:
@@ -75,9 +76,9 @@ _COUNT = (
 )  # fmt: skip
 
 
-def _counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, list[Thing]] | None:
+def _counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, list[SceneObject]] | None:
     """A phrase to count, chosen so that all numbers come about equally often."""
-    by_count: dict[int, list[tuple[str, list[Thing]]]] = {}
+    by_count: dict[int, list[tuple[str, list[SceneObject]]]] = {}
     for phrase in phrases_for(scene):
         if phrase not in MORE_COLORS and phrase != "text":
             things = meant_by(phrase, scene.things)
@@ -93,14 +94,14 @@ def _counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, l
     return one_of(rng, by_count[number])
 
 
-def ask_count(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     found = _counted(scene, rng, 0)
     if found is None:
         return None
     return query(rng, "count", _COUNT, str(len(found[1])), x=plural(found[0]))
 
 
-def ask_reason(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_reason(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     found = _counted(scene, rng, 1)
     if found is None:
         return None
@@ -120,7 +121,7 @@ _OPPOSITE = {
 _MARGIN = 0.15
 
 
-def ask_relation(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     unique = unique_phrases(scene)
     if len(unique) < 2:
         return None
@@ -142,7 +143,9 @@ def ask_relation(scene: Scene, rng: np.random.Generator) -> Task | None:
     return None
 
 
-def _what_is_beside(scene: Scene, rng: np.random.Generator, unique: list[tuple[str, Thing]]) -> Task | None:
+def _what_is_beside(
+    scene: Scene, rng: np.random.Generator, unique: list[tuple[str, SceneObject]]
+) -> SceneQuestion | None:
     for _ in range(8):
         phrase, anchor = one_of(rng, unique)
         side = one_of(rng, tuple(_SIDES))
@@ -158,7 +161,7 @@ def _what_is_beside(scene: Scene, rng: np.random.Generator, unique: list[tuple[s
     return None
 
 
-def ask_size(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_size(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     shapes = [t for t in scene.things if t.kind == "shape"]
     if len(shapes) < 2:
         return None
@@ -176,13 +179,13 @@ def ask_size(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "size", templates, extents[0][1])
 
 
-def _extent(scene: Scene, thing: Thing) -> float:
+def _extent(scene: Scene, thing: SceneObject) -> float:
     """The longest side in pixels."""
     x0, y0, x1, y1 = thing.box
     return max((x1 - x0) * scene.image.width, (y1 - y0) * scene.image.height)
 
 
-def ask_read(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_read(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     words = [t for t in scene.things if t.kind == "word"]
     if len(words) != 1:
         return None
@@ -193,7 +196,7 @@ def ask_read(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "read", templates, words[0].text, spelt=True)
 
 
-def looking(scene: Scene, face: Thing) -> str | None:
+def looking(scene: Scene, face: SceneObject) -> str | None:
     """'left', 'right', 'up', 'down' or 'forward'; None between the axes (over 25 degrees off)."""
     if face.eye is None or face.gaze is None:
         return None if face.eye is None else "forward"
@@ -206,7 +209,7 @@ def looking(scene: Scene, face: Thing) -> str | None:
     return "down" if dy > 0 else "up"
 
 
-def ask_face(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_face(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     faces = [t for t in scene.things if t.kind == "face"]
     answer = looking(scene, faces[0]) if len(faces) == 1 else None
     if answer is None:
@@ -219,7 +222,7 @@ def ask_face(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "face", templates, answer)
 
 
-def ask_background(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_background(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     templates = (
         "What color is the background?", "What is the background color?",
         "Which color does the background have?", "Tell me the color of the background.",
@@ -227,7 +230,7 @@ def ask_background(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "background", templates, scene.background)
 
 
-def ask_describe(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_describe(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     templates = (
         "Describe this image.", "What is in the picture?", "What do you see?",
         "What is shown in the image?", "Describe the picture.", "What does the image show?",
@@ -235,12 +238,12 @@ def ask_describe(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "describe", templates, caption_of(scene, "normal"))
 
 
-def ask_refer(scene: Scene, rng: np.random.Generator) -> Task | None:
+def ask_refer(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     if not scene.things:
         return None
     i = int(rng.integers(len(scene.things)))
     thing = scene.things[i]
-    ref: Point | Box = thing.box if rng.random() < 0.4 else _inside(scene, rng, i)
+    ref: Spot | Box = thing.box if rng.random() < 0.4 else _inside(scene, rng, i)
     asks = [(("What is this?", "What is here?", "Name this object.", "What is at this place?"),
              phrase_of(thing))]  # fmt: skip
     if thing.kind == "shape":
@@ -257,7 +260,7 @@ def ask_refer(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "refer", templates, answer, refs=(ref,), spelt=answer == thing.text)
 
 
-def _inside(scene: Scene, rng: np.random.Generator, i: int) -> Point:
+def _inside(scene: Scene, rng: np.random.Generator, i: int) -> Spot:
     """A visible point of things[i]: of a few at random the one nearest to the centre."""
     ys, xs = np.nonzero(scene.ids == i + 1)
     height, width = scene.ids.shape
@@ -266,8 +269,8 @@ def _inside(scene: Scene, rng: np.random.Generator, i: int) -> Point:
     return min(points, key=lambda p: math.dist(p, scene.things[i].center))
 
 
-Maker = Callable[[Scene, np.random.Generator], Task | None]
-WEIGHTED: tuple[tuple[Maker, float], ...] = (
+SceneAsker = Callable[[Scene, np.random.Generator], SceneQuestion | None]
+WEIGHTED: tuple[tuple[SceneAsker, float], ...] = (
     (ask_color, 2.0), (ask_shape, 2.0), (ask_presence, 2.6), (ask_count, 3.2), (ask_relation, 2.6),
     (ask_size, 1.0), (ask_read, 2.5), (ask_face, 3.5), (ask_background, 0.6), (ask_describe, 0.8),
     (ask_refer, 2.4), (ask_reason, 0.8),

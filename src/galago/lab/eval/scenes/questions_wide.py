@@ -9,9 +9,9 @@ import numpy as np
 from galago.lab.eval.scenes import questions as q
 from galago.lab.eval.scenes.captions import phrase_of
 from galago.lab.eval.scenes.phrases import one_of, unique_phrases
+from galago.lab.eval.scenes.question import SceneQuestion, query
 from galago.lab.eval.scenes.ranges import TEXTURES
-from galago.lab.eval.scenes.task import Task, query
-from galago.lab.eval.scenes.things import Scene, Thing
+from galago.lab.eval.scenes.things import Scene, SceneObject
 
 _FRAMES = (
     "In this image, {lower}", "Look at the picture. {whole}", "{whole} Answer briefly.",
@@ -19,7 +19,7 @@ _FRAMES = (
 )  # fmt: skip
 
 
-def reworded(task: Task, rng: np.random.Generator) -> Task:
+def reworded(task: SceneQuestion, rng: np.random.Generator) -> SceneQuestion:
     """The task, at times with its question in a frame as people and programs write it."""
     if task.kind == "describe" or rng.random() < 0.8:
         return task
@@ -27,7 +27,7 @@ def reworded(task: Task, rng: np.random.Generator) -> Task:
     return replace(task, question=one_of(rng, _FRAMES).format(whole=whole, lower=whole[0].lower() + whole[1:]))
 
 
-def _inside(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _inside(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     unique = [(phrase, t) for phrase, t in unique_phrases(scene) if t.kind == "shape"]
     held = [(a, b) for a in unique for b in unique if a[1].host == b[1].box]
     if held and rng.random() < 0.4:
@@ -52,12 +52,12 @@ def _inside(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "relation", asked, "no", a=a, b=b)
 
 
-def _apart(a: Thing, b: Thing) -> bool:
+def _apart(a: SceneObject, b: SceneObject) -> bool:
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box, b.box
     return ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0
 
 
-def _shade(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _shade(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     shaded = [(phrase, t) for phrase, t in unique_phrases(scene) if t.shade]
     if not shaded:
         return None
@@ -70,7 +70,7 @@ def _shade(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "shade", templates, thing.shade, x=phrase)
 
 
-def _texture(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _texture(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     unique = unique_phrases(scene)
     textured = [(phrase, t) for phrase, t in unique if t.texture]
     if not textured:
@@ -87,7 +87,7 @@ def _texture(scene: Scene, rng: np.random.Generator) -> Task | None:
 _PLACES = ("first", "second", "third", "last")
 
 
-def _letter(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _letter(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     words = [t for t in scene.things if t.kind == "word"]
     if len(words) != 1:
         return None
@@ -102,13 +102,13 @@ def _letter(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "letter", templates, text[at], spelt=True, n=place, x=noun)
 
 
-def _face(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _face(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     task = q.ask_face(scene, rng)
     # Looks between the axes have no answer, those at the viewer always do.
     return None if task and task.text == "forward" and rng.random() < 0.75 else task
 
 
-def _look(scene: Scene, rng: np.random.Generator) -> Task | None:
+def _look(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     faces = [t for t in scene.things if t.kind == "face"]
     if len(faces) != 1 or len(scene.things) < 3:
         return None
@@ -123,7 +123,7 @@ def _look(scene: Scene, rng: np.random.Generator) -> Task | None:
     return query(rng, "look", templates, phrase_of(seen[0]) if seen else "the viewer")
 
 
-WIDE_WEIGHTED: tuple[tuple[q.Maker, float], ...] = (
+WIDE_WEIGHTED: tuple[tuple[q.SceneAsker, float], ...] = (
     (q.ask_color, 1.8), (q.ask_shape, 1.6), (q.ask_presence, 2.4), (q.ask_count, 3.4), (q.ask_relation, 2.2),
     (_inside, 6.0), (q.ask_size, 0.8), (q.ask_read, 3.5), (_letter, 3.5), (_face, 3.0), (_look, 3.0),
     (_shade, 3.0), (_texture, 1.6), (q.ask_background, 0.6), (q.ask_describe, 0.6), (q.ask_refer, 2.2),

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from galago.lab.eval.case import Answer
+from galago.lab.eval.case import ModelAnswer
 from galago.lab.eval.places import clamp, gaze_right, matched_boxes, matched_points
 from galago.lab.eval.scenes.captions import common_facts, parse_caption
 from galago.lab.eval.scenes.draw import SINGLE_VIEW, Scene, scene_at
+from galago.lab.eval.scenes.question_mix import SceneQuestion, questions_for
 from galago.lab.eval.scenes.ranges import BUNDLED, Range
-from galago.lab.eval.scenes.tasks import Task, tasks_for
 from galago.lab.eval.score import Mark
 from galago.request import Caption, Detect, DetectGaze, Point, Query, Skill
 
@@ -23,14 +23,14 @@ MEASURES = (
 )  # fmt: skip
 
 
-def cases(seed: int, count: int, of: Range = BUNDLED) -> Iterator[tuple[Scene, list[Task]]]:
+def cases(seed: int, count: int, of: Range = BUNDLED) -> Iterator[tuple[Scene, list[SceneQuestion]]]:
     """The first `count` scenes of a series with their tasks, always the same."""
     for index in range(count):
         scene = scene_at(seed, index, of)
-        yield scene, tasks_for(scene, np.random.default_rng([seed, index, 1]))
+        yield scene, questions_for(scene, np.random.default_rng([seed, index, 1]))
 
 
-def skill_of(task: Task) -> Skill:
+def skill_of(task: SceneQuestion) -> Skill:
     """What a task about a drawn scene asks the engine for."""
     match task.skill:
         case "caption":
@@ -44,7 +44,7 @@ def skill_of(task: Task) -> Skill:
     return Query(task.question, reasoning=task.kind == "reason", spatial_refs=task.refs)
 
 
-def judge(scene: Scene, task: Task, answer: Answer) -> list[Mark]:
+def judge(scene: Scene, task: SceneQuestion, answer: ModelAnswer) -> list[Mark]:
     """What an answer adds to the measures."""
     if isinstance(answer, str):
         return _judge_text(task, answer)
@@ -67,7 +67,7 @@ def judge(scene: Scene, task: Task, answer: Answer) -> list[Mark]:
     return marks
 
 
-def _judge_text(task: Task, answer: str) -> list[Mark]:
+def _judge_text(task: SceneQuestion, answer: str) -> list[Mark]:
     if task.kind in ("caption", "describe"):
         # The grammar reads its own captions back without loss, so the true text has the facts.
         stated, true = parse_caption(answer), parse_caption(task.text)

@@ -8,7 +8,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from galago.lab.eval.scenes.things import Plan, Point
+from galago.lab.eval.scenes.things import ObjectPlan
+from galago.values import Spot
 
 _TURNS = {  # degrees either way within which a shape keeps its name
     "circle": 0, "ring": 0, "square": 20, "triangle": 60, "star": 36, "diamond": 12, "cross": 20, "heart": 25,
@@ -17,8 +18,8 @@ _TURNS = {  # degrees either way within which a shape keeps its name
 
 
 def silhouette(
-    rng: np.random.Generator, plan: Plan, short: int, room: int, *, turned: bool = False
-) -> tuple[Image.Image, list[Point]]:
+    rng: np.random.Generator, plan: ObjectPlan, short: int, room: int, *, turned: bool = False
+) -> tuple[Image.Image, list[Spot]]:
     """The plan's silhouette, cropped tight; in the same pixels a shape's polygon, or where letters end.
 
     With `turned`, shapes are turned as far as they keep their names; else they are tilted a little.
@@ -94,7 +95,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _word_mask(plan: Plan, short: int, room: int, *, bold: bool) -> tuple[Image.Image, list[Point]]:
+def _word_mask(plan: ObjectPlan, short: int, room: int, *, bold: bool) -> tuple[Image.Image, list[Spot]]:
     # Capitals are about 0.72 of the font size; small letters get a little more.
     size = plan.extent * short / 0.72 * (1.0 if plan.text.isupper() else 1.15)
     while True:

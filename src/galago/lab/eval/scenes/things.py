@@ -8,24 +8,22 @@ import numpy as np
 from PIL import Image
 
 from galago.lab.eval.scenes.ranges import RGB, V1, Range
-
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
+from galago.values import Box, Spot
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One drawn thing; all coordinates are relative to the image, 0..1, origin top left."""
 
     kind: str  # 'shape', 'face' or 'word'
     name: str  # one of the range's shapes, 'face' or 'word'
     color: str  # of shapes: fill; of words: ink; of faces: ''
     box: Box  # x_min, y_min, x_max, y_max around the drawn pixels, hidden ones included
-    center: Point  # of the box
+    center: Spot  # of the box
     size: str  # 'small', 'medium' or 'large'
     text: str = ""  # of words: as written
-    eye: Point | None = None  # of faces: the point between the eyes
-    gaze: Point | None = None  # of faces: the point looked at; None looks at the viewer
+    eye: Spot | None = None  # of faces: the point between the eyes
+    gaze: Spot | None = None  # of faces: the point looked at; None looks at the viewer
     shade: str = ""  # one of SHADES; '' is neither
     texture: str = ""  # one of TEXTURES; '' is plain
     host: Box | None = None  # of the shape that this one is drawn inside of
@@ -37,14 +35,14 @@ class Scene:
     """A drawn picture and what is in it."""
 
     image: Image.Image  # RGB
-    things: tuple[Thing, ...]  # left to right by centre x, then y
+    things: tuple[SceneObject, ...]  # left to right by centre x, then y
     background: str  # one of BACKGROUNDS
     ids: np.ndarray  # [H, W] uint8: 0 background, i + 1 where things[i] is on top
     range: Range = V1
 
 
 @dataclass(frozen=True)
-class Plan:
+class ObjectPlan:
     """What is to be drawn, before it has a place."""
 
     kind: str
@@ -62,12 +60,12 @@ class Plan:
 class Placed:
     """A plan with its mask [h, w] (L image) at (x, y) of the double-size canvas."""
 
-    plan: Plan
+    plan: ObjectPlan
     x: int
     y: int
     mask: Image.Image
     solid: np.ndarray  # [h, w] bool
-    outline: list[Point]  # on the canvas; shapes: polygon; words: where each letter ends
+    outline: list[Spot]  # on the canvas; shapes: polygon; words: where each letter ends
     host: Placed | None = None
 
 

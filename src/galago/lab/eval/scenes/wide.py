@@ -9,7 +9,8 @@ import numpy as np
 
 from galago.lab.eval.scenes.ranges import MORE_COLORS, MORE_SHAPES, MORE_WORDS, RGB, SHADED, SHADES, SIZES, TEXTURES
 from galago.lab.eval.scenes.ranges import SINGLE_VIEW as SINGLE
-from galago.lab.eval.scenes.things import Plan, Point, Thing, luma
+from galago.lab.eval.scenes.things import ObjectPlan, SceneObject, luma
+from galago.values import Spot
 
 HOSTS = ("circle", "square", "hexagon", "ring")
 """Shapes that have room for another in their middle."""
@@ -46,14 +47,14 @@ def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
 # --- plans ------------------------------------------------------------------------------------
 
 
-def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[Plan]:
+def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """What the scene is to hold; words and faces first, since they need the most room."""
     mode = rng.random()
     if mode < 0.01:
         return []
     short, ratio = min(size), max(size) / min(size)
     colors = _clear_colors(background)
-    out: list[Plan] = []
+    out: list[ObjectPlan] = []
     if mode < 0.25:
         extra = int(rng.integers(4))
         words = 1 + int(rng.random() < 0.12)
@@ -63,7 +64,7 @@ def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base
         faces = 1 + int(rng.random() < 0.12)
         extra = 1 + int(rng.integers(4))
         low, high = (0.36, 0.56) if extra + faces < 4 else (0.3, 0.42)
-        out = [Plan("face", "face", "", "large", float(rng.uniform(low, high))) for _ in range(faces)]
+        out = [ObjectPlan("face", "face", "", "large", float(rng.uniform(low, high))) for _ in range(faces)]
         if rng.random() < 0.1:
             out.append(_word(rng, short, base, False))
         out += _shapes(rng, _free(rng, colors, extra), short, ratio, extra + 2, base)
@@ -77,13 +78,13 @@ def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base
     return out
 
 
-def crowd(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[Plan]:
+def crowd(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """Five to nine shapes of any name and colour, nearly all of them small: what is hardest to see."""
     names = _free(rng, _clear_colors(background), 5 + int(rng.integers(5)))
     return _shapes(rng, names, min(size), max(size) / min(size), len(names), base)
 
 
-def groups(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[Plan]:
+def groups(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """Two to nine shapes of one to three kinds that share names or colours: what captions tell together."""
     colors, names = (rng.choice(items, 2, replace=False) for items in (_clear_colors(background), MORE_SHAPES))
     kinds = [(str(c), str(n)) for c, n in rng.permutation([(c, n) for c in colors for n in names])]
@@ -127,7 +128,7 @@ def _alike(rng: np.random.Generator, colors: Sequence[str]) -> list[tuple[str, s
 
 def _shapes(
     rng: np.random.Generator, names: list[tuple[str, str]], short: int, ratio: float, crowd: int, base: RGB
-) -> list[Plan]:
+) -> list[ObjectPlan]:
     weights = (0.25, 0.4, 0.35) if crowd <= 2 else (0.35, 0.45, 0.2)
     if crowd > 4:
         weights = (0.55, 0.4, 0.05) if crowd <= 6 else (0.94, 0.06, 0.0)
@@ -138,7 +139,7 @@ def _shapes(
         size = tuple(SIZES)[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
         extent = max(float(rng.uniform(*SIZES[size])), 11.2 / short)  # 11 px: still recognisable
         shade, texture = _finery(rng, color, size, base)
-        out.append(Plan("shape", name, color, size, extent, shade=shade, texture=texture))
+        out.append(ObjectPlan("shape", name, color, size, extent, shade=shade, texture=texture))
     return out
 
 
@@ -152,21 +153,21 @@ def _finery(rng: np.random.Generator, color: str, size: str, base: RGB) -> tuple
     return "", ""
 
 
-def _nested(rng: np.random.Generator, colors: Sequence[str]) -> list[Plan]:
+def _nested(rng: np.random.Generator, colors: Sequence[str]) -> list[ObjectPlan]:
     out = []
     for _ in range(1 + int(rng.random() < 0.35)):
         outer, inner = (str(v) for v in rng.choice(colors, 2, replace=False))
         extent = float(rng.uniform(0.38, 0.5))
-        out.append(Plan("shape", _one(rng, HOSTS), outer, "large", extent))
+        out.append(ObjectPlan("shape", _one(rng, HOSTS), outer, "large", extent))
         if rng.random() < 0.75:
             # A tilted square reaches further than the inside of a circle.
             small = float(rng.uniform(SIZES["small"][0], min(SIZES["small"][1], 0.44 * extent)))
             name = _one(rng, [s for s in MORE_SHAPES if s != "ring"])
-            out.append(Plan("shape", name, inner, "small", small, inside=True))
+            out.append(ObjectPlan("shape", name, inner, "small", small, inside=True))
     return out
 
 
-def _word(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> Plan:
+def _word(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> ObjectPlan:
     """A word, a number or letters without sense; large, since a letter should fill a patch."""
     chance = rng.random()
     if chance < 0.52:
@@ -181,13 +182,13 @@ def _word(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> Plan:
     inks = inks or tuple(c for c, rgb in MORE_COLORS.items() if abs(luma(rgb) - luma(base)) > 45)
     height = max(float(rng.uniform(0.2, 0.36) if alone else rng.uniform(0.17, 0.27)), 11 / short)
     size = "small" if height < 0.2 else "medium" if height < 0.27 else "large"
-    return Plan("word", "word", _one(rng, inks), size, height, text)
+    return ObjectPlan("word", "word", _one(rng, inks), size, height, text)
 
 
 # --- looks ------------------------------------------------------------------------------------
 
 
-def gaze(rng: np.random.Generator, eye: Point, things: Sequence[Thing], *, size: tuple[int, int]) -> Point | None:
+def gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject], *, size: tuple[int, int]) -> Spot | None:
     """The middle of a thing that lies alone in its direction, so that a look tells what is looked at."""
     if rng.random() < 0.12:
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.lab.eval.answers import relaxed
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, find, read_json
 from galago.lab.eval.score import Mark
 from galago.request import Query
@@ -34,7 +34,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     return drawn(rows, count, seed, case)
 
 
-def judge(split: str, true: str, answer: Answer) -> list[Mark]:
+def judge(split: str, true: str, answer: ModelAnswer) -> list[Mark]:
     right = float(relaxed(str(answer), true))
     return [Mark("relaxed", right, 1.0), Mark(split, right, 1.0)]
 

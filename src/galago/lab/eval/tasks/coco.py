@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from galago.errors import InvalidRequest
-from galago.lab.eval.case import Answer, Case, Cases, Record, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Record, Task
 from galago.lab.eval.files import drawn, find, read_json
 from galago.lab.eval.places import clamp, matched_boxes
 from galago.lab.eval.score import Mark, Score
@@ -58,7 +58,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     return drawn(found["images"], count, seed, case)
 
 
-def judge(truth: dict[str, Any], answer: Answer) -> list[Mark]:
+def judge(truth: dict[str, Any], answer: ModelAnswer) -> list[Mark]:
     """Boxes matched at an overlap of half, one to one; crowds are left out."""
     width, height = truth["size"]
     true: list[Box] = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from galago.errors import InvalidRequest
 from galago.lab.eval.answers import normalized
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, read_lines
 from galago.lab.eval.score import Mark
 from galago.request import Query
@@ -41,7 +41,7 @@ def _rows(data: Path) -> list[dict[str, Any]]:
     raise InvalidRequest(f"{data} has no metadata.jsonl or metadata.csv; {EXPORT}", "data")
 
 
-def judge(number: int, answer: Answer) -> list[Mark]:
+def judge(number: int, answer: ModelAnswer) -> list[Mark]:
     return [Mark("accuracy", float(normalized(str(answer)) == str(number)), 1.0)]
 
 

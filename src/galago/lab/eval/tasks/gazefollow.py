@@ -5,7 +5,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, find
 from galago.lab.eval.score import Mark
 from galago.request import DetectGaze
@@ -38,7 +38,7 @@ def _spot(values: list[str]) -> Spot:
     return x, y
 
 
-def judge(targets: list[Spot], answer: Answer) -> list[Mark]:
+def judge(targets: list[Spot], answer: ModelAnswer) -> list[Mark]:
     """Distances in parts of the image's sides. The area under the curve would take a map, not a point.
 
     Everybody in this set looks at something within the image. Where the model says otherwise, that is not

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.lab.eval.answers import says_yes
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, find, read_lines
 from galago.lab.eval.score import Mark
 from galago.request import Query
@@ -32,7 +32,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     return drawn(rows, count, seed, case)
 
 
-def judge(split: str, true: bool, answer: Answer) -> list[Mark]:
+def judge(split: str, true: bool, answer: ModelAnswer) -> list[Mark]:
     yes = says_yes(str(answer))
     both = float(yes and true)
     marks = []

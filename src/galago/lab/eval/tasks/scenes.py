@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from galago.lab.eval.case import Case, Cases, Task
+from galago.lab.eval.scenes.question_mix import SceneQuestion
 from galago.lab.eval.scenes.ranges import BUNDLED, RANGES, Range
 from galago.lab.eval.scenes.score import MEASURES, judge, skill_of
 from galago.lab.eval.scenes.score import cases as scenes
-from galago.lab.eval.scenes.tasks import Task as SceneTask
 
 COUNT = 500
 """Scenes where no number is given."""
@@ -20,7 +20,7 @@ def cases(
     count: int | None,
     seed: int,
     of: Range = BUNDLED,
-    wanted: Callable[[int, SceneTask], bool] = lambda place, task: True,
+    wanted: Callable[[int, SceneQuestion], bool] = lambda place, task: True,
 ) -> Cases:
     """The first `count` scenes of a series, and those of their tasks that are wanted of the scene at a place."""
     count = COUNT if count is None else count
@@ -35,7 +35,7 @@ def cases(
     return Cases(count, each())
 
 
-def _truth(task: SceneTask) -> Any:
+def _truth(task: SceneQuestion) -> Any:
     if task.skill == "gaze":
         return task.points
     return task.boxes if task.skill in ("detect", "point") else task.text

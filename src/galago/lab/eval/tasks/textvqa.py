@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.lab.eval.answers import textvqa_accuracy
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, find, read_json
 from galago.lab.eval.score import Mark
 from galago.request import Query
@@ -32,7 +32,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     return drawn(rows, count, seed, case)
 
 
-def judge(people: list[str], answer: Answer) -> list[Mark]:
+def judge(people: list[str], answer: ModelAnswer) -> list[Mark]:
     return [Mark("accuracy", textvqa_accuracy(str(answer), people), 1.0)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from galago.lab.eval.answers import vqa_accuracy
-from galago.lab.eval.case import Answer, Case, Cases, Task
+from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
 from galago.lab.eval.files import drawn, find, read_json
 from galago.lab.eval.score import Mark
 from galago.request import Query
@@ -31,7 +31,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     return drawn(questions["questions"], count, seed, case)
 
 
-def judge(kind: str, people: list[str], answer: Answer) -> list[Mark]:
+def judge(kind: str, people: list[str], answer: ModelAnswer) -> list[Mark]:
     accuracy = vqa_accuracy(str(answer), people)
     return [Mark("accuracy", accuracy, 1.0), Mark(kind, accuracy, 1.0)]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from galago.lab.eval.scenes.phrases import one_of
-from galago.lab.eval.scenes.things import Box, Point
 from galago.request import Length
+from galago.values import Box, Spot
 
 
 @dataclass(frozen=True)
-class Task:
+class SceneQuestion:
     """One thing to ask about a scene; coordinates are relative to the image, 0..1."""
 
     skill: str  # 'caption', 'query', 'detect', 'point' or 'gaze'
@@ -21,12 +21,12 @@ class Task:
     length: Length = "normal"  # caption
     question: str = ""  # query
     object: str = ""  # detect, point
-    eye: Point | None = None  # gaze
-    refs: tuple[Point | Box, ...] = ()  # query: points (x, y), boxes (x0, y0, x1, y1)
+    eye: Spot | None = None  # gaze
+    refs: tuple[Spot | Box, ...] = ()  # query: points (x, y), boxes (x0, y0, x1, y1)
     text: str = ""  # the true answer or caption
     boxes: tuple[Box, ...] = ()  # detect, point: in the order of scene.things
-    points: tuple[Point, ...] = ()  # point: centres in that order; gaze: none or one
-    reasoning: tuple[tuple[str, Point], ...] = ()  # kind 'reason': (step, where), left to right
+    points: tuple[Spot, ...] = ()  # point: centres in that order; gaze: none or one
+    reasoning: tuple[tuple[str, Spot], ...] = ()  # kind 'reason': (step, where), left to right
     spelt: bool = False  # the answer stands in the picture, letter by letter
 
 
@@ -35,11 +35,11 @@ def query(
     kind: str,
     templates: Sequence[str],
     answer: str,
-    refs: tuple[Point | Box, ...] = (),
-    reasoning: tuple[tuple[str, Point], ...] = (),
+    refs: tuple[Spot | Box, ...] = (),
+    reasoning: tuple[tuple[str, Spot], ...] = (),
     spelt: bool = False,
     **fields: str,
-) -> Task:
+) -> SceneQuestion:
     """A question in one of the templates, now and then typed carelessly."""
     question = one_of(rng, templates).format(**fields)
     if "color" in question and rng.random() < 0.3:
@@ -48,4 +48,4 @@ def query(
         question = question.rstrip("?.")
     if rng.random() < 0.08:
         question = question[0].lower() + question[1:]
-    return Task("query", kind, question=question, text=answer, refs=refs, reasoning=reasoning, spelt=spelt)
+    return SceneQuestion("query", kind, question=question, text=answer, refs=refs, reasoning=reasoning, spelt=spelt)

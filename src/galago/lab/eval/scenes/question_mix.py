@@ -6,24 +6,26 @@ import numpy as np
 
 from galago.lab.eval.scenes.captions import LENGTHS, caption_of, common_facts, facts_of, parse_caption, plural
 from galago.lab.eval.scenes.phrases import absent_phrase, meant_by, one_of, phrases_for
+from galago.lab.eval.scenes.question import SceneQuestion
 from galago.lab.eval.scenes.questions import WEIGHTED
 from galago.lab.eval.scenes.questions_wide import WIDE_WEIGHTED, reworded
 from galago.lab.eval.scenes.ranges import MORE_COLORS
-from galago.lab.eval.scenes.task import Task
 from galago.lab.eval.scenes.things import Scene
 
-__all__ = ["Task", "caption_of", "common_facts", "facts_of", "parse_caption", "tasks_for"]
+__all__ = ["SceneQuestion", "caption_of", "common_facts", "facts_of", "parse_caption", "questions_for"]
 
 
-def tasks_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) -> list[Task]:
+def questions_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) -> list[SceneQuestion]:
     """A varied mix of about `count` tasks, never the same one twice."""
     length = one_of(rng, LENGTHS)
-    tasks = [Task("caption", "caption", length=length, text=caption_of(scene, length))]
+    tasks = [SceneQuestion("caption", "caption", length=length, text=caption_of(scene, length))]
     phrases = phrases_for(scene)
     tasks += _detects(scene, rng, phrases, 2 + int(count > 10))
     tasks += _points(scene, rng, phrases, 1 + int(rng.random() < 0.5))
     tasks += [
-        Task("gaze", "gaze", eye=t.eye, points=(t.gaze,) if t.gaze else ()) for t in scene.things if t.eye is not None
+        SceneQuestion("gaze", "gaze", eye=t.eye, points=(t.gaze,) if t.gaze else ())
+        for t in scene.things
+        if t.eye is not None
     ]
     wide = scene.range.version > 1
     weighted = WIDE_WEIGHTED if wide else WEIGHTED
@@ -40,21 +42,21 @@ def tasks_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) -> lis
     return tasks[:count]
 
 
-def _key(task: Task) -> str:
+def _key(task: SceneQuestion) -> str:
     return task.question.lower().rstrip("?. ").replace("colour", "color")
 
 
-def _detects(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[Task]:
+def _detects(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
     tasks = []
     for i in range(count):
         absent = not phrases or (i > 0 and rng.random() < 0.2)
         phrase = absent_phrase(scene, rng, plain=True) if absent else one_of(rng, phrases)
         boxes = tuple(t.box for t in meant_by(phrase, scene.things))
-        tasks.append(Task("detect", "detect", object=_spoken(rng, phrase), boxes=boxes))
+        tasks.append(SceneQuestion("detect", "detect", object=_spoken(rng, phrase), boxes=boxes))
     return tasks
 
 
-def _points(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[Task]:
+def _points(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
     tasks = []
     for _ in range(count):
         absent = not phrases or rng.random() < 0.15
@@ -62,7 +64,7 @@ def _points(scene: Scene, rng: np.random.Generator, phrases: list[str], count: i
         meant = meant_by(phrase, scene.things)
         points, boxes = tuple(t.center for t in meant), tuple(t.box for t in meant)
         spoken = _spoken(rng, phrase)
-        tasks.append(Task("point", "point", object=spoken, boxes=boxes, points=points))
+        tasks.append(SceneQuestion("point", "point", object=spoken, boxes=boxes, points=points))
     return tasks
 
 
