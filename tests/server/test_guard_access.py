@@ -12,9 +12,9 @@ from guarded import opened
 from serving import serving
 
 from galago.errors import InvalidRequest
-from galago.server.guard.keys import check_keys, with_keys
+from galago.server.guard.keys import check_keys, require_api_key
 from galago.server.guard.origins import check_origins, is_loopback
-from galago.server.guard.pages import with_page_headers
+from galago.server.guard.page_headers import add_page_headers
 
 CHAT = "/v1/chat/completions"
 ROUTES = [("POST", CHAT), ("POST", "/v1/query"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/nothing")]
@@ -95,7 +95,7 @@ def test_a_key_that_nobody_could_send_is_refused(keys):
 
 def test_no_keys_are_no_protection():
     with pytest.raises(InvalidRequest, match="at least one key"):
-        with_keys(FastAPI(), [], lambda path, error: HTMLResponse())
+        require_api_key(FastAPI(), [], lambda path, error: HTMLResponse())
 
 
 HERE = ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:5173"]
@@ -211,7 +211,7 @@ def test_loopback_is_told_from_what_others_reach():
 
 def test_pages_may_load_nothing_from_elsewhere_and_data_is_left_alone(serve):
     app = FastAPI()
-    app.add_middleware(with_page_headers)
+    app.add_middleware(add_page_headers)
 
     @app.get("/page")
     async def page() -> HTMLResponse:

@@ -16,8 +16,8 @@ from serving import hosting
 
 from galago.errors import InvalidRequest
 from galago.server import errors, openai_reply
-from galago.server.guard.connection import HEAD_LIMIT, Times
-from galago.server.guard.logs import set_up, with_failures, with_log
+from galago.server.guard.connection import HEAD_LIMIT, Timeouts
+from galago.server.guard.logs import configure_logging, log_requests, reply_to_failures
 
 SECRET = "who is the person in the blue coat"
 
@@ -35,7 +35,7 @@ def written():
     stream = io.StringIO()
 
     def begin(form):
-        set_up(form, stream=stream)
+        configure_logging(form, stream=stream)
         return stream
 
     yield begin
@@ -116,8 +116,8 @@ def test_text_lines_hold_what_was_sent_within_quotes(folder, written):
 def test_what_nobody_foresaw_is_an_error_with_an_id_and_one_traceback(written):
     stream = written("json")
     app = FastAPI()
-    app.add_middleware(with_failures, reply=errors.replies(openai_reply.error_body, {}))
-    app.add_middleware(with_log)
+    app.add_middleware(reply_to_failures, reply=errors.replies(openai_reply.error_body, {}))
+    app.add_middleware(log_requests)
 
     @app.get("/broken")
     async def broken() -> None:
@@ -146,7 +146,7 @@ OWN_ANSWERS = {
 def test_what_the_connection_itself_answers_is_told(folder, written, sent, status, code, asked):
     stream = written("json")
     app = hosting(tiny.open_model(folder))
-    with running(app, Times(head=0.5, body=0.5)) as address, closing(Wire(address)) as wire:
+    with running(app, Timeouts(head=0.5, body=0.5)) as address, closing(Wire(address)) as wire:
         app.state.opened.result()
         wire.send(sent)
         replied, _, body = wire.reply()
@@ -162,4 +162,4 @@ def test_what_the_connection_itself_answers_is_told(folder, written, sent, statu
 
 def test_a_log_of_another_form_is_refused():
     with pytest.raises(InvalidRequest, match="text or json"):
-        set_up("xml")  # type: ignore[arg-type]
+        configure_logging("xml")  # type: ignore[arg-type]

@@ -13,11 +13,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from guarded import PATIENCE, Wire, running
 
-from galago.server.guard.connection import HEAD_LIMIT, Times
+from galago.server.guard.connection import HEAD_LIMIT, Timeouts
 
 STUCK = 200
-QUICK = Times(head=1.0, body=1.0, rate=1e6, stall=1.0)
-PATIENT = Times(head=PATIENCE, body=PATIENCE, stall=PATIENCE)
+QUICK = Timeouts(head=1.0, body=1.0, rate=1e6, stall=1.0)
+PATIENT = Timeouts(head=PATIENCE, body=PATIENCE, stall=PATIENCE)
 HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
 
 
@@ -123,7 +123,7 @@ def trickled(sockets: list[socket.socket], more: bytes) -> list[bytes]:
 
 
 def test_a_slow_client_that_keeps_its_rate_is_served(app):
-    with running(app, Times(head=1.0, body=0.5, rate=1000.0)) as address, closing(Wire(address)) as wire:
+    with running(app, Timeouts(head=1.0, body=0.5, rate=1000.0)) as address, closing(Wire(address)) as wire:
         wire.send(HEAD.replace(b"1000", b"20000"))
         clock = selectors.DefaultSelector()
         clock.register(wire.socket, selectors.EVENT_READ)

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from serving import hosting
 
-from galago.server.guard.connection import Times
-from galago.server.guard.stopping import Server, Underway
+from galago.server.guard.connection import Timeouts
+from galago.server.guard.stopping import InFlight, Server
 
 HERE = Path(__file__).parent
 # Modules of the tests that a process runs are beside this one.
@@ -27,10 +27,10 @@ PATIENCE = 60
 
 
 @contextmanager
-def running(app: FastAPI, times: Times, **options: Any) -> Iterator[tuple[str, int]]:
+def running(app: FastAPI, timeouts: Timeouts, **options: Any) -> Iterator[tuple[str, int]]:
     """The address of a server with these limits on time."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = Server(app, Underway(), times=times, **options)
+    server = Server(app, InFlight(), timeouts=timeouts, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -41,14 +41,14 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
         from galago.server.app import create_app
         from galago.server.guard import logs
         from galago.server.guard.origins import is_loopback
-        from galago.server.guard.stopping import Server, Underway
+        from galago.server.guard.stopping import InFlight, Server
 
-        logs.set_up(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
+        logs.configure_logging(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
         if not is_loopback(listener.getsockname()[0]) and not settings.api_keys:
             who = "can be reached by other machines, and whoever reaches it may use it"
             log.warning("%s %s: set --api-key", settings.host, who)
-        underway = Underway()
-        app = create_app(_pool(settings), settings, underway)
+        in_flight = InFlight()
+        app = create_app(_pool(settings), settings, in_flight)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
@@ -59,14 +59,14 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
             if done.cancelled() or done.exception():
                 server.should_exit = True
                 return
-            server.served = True
+            server.has_served = True
             told = f"listening on {address} with {', '.join(app.state.models.told())}"
             if settings.log_format == "json":
                 log.info(told)  # a program that reads JSON should not meet a line that is none
             else:
                 typer.echo(told, err=True)
 
-        server = Server(app, underway, grace=settings.grace_s, connections=settings.max_connections, ready=started)
+        server = Server(app, in_flight, grace=settings.grace_s, connections=settings.max_connections, on_ready=started)
         server.run(sockets=[listener])
         if server.ended_by is not None:
             raise typer.Exit(server.code)

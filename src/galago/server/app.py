@@ -16,28 +16,28 @@ from galago.fleet.default_model import choose
 from galago.fleet.pool import ModelPool
 from galago.server import errors, guard, info, manage, moondream, moondream_reply, openai_reply
 from galago.server.guard.origins import is_loopback
-from galago.server.guard.stopping import Underway
+from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
 from galago.server.openai import read_chat
+from galago.server.request_target import normalise_target
 from galago.server.running import Host, ran, streamed, waited
 from galago.server.settings import Settings
-from galago.server.targets import with_plain_targets
 from galago.version import VERSION
 
 log = logging.getLogger(__name__)
 
 
-def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Underway | None = None) -> FastAPI:
+def create_app(pool: ModelPool, settings: Settings = Settings(), in_flight: InFlight | None = None) -> FastAPI:
     """An app that serves the models of a pool, and closes it when it shuts down.
 
     Those of the settings are loaded when it starts up, and answered for with 503 meanwhile; `app.state.opened`
     is a Future that is done then. Where the settings name none, one is chosen; the log and GET /health tell why it is
     that one. The first is the default: clients ask for models that they know from elsewhere, so any name that is none
     here means that one, and the reply tells which it was;
-    `strict_model_names` refuses such names. `underway` is what a server shares with the app to stop it.
+    `strict_model_names` refuses such names. `in_flight` is what a server shares with the app to stop it.
     """
     models, why = _models(pool, settings)
-    host = Host(models, Underway() if underway is None else underway, settings, why)
+    host = Host(models, InFlight() if in_flight is None else in_flight, settings, why)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,13 +55,13 @@ def create_app(pool: ModelPool, settings: Settings = Settings(), underway: Under
     guard.install(
         app,
         reply,
-        host.underway,
+        host.in_flight,
         keys=settings.api_keys,
         origins=settings.cors_origins,
         hosts=(settings.host,) if alone else None,
         log_content=settings.log_content,
     )
-    app.add_middleware(with_plain_targets)
+    app.add_middleware(normalise_target)
     _openai_routes(app, host)
     _moondream_routes(app, host)
     manage.add_routes(app, host)

@@ -32,7 +32,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
             return JSONResponse({"status": "loading", **said}, 503, {"Retry-After": "5"})
         if error := models.opened.exception():
             return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
-        if host.underway.stopping:
+        if host.in_flight.stopping:
             return JSONResponse({"status": "stopping", **said}, 503, {"Retry-After": "5"})
         if error := models.trouble():
             return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})

@@ -18,7 +18,7 @@ from galago.fleet.pool import ModelPool
 from galago.fleet.routing import Lane, Plan, alone, plans
 from galago.fleet.slots import Loaded
 from galago.server.errors import Refused
-from galago.server.interrupting import Interrupted, Interruptible
+from galago.server.interruptible import Interrupted, InterruptibleWork
 from galago.store.catalog import Route, entries, entry_of, lookup, with_precision
 from galago.store.hub import discard_partial, installed
 from galago.system.progress import Progress
@@ -79,7 +79,7 @@ class Models:
         self._trouble: dict[str, Exception] = {}
         """what befell models of the settings, until they are loaded anew"""
         self._waiting = threading.BoundedSemaphore(WAITING)
-        self._loads = Interruptible()
+        self._loads = InterruptibleWork()
         ids = [id_of(name) for name in dict.fromkeys([*self.plans, *self.own])]
         if twice := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {quoted(twice)}; rename one's folder", "model")
@@ -119,7 +119,7 @@ class Models:
 
     def end_loads(self) -> None:
         """Give up what is being loaded, and wait a while until that is cleared away."""
-        self._loads.end()
+        self._loads.interrupt()
         discard_partial()
 
     @contextmanager
@@ -221,7 +221,7 @@ class Models:
             raise EngineBusy(f"{WAITING} requests wait for their models to be loaded; try again later")
         self._note_ended()
         try:
-            with self._loads.work():
+            with self._loads.run():
                 return stack.enter_context(self.pool.use(key, progress))
         except Interrupted:
             raise EngineClosed("the server was shut down while the model was loading") from None

@@ -26,8 +26,8 @@ from galago.request import Done, Event
 from galago.server.bodies import read_body, unpacked
 from galago.server.errors import Refused
 from galago.server.fields import Asked, Shown, choices, clip_bytes, fetch_shown, one_image, read_shown
-from galago.server.guard.logs import facts_of
-from galago.server.guard.stopping import Underway
+from galago.server.guard.logs import log_fields
+from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
 from galago.server.settings import Settings
 from galago.system.machine import usable_cores
@@ -80,7 +80,7 @@ class Host:
     """What the routes of every dialect share: the models, and the bounds on what clients send."""
 
     models: Models
-    underway: Underway
+    in_flight: InFlight
     settings: Settings
     why: str | None = None
     """of the model that was chosen where the settings name none"""
@@ -104,7 +104,7 @@ class Host:
         Raises Refused while the models are being loaded.
         """
         self.models.check_ready()
-        told = facts_of(http.scope)
+        told = log_fields(http.scope)
         asked, opened, begun = await self.parsed(http, lambda body: self._at_once(reader(body), told))
         if begun is None:
             key = self.models.meant(asked.model, asked.medium)

@@ -11,8 +11,8 @@ from galago.errors import InvalidRequest
 from galago.server.errors import Refused, Reply
 
 
-def with_keys(app: ASGIApp, keys: Sequence[str], reply: Reply) -> ASGIApp:
-    """The app for those who show one of these keys, as a Bearer token or in X-Moondream-Auth.
+def require_api_key(app: ASGIApp, keys: Sequence[str], reply: Reply) -> ASGIApp:
+    """Middleware that refuses requests without one of these keys, as a Bearer token or in X-Moondream-Auth.
 
     `/health` and preflights, for which browsers have no key, are open. Raises InvalidRequest for a key that no
     header can carry, and for no keys at all.
@@ -22,22 +22,22 @@ def with_keys(app: ASGIApp, keys: Sequence[str], reply: Reply) -> ASGIApp:
         raise InvalidRequest("there must be at least one key", "api_key")
     digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
-    def known(shown: Sequence[str]) -> bool:
+    def is_known(keys_sent: Sequence[str]) -> bool:
         # All are compared, and to their end, so that the time taken tells nothing of any.
-        given = [hashlib.sha256(one.encode()).digest() for one in shown]
-        return sum(hmac.compare_digest(one, key) for one in given for key in digests) > 0
+        sent = [hashlib.sha256(one.encode()).digest() for one in keys_sent]
+        return sum(hmac.compare_digest(one, key) for one in sent for key in digests) > 0
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] != "/health":
-            shown = _shown(Headers(scope=scope))
-            if not known(shown):
-                told = "this key is not one of the server's" if shown else "this server wants a key"
-                refused = Refused("invalid_api_key", f"{told}; send it as Authorization: Bearer or X-Moondream-Auth")
+            keys_sent = _keys_in(Headers(scope=scope))
+            if not is_known(keys_sent):
+                reason = "this key is not one of the server's" if keys_sent else "this server wants a key"
+                refused = Refused("invalid_api_key", f"{reason}; send it as Authorization: Bearer or X-Moondream-Auth")
                 await reply(scope["path"], refused)(scope, receive, send)
                 return
         await app(scope, receive, send)
 
-    return checked
+    return middleware
 
 
 def check_keys(keys: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def check_keys(keys: Sequence[str]) -> None:
         raise InvalidRequest("a key must be printable ASCII without spaces around it, and not empty", "api_key")
 
 
-def _shown(headers: Headers) -> list[str]:
+def _keys_in(headers: Headers) -> list[str]:
     """The keys that a request carries."""
     split = [value.strip().partition(" ") for value in headers.getlist("authorization")]
     bearers = [token.strip() for scheme, _, token in split if scheme.lower() == "bearer"]

@@ -1,4 +1,4 @@
-"""One line of log for each request, and an id in every line that is about it."""
+"""The request log: one line per request, and the request's id in every log line about it."""
 
 import json
 import logging
@@ -17,37 +17,34 @@ from galago.server.errors import Reply
 
 log = logging.getLogger(__name__)
 
-Form = Literal["text", "json"]
-_FACTS = "galago.facts"
+LogFormat = Literal["text", "json"]
+_FIELDS = "galago.fields"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-def facts_of(scope: Scope) -> dict[str, Any]:
-    """What the line of this request will tell beside what every one does, for routes to add to.
+def log_fields(scope: Scope) -> dict[str, Any]:
+    """Extra fields of this request's log line, for routes to fill in.
 
-    `content`, which is what was asked, is left out unless the log is to hold it.
+    `content`, the request's skill with its texts, is only logged where the settings allow it.
     """
-    facts: dict[str, Any] = scope.setdefault(_FACTS, {})
-    return facts
+    fields: dict[str, Any] = scope.setdefault(_FIELDS, {})
+    return fields
 
 
-def tell_refusal(scope: Scope | None, **answered: Any) -> None:
-    """What the connection itself answered, for which no app was asked: told in the line of the request that this
-    ended, if there is one, else in a line of its own."""
+def log_refusal(scope: Scope | None, **fields: Any) -> None:
+    """Log an error that the connection answered without the app: in the line of the request in flight, if there is
+    one (`scope`), else in a line of its own."""
     if scope is None:
-        log.info("refused", extra={_FACTS: answered})
+        log.info("refused", extra={_FIELDS: fields})
     else:
-        facts_of(scope).update(answered, gone=False)
+        log_fields(scope).update(fields, gone=False)
 
 
-def with_log(app: ASGIApp, content: bool = False) -> ASGIApp:
-    """The app, with a line in the log when a request is over and its id in X-Request-Id.
+def log_requests(app: ASGIApp, content: bool = False) -> ASGIApp:
+    """Middleware that logs each finished request and sets X-Request-Id; a client's own id is kept if it is sane."""
 
-    An id that the client sends is kept if it is short and plain.
-    """
-
-    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -58,14 +55,14 @@ def with_log(app: ASGIApp, content: bool = False) -> ASGIApp:
         bytes_in = bytes_out = 0
         ended = gone = False
 
-        async def counted_in() -> Message:
+        async def receive_wrapper() -> Message:
             nonlocal bytes_in, gone
             message = await receive()
             bytes_in += len(message.get("body", b""))
             gone = gone or (message["type"] == "http.disconnect" and not ended)
             return message
 
-        async def counted_out(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal status, bytes_out, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -75,63 +72,63 @@ def with_log(app: ASGIApp, content: bool = False) -> ASGIApp:
                 ended = not message.get("more_body", False)
             await send(message)
 
-        facts = facts_of(scope)
+        fields = log_fields(scope)
         token = _request_id.set(request_id)
         try:
-            await app(scope, counted_in, counted_out)
+            await app(scope, receive_wrapper, send_wrapper)
         finally:
-            asked = facts.pop("content", None)
+            request_content = fields.pop("content", None)
             line = {
                 "method": scope["method"],
-                "path": _template(scope),
+                "path": _route_path(scope),
                 "status": status,
                 "seconds": round(time.perf_counter() - begun, 4),
                 "bytes_in": bytes_in,
                 "bytes_out": bytes_out,
                 "gone": gone,
-                **facts,
+                **fields,
             }
-            if content and asked is not None:
-                line["content"] = repr(asked)
-            log.info("request", extra={_FACTS: line})
+            if content and request_content is not None:
+                line["content"] = repr(request_content)
+            log.info("request", extra={_FIELDS: line})
             _request_id.reset(token)
 
-    return logged
+    return middleware
 
 
-def with_failures(app: ASGIApp, reply: Reply) -> ASGIApp:
-    """The app, with a reply to what it did not foresee either, which then has an id and a line in the log as others."""
+def reply_to_failures(app: ASGIApp, reply: Reply) -> ASGIApp:
+    """Middleware that turns unhandled exceptions into error replies, inside log_requests so that they get an id too."""
 
-    async def caught(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def noting(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await app(scope, receive, noting)
+            await app(scope, receive, send_wrapper)
         except Exception as error:
             if started or scope["type"] != "http":
                 raise
             await reply(scope["path"], error)(scope, receive, send)
 
-    return caught
+    return middleware
 
 
-def _template(scope: Scope) -> str:
-    """The path of the route, with the names of its parts; the path itself where there is no route."""
+def _route_path(scope: Scope) -> str:
+    """The path pattern of the route, such as /models/{name}; the path itself where no route matched."""
     return str(getattr(scope.get("route"), "path", scope["path"]))[:200]
 
 
-def set_up(form: str, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send the log to a stream (standard error), as text or as a JSON object a line.
+def configure_logging(form: str, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Log to a stream (standard error), as text or as one JSON object a line.
 
-    Galago's own loggers tell what is at `level` or above, those of libraries warnings alone.
+    Galago's own loggers log from `level` up, those of libraries from warnings up.
     """
-    if form not in get_args(Form):
-        raise InvalidRequest(f"a log is {' or '.join(get_args(Form))}, and not {quoted(form)}", "log_format")
+    if form not in get_args(LogFormat):
+        raise InvalidRequest(f"a log is {' or '.join(get_args(LogFormat))}, and not {quoted(form)}", "log_format")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     root = logging.getLogger()
@@ -144,11 +141,11 @@ class TextLines(logging.Formatter):
     """2026-01-31T12:00:00Z INFO request method=GET path=/health … id=…"""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = _told(record)
-        head = f"{told.pop('time')} {told.pop('level')} {_plain(told.pop('message'))}"
-        trace = told.pop("traceback", None)
-        told.pop("logger")
-        line = " ".join([head, *(f"{name}={_value(value)}" for name, value in told.items())])
+        fields = _record_fields(record)
+        head = f"{fields.pop('time')} {fields.pop('level')} {_escape(fields.pop('message'))}"
+        trace = fields.pop("traceback", None)
+        fields.pop("logger")
+        line = " ".join([head, *(f"{name}={_format_value(value)}" for name, value in fields.items())])
         return line if trace is None else f"{line}\n{trace}"
 
 
@@ -156,33 +153,33 @@ class JsonLines(logging.Formatter):
     """One JSON object a line, with the traceback inside it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(_told(record), default=str)
+        return json.dumps(_record_fields(record), default=str)
 
 
-def _told(record: logging.LogRecord) -> dict[str, Any]:
-    """What a line says, in the order in which it says it."""
+def _record_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """The fields of a log line, in their order."""
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "time": f"{at}.{int(record.msecs):03}Z",
         "level": record.levelname,
         "logger": record.name,
         "message": record.getMessage(),
-        **getattr(record, _FACTS, {}),
+        **getattr(record, _FIELDS, {}),
     }
     request_id = _request_id.get()
     if request_id is not None:
-        told["id"] = request_id
+        fields["id"] = request_id
     if record.exc_info:
-        told["traceback"] = logging.Formatter().formatException(record.exc_info)
-    return told
+        fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+    return fields
 
 
-def _plain(text: str) -> str:
-    """Text without what would begin a line of its own, or move the cursor of whoever reads the log."""
+def _escape(text: str) -> str:
+    """The text with unprintable characters escaped, so that it can neither begin a line nor move a cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

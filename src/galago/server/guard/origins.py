@@ -15,32 +15,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from galago.errors import InvalidRequest, quoted
 from galago.server.errors import Refused, Reply
 
-_HERE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|\*")
 
 
-def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
-    """The app with CORS for pages of this machine and of these origins; "*" is every page.
+def restrict_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
+    """Middleware with CORS for pages of this machine and of these origins; "*" allows every page.
 
-    Other pages may not read replies. They also may not cause anything: a POST from a page elsewhere is refused,
-    since browsers would send it and merely keep the answer. Raises InvalidRequest for what is not an origin.
+    Other pages may not read replies, nor cause anything: a POST from a page elsewhere is refused, since browsers
+    would send it and merely keep the answer. Raises InvalidRequest for what is not an origin.
     """
     check_origins(origins)
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             headers = Headers(scope=scope)
             origin = headers.get("origin")
             own = origin is not None and origin.partition("://")[2] == headers.get("host")
             if origin is not None and not own and not cors.is_allowed_origin(origin):
-                await reply(scope["path"], Refused("origin_not_allowed", _why_not(origin)))(scope, receive, send)
+                await reply(scope["path"], Refused("origin_not_allowed", _refusal(origin)))(scope, receive, send)
                 return
         await app(scope, receive, send)
 
     cors = CORSMiddleware(
-        checked,
+        middleware,
         allow_origins=tuple(origins),
-        allow_origin_regex=_HERE,
+        allow_origin_regex=_LOCAL,
         allow_methods=["*"],
         allow_headers=["*"],
         allow_private_network=True,
@@ -49,7 +49,7 @@ def with_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
     return cors
 
 
-def _why_not(origin: str) -> str:
+def _refusal(origin: str) -> str:
     """Why a page may not use the server, and the flag that would let it."""
     if len(origin) <= 100 and _ORIGIN.fullmatch(origin):
         return f"pages from {origin} may not use this server; --cors-origin {origin} lets them"
@@ -61,48 +61,48 @@ def check_origins(origins: Sequence[str]) -> None:
     """Raise InvalidRequest for what no browser sends as an origin."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            told = f"{quoted(origin)} is not an origin such as https://example.org, and not *"
-            raise InvalidRequest(told, "cors_origin")
+            message = f"{quoted(origin)} is not an origin such as https://example.org, and not *"
+            raise InvalidRequest(message, "cors_origin")
 
 
-def with_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
-    """The app for requests to localhost, to an IP address or to one of these names.
+def restrict_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
+    """Middleware that refuses requests whose Host is not localhost, an IP address or one of these names.
 
     For a server that listens at loopback and wants no key: a page at a name that its owner lets point to 127.0.0.1
     shares its origin with the server, so that CORS does not hold it off (DNS rebinding).
     """
-    known = {"localhost", *(_name(name) for name in names)}
+    allowed = {"localhost", *(_bare_host(name) for name in names)}
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         host = Headers(scope=scope).get("host") if scope["type"] == "http" else None
         # No browser leaves Host out, and HTTP/1.0 has none.
         if host is not None:
-            name = _name(host)
-            if name not in known and not name.endswith(".localhost") and _address(name) is None:
-                helps = "call it localhost or by its address. With --api-key KEY, or with --host 0.0.0.0, which lets"
-                told = f"this server is not {quoted(host)}; {helps} other machines in, it answers to any name"
-                await reply(scope["path"], Refused("host_not_allowed", told))(scope, receive, send)
+            name = _bare_host(host)
+            if name not in allowed and not name.endswith(".localhost") and _parse_address(name) is None:
+                remedy = "call it localhost or by its address. With --api-key KEY, or with --host 0.0.0.0, which lets"
+                message = f"this server is not {quoted(host)}; {remedy} other machines in, it answers to any name"
+                await reply(scope["path"], Refused("host_not_allowed", message))(scope, receive, send)
                 return
         await app(scope, receive, send)
 
-    return checked
+    return middleware
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is this machine's own, where nobody else can connect."""
-    found = _address(address)
+    """Whether this is a loopback IP address, which other machines cannot reach."""
+    found = _parse_address(address)
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return found is not None and (mapped or found).is_loopback
 
 
-def _name(host: str) -> str:
-    """A host without its port, brackets and the dot at its end."""
+def _bare_host(host: str) -> str:
+    """The name in a Host header: lower case, without port, brackets and the dot at its end."""
     found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::\d*)?", host)
     bare = host if found is None else found[1] or found[2] or ""
     return bare.lower().removesuffix(".")
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Stopping in time, and without cutting off what can finish until then."""
+"""Graceful shutdown with a deadline: requests in flight finish if they can, and get an error if they cannot."""
 
 import asyncio
 import contextlib
@@ -20,114 +20,115 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from galago.errors import EngineClosed
 from galago.server.errors import Reply
-from galago.server.guard.connection import HEAD_LIMIT, Connection, Times
-from galago.server.guard.crowd import Crowd
+from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
+from galago.server.guard.connection_limit import ConnectionLimit
 from galago.system.signals import STOPPING, at_once, exit_code
 
 log = logging.getLogger(__name__)
 
-GRACE = 8.0
-CONNECTIONS = 512
-LAST_WORDS = 2.0
-"""Seconds at the end of a stop in which what was cut off is told so, and models and connections are closed."""
+GRACE_S = 8.0
+MAX_CONNECTIONS = 512
+CLOSING_S = 2.0
+"""Seconds at the end of a stop in which unfinished requests get their error, and models and connections are closed"""
 
 
-class Underway:
-    """The requests under way, and whether the server takes more of them."""
+class InFlight:
+    """The requests being served, and whether the server takes more of them."""
 
     def __init__(self) -> None:
         self.stopping = False
         self._requests: set[anyio.CancelScope] = set()
-        self._none = asyncio.Event()
+        self._empty = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def enter(self) -> anyio.CancelScope:
-        """What cancels a request that begins here."""
+        """Register a request; the scope that is returned cancels it."""
         request = anyio.CancelScope()
         self._requests.add(request)
-        self._none.clear()
+        self._empty.clear()
         return request
 
     def leave(self, request: anyio.CancelScope) -> None:
         self._requests.discard(request)
         if not self._requests:
-            self._none.set()
+            self._empty.set()
 
     async def wait(self, seconds: float) -> None:
-        """Until all are over, but no longer than this."""
+        """Wait until no request is left, for `seconds` at the most."""
         if self._requests:
             with anyio.move_on_after(seconds):
-                await self._none.wait()
+                await self._empty.wait()
 
     def cancel(self) -> None:
         for request in self._requests:
             request.cancel()
 
 
-def with_underway(app: ASGIApp, underway: Underway, reply: Reply) -> ASGIApp:
-    """The app, which refuses requests while it is stopping, and tells those that are cancelled why.
+def track_in_flight(app: ASGIApp, in_flight: InFlight, reply: Reply) -> ASGIApp:
+    """Middleware that counts requests, refuses new ones while the server stops, and sends cancelled ones an error.
 
     `/health` is always answered, and does not count.
     """
 
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == "/health":
             await app(scope, receive, send)
             return
         started = False
 
-        async def noting(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if underway.stopping:
+                if in_flight.stopping:
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
-        if underway.stopping:
-            await reply(scope["path"], EngineClosed("the server is shutting down"))(scope, receive, noting)
+        if in_flight.stopping:
+            await reply(scope["path"], EngineClosed("the server is shutting down"))(scope, receive, send_wrapper)
             return
-        request = underway.enter()
+        request = in_flight.enter()
         try:
             with request:
-                await app(scope, receive, noting)
+                await app(scope, receive, send_wrapper)
             if request.cancelled_caught and not started:
-                told = EngineClosed("the server was shut down before the request was done")
-                await reply(scope["path"], told)(scope, receive, noting)
+                error = EngineClosed("the server was shut down before the request was done")
+                await reply(scope["path"], error)(scope, receive, send_wrapper)
         finally:
-            underway.leave(request)
+            in_flight.leave(request)
 
-    return counted
+    return middleware
 
 
 class Server(uvicorn.Server):
-    """Serves an app. After SIGTERM, SIGINT or SIGHUP it takes nothing new, lets what it has accepted go on until
-    LAST_WORDS before the end, ends the rest with an error, and closes the app.
+    """A uvicorn server that stops within a bound. After SIGTERM, SIGINT or SIGHUP it accepts nothing new, lets requests
+    in flight go on until CLOSING_S before the deadline, ends the rest with an error, and closes the app.
 
-    The end is `grace` seconds after the signal (LAST_WORDS at the least), whatever clients, models and threads do
-    then: what is left is cut off with the process. A second signal ends the process at once.
+    The deadline is `grace` seconds after the signal (CLOSING_S at the least); what clients, models and threads have
+    not ended by then is cut off with the process. A second signal ends the process at once.
 
-    There may be `connections` at one time, kept ones that are idle included; further ones are closed with a 503.
-    `ready` is called when requests are answered. `ended_by` is the signal that ended it, `served` whether it had come
-    to serve by then, which whoever runs it sets.
+    More than `connections` open ones, idle ones included, are closed with a 503. `on_ready` is called when requests
+    are answered. `ended_by` is the signal that ended the server; whoever runs it sets `has_served` when its models
+    are loaded, which decides the exit code.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        underway: Underway,
+        in_flight: InFlight,
         *,
-        grace: float = GRACE,
-        connections: int = CONNECTIONS,
-        times: Times | None = None,
-        ready: Callable[[], None] = lambda: None,
+        grace: float = GRACE_S,
+        connections: int = MAX_CONNECTIONS,
+        timeouts: Timeouts | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
+        protocol = partial(Connection, timeouts=timeouts or Timeouts(), limit=ConnectionLimit(connections))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(Any, partial(Connection, times=times or Times(), crowd=Crowd(connections))),
+                http=cast(Any, protocol),
                 ws="none",
                 log_config=None,
                 log_level="warning",
@@ -135,15 +136,15 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=HEAD_LIMIT,
             )
         )
-        self.underway, self.ready = underway, ready
+        self.in_flight, self.on_ready = in_flight, on_ready
         self.ended_by: int | None = None
-        self.served = False
-        self._seconds = max(grace, LAST_WORDS)
-        self._end: float | None = None
+        self.has_served = False
+        self._grace = max(grace, CLOSING_S)
+        self._deadline: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        self.ready()
+        self.on_ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -162,52 +163,52 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         at_once()  # which does not wait for this thread
         self.ended_by, self.should_exit = sig, True
-        self._end = time.monotonic() + self._seconds
-        out_of_time = threading.Timer(self._seconds, self._cut_off)
-        out_of_time.daemon = True
-        out_of_time.start()
+        self._deadline = time.monotonic() + self._grace
+        cutoff_timer = threading.Timer(self._grace, self._exit_now)
+        cutoff_timer.daemon = True
+        cutoff_timer.start()
 
     @property
     def code(self) -> int:
-        """The exit code of a process that a signal ended so: 0, unless it was Ctrl-C or came before it served."""
+        """The exit code after a signal: 0, unless it was Ctrl-C or came before the models were loaded."""
         assert self.ended_by is not None
-        return 0 if self.served and self.ended_by != signal.SIGINT else exit_code(self.ended_by)
+        return 0 if self.has_served and self.ended_by != signal.SIGINT else exit_code(self.ended_by)
 
-    def _cut_off(self) -> None:
-        log.warning("something did not end within the time of a stop (%g s) and was cut off", self._seconds)
+    def _exit_now(self) -> None:
+        log.warning("something did not end within the time of a stop (%g s) and was cut off", self._grace)
         os._exit(self.code)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.underway.stopping = True
+        self.in_flight.stopping = True
         for server in self.servers:
             server.close()
         for listening in sockets or []:
             listening.close()
-        end = self._end or time.monotonic() + self._seconds
+        end = self._deadline or time.monotonic() + self._grace
 
-        def left(before_end: float) -> float:
-            """Seconds until so many before the end."""
+        def seconds_until(before_end: float) -> float:
+            """Seconds that are left until `before_end` seconds before the deadline."""
             return max(0.0, end - before_end - time.monotonic())
 
-        accepted = len(self.underway)
-        log.info("stopping: %d requests under way have %.0f s", accepted, left(LAST_WORDS))
-        await self.underway.wait(left(LAST_WORDS))
-        cut = len(self.underway)
+        accepted = len(self.in_flight)
+        log.info("stopping: %d requests under way have %.0f s", accepted, seconds_until(CLOSING_S))
+        await self.in_flight.wait(seconds_until(CLOSING_S))
+        cut = len(self.in_flight)
         # The app closes its models, and what runs on them ends with an error in its client's own form.
-        with anyio.move_on_after(left(0.6 * LAST_WORDS)):
+        with anyio.move_on_after(seconds_until(0.6 * CLOSING_S)):
             await self.lifespan.shutdown()
         if cut:
-            await self.underway.wait(min(LAST_WORDS / 4, left(0.5 * LAST_WORDS)))
-            self.underway.cancel()
-            await self.underway.wait(left(0.4 * LAST_WORDS))
+            await self.in_flight.wait(min(CLOSING_S / 4, seconds_until(0.5 * CLOSING_S)))
+            self.in_flight.cancel()
+            await self.in_flight.wait(seconds_until(0.4 * CLOSING_S))
         for connection in list(self.server_state.connections):
-            cast(Connection, connection).end()
+            cast(Connection, connection).close()
         # What is written may not be sent yet.
-        with anyio.move_on_after(left(0.2 * LAST_WORDS)):
+        with anyio.move_on_after(seconds_until(0.2 * CLOSING_S)):
             while self.server_state.connections:
                 await asyncio.sleep(0.01)
         for connection in list(self.server_state.connections):
             cast(Connection, connection).abort()
         log.info("stopped: %d requests finished, %d cancelled", accepted - cut, cut)
         if self.ended_by is not None and self.server_state.tasks:
-            self._cut_off()  # the loop's own end would wait for them
+            self._exit_now()  # the loop's own end would wait for them

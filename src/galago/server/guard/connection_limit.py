@@ -1,4 +1,4 @@
-"""A bound on connections, each of which costs memory and a file descriptor even when it says nothing."""
+"""The limit on open connections, each of which costs memory and a file descriptor even when idle."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,20 +8,23 @@ from prometheus_client.registry import Collector
 
 from galago.engine.metrics import REGISTRY
 
-TOLD = 64
-"""Connections beyond the bound that are told so at one time; others are closed without a word."""
+MAX_REFUSALS = 64
+"""Connections above the limit that may be getting their 503 at one time; others are closed without a reply."""
 
 
 @dataclass
-class Crowd:
-    """How many connections a server may have, and those beyond that which are on their way out."""
+class ConnectionLimit:
+    """Upper bound on open connections; connections above it get a 503 and are closed.
 
-    most: int
-    leaving: int = 0
+    `closing` counts those that are refused but not closed yet.
+    """
+
+    maximum: int
+    closing: int = 0
 
 
-class _Counted(Collector):
-    """The connections of this process."""
+class _ConnectionMetrics(Collector):
+    """Prometheus metrics of this process's connections."""
 
     def __init__(self) -> None:
         self.open = self.refused = 0
@@ -33,5 +36,5 @@ class _Counted(Collector):
         )
 
 
-COUNTED = _Counted()
-REGISTRY.register(COUNTED)
+connection_metrics = _ConnectionMetrics()
+REGISTRY.register(connection_metrics)

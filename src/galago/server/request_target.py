@@ -1,4 +1,4 @@
-"""The target of a request in the one form that routes have, however a client spells it."""
+"""Middleware that brings the target of a request into the form that routes have."""
 
 import re
 
@@ -7,14 +7,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
-def with_plain_targets(app: ASGIApp) -> ASGIApp:
-    """The app, for paths with slashes repeated or at the end, and for targets in absolute form.
+def normalise_target(app: ASGIApp) -> ASGIApp:
+    """Strip repeated and trailing slashes from the path, and scheme and host from targets in absolute form.
 
     Moondream's client puts a slash behind an address that may end in one. Clients that believe to speak to a proxy
     send the whole URL as the target (RFC 9112, 3.2.2): its host then takes the place of the header's.
     """
 
-    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             if found := _ABSOLUTE.match(path):
@@ -24,4 +24,4 @@ def with_plain_targets(app: ASGIApp) -> ASGIApp:
             scope["path"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"
         await app(scope, receive, send)
 
-    return plain
+    return middleware

@@ -25,7 +25,7 @@ LARGE = Image.effect_noise((2000, 1500), 90).convert("RGB")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tiny.write(tmp_path_factory.mktemp("crowd") / "tiny")
+    folder = tiny.write(tmp_path_factory.mktemp("connections") / "tiny")
     with Process("--model", folder, "--max-connections", str(MOST), "--grace-s", "0") as process:
         yield process
 

@@ -1,4 +1,4 @@
-"""What web pages of the server may do."""
+"""Security headers of the server's own web pages."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,14 +16,11 @@ HEADERS = {
 }
 
 
-def with_page_headers(app: ASGIApp) -> ASGIApp:
-    """The app, whose HTML is told to load nothing from elsewhere and to stand in nobody's frame.
+def add_page_headers(app: ASGIApp) -> ASGIApp:
+    """Middleware that adds HEADERS to HTML replies: no loading from elsewhere, no framing. Headers already set stay."""
 
-    A header that the app set by itself stays as it is.
-    """
-
-    async def added(scope: Scope, receive: Receive, send: Send) -> None:
-        async def adding(message: Message) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_wrapper(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if headers.get("content-type", "").lower().startswith("text/html"):
@@ -31,6 +28,6 @@ def with_page_headers(app: ASGIApp) -> ASGIApp:
                         headers.setdefault(name, value)
             await send(message)
 
-        await app(scope, receive, adding)
+        await app(scope, receive, send_wrapper)
 
-    return added
+    return middleware
