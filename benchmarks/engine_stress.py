@@ -34,7 +34,7 @@ from galago.request import Done, Event, Request
 from galago.system.device import memory
 
 if TYPE_CHECKING:
-    from galago.engine.engine import Run
+    from galago.engine.engine import EngineRun
 
 PATIENCE_S = 300.0
 """No event of any request for so long: the engine is stuck."""
@@ -59,7 +59,7 @@ class _Open:
     """A request under way, and what its client has of it."""
 
     asked: Asked
-    run: "Run"
+    run: "EngineRun"
     events: list[Event] = field(default_factory=list)
     others: int = 0
     """events of other requests that its client has read since"""
@@ -187,7 +187,7 @@ def _overtaken(under_way: deque[_Open]) -> None:
             one.run.cancel()
 
 
-def _submit(model: galago.Model, asked: Asked, encode: bool) -> "Run":
+def _submit(model: galago.Model, asked: Asked, encode: bool) -> "EngineRun":
     # A copy: the content is what makes an image the same.
     image = asked.image if asked.image is None or isinstance(asked.image, bytes) else asked.image.copy()
     given = model.encode_image(image, {"detail": asked.detail}) if encode and image is not None else image

@@ -15,7 +15,7 @@ from told import Told
 import galago
 from galago.batch.each import IN_FLIGHT, each, raised
 from galago.engine import decoding
-from galago.engine.engine import Engine, Run
+from galago.engine.engine import Engine, EngineRun
 from galago.engine.limits import Limits
 from galago.errors import EngineClosed, GalagoError, GenerationFailed, InvalidImage, InvalidRequest
 from galago.media.clip import Clip
@@ -25,7 +25,7 @@ PATIENCE = 30
 FEW = {"max_tokens": 4, "max_objects": 2}
 
 
-def events(item: Any, request: Request, run: Run) -> list[Event]:
+def events(item: Any, request: Request, run: EngineRun) -> list[Event]:
     return list(run)[:-1]  # without Done, which has times
 
 
@@ -115,9 +115,9 @@ def test_what_is_held_in_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch,
 def test_an_answer_that_is_there_does_not_wait_for_more_inputs(engine: Engine) -> None:
     """A source as slow as a camera: each input comes only once the answer before the last is out."""
     out = 0
-    runs: list[Run] = []
+    runs: list[EngineRun] = []
 
-    def submit(request: Request) -> Run:
+    def submit(request: Request) -> EngineRun:
         run = engine.submit(request)
         runs.append(run)
         return run
@@ -139,11 +139,11 @@ def test_an_answer_that_is_there_does_not_wait_for_more_inputs(engine: Engine) -
 
 @pytest.mark.parametrize("how", ["closed", "interrupted", "the input breaks"])
 def test_leaving_early_cancels_what_is_in_flight(how: str) -> None:
-    model, gate, runs = Standin(), threading.Event(), list[Run]()
+    model, gate, runs = Standin(), threading.Event(), list[EngineRun]()
     model.step_in = lambda kind, rows: gate.wait(PATIENCE) and None
     engine = Engine(model)
 
-    def submit(request: Request) -> Run:
+    def submit(request: Request) -> EngineRun:
         runs.append(engine.submit(request))
         return runs[-1]
 
@@ -153,7 +153,7 @@ def test_leaving_early_cancels_what_is_in_flight(how: str) -> None:
             raise OSError("gone")
         yield from count(6)
 
-    def finish(item: int, request: Request, run: Run) -> int:
+    def finish(item: int, request: Request, run: EngineRun) -> int:
         if item == 1:
             raise KeyboardInterrupt
         return item

@@ -18,7 +18,7 @@ from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
 from galago.engine.limits import Limits
-from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
+from galago.engine.step import End, Feed, ImageInput, Prefix, Start, StepOutput, Steps
 from galago.errors import EngineBusy, EngineClosed, GenerationFailed, InvalidRequest
 from galago.nn.passes import Passes
 from galago.precision import pick_precision
@@ -60,32 +60,32 @@ class Gated:
         finally:
             self.ended.append(question)
 
-    def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
-        return Prefix((Look(shown, detail),), 3)
+    def image_prefix(self, shown: Any, detail: Detail = "high") -> Prefix:
+        return Prefix((ImageInput(shown, detail),), 3)
 
-    def views(self, image: Image.Image, detail: Detail = "high") -> Any:
+    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Any:
         return SimpleNamespace(pixels=np.zeros((1, 2, 2, 3), np.uint8))
 
-    def see(self, pixels: np.ndarray) -> Passes[torch.Tensor]:
+    def encode_crops(self, pixels: np.ndarray) -> Passes[torch.Tensor]:
         yield
         return torch.zeros(len(pixels), 2, 2)
 
-    def embed_image(self, features: torch.Tensor, views: Any) -> torch.Tensor:
+    def embed_image(self, features: torch.Tensor, crops: Any) -> torch.Tensor:
         return features[0]
 
-    def prefix(
+    def encode_prefix(
         self, prefix: Prefix, embeddings: Sequence[torch.Tensor], variant: str | None = None
     ) -> Passes[EncodedImage]:
         yield
         k = torch.zeros(1, 1, 3, 2)
-        return EncodedImage("gated", variant, k, k, prefix.looks[0].image.size, 1, 2)
+        return EncodedImage("gated", variant, k, k, prefix.images[0].image.size, 1, 2)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache:
         return KVCache((1, 1, 2), 100, torch.float32, torch.device("cpu"), encoded)
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
         assert torch.is_inference_mode_enabled()
-        return [Output(torch.zeros(2), {}, cache.room) for cache in caches]
+        return [StepOutput(torch.zeros(2), {}, cache.room) for cache in caches]
 
 
 def ask(text: str) -> Request:

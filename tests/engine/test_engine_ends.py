@@ -12,7 +12,7 @@ import pytest
 import torch
 from standin import Plan, Standin, ask, picture
 
-from galago.engine.engine import Engine, Run
+from galago.engine.engine import Engine, EngineRun
 from galago.engine.limits import Limits
 from galago.engine.step import End, Feed, Start, Steps
 from galago.errors import EngineFailed, GalagoError
@@ -43,7 +43,7 @@ class Gate:
             self.then()
 
 
-def ending(run: Run) -> Event | GalagoError:
+def ending(run: EngineRun) -> Event | GalagoError:
     """Its last event, or its error; within the time that a test has."""
     found: list[Event | GalagoError] = []
 
@@ -65,7 +65,7 @@ def raised(error: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
-@pytest.mark.parametrize("kind", ["forward", "new", "see", "look", "embed", "prefix", "views"])
+@pytest.mark.parametrize("kind", ["forward", "new", "encode_crops", "crop", "embed", "prefix", "make_crops"])
 def test_all_are_told_what_ended_it(ends: type[BaseException], kind: str) -> None:
     """Those that run, those that wait, and those that come."""
     model = Standin()
@@ -197,7 +197,7 @@ def test_a_callback_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture)
     engine = Engine(model)
     run = engine.submit(ask(Plan(steps=20)))
     assert gate.reached.wait(PATIENCE)
-    run._job.told = lambda: raised(ValueError)
+    run._job.on_event = lambda: raised(ValueError)
     gate.opened.set()
     assert isinstance(ending(run), Done)
     assert [record.message for record in caplog.records] == ["a callback of Run.watch raised; its request goes on"]
@@ -210,7 +210,7 @@ def test_a_callback_that_exits_ends_the_engine_with_a_word() -> None:
     engine = Engine(model, Limits(running=2, kv_bytes=1 << 20))
     runs = [engine.submit(ask(Plan(steps=5, seed=i))) for i in range(4)]
     assert gate.reached.wait(PATIENCE)
-    runs[0]._job.told = lambda: raised(SystemExit)
+    runs[0]._job.on_event = lambda: raised(SystemExit)
     gate.opened.set()
     ends = [ending(run) for run in runs]
     assert all(isinstance(end, EngineFailed | Done) for end in ends)

@@ -54,7 +54,7 @@ def test_letting_go_waits_for_no_lock(by_hand: None) -> None:
     del pieces
     assert reached.wait(PATIENCE)
     collector = threading.Thread(target=gc.collect, daemon=True)
-    locks = [vars(engine._inbox).get("_lock") or vars(engine._inbox)["_changed"], metrics._lock]
+    locks = [vars(engine._queue).get("_lock") or vars(engine._queue)["_changed"], metrics._lock]
     with ExitStack() as held:
         for lock in locks:
             held.enter_context(lock)
@@ -104,7 +104,7 @@ def test_no_lock_is_taken_inside_another(monkeypatch: pytest.MonkeyPatch, collec
     Lone.nested.clear()
     monkeypatch.setattr(metrics, "_lock", Lone("metrics"))
     engine = Engine(Standin(), Limits(waiting=20, running=3))
-    engine._inbox._lock = Lone("inbox")  # type: ignore[assignment]
+    engine._queue._lock = Lone("queue")  # type: ignore[assignment]
 
     def client(number: int) -> None:
         for i in range(12):

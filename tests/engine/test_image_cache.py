@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.image_cache import ImageCache, address
+from galago.engine.image_cache import ImageCache, image_key
 
 HOT, WARM = 20, 10
 KEYS = st.sampled_from("abcdefg")
@@ -271,15 +271,15 @@ def images(draw: st.DrawFn, mode: str = "RGB") -> Image.Image:
 def test_any_other_pixel_is_another_image(image: Image.Image, data: st.DataObject) -> None:
     raw = bytearray(image.tobytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    assert address(Image.frombytes("RGB", image.size, bytes(raw))) != address(image)
+    assert image_key(Image.frombytes("RGB", image.size, bytes(raw))) != image_key(image)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 255))
 def test_any_other_size_is_another_image(w: int, h: int, w2: int, h2: int, grey: int) -> None:
     same = (w, h) == (w2, h2)
     one, other = (Image.new("RGB", size, (grey,) * 3) for size in ((w, h), (w2, h2)))
-    assert (address(one) == address(other)) == same
-    assert (address(one.resize((h, w))) == address(one)) == (w == h)  # the same bytes in another shape
+    assert (image_key(one) == image_key(other)) == same
+    assert (image_key(one.resize((h, w))) == image_key(one)) == (w == h)  # the same bytes in another shape
 
 
 CONTEXT = st.lists(st.text("ab\0é\ud800", max_size=3), max_size=3)
@@ -287,32 +287,32 @@ CONTEXT = st.lists(st.text("ab\0é\ud800", max_size=3), max_size=3)
 
 @given(images(), CONTEXT, CONTEXT)
 def test_any_other_context_is_another_image(image: Image.Image, one: list[str], other: list[str]) -> None:
-    assert (address(image, *one) == address(image, *other)) == (one == other)
+    assert (image_key(image, *one) == image_key(image, *other)) == (one == other)
 
 
 def test_pixels_and_context_do_not_run_together() -> None:
     pixels = bytes(range(3))
     led = pixels + (4).to_bytes(8, "little") + b"abcd"
     one, more = Image.frombytes("RGB", (1, 1), pixels), Image.frombytes("RGB", (1, 5), led)
-    assert address(one, "abcd") != address(more)
+    assert image_key(one, "abcd") != image_key(more)
 
 
 @given(st.sampled_from(["L", "LA", "RGBA", "CMYK", "YCbCr", "1", "P"]).flatmap(images))
 def test_equal_pixels_are_one_image_in_any_mode(image: Image.Image) -> None:
     rgb = image.convert("RGB")
-    assert address(image) == address(rgb)
+    assert image_key(image) == image_key(rgb)
     clear = rgb.copy()
     clear.putalpha(7)
-    assert address(clear) == address(rgb)
+    assert image_key(clear) == image_key(rgb)
 
 
 @given(images(), st.sampled_from(["PNG", "BMP", "TIFF", "PPM", "WEBP"]))
 def test_equal_pixels_are_one_image_in_any_file(image: Image.Image, kind: str) -> None:
     file = io.BytesIO()
     image.save(file, kind, lossless=True)
-    assert address(Image.open(file)) == address(image)
+    assert image_key(Image.open(file)) == image_key(image)
 
 
 def test_is_a_sha256() -> None:
-    key = address(Image.new("RGB", (3, 2)), "m")
+    key = image_key(Image.new("RGB", (3, 2)), "m")
     assert len(key) == 64 and set(key) <= set("0123456789abcdef")

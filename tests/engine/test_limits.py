@@ -75,7 +75,7 @@ def test_a_time_limit_is_seconds(seconds: Any) -> None:
 def test_a_time_limit_past_what_clocks_take_is_none(seconds: float) -> None:
     model = Standin()
     go = threading.Event()
-    model.step_in = lambda kind, rows: assert_(kind != "views" or go.wait(PATIENCE))
+    model.step_in = lambda kind, rows: assert_(kind != "make_crops" or go.wait(PATIENCE))
     engine = Engine(model)
     run = engine.submit(ask(Plan(), picture(1), timeout=seconds))
     assert engine.submit(ask(Plan(), timeout=1e-9)).poll() is None  # wakes the thread, which rests until the limit
@@ -109,7 +109,7 @@ def test_who_waits_for_memory_waits() -> None:
         for _ in range(17):
             asked.append(turned.put(ask(Plan(steps=99))))
             turned.turn()
-            assert len(turned.inbox) <= 1
+            assert len(turned.queue) <= 1
     turned.run()
     assert len(asked) == 4 and {one.how for one in asked} == {"done"}
 

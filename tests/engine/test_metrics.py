@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from galago.engine.metrics import Metrics, Snapshot, Tier, exposition
+from galago.engine.metrics import CacheResult, Metrics, Snapshot, exposition
 from galago.request import Timings, Usage
 
 
@@ -48,18 +48,18 @@ def metrics(make: Callable[[str], Metrics]) -> Metrics:
 
 def answer(metrics: Metrics, skill: str = "query", ttft: float = 0.2, gaps: tuple[float, ...] = (0.03, 0.04)) -> None:
     """One request from its submission to its end."""
-    metrics.submitted(skill, "normal")
-    metrics.admitted(0.02)
-    metrics.image("miss")
-    metrics.stepped(729, 1, 0.1, "vision")
-    metrics.stepped(740, 1, 0.06, "prefill")
-    metrics.first(skill, ttft)
-    metrics.event(skill, None)
+    metrics.count_submitted(skill, "normal")
+    metrics.observe_wait(0.02)
+    metrics.count_images("miss")
+    metrics.observe_step(729, 1, 0.1, "vision")
+    metrics.observe_step(740, 1, 0.06, "prefill")
+    metrics.observe_first_event(skill, ttft)
+    metrics.observe_event(skill, None)
     for gap in gaps:
-        metrics.stepped(1, 1, gap, "decode")
-        metrics.event(skill, gap)
+        metrics.observe_step(1, 1, gap, "decode")
+        metrics.observe_event(skill, gap)
     total = ttft + sum(gaps)
-    metrics.finished(skill, "done", Usage(740, 729, 0, 3), Timings(0.1, 0.06, sum(gaps), ttft, total))
+    metrics.count_finished(skill, "done", Usage(740, 729, 0, 3), Timings(0.1, 0.06, sum(gaps), ttft, total))
 
 
 def test_a_request_is_counted(metrics: Metrics) -> None:
@@ -94,19 +94,19 @@ def test_histograms_are_cumulative(metrics: Metrics) -> None:
 
 
 def test_sequences_that_share_a_step(metrics: Metrics) -> None:
-    metrics.stepped(5, 5, 0.01, "decode")
-    metrics.stepped(1, 1, 0.01, "decode")
+    metrics.observe_step(5, 5, 0.01, "decode")
+    metrics.observe_step(1, 1, 0.01, "decode")
     of = {"model": metrics.model, "kind": "decode"}
     assert [value("step_sequences_bucket", **of, le=le) for le in ("1.0", "4.0", "8.0")] == [1, 1, 2]
     assert value("step_sequences_sum", **of) == 6
 
 
 def test_requests_that_did_not_succeed(metrics: Metrics) -> None:
-    metrics.refused("queue_full")
-    metrics.submitted("detect", "low")
-    metrics.finished("detect", "failed", None, None)
-    metrics.submitted("detect", "normal")
-    metrics.finished("detect", "cancelled", Usage(10, 0, 4, 2), Timings(total_s=9.0))
+    metrics.count_refused("queue_full")
+    metrics.count_submitted("detect", "low")
+    metrics.count_finished("detect", "failed", None, None)
+    metrics.count_submitted("detect", "normal")
+    metrics.count_finished("detect", "cancelled", Usage(10, 0, 4, 2), Timings(total_s=9.0))
     of = {"model": metrics.model}
     assert value("requests_refused_total", **of, reason="queue_full") == 1
     assert value("cached_tokens_total", **of, skill="detect") == 4
@@ -207,7 +207,7 @@ def test_stats(metrics: Metrics) -> None:
     for ttft in (0.1, 0.2, 0.2, 0.2, 4.0):
         answer(metrics, ttft=ttft)
     answer(metrics, skill="caption")
-    metrics.image("hot")
+    metrics.count_images("hot")
     metrics.watch(lambda: Snapshot(1, 2, 0, {"kv": 3}))
     stats = metrics.stats()
     assert json.loads(json.dumps(stats)) == stats
@@ -219,7 +219,7 @@ def test_stats(metrics: Metrics) -> None:
     assert 0.1 < first["p50"] <= 0.25 < 2.5 < first["p90"] <= first["p99"] <= 4.0
     assert row["inter_token_s"]["count"] == 10
     assert stats["wait_s"]["p50"] == pytest.approx(0.02)
-    assert stats["images"] == dict.fromkeys(get_args(Tier), 0) | {"hot": 1, "miss": 6}
+    assert stats["images"] == dict.fromkeys(get_args(CacheResult), 0) | {"hot": 1, "miss": 6}
     decode = stats["steps"]["decode"]
     assert decode == {"count": 12, "rows": 12, "sequences": 12, "seconds": pytest.approx(0.42)}
     assert (stats["queue"], stats["bytes"]) == ({"waiting": 1, "running": 2, "encoding": 0}, {"kv": 3})
@@ -236,8 +236,8 @@ def test_nothing_is_lost_between_threads(metrics: Metrics) -> None:
 
     def work() -> None:
         for i in range(each):
-            metrics.submitted(f"skill{i % 50}", "normal")
-            metrics.event("query", 0.01)
+            metrics.count_submitted(f"skill{i % 50}", "normal")
+            metrics.observe_event("query", 0.01)
 
     def scrape() -> None:
         for _ in range(scrapes):
@@ -267,7 +267,7 @@ def _told(target: Callable[[], None], failed: list[Any]) -> Callable[[], None]:
 
 def test_a_name_may_hold_any_character(make: Callable[[str], Metrics]) -> None:
     odd = make('a "b"\\c\nd é')
-    odd.refused("queue_full")
+    odd.count_refused("queue_full")
     assert value("requests_refused_total", model=odd.model, reason="queue_full") == 1
 
 

@@ -12,7 +12,7 @@ from standin import Plan, Standin, alone, ask, filed, picture
 from turning import Turned
 
 from galago.engine.decoding import DECODING
-from galago.engine.engine import Engine, Run
+from galago.engine.engine import Engine, EngineRun
 from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage
 from galago.media.picture import Picture
@@ -39,7 +39,7 @@ def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to that")
 
 
-def told(run: Run) -> list[Event]:
+def told(run: EngineRun) -> list[Event]:
     return [event for event in run if not isinstance(event, Done)]
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_breaks_off_fails_its_own_request() -> None:
     with pytest.raises(InvalidImage):
         told(engine.submit(two))
     assert [told(run) for run in good] == [alone(ask(Plan(steps=3), picture(i))) for i in (1, 2)]
-    assert not engine._scheduler._encoder._views, "what was cut from the good one of the two is let go of"
+    assert not engine._scheduler._encoder._crops, "what was cut from the good one of the two is let go of"
     engine.close()
 
 
@@ -110,10 +110,10 @@ def test_many_requests_about_one_picture_decode_it_once(monkeypatch: pytest.Monk
     one = filed(picture(1, 3))
     runs = [engine.submit(ask(Plan(steps=3, seed=i), one)) for i in range(8)]
     assert [told(run) for run in runs] == [alone(ask(Plan(steps=3, seed=i), picture(1, 3))) for i in range(8)]
-    assert (len(decoded), model.times("views")) == (1, 1)
+    assert (len(decoded), model.times("make_crops")) == (1, 1)
     # The same pixels in another file are told by decoding it; nothing is cut from it.
     assert told(engine.submit(ask(Plan(), filed(picture(1, 3))))) == alone(ask(Plan(), picture(1, 3)))
-    assert (len(decoded), model.times("views")) == (2, 1)
+    assert (len(decoded), model.times("make_crops")) == (2, 1)
     engine.close()
 
 

@@ -39,7 +39,7 @@ def test_only_the_last_piece_of_a_prompt_gives_logits() -> None:
     model = Standin(rows_at_once=4)
     wanted: list[bool] = []
     forward = model.forward
-    model.forward = lambda caches, feeds: wanted.append("logits" in feeds[0].reads) or forward(caches, feeds)  # type: ignore
+    model.forward = lambda caches, feeds: wanted.append("logits" in feeds[0].heads) or forward(caches, feeds)  # type: ignore
     turned = Turned(model)
     one = turned.put(ask(Plan(prompt=10)))
     turned.run()
@@ -75,7 +75,7 @@ def test_no_more_run_than_may() -> None:
     turned = Turned(Standin(), Limits(running=2))
     asked = [turned.put(ask(Plan(steps=3, seed=i))) for i in range(5)]
     turned.turn()
-    assert turned.scheduler.snapshot().running == 2 and len(turned.inbox) == 3
+    assert turned.scheduler.snapshot().running == 2 and len(turned.queue) == 3
     turned.run()
     assert whole(*asked)
 
@@ -126,7 +126,7 @@ def test_a_full_queue_refuses() -> None:
     asked = [turned.put(ask(Plan())) for _ in range(2)]
     with pytest.raises(EngineBusy):
         turned.put(ask(Plan()))
-    turned.inbox.cancel(asked[0].job)
+    turned.queue.cancel(asked[0].job)
     asked.append(turned.put(ask(Plan())))
     turned.run()
     assert [one.how for one in asked] == ["cancelled", "done", "done"]
@@ -143,11 +143,11 @@ def test_pieces_of_an_image_alternate_with_steps() -> None:
     one = turned.put(ask(Plan(steps=2), picture(1, 5)))
     while one.how != "done":
         turned.step()
-    kinds = [kind for kind, _ in model.asked if kind in ("look", "fill", "forward")]
-    assert kinds.count("look") == 5 and kinds.count("fill") == 2
+    kinds = [kind for kind, _ in model.asked if kind in ("crop", "fill", "forward")]
+    assert kinds.count("crop") == 5 and kinds.count("fill") == 2
     # A running answer waits for one piece at the most.
     assert all("forward" in pair for pair in pairwise(kinds))
-    assert max(len(seen) for kind, seen in model.asked if kind == "see") == 2
+    assert max(len(seen) for kind, seen in model.asked if kind == "encode_crops") == 2
     turned.run()
     assert whole(running, one)
 
@@ -158,10 +158,10 @@ def test_images_and_prompts_alternate() -> None:
     turned.put(ask(Plan(prompt=30)))
     turned.put(ask(Plan(), picture(1, 4)))
     turned.run()
-    kinds = [kind for kind, _ in model.asked if kind in ("look", "fill", "forward")]
+    kinds = [kind for kind, _ in model.asked if kind in ("crop", "fill", "forward")]
     last = max(i for i, kind in enumerate(kinds) if kind != "forward")
     first = min(i for i, kind in enumerate(kinds) if kind != "forward")
-    assert all(a != b or "look" not in (a, b) for a, b in pairwise(kinds[first : last + 1]))
+    assert all(a != b or "crop" not in (a, b) for a, b in pairwise(kinds[first : last + 1]))
     assert kinds[first : last + 1].count("forward") < 12
 
 
@@ -172,7 +172,7 @@ def test_crops_of_several_images_share_a_pass() -> None:
     turned.step()  # which images they are
     turned.step()  # their crops
     turned.run()
-    assert [len(seen) for kind, seen in model.asked if kind == "see"] == [4, 2]
+    assert [len(seen) for kind, seen in model.asked if kind == "encode_crops"] == [4, 2]
     assert whole(*asked)
 
 
@@ -188,7 +188,7 @@ def test_eight_questions_share_one_image() -> None:
         if i == 12:  # some while it is on its way, some when it is known
             asked += [turned.put(ask(Plan(steps=4, seed=i), image.copy())) for i in range(4, 8)]
     assert whole(*asked) and len(asked) == 8
-    assert [model.times(kind) for kind in ("views", "embed", "prefix")] == [1, 1, 1] and model.times("look") == 3
+    assert [model.times(kind) for kind in ("make_crops", "embed", "prefix")] == [1, 1, 1] and model.times("crop") == 3
     assert most == PREFIX_BYTES
     found = turned.metrics.stats()["images"]
     assert found["miss"] == 1 and found.get("shared", 0) + found.get("hot", 0) == 7
@@ -224,7 +224,7 @@ def test_prefixes_that_the_cache_does_not_hold_are_counted() -> None:
     assert now["prefixes"] == turned.model.prefix_bytes == 2 * PREFIX_BYTES
     # One of the two is in the cache's budget, the other in that of the running requests.
     own = 4 * (1 + 30 + CHUNK) * POSITION_BYTES
-    assert turned.scheduler.reserved == own + PREFIX_BYTES
+    assert turned.scheduler.reserved_bytes == own + PREFIX_BYTES
     turned.run()
     turned.emptied()
 
@@ -297,26 +297,26 @@ def until(turned: Turned, kind: str) -> None:
         turned.step()
 
 
-@pytest.mark.parametrize("kind", ["views", "see", "look", "prefix", "fill", "forward"])
+@pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "prefix", "fill", "forward"])
 def test_one_of_those_who_share_an_image_is_cancelled(kind: str) -> None:
     turned = Turned(Standin(crops_at_once=1))
     asked = [turned.put(ask(Plan(steps=3, seed=i), picture(1, 3))) for i in range(3)]
     until(turned, kind)
-    turned.inbox.cancel(asked[0].job)
+    turned.queue.cancel(asked[0].job)
     turned.run()
     assert asked[0].how == "cancelled" and whole(*asked[1:])
-    assert turned.model.times("prefix") == 1 and turned.model.times("look") == 3
+    assert turned.model.times("prefix") == 1 and turned.model.times("crop") == 3
     turned.emptied()
 
 
-@pytest.mark.parametrize("kind", ["views", "see", "look", "prefix", "fill"])
+@pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "prefix", "fill"])
 def test_nobody_wants_the_image_any_more(kind: str) -> None:
     model = Standin(crops_at_once=1)
     turned = Turned(model)
     asked = [turned.put(ask(Plan(seed=i), picture(1, 3))) for i in range(3)]
     until(turned, kind)
     for one in asked:
-        turned.inbox.cancel(one.job)
+        turned.queue.cancel(one.job)
     before = len(model.asked)
     turned.run()
     assert len(model.asked) == before
@@ -334,8 +334,8 @@ def test_an_image_is_given_up_and_wanted_again_beside_another() -> None:
     first, other = (turned.put(ask(Plan(seed=i), picture(i))) for i in range(2))
     for _ in range(3):
         turned.step()
-    assert [len(seen) for kind, seen in model.asked if kind == "see"] == [2]
-    turned.inbox.cancel(first.job)
+    assert [len(seen) for kind, seen in model.asked if kind == "encode_crops"] == [2]
+    turned.queue.cancel(first.job)
     again = turned.put(ask(Plan(seed=7), picture(0)))
     turned.turn()
     turned.errands.run()  # which image it is; its crops are not there yet when the pass ends
@@ -357,7 +357,7 @@ def test_nothing_of_an_image_is_kept_when_all_is_over() -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("kind", ["", "views", "look", "fill", "forward"])
+@pytest.mark.parametrize("kind", ["", "make_crops", "crop", "fill", "forward"])
 def test_a_deadline_passes(kind: str) -> None:
     turned = Turned(Standin(rows_at_once=1), Limits(running=2))
     late = turned.put(ask(Plan(prompt=4, steps=9), picture(1, 3), timeout=1e9))
@@ -366,7 +366,7 @@ def test_a_deadline_passes(kind: str) -> None:
     if kind:
         until(turned, kind)
     for one in (late, waiting):
-        one.job.deadline = one.job.since
+        one.job.deadline = one.job.arrival
     turned.turn()
     assert isinstance(late.end, DeadlineExceeded) and isinstance(waiting.end, DeadlineExceeded)
     turned.run()

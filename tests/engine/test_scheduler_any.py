@@ -100,7 +100,7 @@ class Requests(RuleBasedStateMachine):
     def step_in(self, kind: str, rows: Any) -> None:
         if error := self.faults.pop(kind, None):
             # Memory that runs out is tried again: a pass always, an image once.
-            again = kind == "forward" or (kind in ("see", "look", "prefix", "fill") and not self.short)
+            again = kind == "forward" or (kind in ("encode_crops", "crop", "prefix", "fill") and not self.short)
             self.short |= isinstance(error, MemoryError) and kind != "forward"
             self.failed += not (again and isinstance(error, MemoryError))
             try:
@@ -114,9 +114,9 @@ class Requests(RuleBasedStateMachine):
 
     @rule(request=requests())
     def put(self, request: Request) -> None:
-        inbox, limits = self.turned.inbox, self.turned.limits
-        free = 0 if inbox.short else limits.running - self.turned.scheduler.snapshot().running
-        full = len(inbox) >= limits.waiting + free
+        queue, limits = self.turned.queue, self.turned.limits
+        free = 0 if queue.waits_for_memory else limits.running - self.turned.scheduler.snapshot().running
+        full = len(queue) >= limits.waiting + free
         try:
             self.since[self.turned.put(request)] = self.failed
             assert not full
@@ -137,14 +137,14 @@ class Requests(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.going))
-        self.turned.inbox.cancel(one.job)
+        self.turned.queue.cancel(one.job)
         self.cancelled.add(one)
 
     @precondition(lambda self: self.going)
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.going))
-        one.job.deadline = one.job.since
+        one.job.deadline = one.job.arrival
         self.late.add(one)
 
     @rule()
@@ -152,7 +152,7 @@ class Requests(RuleBasedStateMachine):
         self.turned.scheduler.trim()
 
     @rule(
-        kind=st.sampled_from(["views", "see", "look", "embed", "prefix", "fill", "new", "forward"]),
+        kind=st.sampled_from(["make_crops", "encode_crops", "crop", "embed", "prefix", "fill", "new", "forward"]),
         error=st.sampled_from([RuntimeError, MemoryError, ValueError]),
     )
     def fault(self, kind: str, error: type[Exception]) -> None:

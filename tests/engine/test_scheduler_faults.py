@@ -12,7 +12,7 @@ from turning import Turned, whole
 
 from galago.engine import scheduler
 from galago.engine.encoder import Encoder
-from galago.engine.engine import Engine, Run
+from galago.engine.engine import Engine, EngineRun
 from galago.engine.limits import Limits
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Start, Steps
@@ -62,14 +62,14 @@ def test_the_cache_goes_when_the_machine_runs_short(monkeypatch: pytest.MonkeyPa
     first = turned.put(ask(Plan(), picture(1)))
     turned.run()
     assert turned.images.stats().hot.entries == 1
-    monkeypatch.setattr(scheduler, "EASE_S", 0)
+    monkeypatch.setattr(scheduler, "MEMORY_CHECK_S", 0)
     monkeypatch.setattr(scheduler, "available_memory", lambda device: scheduler.LOW_BYTES - 1)
     other = turned.put(ask(Plan(steps=4)))
     turned.run()
     assert whole(first, other) and turned.images.bytes == 0
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Sequence, "done"), (Encoder, "drop")])
+@pytest.mark.parametrize(("owner", "name"), [(Sequence, "done_event"), (Encoder, "cancel")])
 def test_a_request_that_cannot_be_ended_is_told_so(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
     usual, broken = getattr(owner, name), [True]
 
@@ -118,7 +118,7 @@ def test_one_of_a_batch_fails_alone(error: type[Exception]) -> None:
     turned.emptied()
 
 
-@pytest.mark.parametrize("kind", ["forward", "see", "look", "prefix", "fill"])
+@pytest.mark.parametrize("kind", ["forward", "encode_crops", "crop", "prefix", "fill"])
 def test_memory_that_runs_out_once_is_freed_and_the_call_repeated(kind: str) -> None:
     model = Standin()
     turned = Turned(model)
@@ -133,7 +133,7 @@ def test_memory_that_runs_out_once_is_freed_and_the_call_repeated(kind: str) -> 
     turned.emptied()
 
 
-@pytest.mark.parametrize("kind", ["views", "see", "look", "embed", "prefix", "fill"])
+@pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "embed", "prefix", "fill"])
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 def test_an_image_fails_those_who_asked_for_it(kind: str, error: type[Exception]) -> None:
     calm = Turned(Standin())
@@ -241,7 +241,7 @@ class Gate:
             assert self.opened.wait(PATIENCE)
 
 
-def ending(run: Run) -> tuple[list[Event], str]:
+def ending(run: EngineRun) -> tuple[list[Event], str]:
     """The events of a run, and how it ended."""
     events: list[Event] = []
     try:
@@ -265,7 +265,7 @@ def test_a_mistake_of_the_engine_leaves_it_serving(attribute: str) -> None:
 
     model = Faulty()
     engine = Engine(model)
-    gate = Gate(model, "look" if attribute == "crops_at_once" else "forward")
+    gate = Gate(model, "crop" if attribute == "crops_at_once" else "forward")
     runs = [engine.submit(ask(Plan(steps=4, seed=i), picture(i, 3))) for i in range(3)]
     assert gate.reached.wait(PATIENCE)
     Faulty.broken.set()
@@ -278,7 +278,7 @@ def test_a_mistake_of_the_engine_leaves_it_serving(attribute: str) -> None:
 
 def test_a_deadline_passes_while_all_wait_for_an_image() -> None:
     model = Standin()
-    gate = Gate(model, "views")
+    gate = Gate(model, "make_crops")
     engine = Engine(model, Limits(running=1))
     first = engine.submit(ask(Plan(steps=3), picture(1)))
     assert gate.reached.wait(PATIENCE)
@@ -294,7 +294,7 @@ def test_a_deadline_passes_while_all_wait_for_an_image() -> None:
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300, 1e10])
 def test_a_deadline_that_never_comes(timeout: float) -> None:
     model = Standin()
-    gate = Gate(model, "views")
+    gate = Gate(model, "make_crops")
     engine = Engine(model)
     beside = engine.submit(first := ask(Plan(steps=3), picture(1)))
     assert gate.reached.wait(PATIENCE)
@@ -307,7 +307,7 @@ def test_a_deadline_that_never_comes(timeout: float) -> None:
 
 def test_a_deadline_passes_while_its_image_is_read() -> None:
     model = Standin()
-    gate = Gate(model, "views")
+    gate = Gate(model, "make_crops")
     engine = Engine(model)
     with pytest.raises(DeadlineExceeded):
         list(engine.submit(ask(Plan(), picture(1), timeout=0.01)))
@@ -317,7 +317,7 @@ def test_a_deadline_passes_while_its_image_is_read() -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("kind", ["views", "see", "fill", "forward"])
+@pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "fill", "forward"])
 def test_close_under_load(kind: str) -> None:
     model = Standin()
     gate = Gate(model, kind)

@@ -22,7 +22,7 @@ def test_overlapping_clips_share_their_frames() -> None:
     asked = [turned.put(ask(Plan(steps=3, seed=i), FRAMES[i : i + 4])) for i in range(3)]
     turned.run()
     assert whole(*asked)
-    assert turned.model.times("views") == turned.model.times("embed") == len(FRAMES)
+    assert turned.model.times("make_crops") == turned.model.times("embed") == len(FRAMES)
     assert turned.model.times("prefix") == 3
     turned.emptied()
 
@@ -34,7 +34,7 @@ def test_frames_are_known_when_they_come_back() -> None:
     later = turned.put(ask(Plan(), [*FRAMES[2:5], FRAMES[0].copy()]))
     turned.run()
     assert whole(first, later)
-    assert turned.model.times("views") == 5
+    assert turned.model.times("make_crops") == 5
     found = turned.metrics.stats()["images"]
     assert (found["miss"], found["warm"]) == (5, 3)
 
@@ -63,11 +63,11 @@ def test_an_image_that_stands_twice_is_seen_once() -> None:
     turned = Turned(Standin())
     one = turned.put(ask(Plan(), [FRAMES[0], FRAMES[1], FRAMES[0]]))
     turned.run()
-    assert whole(one) and turned.model.times("views") == 2
+    assert whole(one) and turned.model.times("make_crops") == 2
     turned.emptied()
 
 
-@pytest.mark.parametrize("kind", ["views", "look", "embed"])
+@pytest.mark.parametrize("kind", ["make_crops", "crop", "embed"])
 def test_a_frame_that_fails_takes_nobody_with_it_who_does_not_show_it(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,13 +92,13 @@ def test_a_frame_that_fails_takes_nobody_with_it_who_does_not_show_it(
     turned.emptied()
 
 
-@pytest.mark.parametrize("kind", ["views", "see", "look", "embed", "prefix", "fill"])
+@pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "embed", "prefix", "fill"])
 def test_who_goes_leaves_the_frames_to_the_others(kind: str) -> None:
     turned = Turned(Standin(crops_at_once=1))
     asked = [turned.put(ask(Plan(seed=i), FRAMES[i : i + 3])) for i in range(3)]
     while kind not in [asked_for for asked_for, _ in turned.model.asked]:
         turned.step()
-    turned.inbox.cancel(asked[0].job)
+    turned.queue.cancel(asked[0].job)
     turned.run()
     assert asked[0].how == "cancelled" and whole(*asked[1:])
     turned.emptied()
@@ -107,10 +107,10 @@ def test_who_goes_leaves_the_frames_to_the_others(kind: str) -> None:
 def test_nothing_is_seen_for_those_who_went() -> None:
     turned = Turned(Standin(crops_at_once=1))
     one = turned.put(ask(Plan(), FRAMES))
-    while not turned.model.times("look"):
+    while not turned.model.times("crop"):
         turned.step()
-    turned.inbox.cancel(one.job)
-    before = turned.model.times("look")
+    turned.queue.cancel(one.job)
+    before = turned.model.times("crop")
     turned.run()
-    assert one.how == "cancelled" and turned.model.times("look") == before
+    assert one.how == "cancelled" and turned.model.times("crop") == before
     turned.emptied()

@@ -17,7 +17,7 @@ from galago.backends.native import Native
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Output
+from galago.engine.step import Feed, StepOutput
 from galago.families.moondream import prompts
 from galago.families.moondream.image import Crops, make_crops
 from galago.families.moondream.loading import load_moondream
@@ -208,15 +208,15 @@ class Recorder:
         self.cache = self.inner.new_cache(encoded, variant)
         return self.cache
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
         return [self.step(cache, feed) for cache, feed in zip(caches, feeds, strict=True)]
 
-    def step(self, cache: KVCache, feed: Feed) -> Output:
+    def step(self, cache: KVCache, feed: Feed) -> StepOutput:
         start = cache.length
         hidden = self.inner.hidden(cache, feed.input)
         self.sequences[-1].append(Fed(start, feed.input, hidden))
-        heads = {name: self.inner.heads[name](hidden[-1:])[0].float() for name in feed.reads}
-        return Output(hidden[-1], heads, cache.room)
+        heads = {name: self.inner.heads[name](hidden[-1:])[0].float() for name in feed.heads}
+        return StepOutput(hidden[-1], heads, cache.room)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vectors import VECTORS, vectors
 
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Look, Output, Prefix
+from galago.engine.step import Feed, ImageInput, Prefix, StepOutput
 from galago.families import ModelFiles
 from galago.families.smolvlm.loading import load_smolvlm
 from galago.families.smolvlm.model import SmolVLM
@@ -92,10 +92,10 @@ def messages(case: str) -> tuple[Message, ...]:
 
 def features_of(case: str) -> Tensor:
     """Of the given pixels, masks and all."""
-    from galago.families.smolvlm.vision import frame_features
+    from galago.families.smolvlm.vision import crop_features
 
     m, given = loaded(case), tensors(case)
-    return frame_features(given["pixel_values"], m.weights.vision, m.config.vision, mask=mask_of(case))
+    return crop_features(given["pixel_values"], m.weights.vision, m.config.vision, mask=mask_of(case))
 
 
 def mask_of(case: str) -> Tensor | None:
@@ -109,7 +109,7 @@ def mask_of(case: str) -> Tensor | None:
 
 
 @torch.inference_mode()
-def begun(case: str) -> tuple[KVCache, Output]:
+def begun(case: str) -> tuple[KVCache, StepOutput]:
     """The prompt over the given pixels, fed."""
     from galago.families.smolvlm.vision import projected
 
@@ -119,8 +119,8 @@ def begun(case: str) -> tuple[KVCache, Output]:
     end = places[-1] + 2 if places else 0
     if places:
         seen = projected(features_of(case), m.weights.vision, m.config.vision).flatten(0, 1)
-        prefix = Prefix((Look(Image.new("RGB", (1, 1))),), end, tuple(ids[:end].tolist()))
-        encoded = finish(m.prefix(prefix, [seen]))
+        prefix = Prefix((ImageInput(Image.new("RGB", (1, 1))),), end, tuple(ids[:end].tolist()))
+        encoded = finish(m.encode_prefix(prefix, [seen]))
     cache = m.new_cache(encoded)
     return cache, m.forward([cache], [Feed(ids[end:])])[0]
 
@@ -138,11 +138,11 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Any:
+    def encode_prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Any:
         self.prefixes.append(prefix)
-        return self.inner.prefix(prefix, embeddings, variant)
+        return self.inner.encode_prefix(prefix, embeddings, variant)
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
         found = self.inner.forward(caches, feeds)
         for feed, out in zip(feeds, found, strict=True):
             self.fed.append(feed.input.tolist())

@@ -84,16 +84,16 @@ def test_every_tensor_is_known(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_prompt(case: str) -> None:
     m, wanted = loaded(case), expected(case)
-    items, looks = prompts.turns(m.config, messages(case), "high")
+    items, inputs = prompts.turns(m.config, messages(case), "high")
     assert text_of(items) == wanted["prompt_expanded"]
     ids = prompts.ids_of(m.tokenizer, items)
     assert list(ids) == wanted["input_ids"] == tensors(case)["input_ids"].tolist()
     assert len(ids) == wanted["num_prompt_tokens"]
     assert ids.count(m.config.image_id) == wanted["num_image_tokens"]
-    frames = sum(len(m.views(look.image, look.detail).pixels) for look in looks)
+    frames = sum(len(m.make_crops(one.image, one.detail).pixels) for one in inputs)
     assert frames == wanted["num_tiles"]
     prompt = prompts.chat(m.config, m.tokenizer, messages(case), "high")
-    before = prompt.prefix.plan if looks else ()  # type: ignore[union-attr]
+    before = prompt.prefix.layout if inputs else ()  # type: ignore[union-attr]
     assert before + prompt.ids == ids and m.config.image_id not in prompt.ids
 
 
@@ -107,8 +107,8 @@ def test_tiling(case: str) -> None:
 @pytest.mark.parametrize("case", [case for case in SEEN if case not in MADE])
 def test_pixels(case: str) -> None:
     m = loaded(case)
-    _, looks = prompts.turns(m.config, messages(case), "high")
-    pixels = [torch.from_numpy(m.views(look.image, look.detail).pixels) for look in looks]
+    _, inputs = prompts.turns(m.config, messages(case), "high")
+    pixels = [torch.from_numpy(m.make_crops(one.image, one.detail).pixels) for one in inputs]
     found, wanted = normalise(torch.cat(pixels)), tensors(case)["pixel_values"]
     if "video" in expected(case):
         # The reference resizes videos with torch, which rounds otherwise.
@@ -186,8 +186,8 @@ def test_engine(case: str, pieces: int | None) -> None:
     m = Recorder(replace(loaded(case), eos_id=-1), pieces)
     assert run(m, case, max_tokens=STEPS) == expected(case)["greedy_ids"]
     wanted = expected(case)["input_ids"]
-    fed = [token for ids in m.fed for token in ids][: len(wanted) - sum(len(p.plan) for p in m.prefixes)]
-    assert [*(i for p in m.prefixes for i in p.plan), *fed] == wanted
+    fed = [token for ids in m.fed for token in ids][: len(wanted) - sum(len(p.layout) for p in m.prefixes)]
+    assert [*(i for p in m.prefixes for i in p.layout), *fed] == wanted
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in MADE])
@@ -333,5 +333,5 @@ def test_a_second_question_on_a_clip_computes_its_own_text_alone() -> None:
         usages.append(done.usage)  # type: ignore[union-attr]
     engine.close()
     (prefix,) = m.prefixes
-    assert usages[0].cached_tokens == 0 and usages[1].cached_tokens == prefix.positions == len(prefix.plan)
+    assert usages[0].cached_tokens == 0 and usages[1].cached_tokens == prefix.positions == len(prefix.layout)
     assert len(m.fed[0]) == usages[1].prompt_tokens - prefix.positions < 20

@@ -53,7 +53,7 @@ def broken(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Scheduler.turn
 
     def exits(self: Scheduler) -> bool:
-        if self._inbox.first():
+        if self._queue.peek():
             raise SystemExit
         return turn(self)
 

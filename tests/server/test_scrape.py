@@ -11,7 +11,7 @@ from galago.engine.metrics import Metrics, Snapshot
 def test_metrics_are_served_as_text(http: Any) -> None:
     metrics = Metrics("served-metrics", "int8")
     metrics.watch(lambda: Snapshot(waiting=3))
-    metrics.submitted("query", "normal")
+    metrics.count_submitted("query", "normal")
     reply = http.get("/metrics")
     metrics.close()
     assert reply.status_code == 200

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import CHUNK, KVCache
-from galago.engine.step import End, Feed, Look, Output, Prefix, Start, Steps
+from galago.engine.step import End, Feed, ImageInput, Prefix, Start, StepOutput, Steps
 from galago.media.picture import Picture, open_picture
 from galago.nn.passes import Passes, finish
 from galago.precision import pick_precision
@@ -85,7 +85,7 @@ def needs(plan: Plan, image: Any) -> int:
 def prefix_of(shown: Any, detail: Detail, before: int = 0) -> Prefix:
     """Of one image, or of a list of them."""
     images = shown if isinstance(shown, list) else [shown]
-    return Prefix(tuple(Look(image, detail) for image in images), PREFIX, (before,))
+    return Prefix(tuple(ImageInput(image, detail) for image in images), PREFIX, (before,))
 
 
 def fold(a: int, b: int) -> int:
@@ -105,11 +105,11 @@ def number(*parts: Any) -> int:
     return zlib.crc32(repr(parts).encode()) % PRIME
 
 
-def output(seen: list[int], room: int, logits: bool = True) -> Output:
+def output(seen: list[int], room: int, logits: bool = True) -> StepOutput:
     """What follows all these keys and values of the last layer."""
     digest = folded(seen)[-1]
     chosen = torch.nn.functional.one_hot(torch.tensor(digest % VOCAB), VOCAB).float()
-    return Output(torch.tensor([digest]), {"logits": chosen} if logits else {}, room)
+    return StepOutput(torch.tensor([digest]), {"logits": chosen} if logits else {}, room)
 
 
 class Standin:
@@ -137,32 +137,34 @@ class Standin:
     def skill(self, request: Request) -> Steps:
         return spell(request, plan_of(request))
 
-    def opening(self, shown: Any, detail: Detail = "high") -> Prefix:
+    def image_prefix(self, shown: Any, detail: Detail = "high") -> Prefix:
         return prefix_of(shown, detail)
 
-    def views(self, image: Image.Image, detail: Detail = "high") -> Any:
+    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Any:
         pixels = np.asarray(image.convert("RGB"))
-        self._ask("views", ((number(pixels.tobytes(), detail),),))
+        self._ask("make_crops", ((number(pixels.tobytes(), detail),),))
         tiles = np.stack(np.split(pixels, pixels.shape[1] // TILE, axis=1))
         return SimpleNamespace(pixels=tiles if detail == "high" else tiles.sum(0, dtype=np.uint8, keepdims=True))
 
-    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
+    def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         digests = [number(crop.tobytes()) for crop in pixels]
-        self._ask("see", tuple((digest,) for digest in digests))
+        self._ask("encode_crops", tuple((digest,) for digest in digests))
         for digest in digests:
             yield
-            self._ask("look", ((digest,),))
+            self._ask("crop", ((digest,),))
         return torch.tensor(digests).view(-1, 1)
 
-    def embed_image(self, features: Tensor, views: Any) -> Tensor:
-        assert len(features) == len(views.pixels)
+    def embed_image(self, features: Tensor, crops: Any) -> Tensor:
+        assert len(features) == len(crops.pixels)
         self._ask("embed", (tuple(features.flatten().tolist()),))
         return (features * 3 + len(features)) % PRIME
 
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
-        sizes = [(look.image.size, look.detail) for look in prefix.looks]
+    def encode_prefix(
+        self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
+    ) -> Passes[EncodedImage]:
+        sizes = [(image.image.size, image.detail) for image in prefix.images]
         numbers = [i for embedding in embeddings for i in embedding.flatten().tolist()]
-        digest = folded(numbers, number(sizes, prefix.plan, variant))[-1]
+        digest = folded(numbers, number(sizes, prefix.layout, variant))[-1]
         self._ask("prefix", ((digest,),))
         for _ in range(2):
             yield
@@ -176,7 +178,7 @@ class Standin:
         self._ask("new", ())
         return KVCache((LAYERS, 1, 1), self.context, torch.int64, CPU, encoded, variant)
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
         assert torch.is_inference_mode_enabled()
         fed = [feed.input.tolist() for feed in feeds]
         for cache, rows in zip(caches, fed, strict=True):
@@ -193,7 +195,7 @@ class Standin:
         for cache, rows in zip(caches, fed, strict=True):
             cache.advance(len(rows))
         return [
-            output(s, cache.room, "logits" in feed.reads) for s, cache, feed in zip(seen, caches, feeds, strict=True)
+            output(s, cache.room, "logits" in feed.heads) for s, cache, feed in zip(seen, caches, feeds, strict=True)
         ]
 
     def _ask(self, kind: str, rows: Rows) -> None:
@@ -218,7 +220,7 @@ def spell(request: Request, plan: Plan) -> Steps:
             out = yield Feed(torch.tensor(tokens))
             if i == plan.breaks:
                 raise RuntimeError("a broken skill")
-            assert isinstance(out, Output) and out.logits is not None
+            assert isinstance(out, StepOutput) and out.logits is not None
             tokens = [int(out.logits.argmax())]
             yield TextDelta(f"{tokens[0]}:{int(out.hidden)}")
     return End("stop", len(plan.starts) * plan.steps)
@@ -263,7 +265,7 @@ def decoded(image: Image.Image | Picture) -> Image.Image:
 def made(prefix: Prefix, variant: str | None) -> EncodedImage:
     model = Standin()
     embeddings = []
-    for look in prefix.looks:
-        views = model.views(decoded(look.image), look.detail)
-        embeddings.append(model.embed_image(finish(model.see(views.pixels)), views))
-    return replace(finish(model.prefix(prefix, embeddings, variant)), encode_s=0.0)
+    for image in prefix.images:
+        crops = model.make_crops(decoded(image.image), image.detail)
+        embeddings.append(model.embed_image(finish(model.encode_crops(crops.pixels)), crops))
+    return replace(finish(model.encode_prefix(prefix, embeddings, variant)), encode_s=0.0)

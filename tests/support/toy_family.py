@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from galago.checkpoint.packed import Table, load_either
 from galago.checkpoint.tensors import checked, read_tensors
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Look, Prefix
+from galago.engine.step import ImageInput, Prefix
 from galago.errors import ContextLengthExceeded, InvalidRequest
 from galago.families.base import DecoderModel, identity_of, kv_values
 from galago.families.family import Family, Outline
@@ -77,28 +77,28 @@ class Toy(DecoderModel):
         said = (
             asked.question if isinstance(asked, Query) else asked.messages[-1].text if isinstance(asked, Chat) else "?"
         )
-        prefix = shown[0] if isinstance(shown[0], EncodedImage) else self.opening(shown[0])
+        prefix = shown[0] if isinstance(shown[0], EncodedImage) else self.image_prefix(shown[0])
         ids, room = self.tokenizer.encode(said), self.context - prefix.positions
         if len(ids) > room:
             raise ContextLengthExceeded(f"the prompt has {len(ids)} tokens, {room} fit")
         return answer(self, request, prefix, ids, min(request.sampling.max_tokens or 8, room), room)
 
-    def opening(self, shown: Any, detail: Any = "high") -> Prefix:
-        return Prefix((Look(shown, detail),), SIDE * SIDE)
+    def image_prefix(self, shown: Any, detail: Any = "high") -> Prefix:
+        return Prefix((ImageInput(shown, detail),), SIDE * SIDE)
 
-    def views(self, image: Any, detail: Any = "high") -> Any:
+    def make_crops(self, image: Any, detail: Any = "high") -> Any:
         return SimpleNamespace(pixels=np.asarray(image.convert("RGB").resize((SIDE, SIDE)))[None])
 
-    def see(self, pixels: Any) -> Any:
+    def encode_crops(self, pixels: Any) -> Any:
         yield
         return linear(torch.from_numpy(pixels).flatten(1, 2).to(self.dtype) / 255, self.weights.linears["see"])
 
-    def embed_image(self, features: Any, views: Any) -> Any:
+    def embed_image(self, features: Any, crops: Any) -> Any:
         return features[0]
 
-    def prefix(self, prefix: Any, embeddings: Any, variant: Any = None) -> Any:
+    def encode_prefix(self, prefix: Any, embeddings: Any, variant: Any = None) -> Any:
         k, v = yield from self.causal(embeddings[0])
-        return EncodedImage(self.identity, variant, k, v, prefix.looks[0].image.size, 1, SIDE * SIDE)
+        return EncodedImage(self.identity, variant, k, v, prefix.images[0].image.size, 1, SIDE * SIDE)
 
 
 def read(files: Any) -> Any:

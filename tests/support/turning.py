@@ -11,9 +11,9 @@ import torch
 from standin import Standin, alone
 
 from galago.engine.image_cache import ImageCache
-from galago.engine.inbox import Inbox, Job
 from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics
+from galago.engine.request_queue import Job, RequestQueue
 from galago.engine.scheduler import Scheduler
 from galago.errors import EngineClosed, GalagoError
 from galago.request import Done, Event, Request
@@ -89,26 +89,26 @@ class Turned:
     def __init__(self, model: Standin, limits: Limits | None = None) -> None:
         self.model, self.limits, self.errands = model, limits or Limits(), Errands()
         self.metrics = Metrics(model.name, model.precision.name)
-        self.inbox = Inbox(self.limits.waiting, self.limits.running)
+        self.queue = RequestQueue(self.limits.waiting, self.limits.running)
         self.images = ImageCache(self.limits.prefix_bytes, self.limits.embedding_bytes)
         with patch("galago.engine.encoder.ThreadPoolExecutor", lambda *_: self.errands):
-            self.scheduler = Scheduler(model, self.inbox, self.limits, self.images, self.metrics)
+            self.scheduler = Scheduler(model, self.queue, self.limits, self.images, self.metrics)
         self.asked: list[Asked] = []
 
     def put(self, request: Request) -> Asked:
-        """Raises what the inbox raises."""
+        """Raises what the queue raises."""
         asked = Asked(request, Job(self.model.skill(request), "query", request.priority, request.timeout))
-        self.inbox.put(asked.job)
-        self.metrics.submitted("query", request.priority)
+        self.queue.put(asked.job)
+        self.metrics.count_submitted("query", request.priority)
         self.asked.append(asked)
         return asked
 
     def turn(self) -> bool:
-        waiting = self.inbox.jobs()
+        waiting = self.queue.jobs()
         with torch.inference_mode():
             worked = self.scheduler.turn()
-        left = self.inbox.jobs()
-        taken = [job.rank for job in waiting if job not in left and not job.late()]
+        left = self.queue.jobs()
+        taken = [job.rank for job in waiting if job not in left and not job.deadline_error()]
         assert not taken or not left or max(taken) < min(job.rank for job in left)
         self.check()
         return worked
@@ -123,8 +123,8 @@ class Turned:
         now, images, limits = self.scheduler.snapshot(), self.images.stats(), self.limits
         assert now.running <= limits.running and now.waiting + now.running <= limits.waiting + limits.running
         assert images.hot.bytes <= limits.prefix_bytes and images.warm.bytes <= limits.embedding_bytes
-        assert self.scheduler.reserved <= self.scheduler.kv_bytes
-        assert now.bytes["kv"] + self.model.prefix_bytes <= self.scheduler.reserved + images.hot.bytes
+        assert self.scheduler.reserved_bytes <= self.scheduler.kv_bytes
+        assert now.bytes["kv"] + self.model.prefix_bytes <= self.scheduler.reserved_bytes + images.hot.bytes
 
     def run(self) -> None:
         """Turn until nothing is left to do."""
@@ -137,13 +137,13 @@ class Turned:
         assert all(one.how for one in self.asked)
 
     def close(self) -> None:
-        self.scheduler.end(EngineClosed("the engine was shut down"))
+        self.scheduler.shut_down(EngineClosed("the engine was shut down"))
 
     def emptied(self) -> None:
         """Nothing is held when all is over but what the cache may hold, and that it lets go."""
         now = self.scheduler.snapshot()
         assert (now.waiting, now.running, now.encoding) == (0, 0, 0)
-        assert self.scheduler.reserved == now.bytes["kv"] == 0
+        assert self.scheduler.reserved_bytes == now.bytes["kv"] == 0
         self.images.trim()
         left = self.images.stats()
         assert left.hot.bytes == left.warm.bytes == 0 == self.model.prefix_bytes

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import logits_of
-from galago.families.smolvlm.vision import frame_features, projected
+from galago.families.smolvlm.vision import crop_features, projected
 from galago.families.smolvlm.weights import SmolVLMWeights
 from galago.lab.eval.motion.score import MEASURES
 from galago.nn.decoder import Attend, decoder
@@ -98,7 +98,7 @@ def losses(batch: Batch, w: SmolVLMWeights, c: SmolVLMConfig, heads: nn.ModuleDi
     what the first half of the decoder makes of the frames' tokens.
     """
     b, n = batch.pixels.shape[:2]
-    features = frame_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
+    features = crop_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
     image = projected(features, w.vision, c.vision)
     out = {
         "patch": heads["tower"](features.unflatten(0, (b, n)), batch.patch_kind, batch.patch_offset),

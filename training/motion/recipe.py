@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from galago.engine.step import Prefix
 from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import SmolVLMConfig, make_config
-from galago.families.smolvlm.image import make_frames
+from galago.families.smolvlm.image import make_crops
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.lab.eval.motion.draw import draw_clip
 from galago.lab.eval.motion.questions import questions_for
@@ -189,13 +189,13 @@ class Prepared:
 
     def pixels(self, clip: Clip) -> np.ndarray:
         """Frames uint8 [n, side, side, 3], as the family makes them."""
-        return np.concatenate([make_frames(frame, self.config.image, False).pixels for frame in clip.frames])
+        return np.concatenate([make_crops(frame, self.config.image, False).pixels for frame in clip.frames])
 
     def prompt(self, clip: Clip, question: str) -> tuple[list[int], list[int]]:
         """The tokens up to the last frame, and those of the question."""
         asked = prompts.chat(self.config, self.tokenizer, [Message("user", (clip, question))], "high")
         assert isinstance(asked.prefix, Prefix)
-        return list(asked.prefix.plan), list(asked.ids)
+        return list(asked.prefix.layout), list(asked.ids)
 
     @property
     def end(self) -> int:

@@ -1,4 +1,4 @@
-"""Several sequences on their way through the decoder together, none of which sees another."""
+"""One pass of the decoder over several sequences, none of which sees another."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Output
+from galago.engine.step import Feed, StepOutput
 from galago.errors import ContextLengthExceeded
 from galago.kernels import Place
 from galago.nn.attention import attend_cached
@@ -44,23 +44,23 @@ class Batch:
         return [(cache.places(), n) for cache, n in zip(self._caches, self._counts, strict=True)]
 
     def advance(self, rows: Tensor) -> Sequence[Tensor]:
-        """Count the rows as kept; what became of them [rows, dim], by sequence."""
+        """Count the rows as kept; `rows`, their residual streams [rows, dim], split by sequence."""
         for cache, n in zip(self._caches, self._counts, strict=True):
             cache.advance(n)
         return rows.split(self._counts)
 
 
-def stepped(
+def forward_step(
     caches: Sequence[KVCache],
     feeds: Sequence[Feed],
     groups: Sequence[Hashable],
     hidden: Callable[[Sequence[KVCache], Sequence[Tensor]], Sequence[Tensor]],
     heads: Mapping[str, Callable[[Tensor], Tensor]],
     at_most: int | None = None,
-) -> list[Output]:
-    """One step of several sequences; those of equal `groups` go through the decoder together, or `at_most` of them.
+) -> list[StepOutput]:
+    """Feed several sequences; those of equal `groups` go through the decoder together, at most `at_most` at once.
 
-    `hidden` gives the residual streams [n, dim] of what is fed, each of the heads what it makes of such rows [m, ...].
+    `hidden` maps caches and inputs to residual streams [n, dim], each of the `heads` rows [m, dim] of these to values.
     """
     together: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
@@ -72,12 +72,12 @@ def stepped(
             for i, rows in zip(part, found, strict=True):
                 last[i] = rows[-1]
     read: list[dict[str, Tensor]] = [{} for _ in feeds]
-    for name in {name: None for feed in feeds for name in feed.reads}:
-        for part in _parts([i for i, feed in enumerate(feeds) if name in feed.reads], at_most):
+    for name in {name: None for feed in feeds for name in feed.heads}:
+        for part in _parts([i for i, feed in enumerate(feeds) if name in feed.heads], at_most):
             values = heads[name](torch.stack([last[i] for i in part])).float()
             for i, value in zip(part, values, strict=True):
                 read[i][name] = value
-    return [Output(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]
+    return [StepOutput(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]
 
 
 def _parts(members: list[int], at_most: int | None) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Images on their way to becoming prefixes: each encoded once, whoever asks, a piece of work at a time."""
+"""Encodes images and the prefixes around them: each once however many requests want it, one piece of work at a time."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,44 +14,44 @@ from torch import Tensor
 
 from galago.engine.decoding import DECODING
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.image_cache import ImageCache, address, addressed, digest_of, joined
-from galago.engine.metrics import Tier
+from galago.engine.image_cache import ImageCache, image_key, pixel_digest, pixel_key, prefix_key
+from galago.engine.metrics import CacheResult
 from galago.engine.sequence import Sequence
-from galago.engine.step import Look, Prefix, Start, StepModel
+from galago.engine.step import Crops, ImageInput, Prefix, Start, StepModel
 from galago.errors import NotANumber
 from galago.media.picture import Picture
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
+from galago.request import Detail
 from galago.system.device import return_memory, synchronize
 from galago.system.machine import usable_cores
 from galago.system.threads import begin
 
-CPU = torch.device("cpu")
 LARGE = 64 << 20
 """Bytes of a picture whose memory goes back to the system before the next may have as much."""
 T = TypeVar("T")
-Tell = Callable[[Sequence, "EncodedImage | Exception"], None]
+OnEncoded = Callable[[Sequence, "EncodedImage | Exception"], None]
 
 
 @dataclass(eq=False)
-class _Prefix:
-    """A prefix to be made, and who waits for it."""
+class _PendingPrefix:
+    """A prefix to be encoded, and the sequences that wait for it."""
 
     key: str
-    wanted: Prefix
+    prefix: Prefix
     variant: str | None
-    images: tuple[str, ...]
-    """the addresses of its images, in their order"""
+    image_keys: tuple[str, ...]
+    """of its images, in their order"""
     waiting: list[Sequence] = field(default_factory=list)
     embeddings: dict[str, Tensor] = field(default_factory=dict)
-    """those that are there, by the address of the image"""
+    """those that are there, by image key"""
     encode_s: float = 0.0
-    tried: bool = False
+    ran_out: bool = False
     """whether memory ran out for it"""
 
     @property
-    def ready(self) -> bool:
-        return all(key in self.embeddings for key in self.images)
+    def is_ready(self) -> bool:
+        return all(key in self.embeddings for key in self.image_keys)
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -59,138 +59,136 @@ class _Prefix:
 
 
 @dataclass(eq=False)
-class _Sight:
-    """An image that the vision tower is to see, and the prefixes that its embedding is for."""
+class _PendingImage:
+    """An image to be embedded, and the prefixes that its embedding is for."""
 
     key: str
-    views: "Future[Any]"
-    prefixes: list[_Prefix] = field(default_factory=list)
+    crops: "Future[Crops]"
+    prefixes: list[_PendingPrefix] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
-    """of the crops seen so far"""
+    """of the crops encoded so far"""
     seconds: float = 0.0
-    tried: bool = False
+    ran_out: bool = False
     """whether memory ran out for it"""
 
     @property
-    def live(self) -> list[_Prefix]:
+    def wanted_by(self) -> list[_PendingPrefix]:
+        """Those of its prefixes that a sequence still waits for."""
         return [p for p in self.prefixes if p.waiting]
 
     @property
     def rank(self) -> tuple[bool, float]:
-        return min(p.rank for p in self.live)
+        return min(p.rank for p in self.wanted_by)
 
 
 class Encoder:
-    """Gives each sequence that begins with images its EncodedImage, through `tell`.
+    """Encodes the images that sequences begin with, and hands each sequence its EncodedImage through `on_encoded`.
 
-    Decoding, reading pixels and cutting crops happens in threads of its own, all else in the engine's, in `work`. A
-    picture that comes as its file is decoded there, when DECODING has room for it, and kept no longer than it takes to
-    cut its crops.
+    Decoding, hashing and cutting crops happens in threads of its own, all else in the engine's, in `work`. A Picture is
+    decoded there, when DECODING has room for it, and kept no longer than it takes to cut its crops.
     """
 
     def __init__(
         self,
         model: StepModel,
-        images: ImageCache,
+        cache: ImageCache,
         wake: Callable[[], None],
-        tell: Tell,
-        relieve: Callable[[Exception], bool],
-        count: Callable[[Tier, int], None],
+        on_encoded: OnEncoded,
+        free_memory_after: Callable[[Exception], bool],
+        count_images: Callable[[CacheResult, int], None],
     ) -> None:
-        """`wake` is called from other threads; `relieve` says whether an error is worth another try."""
-        self._count = count
-        self._model, self._images, self._wake, self._tell, self._relieve = model, images, wake, tell, relieve
+        """`wake` is called from other threads; `free_memory_after` says whether an error is worth another try."""
+        self._model, self._cache, self._wake, self._on_encoded = model, cache, wake, on_encoded
+        self._free_memory_after, self._count_images = free_memory_after, count_images
         self._threads = ThreadPoolExecutor(usable_cores(), "galago-images")
-        self._addressed: SimpleQueue[tuple[Sequence, Start, list[str], BaseException | None]] = SimpleQueue()
-        self._sights: dict[str, _Sight] = {}
-        self._views: dict[str, Future[Any]] = {}
-        """of pictures, by their addresses: made while they were decoded"""
+        self._with_keys: SimpleQueue[tuple[Sequence, Start, list[str], BaseException | None]] = SimpleQueue()
+        """sequences whose images have been hashed, with the images' keys or what went wrong"""
+        self._pending_images: dict[str, _PendingImage] = {}
+        self._crops: dict[str, Future[Crops]] = {}
+        """of pictures, by image key: cut while they were decoded"""
         self._claiming = threading.Lock()
-        self._prefixes: dict[str, _Prefix] = {}
-        self._used: dict[str, tuple[EncodedImage, int]] = {}
-        """prefixes that running requests use, the cache may have had no room for them; and how many do"""
+        self._pending_prefixes: dict[str, _PendingPrefix] = {}
+        self._in_use: dict[str, tuple[EncodedImage, int]] = {}
+        """prefixes that running requests use, since the cache may have had no room for them; and how many do"""
         self._active: Iterator[None] | None = None
-        """the piece of work that is under way"""
-        self._active_for: list[_Prefix] = []
+        """the work that is under way"""
+        self._active_for: list[_PendingPrefix] = []
 
     def __len__(self) -> int:
-        """Prefixes on their way."""
-        return len(self._prefixes)
+        """Prefixes that are being encoded or wait for it."""
+        return len(self._pending_prefixes)
 
-    def want(self, s: Sequence, start: Start, prefix: Prefix) -> None:
-        """Tell s of this prefix when it is made."""
+    def request_prefix(self, s: Sequence, start: Start, prefix: Prefix) -> None:
+        """Have a prefix encoded for a sequence, which gets it through `on_encoded`."""
 
-        def read() -> tuple[list[str], BaseException | None]:
+        def make_keys() -> tuple[list[str], BaseException | None]:
             keys: list[str] = []
             try:
-                for look in prefix.looks:
+                for image_input in prefix.images:
                     if s.start is start:
-                        keys.append(self._address(look, prefix, start, s))
+                        keys.append(self._key_of(image_input, prefix, start, s))
             except BaseException as error:  # most often an image whose file cannot be read to its end
                 return keys, error
             return keys, None
 
-        def tell(found: "Future[tuple[list[str], BaseException | None]]") -> None:
-            if not found.cancelled():
-                self._addressed.put((s, start, *found.result()))
+        def put(made: "Future[tuple[list[str], BaseException | None]]") -> None:
+            if not made.cancelled():
+                self._with_keys.put((s, start, *made.result()))
             self._wake()
 
-        begin(self._threads, read).add_done_callback(tell)
+        begin(self._threads, make_keys).add_done_callback(put)
 
-    def _address(self, look: Look, prefix: Prefix, start: Start, s: Sequence) -> str:
-        """The address of an image; one that comes as its file is decoded for that, and its crops cut if they may lack.
-
-        An empty text once nobody wants it any more.
-        """
-        shown, context = look.image, (self._model.identity, look.detail)
-        if not isinstance(shown, Picture):
-            return address(shown, *context)
-        with shown.reading:  # of several requests with this picture the others find it known
-            key = addressed(shown.known[0], *context) if shown.known else None
-            if key and self._has(key, prefix, start):
+    def _key_of(self, image_input: ImageInput, prefix: Prefix, start: Start, s: Sequence) -> str:
+        """The key of an image, empty once the sequence has gone. A Picture that is not known is decoded and cut."""
+        image, context = image_input.image, (self._model.identity, image_input.detail)
+        if not isinstance(image, Picture):
+            return image_key(image, *context)
+        with image.reading:  # of several requests with this picture the others find it known
+            key = pixel_key(image.known[0], *context) if image.known else None
+            if key and self._is_known(key, prefix, start):
                 return key
-            with DECODING.hold(shown.needs, lambda: s.start is start) as held:
+            with DECODING.hold(image.needs, lambda: s.start is start) as held:
                 if not held:
                     return ""
-                key = self._decoded(look, shown, prefix, start)
-                if shown.needs >= LARGE:
+                key = self._decode_and_crop(image, image_input.detail, prefix, start)
+                if image.needs >= LARGE:
                     # The C library keeps what a thread has freed for that thread; the next picture is another's.
-                    return_memory(CPU)
+                    return_memory(torch.device("cpu"))
                 return key
 
-    def _decoded(self, look: Look, shown: Picture, prefix: Prefix, start: Start) -> str:
-        image = shown.decoded()
-        if not shown.known:
-            shown.known.append(digest_of(image))
-        key = addressed(shown.known[0], self._model.identity, look.detail)
+    def _decode_and_crop(self, picture: Picture, detail: Detail, prefix: Prefix, start: Start) -> str:
+        image = picture.decoded()
+        if not picture.known:
+            picture.known.append(pixel_digest(image))
+        key = pixel_key(picture.known[0], self._model.identity, detail)
         with self._claiming:
-            if self._has(key, prefix, start):
+            if self._is_known(key, prefix, start):
                 return key
-            views = self._views[key] = Future()
-            views.set_running_or_notify_cancel()  # others may be after them by the time that this request has gone
+            crops = self._crops[key] = Future()
+            crops.set_running_or_notify_cancel()  # others may be after them by the time that this request has gone
         try:
-            views.set_result(self._model.views(image, look.detail))
+            crops.set_result(self._model.make_crops(image, detail))
         except BaseException as error:
-            views.set_exception(error)
+            crops.set_exception(error)
         self._wake()
         return key
 
-    def _has(self, key: str, prefix: Prefix, start: Start) -> bool:
-        """Whether an image's crops are there or on their way, or will hardly be needed; asked from any thread."""
-        whole = joined((key,), prefix.plan, start.variant) if len(prefix.looks) == 1 else ""
+    def _is_known(self, key: str, prefix: Prefix, start: Start) -> bool:
+        """Whether an image's crops are there or being encoded, or will hardly be needed; asked from any thread."""
+        whole = prefix_key((key,), prefix.layout, start.variant) if len(prefix.images) == 1 else ""
         # In the order in which an image goes on, so that none is missed while it does.
-        there = key in self._views or key in self._sights or self._images.has_embedding(key)
-        return there or whole in self._prefixes or self._images.has_prefix(whole) or whole in self._used
+        there = key in self._crops or key in self._pending_images or self._cache.has_embedding(key)
+        return there or whole in self._pending_prefixes or self._cache.has_prefix(whole) or whole in self._in_use
 
-    def drop(self, s: Sequence) -> None:
-        """s does not want its prefix any more."""
-        for prefix in self._prefixes.values():
-            if s in prefix.waiting:
-                prefix.waiting.remove(s)
-        for key in [key for key, p in self._prefixes.items() if not p.waiting]:
-            del self._prefixes[key]
-        for key in [key for key, sight in self._sights.items() if not sight.live]:
-            self._sights.pop(key).views.cancel()
+    def cancel(self, s: Sequence) -> None:
+        """Drop a sequence's request for a prefix, and the work that was for it alone."""
+        for pending in self._pending_prefixes.values():
+            if s in pending.waiting:
+                pending.waiting.remove(s)
+        for key in [key for key, p in self._pending_prefixes.items() if not p.waiting]:
+            del self._pending_prefixes[key]
+        for key in [key for key, image in self._pending_images.items() if not image.wanted_by]:
+            self._pending_images.pop(key).crops.cancel()
         DECODING.wake()
         if self._active and not any(p.waiting for p in self._active_for):
             self._active, self._active_for = None, []
@@ -198,196 +196,198 @@ class Encoder:
     def close(self) -> None:
         DECODING.wake()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        del self._tell, self._relieve  # which hold whoever holds this, and so the model until garbage is collected
+        del self._on_encoded, self._free_memory_after  # they hold this, and so the model until garbage is collected
 
-    def sort(self) -> None:
-        """Look at the images whose addresses are known by now: in the cache, on their way already, or new."""
-        while not self._addressed.empty():
-            s, start, keys, failed = self._addressed.get()
+    def collect_finished(self) -> None:
+        """Take in the sequences whose images have been hashed: these are cached, pending already, or new."""
+        while not self._with_keys.empty():
+            s, start, keys, failed = self._with_keys.get()
             if s.start is start:  # not gone meanwhile
                 if isinstance(failed, Exception):
-                    self._tell(s, failed)
+                    self._on_encoded(s, failed)
                 elif failed:
                     raise failed
                 else:
                     assert isinstance(start.prefix, Prefix)
-                    self._sort(s, start.prefix, start.variant, tuple(keys))
+                    self._look_up(s, start.prefix, start.variant, tuple(keys))
             for key in keys:
-                if (views := self._views.get(key)) and views.done():
-                    del self._views[key]  # not needed after all
+                if (crops := self._crops.get(key)) and crops.done():
+                    del self._crops[key]  # not needed after all
 
-    def _sort(self, s: Sequence, wanted: Prefix, variant: str | None, keys: tuple[str, ...]) -> None:
-        whole = joined(keys, wanted.plan, variant)
-        s.image, s.shared = whole, wanted.positions * self._model.kv_bytes
-        if encoded := self._images.prefix(whole) or self._used.get(whole, (None, 0))[0]:
-            self._count("hot", len(keys))
-            return self._give(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
-        if whole in self._prefixes:
-            self._count("shared", len(keys))
-            self._prefixes[whole].waiting.append(s)
+    def _look_up(self, s: Sequence, prefix: Prefix, variant: str | None, keys: tuple[str, ...]) -> None:
+        """Give a sequence its prefix if it is there; else add it to the pending one, or make a new one pending."""
+        whole = prefix_key(keys, prefix.layout, variant)
+        s.prefix_key, s.prefix_bytes = whole, prefix.positions * self._model.kv_bytes
+        if encoded := self._cache.prefix(whole) or self._in_use.get(whole, (None, 0))[0]:
+            self._count_images("hot", len(keys))
+            return self._deliver(s, whole, encoded, reused=True, seconds=(0.0, 0.0))
+        if whole in self._pending_prefixes:
+            self._count_images("shared", len(keys))
+            self._pending_prefixes[whole].waiting.append(s)
             return
-        looks = dict(zip(keys, wanted.looks, strict=True))
-        embeddings = {key: self._images.embedding(key) for key in looks}
+        inputs = dict(zip(keys, prefix.images, strict=True))
+        embeddings = {key: self._cache.embedding(key) for key in inputs}
         for key, embedding in embeddings.items():
-            lacks = embedding is None and key not in self._views and key not in self._sights
-            if lacks and isinstance(looks[key].image, Picture):
-                # It has left the cache, or its crops were those of somebody who has gone, since it was looked at.
+            lacks = embedding is None and key not in self._crops and key not in self._pending_images
+            if lacks and isinstance(inputs[key].image, Picture):
+                # It has left the cache, or its crops were those of somebody who has gone, since it was hashed.
                 assert s.start
-                return self.want(s, s.start, wanted)
-        prefix = self._prefixes[whole] = _Prefix(whole, wanted, variant, keys, [s])
+                return self.request_prefix(s, s.start, prefix)
+        pending = self._pending_prefixes[whole] = _PendingPrefix(whole, prefix, variant, keys, [s])
         for key, embedding in embeddings.items():
             if embedding is not None:
-                self._count("warm", 1)
-                prefix.embeddings[key] = embedding.to(self._model.device)
+                self._count_images("warm", 1)
+                pending.embeddings[key] = embedding.to(self._model.device)
                 continue
-            self._count("miss", 1)
-            if key not in self._sights:
-                self._sights[key] = _Sight(key, self._views_of(key, looks[key]))
-                self._views.pop(key, None)
-            self._sights[key].prefixes.append(prefix)
+            self._count_images("miss", 1)
+            if key not in self._pending_images:
+                self._pending_images[key] = _PendingImage(key, self._crops_of(key, inputs[key]))
+                self._crops.pop(key, None)
+            self._pending_images[key].prefixes.append(pending)
 
-    def _views_of(self, key: str, look: Look) -> "Future[Any]":
-        if isinstance(look.image, Picture):
-            return self._views[key]
-        views = begin(self._threads, self._model.views, look.image, look.detail)
-        views.add_done_callback(lambda _: self._wake())
-        return views
+    def _crops_of(self, key: str, image_input: ImageInput) -> "Future[Crops]":
+        if isinstance(image_input.image, Picture):
+            return self._crops[key]
+        crops = begin(self._threads, self._model.make_crops, image_input.image, image_input.detail)
+        crops.add_done_callback(lambda _: self._wake())
+        return crops
 
     @property
-    def ready(self) -> bool:
-        """Whether there is work to do now."""
-        return bool(self._active or self._next_prefix() or self._next_sights())
+    def has_work(self) -> bool:
+        """Whether `work` has something to do now."""
+        return bool(self._active or self._next_prefix() or self._next_images())
 
     def work(self) -> None:
-        """One piece of it."""
+        """Do one piece of the work on a prefix or on images."""
         if self._active is None:
-            if prefix := self._next_prefix():
-                self._active, self._active_for = self._make_prefix(prefix), [prefix]
-            elif sights := self._next_sights():
-                self._active = self._look(sights)
-                self._active_for = [p for sight in sights for p in sight.prefixes]
+            if pending := self._next_prefix():
+                self._active, self._active_for = self._encode_prefix(pending), [pending]
+            elif images := self._next_images():
+                self._active = self._encode_crops(images)
+                self._active_for = [p for image in images for p in image.prefixes]
         if self._active and next(self._active, self) is self:
             self._active, self._active_for = None, []
 
-    def _next_prefix(self) -> _Prefix | None:
-        ready = [p for p in self._prefixes.values() if p.ready]
+    def _next_prefix(self) -> _PendingPrefix | None:
+        ready = [p for p in self._pending_prefixes.values() if p.is_ready]
         return min(ready, key=lambda p: p.rank, default=None)
 
-    def _next_sights(self) -> list[_Sight]:
+    def _next_images(self) -> list[_PendingImage]:
         """Those whose crops go into the next pass."""
-        ready = sorted((s for s in self._sights.values() if s.views.done()), key=lambda s: s.rank)
+        ready = sorted((i for i in self._pending_images.values() if i.crops.done()), key=lambda i: i.rank)
         return ready[: self._model.crops_at_once]
 
-    def _look(self, sights: list[_Sight]) -> Iterator[None]:
-        """See the next crops of these images."""
-        chosen: list[tuple[_Sight, np.ndarray]] = []
+    def _encode_crops(self, images: list[_PendingImage]) -> Iterator[None]:
+        """Encode the next crops of these images in one pass."""
+        chosen: list[tuple[_PendingImage, np.ndarray]] = []
         left = self._model.crops_at_once
-        for sight in filter(self._current, sights):
+        for image in filter(self._is_wanted, images):
             try:
-                pixels = sight.views.result().pixels[len(sight.features) :][:left]
+                pixels = image.crops.result().pixels[len(image.features) :][:left]
             except Exception as error:
-                self._fail_sight(sight, error)
+                self._fail_image(image, error)
                 continue
-            chosen.append((sight, pixels))
+            chosen.append((image, pixels))
             left -= len(pixels)
             if not left:
                 break
         if not chosen:
             return
         try:
-            passes = self._model.see(np.concatenate([pixels for _, pixels in chosen]))
+            passes = self._model.encode_crops(np.concatenate([pixels for _, pixels in chosen]))
             features, took = yield from _timed(passes, self._model.device)
         except Exception as error:
             # Which of them is at fault is not known; one alone is.
             if len(chosen) > 1:
-                for sight, _ in chosen:
-                    yield from self._look([sight])
-            elif self._current(chosen[0][0]) and not self._again(chosen[0][0], error):
-                self._fail_sight(chosen[0][0], error)
+                for image, _ in chosen:
+                    yield from self._encode_crops([image])
+            elif self._is_wanted(chosen[0][0]) and not self._may_retry(chosen[0][0], error):
+                self._fail_image(chosen[0][0], error)
             return
         share = took / len(features)
         parts = features.split([len(pixels) for _, pixels in chosen])
-        for (sight, _), part in zip(chosen, parts, strict=True):
-            sight.features.extend(part.unsqueeze(1).unbind(0))
-            sight.seconds += share * len(part)
-            if self._current(sight) and len(sight.features) == len(sight.views.result().pixels):
-                self._seen(sight)
+        for (image, _), part in zip(chosen, parts, strict=True):
+            image.features.extend(part.unsqueeze(1).unbind(0))
+            image.seconds += share * len(part)
+            if self._is_wanted(image) and len(image.features) == len(image.crops.result().pixels):
+                self._embed_image(image)
 
-    def _current(self, sight: _Sight) -> bool:
-        """Whether it is still wanted: another of the same image may have come after it."""
-        return self._sights.get(sight.key) is sight
+    def _is_wanted(self, image: _PendingImage) -> bool:
+        """Whether it is still pending: another of the same key may have come after it."""
+        return self._pending_images.get(image.key) is image
 
-    def _again(self, work: _Prefix | _Sight, error: Exception) -> bool:
+    def _may_retry(self, work: _PendingPrefix | _PendingImage, error: Exception) -> bool:
         """Whether to try once more: only when memory ran out, and for the first time."""
-        again = self._relieve(error) and not work.tried
-        work.tried = True
+        again = self._free_memory_after(error) and not work.ran_out
+        work.ran_out = True
         return again
 
-    def _seen(self, sight: _Sight) -> None:
-        """All crops of an image have been seen."""
+    def _embed_image(self, image: _PendingImage) -> None:
+        """Make the embedding of an image whose crops have all been encoded."""
         begin = time.perf_counter()
         try:
-            embedding = self._model.embed_image(torch.cat(sight.features), sight.views.result())
+            embedding = self._model.embed_image(torch.cat(image.features), image.crops.result())
             synchronize(self._model.device)
             if not is_finite(embedding):
                 raise NotANumber("the image")
         except Exception as error:
-            return self._fail_sight(sight, error)
-        self._images.keep_embedding(sight.key, embedding)
-        self._sights.pop(sight.key, None)
-        for prefix in sight.prefixes:
-            prefix.embeddings[sight.key] = embedding
-            prefix.encode_s += sight.seconds + time.perf_counter() - begin
+            return self._fail_image(image, error)
+        self._cache.keep_embedding(image.key, embedding)
+        self._pending_images.pop(image.key, None)
+        for pending in image.prefixes:
+            pending.embeddings[image.key] = embedding
+            pending.encode_s += image.seconds + time.perf_counter() - begin
 
-    def _make_prefix(self, prefix: _Prefix) -> Iterator[None]:
-        embeddings = [prefix.embeddings[key] for key in prefix.images]
+    def _encode_prefix(self, pending: _PendingPrefix) -> Iterator[None]:
+        embeddings = [pending.embeddings[key] for key in pending.image_keys]
         try:
-            passes = self._model.prefix(prefix.wanted, embeddings, prefix.variant)
+            passes = self._model.encode_prefix(pending.prefix, embeddings, pending.variant)
             encoded, took = yield from _timed(passes, self._model.device)
             # What is no number in an earlier layer is none in the last: it stays in the residual stream.
             if not (is_finite(encoded.k[-1]) and is_finite(encoded.v[-1])):
                 raise NotANumber("the image")
         except Exception as error:
-            if not self._again(prefix, error):
-                self._fail(prefix, error)
+            if not self._may_retry(pending, error):
+                self._fail_prefix(pending, error)
             return
-        encoded = replace(encoded, encode_s=prefix.encode_s, prefill_s=took)
-        self._images.keep_prefix(prefix.key, encoded)
-        self._prefixes.pop(prefix.key, None)
-        for i, s in enumerate(prefix.waiting):  # who asked first pays
-            self._give(s, prefix.key, encoded, reused=i > 0, seconds=(0, 0) if i else (prefix.encode_s, took))
+        encoded = replace(encoded, encode_s=pending.encode_s, prefill_s=took)
+        self._cache.keep_prefix(pending.key, encoded)
+        self._pending_prefixes.pop(pending.key, None)
+        for i, s in enumerate(pending.waiting):  # who asked first pays
+            self._deliver(s, pending.key, encoded, reused=i > 0, seconds=(0, 0) if i else (pending.encode_s, took))
 
-    def _give(self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]) -> None:
-        self._images.pin(key)
-        self._used[key] = encoded, self._used.get(key, (encoded, 0))[1] + 1
-        if s.release:
-            s.release()
-        s.release = lambda: self._let_go(key)
-        s.shared = 0 if self._images.has_prefix(key) else encoded.nbytes  # the cache's budget has it, or not
-        s.over(encoded, reused, seconds)
-        self._tell(s, encoded)
+    def _deliver(
+        self, s: Sequence, key: str, encoded: EncodedImage, reused: bool, seconds: tuple[float, float]
+    ) -> None:
+        self._cache.pin(key)
+        self._in_use[key] = encoded, self._in_use.get(key, (encoded, 0))[1] + 1
+        if s.release_prefix:
+            s.release_prefix()
+        s.release_prefix = lambda: self._release(key)
+        s.prefix_bytes = 0 if self._cache.has_prefix(key) else encoded.nbytes  # the cache's budget has it, or not
+        s.count_prefix(encoded, reused, seconds)
+        self._on_encoded(s, encoded)
 
-    def _let_go(self, key: str) -> None:
-        self._images.unpin(key)
-        encoded, users = self._used.pop(key)
+    def _release(self, key: str) -> None:
+        self._cache.unpin(key)
+        encoded, users = self._in_use.pop(key)
         if users > 1:
-            self._used[key] = encoded, users - 1
+            self._in_use[key] = encoded, users - 1
 
-    def _fail_sight(self, sight: _Sight, error: Exception) -> None:
-        self._sights.pop(sight.key, None)
-        for prefix in sight.live:
-            self._fail(prefix, error)
+    def _fail_image(self, image: _PendingImage, error: Exception) -> None:
+        self._pending_images.pop(image.key, None)
+        for pending in image.wanted_by:
+            self._fail_prefix(pending, error)
 
-    def _fail(self, prefix: _Prefix, error: Exception) -> None:
-        self._prefixes.pop(prefix.key, None)
-        # Whoever is told is dropped, and what was only wanted for them with it.
-        told, prefix.waiting = prefix.waiting, []
-        for s in told:
-            self._tell(s, error)
+    def _fail_prefix(self, pending: _PendingPrefix, error: Exception) -> None:
+        self._pending_prefixes.pop(pending.key, None)
+        failed, pending.waiting = pending.waiting, []  # each is dropped, and what was only wanted for it
+        for s in failed:
+            self._on_encoded(s, error)
 
 
 def _timed(passes: Passes[T], device: torch.device) -> Passes[tuple[T, float]]:
-    """The same, and the seconds that its pieces took."""
+    """Run the passes; their result, and the seconds that they took."""
     took = 0.0
     while True:
         begin = time.perf_counter()

@@ -17,9 +17,9 @@ from PIL import Image
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache
-from galago.engine.inbox import Inbox, Job
 from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics
+from galago.engine.request_queue import Job, RequestQueue
 from galago.engine.scheduler import Scheduler
 from galago.engine.step import End, Start, StepModel, Steps
 from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError, InvalidRequest
@@ -31,57 +31,57 @@ from galago.system.device import use_threads
 log = logging.getLogger(__name__)
 
 
-class Run:
-    """A request under way in this engine; see backend.Run."""
+class EngineRun:
+    """A request that this engine runs; see backend.Run."""
 
-    def __init__(self, engine: "Engine", inbox: Inbox, job: Job) -> None:
+    def __init__(self, engine: "Engine", queue: RequestQueue, job: Job) -> None:
         self._engine = engine  # lives as long as its runs
         self._job = job
-        self._over = False
-        self._inbox = inbox
-        weakref.finalize(self, inbox.forget, job)
+        self._ended = False
+        self._queue = queue
+        weakref.finalize(self, queue.abandon, job)
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        if self._over:
+        if self._ended:
             raise StopIteration
         self._engine.check_process()
-        return self._given(self._job.events.get())
+        return self._deliver(self._job.events.get())
 
     def poll(self) -> Event | None:
         self._engine.check_process()
         try:
-            return None if self._over else self._given(self._job.events.get_nowait())
+            return None if self._ended else self._deliver(self._job.events.get_nowait())
         except Empty:
             return None
 
     @property
     def ended(self) -> bool:
-        return self._job.over
+        return self._job.ended
 
     def watch(self, told: Callable[[], None]) -> None:
         """What `told` raises is logged, and the request goes on."""
-        self._job.told = told
+        self._job.on_event = told
         told()
 
-    def _given(self, event: Event | GalagoError) -> Event:
+    def _deliver(self, event: Event | GalagoError) -> Event:
         if isinstance(event, GalagoError):
-            self._over = True
+            self._ended = True
             try:
                 raise event
             finally:
                 del event  # this frame is in its traceback: it would hold itself, and with it the model
-        self._over = isinstance(event, Done)
+        self._ended = isinstance(event, Done)
         return event
 
     def cancel(self) -> None:
-        self._inbox.cancel(self._job)
+        self._queue.cancel(self._job)
 
 
 class Engine:
-    """Carries out requests on one model, many at a time, in a thread of its own.
+    """Runs requests on one model, many at a time, in a thread of its own.
 
     An engine that is let go, with all its runs, closes itself.
     """
@@ -92,32 +92,32 @@ class Engine:
         self.threads = threads or torch.get_num_threads()
         limits = limits or Limits()
         self._metrics = Metrics(model.name, model.precision.name)
-        self._inbox = Inbox(limits.waiting, limits.running)
+        self._queue = RequestQueue(limits.waiting, limits.running)
         images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
-        self._scheduler = Scheduler(model, self._inbox, limits, images, self._metrics)
-        self._bounds = {"waiting": limits.waiting, "running": limits.running}
+        self._scheduler = Scheduler(model, self._queue, limits, images, self._metrics)
+        self._limits = {"waiting": limits.waiting, "running": limits.running}
         self._process = os.getpid()
-        self._worker = _Worker(self._scheduler, self._inbox, self.threads)
+        self._worker = _Worker(self._scheduler, self._queue, self.threads)
         self._worker.start()
         # What the garbage collector calls must not wait: the thread ends by itself soon after.
-        weakref.finalize(self, self._inbox.close, _SHUT_DOWN)
+        weakref.finalize(self, self._queue.close, _SHUT_DOWN)
 
     @property
     def ended(self) -> GalagoError | None:
         """Why it takes no more requests: it was closed, its thread ended, or this process forked off; else None."""
-        return _FORKED if self._process != os.getpid() else self._inbox.closed
+        return _FORKED if self._process != os.getpid() else self._queue.closed
 
     @property
     def waiting(self) -> int:
         """Requests in the queue, those under way not counted."""
-        return len(self._inbox)
+        return len(self._queue)
 
     def stats(self) -> dict[str, Any]:
-        """What has been done, and what is held, for programs to read; see metrics.Metrics.stats."""
+        """What has been done and what is held, as plain JSON; see metrics.Metrics.stats."""
         return (
             self._metrics.stats()
             | self._scheduler.stats()
-            | {"limits": self._bounds | {"kv_bytes": self._scheduler.kv_bytes}}
+            | {"limits": self._limits | {"kv_bytes": self._scheduler.kv_bytes}}
         )
 
     def limit_kv(self, most: int) -> None:
@@ -128,36 +128,36 @@ class Engine:
         """Let go of all cached images that no running request uses, before the next step."""
         self._scheduler.trim()
 
-    def submit(self, request: Request) -> Run:
+    def submit(self, request: Request) -> EngineRun:
         """Queue a request.
 
         Raises EngineBusy when the queue is full, EngineClosed after close() and in a process that was forked off,
         EngineFailed if its thread has ended, and at once what is wrong with the request itself.
         """
-        since, skill = time.perf_counter(), type(request.skill).__name__.lower()
-        steps = self._encoding(request) if isinstance(request.skill, Encode) else self.model.skill(request)
-        job = Job(steps, skill, request.priority, request.timeout, since, request.shown)
+        arrival, skill = time.perf_counter(), type(request.skill).__name__.lower()
+        steps = self._encode_steps(request) if isinstance(request.skill, Encode) else self.model.skill(request)
+        job = Job(steps, skill, request.priority, request.timeout, arrival, request.shown)
         self.check_process()
         try:
-            self._inbox.put(job)
+            self._queue.put(job)
         except EngineBusy:
-            self._metrics.refused(EngineBusy.code)
+            self._metrics.count_refused(EngineBusy.code)
             raise
-        self._metrics.submitted(job.skill, job.priority)
-        return Run(self, self._inbox, job)
+        self._metrics.count_submitted(job.skill, job.priority)
+        return EngineRun(self, self._queue, job)
 
     def check_queue(self) -> None:
         """Raise what `submit` would raise of the queue now."""
         self.check_process()
         try:
-            self._inbox.check()
+            self._queue.check()
         except EngineBusy:
-            self._metrics.refused(EngineBusy.code)
+            self._metrics.count_refused(EngineBusy.code)
             raise
 
     def close(self) -> None:
         """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""
-        self._inbox.close(_SHUT_DOWN)
+        self._queue.close(_SHUT_DOWN)
         if self._worker is not threading.current_thread():
             self._worker.join()
 
@@ -166,17 +166,17 @@ class Engine:
         if self._process != os.getpid():
             raise copy.copy(_FORKED)
 
-    def _encoding(self, request: Request) -> Steps:
-        """The one skill that is the same for every model."""
-        shown, variant = request.image, request.variant
-        if not isinstance(shown, Image.Image | Picture | Clip | Encoding):
+    def _encode_steps(self, request: Request) -> Steps:
+        """The steps of Encode, the one skill that is the same for every model."""
+        image, variant = request.image, request.variant
+        if not isinstance(image, Image.Image | Picture | Clip | Encoding):
             raise InvalidRequest("an image must be a PIL image, a clip or an encoded one", "image")
-        start = shown if isinstance(shown, Encoding) else self.model.opening(shown, request.detail_of(0))
+        prefix = image if isinstance(image, Encoding) else self.model.image_prefix(image, request.detail_of(0))
 
         def steps() -> Steps:
-            encoded = yield Start(start, 0, variant)
+            encoded = yield Start(prefix, 0, variant)
             assert isinstance(encoded, EncodedImage)
-            yield ImageEncoded(replace(encoded, clip=encoded.clip or isinstance(shown, Clip)))
+            yield ImageEncoded(replace(encoded, clip=encoded.clip or isinstance(image, Clip)))
             return End("stop", 0)
 
         return steps()
@@ -191,9 +191,9 @@ _FORKED = EngineClosed(
 class _Worker(threading.Thread):
     """Holds neither the engine nor a run, so that both can be let go while it waits."""
 
-    def __init__(self, scheduler: Scheduler, inbox: Inbox, threads: int) -> None:
+    def __init__(self, scheduler: Scheduler, queue: RequestQueue, threads: int) -> None:
         super().__init__(name="galago-engine", daemon=True)
-        self.inbox = inbox
+        self.queue = queue
         self._scheduler, self._threads = scheduler, threads
 
     def run(self) -> None:
@@ -206,18 +206,18 @@ class _Worker(threading.Thread):
             why = EngineFailed(
                 f"the engine ended ({type(error).__name__}); the log tells more, and a new load mends it"
             )
-            self.inbox.close(why)  # first of all: what follows may fail
+            self.queue.close(why)  # first of all: what follows may fail
             log.critical("the engine's thread ended", exc_info=error)
         finally:
-            self._scheduler.end(why)
+            self._scheduler.shut_down(why)
             del self._scheduler  # and with it the model, whoever still has the thread
 
 
 @atexit.register
 def _end_all() -> None:
-    """No thread computes while Python takes itself apart."""
+    """End all engines' threads before Python shuts down: none may compute during that."""
     workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
     for worker in workers:
-        worker.inbox.close(_SHUT_DOWN)
+        worker.queue.close(_SHUT_DOWN)
     for worker in workers:
         worker.join()

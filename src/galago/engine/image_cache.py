@@ -1,4 +1,4 @@
-"""Images that were seen before, by what is in them."""
+"""Encoded images in memory and on disk, found by the content of the images."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -29,16 +29,16 @@ class CacheStats:
     """embeddings in files, if there is a folder for them"""
 
 
-def address(image: "Image.Image", *context: str) -> str:
+def image_key(image: "Image.Image", *context: str) -> str:
     """SHA-256 of an image's decoded RGB pixels and size and of what its encoding depends on, in hexadecimal.
 
     Alpha and metadata do not count. `context` tells the rest: model, variant, detail.
     """
-    return addressed(digest_of(image), *context)
+    return pixel_key(pixel_digest(image), *context)
 
 
-def digest_of(image: "Image.Image") -> "hashlib._Hash":
-    """The part of an image's address that is its own."""
+def pixel_digest(image: "Image.Image") -> "hashlib._Hash":
+    """The digest of an image's RGB pixels and size, from which its keys are made."""
     image.load()
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.sha256()
@@ -51,8 +51,8 @@ def digest_of(image: "Image.Image") -> "hashlib._Hash":
     return digest
 
 
-def addressed(pixels: "hashlib._Hash", *context: str) -> str:
-    """The address of an image whose own part this is."""
+def pixel_key(pixels: "hashlib._Hash", *context: str) -> str:
+    """The key of an image whose `pixel_digest` is known; see `image_key`."""
     digest = pixels.copy()
     for part in context:
         data = part.encode("utf-8", "surrogatepass")
@@ -60,9 +60,9 @@ def addressed(pixels: "hashlib._Hash", *context: str) -> str:
     return digest.hexdigest()
 
 
-def joined(images: Sequence[str], plan: Sequence[int], variant: str | None) -> str:
-    """The address of a prefix: of its images' addresses, what stands around them, and the LoRA variant."""
-    return hashlib.sha256(repr((tuple(images), tuple(plan), variant)).encode()).hexdigest()
+def prefix_key(images: Sequence[str], layout: Sequence[int], variant: str | None) -> str:
+    """The key of a prefix, from its images' keys, their layout and the LoRA variant."""
+    return hashlib.sha256(repr((tuple(images), tuple(layout), variant)).encode()).hexdigest()
 
 
 class ImageCache:

@@ -1,4 +1,4 @@
-"""What engines do, counted: for Prometheus by model, and for the Python API by engine."""
+"""Counts and timings of what engines do: for Prometheus by model, and for the Python API by engine."""
 
 import inspect
 import os
@@ -14,16 +14,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from galago.engine.tally import Family, Histogram, Labels, Tally
+from galago.engine.counters import Counters, Histogram, Labels, MetricSpec
 from galago.request import Timings, Usage
 
-Outcome = Literal["done", "cancelled", "failed"]
+RequestOutcome = Literal["done", "cancelled", "failed"]
 StepKind = Literal["decode", "prefill", "vision"]
-Tier = Literal["hot", "warm", "disk", "shared", "miss"]
-"""What answered for an image: its prefix, its embeddings in memory or on disk, another request's encoding, nothing."""
+CacheResult = Literal["hot", "warm", "disk", "shared", "miss"]
+"""Where an encoded image was found: prefix, embedding in memory, embedding on disk, another request's work, nowhere."""
 
-Of = tuple[str, str]
-"""A model's name and its precision."""
+ModelLabels = tuple[str, str]
+"""A model's name and its precision, the labels of every series."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,31 +32,31 @@ GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
-SUBMITTED = Family("galago_requests_submitted_total", "Requests taken into the queue.", ("skill", "priority"))
-REFUSED = Family("galago_requests_refused_total", "Requests not taken into the queue.", ("reason",))
-FINISHED = Family("galago_requests_finished_total", "Requests that came to their end.", ("skill", "outcome"))
-FAILED = Family("galago_requests_failed_total", "Requests that failed, by their error's code.", ("skill", "reason"))
+SUBMITTED = MetricSpec("galago_requests_submitted_total", "Requests taken into the queue.", ("skill", "priority"))
+REFUSED = MetricSpec("galago_requests_refused_total", "Requests not taken into the queue.", ("reason",))
+FINISHED = MetricSpec("galago_requests_finished_total", "Requests that came to their end.", ("skill", "outcome"))
+FAILED = MetricSpec("galago_requests_failed_total", "Requests that failed, by their error's code.", ("skill", "reason"))
 # Families of their own, not one by kind: image and cached tokens are parts of the prompt, so a sum would count twice.
 TOKENS = {
-    "prompt": Family("galago_prompt_tokens_total", "Tokens of prompts, images included.", ("skill",)),
-    "image": Family("galago_image_tokens_total", "Tokens of prompts that stand for images.", ("skill",)),
-    "cached": Family("galago_cached_tokens_total", "Tokens of prompts that were not computed anew.", ("skill",)),
-    "completion": Family("galago_completion_tokens_total", "Tokens generated.", ("skill",)),
+    "prompt": MetricSpec("galago_prompt_tokens_total", "Tokens of prompts, images included.", ("skill",)),
+    "image": MetricSpec("galago_image_tokens_total", "Tokens of prompts that stand for images.", ("skill",)),
+    "cached": MetricSpec("galago_cached_tokens_total", "Tokens of prompts that were not computed anew.", ("skill",)),
+    "completion": MetricSpec("galago_completion_tokens_total", "Tokens generated.", ("skill",)),
 }
-IMAGES = Family("galago_images_total", "Images asked for, by the cache tier that had them.", ("tier",))
-QUEUED = Family("galago_queue_wait_seconds", "Time in the queue before the first step.", (), WAITS)
-FIRST = Family("galago_time_to_first_token_seconds", "Time to a request's first event.", ("skill",), WAITS)
-GAP = Family("galago_inter_token_seconds", "Time between two events of a request.", ("skill",), GAPS)
-TOTAL = Family("galago_request_duration_seconds", "Time to the last event, of requests done.", ("skill",), WAITS)
-STEP = Family("galago_step_duration_seconds", "Time of a forward pass.", ("kind",), GAPS)
-STEP_SEQUENCES = Family("galago_step_sequences", "Sequences that share a forward pass.", ("kind",), SIZES)
-STEP_ROWS = Family("galago_step_rows_total", "Rows (positions) that forward passes computed.", ("kind",))
-REMADE = Family("galago_packed_copies_remade_total", "Packed copies that were damaged when opened, and made anew.")
+IMAGES = MetricSpec("galago_images_total", "Images asked for, by the cache tier that had them.", ("tier",))
+QUEUED = MetricSpec("galago_queue_wait_seconds", "Time in the queue before the first step.", (), WAITS)
+FIRST = MetricSpec("galago_time_to_first_token_seconds", "Time to a request's first event.", ("skill",), WAITS)
+GAP = MetricSpec("galago_inter_token_seconds", "Time between two events of a request.", ("skill",), GAPS)
+TOTAL = MetricSpec("galago_request_duration_seconds", "Time to the last event, of requests done.", ("skill",), WAITS)
+STEP = MetricSpec("galago_step_duration_seconds", "Time of a forward pass.", ("kind",), GAPS)
+STEP_SEQUENCES = MetricSpec("galago_step_sequences", "Sequences that share a forward pass.", ("kind",), SIZES)
+STEP_ROWS = MetricSpec("galago_step_rows_total", "Rows (positions) that forward passes computed.", ("kind",))
+REMADE = MetricSpec("galago_packed_copies_remade_total", "Packed copies that were damaged when opened, and made anew.")
 
-WAITING = Family("galago_requests_waiting", "Requests in the queue.")
-RUNNING = Family("galago_requests_running", "Requests under way.")
-ENCODING = Family("galago_images_encoding", "Images being encoded.")
-MEMORY = Family("galago_memory_bytes", "Bytes held, by what they hold.", ("kind",))
+WAITING = MetricSpec("galago_requests_waiting", "Requests in the queue.")
+RUNNING = MetricSpec("galago_requests_running", "Requests under way.")
+ENCODING = MetricSpec("galago_images_encoding", "Images being encoded.")
+MEMORY = MetricSpec("galago_memory_bytes", "Bytes held, by what they hold.", ("kind",))
 
 GAUGES = (WAITING, RUNNING, ENCODING, MEMORY)
 COUNTERS = (SUBMITTED, REFUSED, FINISHED, FAILED, *TOKENS.values(), IMAGES, STEP_ROWS, REMADE)
@@ -76,7 +76,7 @@ class Snapshot:
 # Reentrant, because the garbage collector may run what somebody else wrote wherever a thread happens to be. Nothing of
 # ours is called while it is held, and no other lock taken.
 _lock = threading.RLock()
-_tallies: "dict[Of, Tally]" = {}
+_by_model: "dict[ModelLabels, Counters]" = {}
 """By model and precision: engines come and go, and a counter must not start anew while the process lives."""
 _watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
 
@@ -84,7 +84,7 @@ _watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
 def _forget() -> None:
     """A child has none of its parent's engines, and did none of their work."""
     _watched.clear()
-    _tallies.clear()
+    _by_model.clear()
     _lock.release()
 
 
@@ -94,7 +94,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class Metrics:
-    """What one engine does. Every method may be called from any thread.
+    """Counters and histograms of one engine. Every method may be called from any thread.
 
     Engines whose model has the same name and precision share its series in the exposition; stats() are this
     engine's own.
@@ -102,53 +102,53 @@ class Metrics:
 
     def __init__(self, model: str, precision: str) -> None:
         self.model, self.precision = model, precision
-        self._own = Tally()
+        self._own = Counters()
         with _lock:
-            self._tallies = (self._own, _tallies.setdefault((model, precision), Tally()))
-            for tier in get_args(Tier):  # a rate of hits wants a zero where there were none
+            self._counters = (self._own, _by_model.setdefault((model, precision), Counters()))
+            for tier in get_args(CacheResult):  # a rate of hits wants a zero where there were none
                 self._count(IMAGES, (tier,), 0)
 
-    def submitted(self, skill: str, priority: str) -> None:
+    def count_submitted(self, skill: str, priority: str) -> None:
         with _lock:
             self._count(SUBMITTED, (skill, priority))
 
-    def refused(self, reason: str) -> None:
+    def count_refused(self, reason: str) -> None:
         """A request that was not queued; `reason` is the code of its error."""
         with _lock:
             self._count(REFUSED, (reason,))
 
-    def admitted(self, waited_s: float) -> None:
+    def observe_wait(self, waited_s: float) -> None:
         """A request left the queue for its first step."""
         with _lock:
             self._observe(QUEUED, (), waited_s)
 
-    def image(self, tier: Tier, n: int = 1) -> None:
-        """So many of a request's images were looked for; `miss` means that they are encoded for this request."""
+    def count_images(self, tier: CacheResult, n: int = 1) -> None:
+        """Where so many images of a request were found; `miss` means that they are encoded for this request."""
         with _lock:
             self._count(IMAGES, (tier,), n)
 
-    def first(self, skill: str, ttft_s: float) -> None:
+    def observe_first_event(self, skill: str, ttft_s: float) -> None:
         """A request gave its first event, this long after it was submitted."""
         with _lock:
             self._observe(FIRST, (skill,), ttft_s)
 
-    def event(self, skill: str, gap_s: float | None) -> None:
+    def observe_event(self, skill: str, gap_s: float | None) -> None:
         """A request gave an event, this long after the one before; None for its first, which has no gap."""
         if gap_s is not None:
             with _lock:
                 self._observe(GAP, (skill,), gap_s)
 
-    def stepped(self, rows: int, sequences: int, seconds: float, kind: StepKind) -> None:
+    def observe_step(self, rows: int, sequences: int, seconds: float, kind: StepKind) -> None:
         """A forward pass over `rows` positions of so many sequences (for vision: crops of so many images)."""
         with _lock:
             self._observe(STEP, (kind,), seconds)
             self._observe(STEP_SEQUENCES, (kind,), sequences)
             self._count(STEP_ROWS, (kind,), rows)
 
-    def finished(
+    def count_finished(
         self,
         skill: str,
-        outcome: Outcome,
+        outcome: RequestOutcome,
         usage: Usage | None,
         timings: Timings | None,
         reason: str | None = None,
@@ -162,13 +162,13 @@ class Metrics:
             if reason is not None:
                 self._count(FAILED, (skill, reason))
             if usage is not None:
-                for kind, family in TOKENS.items():
-                    self._count(family, (skill,), getattr(usage, f"{kind}_tokens"))
+                for kind, spec in TOKENS.items():
+                    self._count(spec, (skill,), getattr(usage, f"{kind}_tokens"))
             if timings is not None and outcome == "done":
                 self._observe(TOTAL, (skill,), timings.total_s)
 
     def watch(self, read: Callable[[], Snapshot]) -> None:
-        """Ask `read` for the gauges at each scrape, until close(). It must not raise.
+        """Call `read` for the gauges at each scrape, until close(). It must not raise.
 
         It is called from other threads, with no lock of this module held. A bound method is held weakly, so
         an engine can be let go while it is watched.
@@ -177,19 +177,19 @@ class Metrics:
             _watched[self] = weakref.WeakMethod(read) if inspect.ismethod(read) else lambda: read
 
     def close(self) -> None:
-        """Take the gauges back, which would go stale; counters stay."""
+        """Withdraw the gauges, which would go stale; counters stay."""
         with _lock:
             _watched.pop(self, None)
 
     def stats(self) -> dict[str, Any]:
-        """What this engine did so far and how it stands, as plain JSON; seconds and bytes.
+        """Counts, timings and gauges of this engine so far, as plain JSON; seconds and bytes.
 
         Percentiles are read from histograms, so they are exact to a bucket only (about a factor of two).
         """
-        now = _snapshot(self) or Snapshot()
+        now = _read_snapshot(self) or Snapshot()
         with _lock:
             own = self._own
-            skills = {labels[0] for family in (SUBMITTED, FINISHED) for labels in own.counts.get(family, {})}
+            skills = {labels[0] for spec in (SUBMITTED, FINISHED) for labels in own.counts.get(spec, {})}
             return {
                 "model": self.model,
                 "skills": {skill: _skill(own, skill) for skill in sorted(skills)},
@@ -202,19 +202,19 @@ class Metrics:
                 "bytes": dict(now.bytes),
             }
 
-    def _count(self, family: Family, labels: Labels, n: int = 1) -> None:
-        for tally in self._tallies:
-            tally.count(family, labels, n)
+    def _count(self, spec: MetricSpec, labels: Labels, n: int = 1) -> None:
+        for counters in self._counters:
+            counters.count(spec, labels, n)
 
-    def _observe(self, family: Family, labels: Labels, value: float) -> None:
-        for tally in self._tallies:
-            tally.observe(family, labels, value)
+    def _observe(self, spec: MetricSpec, labels: Labels, value: float) -> None:
+        for counters in self._counters:
+            counters.observe(spec, labels, value)
 
 
-def remade(model: str, precision: str) -> None:
-    """The packed copy of a model was damaged, and is made anew."""
+def count_remade(model: str, precision: str) -> None:
+    """Count a packed copy of a model that was damaged and is made anew."""
     with _lock:
-        _tallies.setdefault((model, precision), Tally()).count(REMADE, (), 1)
+        _by_model.setdefault((model, precision), Counters()).count(REMADE, (), 1)
 
 
 def exposition() -> bytes:
@@ -225,40 +225,40 @@ def exposition() -> bytes:
 # --- stats -----------------------------------------------------------------------------------
 
 
-def _snapshot(metrics: Metrics) -> Snapshot | None:
+def _read_snapshot(metrics: Metrics) -> Snapshot | None:
     held = _watched.get(metrics)
     read = held() if held else None
     return read() if read else None
 
 
-def _skill(tally: Tally, skill: str) -> dict[str, Any]:
-    submitted = tally.counts.get(SUBMITTED, {}).items()
-    finished = tally.counts.get(FINISHED, {})
+def _skill(counters: Counters, skill: str) -> dict[str, Any]:
+    submitted = counters.counts.get(SUBMITTED, {}).items()
+    finished = counters.counts.get(FINISHED, {})
     return {
         "submitted": sum(n for (of, _), n in submitted if of == skill),
-        **{outcome: finished.get((skill, outcome), 0) for outcome in get_args(Outcome)},
-        "tokens": {kind: tally.counts.get(family, {}).get((skill,), 0) for kind, family in TOKENS.items()},
-        "ttft_s": _spread(tally, FIRST, skill),
-        "inter_token_s": _spread(tally, GAP, skill),
-        "total_s": _spread(tally, TOTAL, skill),
+        **{outcome: finished.get((skill, outcome), 0) for outcome in get_args(RequestOutcome)},
+        "tokens": {kind: counters.counts.get(spec, {}).get((skill,), 0) for kind, spec in TOKENS.items()},
+        "ttft_s": _spread(counters, FIRST, skill),
+        "inter_token_s": _spread(counters, GAP, skill),
+        "total_s": _spread(counters, TOTAL, skill),
     }
 
 
-def _by_reason(tally: Tally) -> dict[str, float]:
+def _by_reason(counters: Counters) -> dict[str, float]:
     found: dict[str, float] = {}
-    for (_, reason), n in tally.counts.get(FAILED, {}).items():
+    for (_, reason), n in counters.counts.get(FAILED, {}).items():
         found[reason] = found.get(reason, 0) + n
     return found
 
 
-def _step(tally: Tally, kind: str) -> dict[str, Any]:
-    took, together = (tally.histograms[family][(kind,)] for family in (STEP, STEP_SEQUENCES))
-    rows = tally.counts[STEP_ROWS][(kind,)]
+def _step(counters: Counters, kind: str) -> dict[str, Any]:
+    took, together = (counters.histograms[spec][(kind,)] for spec in (STEP, STEP_SEQUENCES))
+    rows = counters.counts[STEP_ROWS][(kind,)]
     return {"count": took.count, "rows": rows, "sequences": int(together.sum), "seconds": took.sum}
 
 
-def _spread(tally: Tally, family: Family, *labels: str) -> dict[str, Any]:
-    found = tally.histograms.get(family, {}).get(labels) or Histogram(family.bounds)
+def _spread(counters: Counters, spec: MetricSpec, *labels: str) -> dict[str, Any]:
+    found = counters.histograms.get(spec, {}).get(labels) or Histogram(spec.bounds)
     quantiles = {f"p{round(q * 100)}": found.quantile(q) for q in (0.5, 0.9, 0.99)}
     mean, most = (found.sum / found.count, found.most) if found.count else (None, None)
     return {"count": found.count, "mean": mean, **quantiles, "max": most}
@@ -267,54 +267,56 @@ def _spread(tally: Tally, family: Family, *labels: str) -> dict[str, Any]:
 # --- exposition ------------------------------------------------------------------------------
 
 
-class _Engines(Collector):
-    """Builds the families at each scrape."""
+class _EngineCollector(Collector):
+    """Builds prometheus_client's metrics at each scrape."""
 
     def collect(self) -> Iterable[Metric]:
-        standing = _standing()
+        standing = _gauges()
         with _lock:
             return [
-                *(_plain(GaugeMetricFamily, family, standing) for family in GAUGES),
-                *(_plain(CounterMetricFamily, family, _tallies) for family in COUNTERS),
-                *(_histogram(family, _tallies) for family in HISTOGRAMS),
+                *(_metric(GaugeMetricFamily, spec, standing) for spec in GAUGES),
+                *(_metric(CounterMetricFamily, spec, _by_model) for spec in COUNTERS),
+                *(_histogram(spec, _by_model) for spec in HISTOGRAMS),
             ]
 
 
-def _standing() -> dict[Of, Tally]:
+def _gauges() -> dict[ModelLabels, Counters]:
     """The gauges by model and precision, of all engines that are watched."""
     with _lock:
         watched = list(_watched)
-    found: dict[Of, Tally] = {}
+    found: dict[ModelLabels, Counters] = {}
     for metrics in watched:
-        if (now := _snapshot(metrics)) is not None:
-            tally = found.setdefault((metrics.model, metrics.precision), Tally())
-            tally.count(WAITING, (), now.waiting)
-            tally.count(RUNNING, (), now.running)
-            tally.count(ENCODING, (), now.encoding)
+        if (now := _read_snapshot(metrics)) is not None:
+            counters = found.setdefault((metrics.model, metrics.precision), Counters())
+            counters.count(WAITING, (), now.waiting)
+            counters.count(RUNNING, (), now.running)
+            counters.count(ENCODING, (), now.encoding)
             for kind, n in now.bytes.items():
-                tally.count(MEMORY, (kind,), n)
+                counters.count(MEMORY, (kind,), n)
     return found
 
 
-def _plain(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], family: Family, tallies: Mapping[Of, Tally]
+def _metric(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    spec: MetricSpec,
+    by_model: Mapping[ModelLabels, Counters],
 ) -> Metric:
-    made = kind(family.name, family.help, labels=("model", "precision", *family.labels))
-    for of, tally in list(tallies.items()):
-        for labels, n in list(tally.counts.get(family, {}).items()):
-            made.add_metric((*of, *labels), n)
+    made = kind(spec.name, spec.help, labels=("model", "precision", *spec.labels))
+    for model, counters in list(by_model.items()):
+        for labels, n in list(counters.counts.get(spec, {}).items()):
+            made.add_metric((*model, *labels), n)
     return made
 
 
-def _histogram(family: Family, tallies: Mapping[Of, Tally]) -> Metric:
-    made = HistogramMetricFamily(family.name, family.help, labels=("model", "precision", *family.labels))
-    for of, tally in list(tallies.items()):
-        for labels, spread in list(tally.histograms.get(family, {}).items()):
+def _histogram(spec: MetricSpec, by_model: Mapping[ModelLabels, Counters]) -> Metric:
+    made = HistogramMetricFamily(spec.name, spec.help, labels=("model", "precision", *spec.labels))
+    for model, counters in list(by_model.items()):
+        for labels, spread in list(counters.histograms.get(spec, {}).items()):
             bounds = map(floatToGoString, (*spread.bounds, float("inf")))
             buckets = list(zip(bounds, accumulate(spread.buckets), strict=True))
-            made.add_metric((*of, *labels), buckets, spread.sum)
+            made.add_metric((*model, *labels), buckets, spread.sum)
     return made
 
 
 REGISTRY = CollectorRegistry()
-REGISTRY.register(_Engines())
+REGISTRY.register(_EngineCollector())

@@ -1,4 +1,4 @@
-"""What a skill, the engine and a model say to each other.
+"""The protocol between a skill, the engine and a model.
 
 A skill is a generator. It yields a Start (a new sequence, maybe over images) or a Feed (what comes next
 in the sequence) and is sent the answer, or it yields an Event, which goes to the client. At last it
@@ -7,7 +7,7 @@ returns an End. The engine steps many of them together without knowing what they
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
-    """An image, and how closely the model looks at it."""
+class ImageInput:
+    """An image, and the detail in which it is encoded."""
 
     image: "Image.Image | Picture"
     detail: Detail = "high"
@@ -36,14 +36,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a sequence begins with as far as its last image: made once for all that begin so."""
+    """The beginning of a sequence up to its last image; encoded once for all sequences that begin with the same."""
 
-    looks: tuple[Look, ...]
+    images: tuple[ImageInput, ...]
     """the images in their order, at least one"""
     positions: int
-    """of the context that it takes"""
-    plan: tuple[int, ...] = ()
-    """where the images stand and what stands around them, in the model's own terms"""
+    """how many of the context it takes"""
+    layout: tuple[int, ...] = ()
+    """where the images stand and what stands around them, in terms of the family: token ids, for example"""
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,28 @@ class Start:
 
 @dataclass(frozen=True)
 class Feed:
-    """Put these after the sequence; answered by an Output."""
+    """Put these after the sequence; answered by a StepOutput."""
 
     input: Tensor
     """token ids, int64 [n], or embeddings [n, dim]"""
-    reads: tuple[str, ...] = ("logits",)
-    """the model's heads that are computed of the last position: logits of the next token, or others that it has"""
+    heads: tuple[str, ...] = ("logits",)
+    """which of the model's heads are computed of the last position: logits of the next token, or others that it has"""
 
 
 @dataclass(frozen=True)
-class Output:
-    """What the last position gave."""
+class StepOutput:
+    """What the model computed of the last position of a Feed."""
 
     hidden: Tensor
     """residual stream [dim], not normalised"""
     heads: Mapping[str, Tensor]
-    """what was read, float32, by the name of the head"""
+    """values of the heads that were asked for, float32, by name"""
     room: int
     """positions that can still be fed"""
 
     @property
     def logits(self) -> Tensor | None:
-        """[vocab], where they were read"""
+        """[vocab], where they were asked for"""
         return self.heads.get("logits")
 
 
@@ -90,26 +90,27 @@ class End:
 
 
 Step = Start | Feed | Event
-Steps = Generator[Step, EncodedImage | Output | None, End]
+Steps = Generator[Step, EncodedImage | StepOutput | None, End]
 
 
-class Views(Protocol):
-    """What a model looks at of an image."""
+@dataclass(frozen=True)
+class Crops:
+    """The parts of one image that the vision tower encodes; a family's `make_crops` says their order."""
 
-    @property
-    def pixels(self) -> "np.ndarray":
-        """[crops, ...], of one shape for all images"""
-        ...
+    pixels: "np.ndarray"
+    """uint8 [crops, height, width, 3], of one size for all images"""
+    tiling: tuple[int, int]
+    """rows and columns of tiles"""
 
 
 class StepModel(Protocol):
-    """What the engine asks of a model: by one thread, in inference mode, all but `skill`, `opening` and `views`."""
+    """What the engine asks of a model: by one thread, in inference mode, all but `skill`, `opening` and `crops`."""
 
     @property
     def name(self) -> str: ...
     @property
     def identity(self) -> str:
-        """Of weights, revision, precision and device: what encoded images belong to."""
+        """Stands for weights, revision, precision and device; encoded images belong to one identity."""
         ...
 
     @property
@@ -134,33 +135,35 @@ class StepModel(Protocol):
         ...
 
     def skill(self, request: Request) -> Steps:
-        """The steps of a request; raises what is wrong with it before the first."""
+        """The steps of a request. Raises what is wrong with it before the first step."""
         ...
 
-    def opening(self, shown: "Image.Image | Picture | Clip", detail: Detail = "high") -> Prefix:
-        """The prefix of a question about this; raises InvalidRequest for what the model does not look at."""
+    def image_prefix(self, shown: "Image.Image | Picture | Clip", detail: Detail = "high") -> Prefix:
+        """The prefix of a question about this image or clip. Raises InvalidRequest for what the model cannot take."""
         ...
 
-    def views(self, image: "Image.Image", detail: Detail = "high") -> Any:
-        """The Views of an image; may be asked in any thread."""
+    def make_crops(self, image: "Image.Image", detail: Detail = "high") -> Crops:
+        """Cut an image into crops."""
         ...
 
-    def see(self, pixels: "np.ndarray") -> Passes[Tensor]:
-        """Crops, maybe of several images, to the features of each [crops, ...]."""
+    def encode_crops(self, pixels: "np.ndarray") -> Passes[Tensor]:
+        """Run crops, maybe of several images, through the vision tower: features [crops, ...]."""
         ...
 
-    def embed_image(self, features: Tensor, views: Any) -> Tensor:
-        """The features of one image's crops to its embedding."""
+    def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
+        """Join the features of all crops of one image to its embedding."""
         ...
 
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
-        """The prefix, of which these are the embeddings of its images, one for each of its looks."""
+    def encode_prefix(
+        self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
+    ) -> Passes[EncodedImage]:
+        """Compute the keys and values of a prefix from the embeddings of its images, one for each."""
         ...
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
-        """A step of several sequences, none of which sees another, with each head computed once for all that read it.
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
+        """One step of several sequences, none of which sees another; each head is computed once for all of them.
 
         After an error it may be repeated.
         """

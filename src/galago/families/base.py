@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from galago.engine.batch import Batch, stepped
+from galago.engine.batch import Batch, forward_step
 from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, Output, StepModel, Steps
+from galago.engine.step import Feed, StepModel, StepOutput, Steps
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families import ModelFiles
 from galago.families.tokenizer import Tokenizer
@@ -126,14 +126,14 @@ class DecoderModel(ABC):
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
-        """An image on its way through all of the above, now."""
+        """Encode an image at once, without the engine: its crops, their features, its prefix."""
         begin, m = time.perf_counter(), cast(StepModel, self)
-        views = m.views(image, detail)
-        parts = (views.pixels[some.start : some.stop] for some in pieces(len(views.pixels), self.crops_at_once))
-        embedding = m.embed_image(torch.cat([finish(m.see(part)) for part in parts]), views)
+        crops = m.make_crops(image, detail)
+        parts = (crops.pixels[some.start : some.stop] for some in pieces(len(crops.pixels), self.crops_at_once))
+        embedding = m.embed_image(torch.cat([finish(m.encode_crops(part)) for part in parts]), crops)
         synchronize(self.device)
         middle = time.perf_counter()
-        encoded = finish(m.prefix(m.opening(image, detail), [embedding], variant))
+        encoded = finish(m.encode_prefix(m.image_prefix(image, detail), [embedding], variant))
         synchronize(self.device)
         return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
 
@@ -172,7 +172,7 @@ class DecoderModel(ABC):
         return batch.advance(x)
 
     @torch.inference_mode()
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[Output]:
+    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
         """One step of several sequences. On a CPU none of it depends on what else is in the step."""
         # Where torch multiplies, the last bits of a row depend on how many there are, but for few; so there only
         # single rows go together.
@@ -181,7 +181,7 @@ class DecoderModel(ABC):
         alone = [len(feed.input) > 1 and not exact[v] for feed, v in zip(feeds, variants, strict=True)]
         groups = [(v, i if by_itself else None) for i, (v, by_itself) in enumerate(zip(variants, alone, strict=True))]
         at_most = exact_rows(self.device, self.weights.text.stack)
-        return stepped(caches, feeds, groups, self._hidden, self.heads, at_most)
+        return forward_step(caches, feeds, groups, self._hidden, self.heads, at_most)
 
 
 def kv_values(c: DecoderSizes) -> int:

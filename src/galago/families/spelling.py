@@ -9,14 +9,14 @@ import torch
 from galago.engine.constraint import Constraint
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import Row, Sampler, numbers
-from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
+from galago.engine.step import End, Feed, Prefix, Start, StepOutput, Steps
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
 from galago.families.base import DecoderModel
 from galago.request import Encoding, Event, FinishReason, Request, TextDelta
 
-Answer = EncodedImage | Output | None
-Fed = Generator[Start | Feed | Event, Answer, Output]
+Answer = EncodedImage | StepOutput | None
+Fed = Generator[Start | Feed | Event, Answer, StepOutput]
 """Steps that feed something and return what it gave."""
 
 
@@ -37,7 +37,7 @@ def writer_for(m: DecoderModel, request: Request) -> Writer:
     return Writer(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spelled, top))
 
 
-def logits_without(out: Output, ids: Sequence[int | None] = ()) -> Row:
+def logits_without(out: StepOutput, ids: Sequence[int | None] = ()) -> Row:
     """The logits [vocab], where these ids (None: no such) cannot be chosen. Raises NotANumber."""
     logits = numbers(out.heads["logits"], "the next token")
     logits[[i for i in ids if i is not None]] = -np.inf
@@ -46,7 +46,7 @@ def logits_without(out: Output, ids: Sequence[int | None] = ()) -> Row:
 
 def spell(
     w: Writer,
-    out: Output,
+    out: StepOutput,
     limit: int,
     feed: Callable[[int], Fed],
     banned: Sequence[int | None] = (),
@@ -100,7 +100,7 @@ def answer(
 
     def feed(*ids: int) -> Fed:
         out = yield Feed(torch.tensor(ids, device=m.device))
-        assert isinstance(out, Output)
+        assert isinstance(out, StepOutput)
         return out
 
     def steps() -> Steps:

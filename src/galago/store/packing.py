@@ -13,7 +13,7 @@ from pathlib import Path
 
 from galago.checkpoint.packed import VERSION, bits_of, pack
 from galago.checkpoint.tensors import Damaged, damage
-from galago.engine.metrics import remade
+from galago.engine.metrics import count_remade
 from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families import ModelFiles
 from galago.families.family import family
@@ -74,7 +74,7 @@ def _why_not(folder: Path) -> str | None:
 def _make(files: ModelFiles, precision: str, kept: Path, progress: Progress | None) -> None:
     if kept.is_file():
         log.warning("%s is made anew: %s", kept, damage(kept))
-        remade(files.name, precision)
+        count_remade(files.name, precision)
         kept.unlink()  # who has opened it keeps it; its room may be needed
     _check_space(files, precision, kept.parent)
     check(files)

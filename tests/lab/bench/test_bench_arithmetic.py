@@ -6,7 +6,7 @@ from tiny_moondream import config
 
 import galago
 from galago.families.moondream.config import REVISIONS, make_config
-from galago.families.moondream.image import crops_of
+from galago.families.moondream.image import crop_count
 from galago.families.moondream.weights import encode_flop
 from galago.kernels import kernels
 from galago.lab.bench.ceilings import ceilings
@@ -17,7 +17,7 @@ FULL = make_config({}, REVISION)
 
 @pytest.mark.parametrize(("size", "crops"), [((378, 378), 1), ((200, 300), 1), ((1024, 768), 13)])
 def test_crops(size, crops):
-    assert crops_of(FULL.vision, *size) == crops
+    assert crop_count(FULL.vision, *size) == crops
 
 
 @pytest.mark.parametrize(("precision", "each"), [("float32", 4), ("bfloat16", 2), ("int8", 1), ("int4", 0.515625)])

@@ -1,25 +1,12 @@
 """Cutting an image into the crops that Moondream's vision tower sees."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from galago.engine.step import Crops
 from galago.families.moondream.config import VisionConfig
-
-
-@dataclass(frozen=True)
-class Crops:
-    """The views of one image: the global one first, then the tiles row by row.
-
-    With tiling (1, 1) the only tile equals the global view, and stands for both.
-    """
-
-    pixels: np.ndarray
-    """uint8 [n, crop, crop, 3]"""
-    tiling: tuple[int, int]
-    """rows, columns"""
 
 
 def select_tiling(height: int, width: int, window: int, max_crops: int) -> tuple[int, int]:
@@ -49,30 +36,31 @@ def tiling_of(height: int, width: int, c: VisionConfig) -> tuple[int, int]:
     return select_tiling(height - margins, width - margins, c.crop_size - margins, c.max_crops)
 
 
-def crops_of(c: VisionConfig, width: int, height: int) -> int:
-    """Views that the vision tower looks at, of an image that is seen in tiles."""
+def crop_count(c: VisionConfig, width: int, height: int) -> int:
+    """How many crops an image of this size is cut into."""
     rows, columns = tiling_of(height, width, c)
     return 1 if rows * columns == 1 else 1 + rows * columns
 
 
 def make_crops(image: Image.Image, c: VisionConfig, tiled: bool = True) -> Crops:
-    """Resize (Lanczos, aspect not kept) and cut. Alpha is dropped and EXIF ignored, as the reference does.
+    """Resize (Lanczos, aspect not kept) and cut: the global view first, then the tiles row by row.
 
-    Unless `tiled`, there is the global view alone.
+    Alpha is dropped and EXIF ignored, as the reference does. Unless `tiled`, there is the global view alone. With
+    tiling (1, 1) the only tile equals the global view, and stands for both.
     """
     if image.mode != "RGB":
         image = image.convert("RGB")
     rows, cols = tiling = tiling_of(image.height, image.width, c) if tiled else (1, 1)
     size = c.crop_size
-    views = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))]
+    crops = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))]
     if tiling != (1, 1):
         margins = 2 * c.overlap_margin * c.enc_patch_size
         window = size - margins
         resized = image.resize((cols * window + margins, rows * window + margins), Image.Resampling.LANCZOS)
         pixels = np.asarray(resized)
-        views += [
+        crops += [
             pixels[i * window : i * window + size, j * window : j * window + size]
             for i in range(rows)
             for j in range(cols)
         ]
-    return Crops(np.stack(views), tiling)
+    return Crops(np.stack(crops), tiling)

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Look, Prefix, Steps
+from galago.engine.step import Crops, ImageInput, Prefix, Steps
 from galago.errors import InvalidRequest, quoted
 from galago.families.base import DecoderModel
 from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.image import Crops, crops_of, make_crops
+from galago.families.moondream.image import crop_count, make_crops
 from galago.families.moondream.region import coordinate_logits, size_logits
 from galago.families.moondream.text import TextWeights, logits_of, with_lora
 from galago.families.moondream.vision import crop_passes, embedding_of
@@ -97,34 +97,36 @@ class Moondream(DecoderModel):
             self.loras[variant] = with_lora(self.weights.text, updates)
         return self.loras[variant]
 
-    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
-        """BOS and an image, which every question begins with."""
+    def image_prefix(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
+        """BOS and an image, with which every question begins."""
         if isinstance(shown, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
-        return Prefix((Look(shown, detail),), self.config.prefix_len)
+        return Prefix((ImageInput(shown, detail),), self.config.prefix_len)
 
-    def views(self, image: Image.Image, detail: Detail = "high") -> Crops:
-        """What the vision tower sees of an image; may run in any thread."""
+    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Crops:
+        """Cut an image for the vision tower; may run in any thread."""
         return make_crops(image, self.config.vision, tiled=detail == "high")
 
-    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
+    def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""
         c = self.config.vision
         at_once = blocks_at_once(len(pixels) * c.n_tokens * c.block_weights, self.device, self.precision)
         given = torch.from_numpy(pixels).to(self.device)
         return crop_passes(given, self.weights.vision, c, at_once, self.precision.kv)
 
-    def embed_image(self, features: Tensor, views: Crops) -> Tensor:
+    def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
         """All crops' features [n, T, E] to the image's embedding [T, D], in the type that keys and values have."""
-        return embedding_of(features, views.tiling, self.weights.vision, self.config.vision).to(self.precision.kv)
+        return embedding_of(features, crops.tiling, self.weights.vision, self.config.vision).to(self.precision.kv)
 
     def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work:
-        crops = crops_of(self.config.vision, *size) if detail == "high" else 1
+        crops = crop_count(self.config.vision, *size) if detail == "high" else 1
         return work_of(crops, encode_flop(self.config, crops), shapes(self.config), self.weights.text)
 
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
-        """Keys and values of BOS and an image, which look at each other in both directions."""
-        (look,), (embedding,) = prefix.looks, embeddings
+    def encode_prefix(
+        self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
+    ) -> Passes[EncodedImage]:
+        """Keys and values of BOS and an image, whose positions attend to each other in both directions."""
+        (source,), (embedding,) = prefix.images, embeddings
         c, t, w, kv = self.config, self.config.text, self.text(variant), self.precision.kv
         shape = (t.n_layers, t.n_kv_heads, c.prefix_len, t.head_dim)
         keys = torch.empty(shape, dtype=kv, device=self.device)
@@ -153,7 +155,7 @@ class Moondream(DecoderModel):
             variant=variant,
             k=keys,
             v=values,
-            size=look.image.size,
-            crops=crops_of(c.vision, *look.image.size) if look.detail == "high" else 1,
+            size=source.image.size,
+            crops=crop_count(c.vision, *source.image.size) if source.detail == "high" else 1,
             image_tokens=c.vision.n_tokens,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import Sampler, numbers
-from galago.engine.step import End, Feed, Output, Prefix, Start, Steps
+from galago.engine.step import End, Feed, Prefix, Start, StepOutput, Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.model import Moondream
@@ -101,7 +101,7 @@ def _start(m: Moondream, request: Request, prompt: Prompt, steps: int) -> Start:
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
     image = request.image
-    prefix = m.opening(image, request.detail_of(0)) if isinstance(image, Image.Image | Picture | Clip) else image
+    prefix = m.image_prefix(image, request.detail_of(0)) if isinstance(image, Image.Image | Picture | Clip) else image
     return Start(prefix, min(len(prompt) + steps, room), variant)
 
 
@@ -148,9 +148,9 @@ def _fitting(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _feed(m: Moondream, prompt: Prompt, reads: tuple[str, ...] = TOKEN) -> Fed:
-    out = yield Feed(embed(m, prompt), reads)
-    assert isinstance(out, Output)
+def _feed(m: Moondream, prompt: Prompt, heads: tuple[str, ...] = TOKEN) -> Fed:
+    out = yield Feed(embed(m, prompt), heads)
+    assert isinstance(out, StepOutput)
     return out
 
 
@@ -175,12 +175,12 @@ def _exactly(m: Moondream, *numbers: float) -> Tensor:
     return torch.tensor([numbers], dtype=torch.float32, device=m.device)
 
 
-def _coordinate(out: Output) -> float:
+def _coordinate(out: StepOutput) -> float:
     logits = numbers(out.heads["coordinate"], "a coordinate")
     return coordinate_of_bin(int(logits.argmax()), len(logits))
 
 
-def _size(m: Moondream, out: Output) -> Size:
+def _size(m: Moondream, out: StepOutput) -> Size:
     logits = numbers(out.heads["size"], "a size")
     sizes = size_of_bin(torch.from_numpy(logits.argmax(-1)), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
@@ -216,8 +216,8 @@ def _only(token: int | None) -> Prompt:
 
 
 def _reason(
-    m: Moondream, out: Output, sampler: Sampler, limit: int
-) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Output, Reasoning, int]]:
+    m: Moondream, out: StepOutput, sampler: Sampler, limit: int
+) -> Generator[Start | Feed | Event, EncodedImage | StepOutput | None, tuple[StepOutput, Reasoning, int]]:
     """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
     chunks: list[tuple[list[int], list[float]]] = [([], [])]
@@ -294,7 +294,7 @@ def gaze(m: Moondream, start: Start, prompt: Prompt, force: bool) -> Steps:
 
 def _look(
     m: Moondream, prompt: Prompt, force: bool
-) -> Generator[Start | Feed | Event, EncodedImage | Output | None, tuple[Spot | None, int]]:
+) -> Generator[Start | Feed | Event, EncodedImage | StepOutput | None, tuple[Spot | None, int]]:
     out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
     token = 0 if force else int(logits_without(out).argmax())
@@ -321,7 +321,7 @@ def _sampled_gaze(
     # Any two opposite corners make a box.
     (left, right), (top, bottom) = sorted(face[::2]), sorted(face[1::2])
     for mirrored in (False, True):
-        seen: Prefix | EncodedImage = m.opening(_mirror(image) if mirrored else image, detail)
+        seen: Prefix | EncodedImage = m.image_prefix(_mirror(image) if mirrored else image, detail)
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(left, right), rng.uniform(top, bottom)
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))

@@ -1,25 +1,15 @@
-"""Cutting an image into the frames that SmolVLM's vision tower sees."""
+"""Cutting an image into the crops that SmolVLM's vision tower sees."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from galago.engine.step import Crops
 from galago.families.smolvlm.config import LONGEST, ImageConfig
 
 Size = tuple[int, int]
 """width, height"""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The views of one image: its tiles row by row, then all of it. With tiling (0, 0) all of it alone."""
-
-    pixels: np.ndarray
-    """uint8 [n, tile, tile, 3]"""
-    tiling: tuple[int, int]
-    """rows, columns"""
 
 
 def first_size(size: Size, edge: int) -> Size:
@@ -55,17 +45,17 @@ def tiling_of(size: Size, c: ImageConfig, split: bool) -> tuple[int, int]:
     return (0, 0) if max(width, height) <= c.tile else (height // c.tile, width // c.tile)
 
 
-def make_frames(image: Image.Image, c: ImageConfig, split: bool) -> Frames:
-    """Resize an RGB image (Lanczos, as it was trained with) and cut it.
+def make_crops(image: Image.Image, c: ImageConfig, split: bool) -> Crops:
+    """Resize an RGB image (Lanczos, as it was trained with) and cut it: the tiles row by row, then the whole image.
 
     First its longest edge becomes `c.edge`, also where that makes it larger. Then it becomes whole tiles, which
-    does not keep its aspect, and all of it once more a single tile.
+    does not keep its aspect, and all of it once more a single tile. With tiling (0, 0) there is that one alone.
     """
     rows, columns = tiling = tiling_of(image.size, c, split)
     if c.resize:
         image = _resized(image, first_size(image.size, c.edge))
     if not split:
-        return Frames(np.stack([np.asarray(_resized(image, (c.tile, c.tile)))]), tiling)
+        return Crops(np.stack([np.asarray(_resized(image, (c.tile, c.tile)))]), tiling)
     image = _resized(image, tiled_size(image.size, c.tile))
     whole = np.asarray(_resized(image, (c.tile, c.tile)))
     pixels = np.asarray(image)
@@ -74,7 +64,7 @@ def make_frames(image: Image.Image, c: ImageConfig, split: bool) -> Frames:
         for i in range(rows)
         for j in range(columns)
     ]
-    return Frames(np.stack([*tiles, whole]), tiling)
+    return Crops(np.stack([*tiles, whole]), tiling)
 
 
 def _resized(image: Image.Image, size: Size) -> Image.Image:

@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Prefix, Steps
+from galago.engine.step import Crops, Prefix, Steps
 from galago.errors import ContextLengthExceeded
 from galago.families.base import DecoderModel
 from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import SmolVLMConfig
-from galago.families.smolvlm.image import Frames, make_frames, tiling_of
+from galago.families.smolvlm.image import make_crops, tiling_of
 from galago.families.smolvlm.text import logits_of
-from galago.families.smolvlm.vision import frame_passes, projected
+from galago.families.smolvlm.vision import crop_passes, projected
 from galago.families.smolvlm.weights import SmolVLMWeights, encode_flop, shapes
 from galago.families.work import Work, blocks_at_once, work_of
 from galago.media.clip import Clip
@@ -56,27 +56,27 @@ class SmolVLM(DecoderModel):
     def skill(self, request: Request) -> Steps:
         return self.steps(self, request)
 
-    def opening(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
-        """What a conversation begins with whose first turn begins with this. Raises ContextLengthExceeded."""
-        prefix = prompts.opening(self.config, self.tokenizer, shown, detail)
+    def image_prefix(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
+        """The beginning of a conversation whose first turn begins with this. Raises ContextLengthExceeded."""
+        prefix = prompts.image_prefix(self.config, self.tokenizer, shown, detail)
         if prefix.positions > self.context:
             raise ContextLengthExceeded(f"the images take {prefix.positions} tokens, {self.context} fit", "image")
         return prefix
 
-    def views(self, image: Image.Image, detail: Detail = "high") -> Frames:
-        """What the vision tower sees of an image; may run in any thread."""
+    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Crops:
+        """Cut an image for the vision tower; may run in any thread."""
         c = self.config.image
-        return make_frames(image, c, split=c.split and detail == "high")
+        return make_crops(image, c, split=c.split and detail == "high")
 
-    def see(self, pixels: np.ndarray) -> Passes[Tensor]:
-        """Frames uint8 [n, side, side, 3], maybe of several images, to embeddings [n, T, D]."""
+    def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
+        """Crops uint8 [n, side, side, 3], maybe of several images, to embeddings [n, T, D]."""
         c, w = self.config.vision, self.weights.vision
         at_once = blocks_at_once(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
-        frames = normalise(torch.from_numpy(pixels).to(self.device))
-        return projected((yield from frame_passes(frames, w, c, at_once, self.precision.kv)), w, c)
+        given = normalise(torch.from_numpy(pixels).to(self.device))
+        return projected((yield from crop_passes(given, w, c, at_once, self.precision.kv)), w, c)
 
-    def embed_image(self, features: Tensor, views: Frames) -> Tensor:
-        """All frames' embeddings [n, T, D] to the image's [n * T, D], in the type that keys and values have."""
+    def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
+        """All crops' embeddings [n, T, D] to the image's [n * T, D], in the type that keys and values have."""
         return features.flatten(0, 1).to(self.precision.kv)
 
     def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work:
@@ -85,9 +85,11 @@ class SmolVLM(DecoderModel):
         seen = frames or rows * columns + 1
         return work_of(seen, encode_flop(c, seen), shapes(c), self.weights.text)
 
-    def prefix(self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None) -> Passes[EncodedImage]:
-        """Keys and values of a conversation as far as its last image, so many rows in each piece."""
-        ids = torch.tensor(prefix.plan, device=self.device)
+    def encode_prefix(
+        self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
+    ) -> Passes[EncodedImage]:
+        """Keys and values of a conversation up to its last image, `rows_at_once` in each piece."""
+        ids = torch.tensor(prefix.layout, device=self.device)
         seen = torch.cat([embedding.to(self.device, self.dtype) for embedding in embeddings])
         places = (ids == self.config.image_id).nonzero().flatten()
         if len(places) != len(seen):
@@ -98,7 +100,7 @@ class SmolVLM(DecoderModel):
             variant=variant,
             k=k,
             v=v,
-            size=prefix.looks[0].image.size,
+            size=prefix.images[0].image.size,
             crops=len(seen) // self.config.vision.n_tokens,
             image_tokens=len(seen),
         )

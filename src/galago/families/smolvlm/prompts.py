@@ -12,7 +12,7 @@ from itertools import repeat
 from PIL import Image
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Look, Prefix
+from galago.engine.step import ImageInput, Prefix
 from galago.errors import InvalidRequest, UnsupportedTask
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.image import tiling_of
@@ -64,25 +64,25 @@ def chat(c: SmolVLMConfig, t: Tokenizer, messages: Sequence[Message], detail: De
     Raises InvalidRequest where an encoded image does not stand before all else, and UnsupportedTask for clips where
     the model was not trained with videos.
     """
-    items, looks = turns(c, messages, detail)
+    items, images = turns(c, messages, detail)
     first = next((part for m in messages for part in m.parts), None)
     if isinstance(first, EncodedImage):
-        if looks:
+        if images:
             raise InvalidRequest("an encoded image cannot stand beside others in a conversation", "messages")
         # What stands before it is in there, as far as the token that closes it.
         return Prompt(first, ids_of(t, items))
     ids = ids_of(t, items)
     end = _after_images(ids, c.image_id)
-    prefix = Prefix(tuple(looks), end, ids[:end]) if looks else None
+    prefix = Prefix(tuple(images), end, ids[:end]) if images else None
     return Prompt(prefix, ids[end:])
 
 
-def opening(c: SmolVLMConfig, t: Tokenizer, shown: object, detail: Detail) -> Prefix:
-    """What a conversation begins with that begins with this."""
-    items, looks = turns(c, [Message("user", (shown,))], detail)  # type: ignore[arg-type]
+def image_prefix(c: SmolVLMConfig, t: Tokenizer, shown: object, detail: Detail) -> Prefix:
+    """The prefix of a conversation that begins with this image or clip."""
+    items, images = turns(c, [Message("user", (shown,))], detail)  # type: ignore[arg-type]
     ids = ids_of(t, items)
     end = _after_images(ids, c.image_id)
-    return Prefix(tuple(looks), end, ids[:end])
+    return Prefix(tuple(images), end, ids[:end])
 
 
 def ids_of(t: Tokenizer, items: Sequence[Item]) -> tuple[int, ...]:
@@ -123,10 +123,10 @@ def as_trained(message: Message) -> Message:
 
 def turns(
     c: SmolVLMConfig, messages: Sequence[Message], detail: Detail | tuple[Detail, ...]
-) -> tuple[list[Item], list[Look]]:
+) -> tuple[list[Item], list[ImageInput]]:
     """A conversation; after an encoded image only what follows it."""
     items: list[Item] = [Control(START)]
-    looks: list[Look] = []
+    images: list[ImageInput] = []
     details = repeat(detail) if isinstance(detail, str) else iter(detail)
     for i, message in enumerate(messages):
         parts = message.parts or ("",)
@@ -140,7 +140,7 @@ def turns(
             if isinstance(part, Clip):
                 _check_clip(part, c)
                 items += clip_items(part.times, part.duration, c.vision.n_tokens)
-                looks += [Look(_rgb(frame), "low") for frame in part.frames]
+                images += [ImageInput(_rgb(frame), "low") for frame in part.frames]
             elif isinstance(part, EncodedImage):
                 if (i, j) != (0, 0) or message.role != "user":
                     raise InvalidRequest("an encoded image can only stand first in a conversation", "messages")
@@ -149,9 +149,9 @@ def turns(
                 image = part if isinstance(part, Picture) else _rgb(part)  # type: ignore[arg-type]
                 split = c.image.split and own == "high"
                 items += image_items(tiling_of(image.size, c.image, split), c.vision.n_tokens)
-                looks.append(Look(image, own))
+                images.append(ImageInput(image, own))
         items += [Control(END), "\n"]
-    return [*items, "Assistant:"], looks
+    return [*items, "Assistant:"], images
 
 
 def image_items(tiling: tuple[int, int], n_tokens: int) -> list[Item]:

@@ -1,4 +1,4 @@
-"""From frames to image embeddings: vision tower, pixel shuffle, projection."""
+"""From crops to image embeddings: vision tower, pixel shuffle, projection."""
 
 from dataclasses import dataclass
 
@@ -17,24 +17,24 @@ class VisionWeights:
     projection: LinearWeight
 
 
-def patches_of(frames: Tensor, c: VisionConfig) -> Tensor:
-    """Normalised frames [n, 3, side, side] to patches [n, grid * grid, 3 * p * p]."""
+def patches_of(crops: Tensor, c: VisionConfig) -> Tensor:
+    """Normalised crops [n, 3, side, side] to patches [n, grid * grid, 3 * p * p]."""
     side = c.grid * c.patch_size
-    return patchify(frames[:, :, :side, :side], c.patch_size)
+    return patchify(crops[:, :, :side, :side], c.patch_size)
 
 
-def frame_features(
-    frames: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None, mask: Tensor | None = None
+def crop_features(
+    crops: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.dtype | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Normalised frames [n, 3, side, side] to features [n, grid * grid, dim].
+    """Normalised crops [n, 3, side, side] to features [n, grid * grid, dim].
 
     `mask` bool [n, grid, grid] tells the patches that hold something; by default all do. See nn.vit for kv.
     """
-    return finish(frame_passes(frames, w, c, c.n_layers, kv, mask))
+    return finish(crop_passes(crops, w, c, c.n_layers, kv, mask))
 
 
-def frame_passes(
-    frames: Tensor,
+def crop_passes(
+    crops: Tensor,
     w: VisionWeights,
     c: VisionConfig,
     at_once: int,
@@ -42,16 +42,16 @@ def frame_passes(
     mask: Tensor | None = None,
 ) -> Passes[Tensor]:
     """The same, `at_once` blocks in each piece."""
-    patches = patches_of(frames, c).to(w.tower.pos_emb.dtype)
+    patches = patches_of(crops, c).to(w.tower.pos_emb.dtype)
     places = None if mask is None else torch.stack([positions(one) for one in mask])
     seen = None if mask is None else mask.flatten(1)
     return vit_passes(patches, w.tower, c.n_heads, at_once, c.eps, kv, places, seen)
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Which of the learned positions each patch of a frame has, int64 [n * n], where only some hold something.
+    """Which of the learned positions each patch of a crop has, int64 [n * n], where only some hold something.
 
-    Those bool [n, n] are spread over the whole of the frame as if there were no others; the others have the first.
+    Those bool [n, n] are spread over the whole of the crop as if there were no others; the others have the first.
     """
     n = len(mask)
 
@@ -75,5 +75,5 @@ def shuffled(features: Tensor, c: VisionConfig) -> Tensor:
 
 
 def projected(features: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
-    """Features [n, grid * grid, dim] to the embeddings of the frames' tokens [n, T, text dim]."""
+    """Features [n, grid * grid, dim] to the embeddings of the crops' tokens [n, T, text dim]."""
     return linear(shuffled(features, c), w.projection)

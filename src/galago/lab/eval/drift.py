@@ -13,7 +13,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import numbers
-from galago.engine.step import Feed, Output, Start
+from galago.engine.step import Feed, Start, StepOutput
 from galago.families.base import DecoderModel
 from galago.request import Request, Sampling, Skill
 
@@ -49,7 +49,7 @@ def answered(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Sk
     for skill in skills:
         steps = reference.skill(Request(skill, encoded, Sampling()))
         cache, feeds = reference.new_cache(encoded), []
-        answer: EncodedImage | Output | None = None
+        answer: EncodedImage | StepOutput | None = None
         while True:
             try:
                 step = steps.send(answer)
@@ -73,8 +73,8 @@ def logits(m: DecoderModel, image: Image.Image, answers: Sequence[Answered]) -> 
         for feed in answer.feeds:
             fed = feed.input.to(m.device, m.dtype if feed.input.is_floating_point() else None)
             # Where the reference ended by a token, nothing else was chosen.
-            ended = feed is answer.feeds[-1] and "logits" in feed.reads
-            (out,) = m.forward([cache], [Feed(fed, ("logits",) if ended else feed.reads)])
+            ended = feed is answer.feeds[-1] and "logits" in feed.heads
+            (out,) = m.forward([cache], [Feed(fed, ("logits",) if ended else feed.heads)])
             for head, read in out.heads.items():
                 found[head].append(torch.from_numpy(numbers(read, NAMES.get(head, f"a {head}"))))
     return found

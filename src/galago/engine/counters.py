@@ -1,4 +1,4 @@
-"""Counts and histograms in plain numbers, from which both the exposition and stats() are made."""
+"""Counters and histograms as plain numbers, from which both Prometheus' exposition and stats() are made."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
-    """What is counted, under its name in the exposition; with `bounds` (upper, inclusive) a histogram."""
+class MetricSpec:
+    """A Prometheus metric with its label names; with `bounds` of buckets (upper, inclusive) a histogram."""
 
     name: str
     help: str
@@ -40,7 +40,7 @@ class Histogram:
             self.most = value
 
     def quantile(self, q: float) -> float | None:
-        """The value that a part q (0..1) of all does not exceed; None where there are none.
+        """The q-quantile (0..1) of the values; None where there are none.
 
         Only its bucket is known: within that, values are taken to be spread evenly between its bounds,
         and between the least and the most value seen.
@@ -55,19 +55,19 @@ class Histogram:
         return low + (high - low) * (rank - (totals[i] - self.buckets[i])) / self.buckets[i]
 
 
-class Tally:
-    """Counts and histograms by family and label values. Its caller keeps threads apart."""
+class Counters:
+    """Counts and histograms by family and label values. Not thread-safe: callers hold a lock."""
 
     def __init__(self) -> None:
-        self.counts: dict[Family, dict[Labels, float]] = {}
-        self.histograms: dict[Family, dict[Labels, Histogram]] = {}
+        self.counts: dict[MetricSpec, dict[Labels, float]] = {}
+        self.histograms: dict[MetricSpec, dict[Labels, Histogram]] = {}
 
-    def count(self, family: Family, labels: Labels, n: float = 1) -> None:
-        of = self.counts.setdefault(family, {})
+    def count(self, spec: MetricSpec, labels: Labels, n: float = 1) -> None:
+        of = self.counts.setdefault(spec, {})
         of[labels] = of.get(labels, 0) + n
 
-    def observe(self, family: Family, labels: Labels, value: float) -> None:
-        of = self.histograms.setdefault(family, {})
+    def observe(self, spec: MetricSpec, labels: Labels, value: float) -> None:
+        of = self.histograms.setdefault(spec, {})
         if labels not in of:
-            of[labels] = Histogram(family.bounds)
+            of[labels] = Histogram(spec.bounds)
         of[labels].add(value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.engine.tally import Histogram
+from galago.engine.counters import Histogram
 
 BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)
 seconds = st.floats(0, 50, allow_subnormal=False)
