@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.engine.sampling import Sampler, likeliest, log_probabilities, make_generator, probabilities, sample
+from galago.engine.sampling import Sampler, log_probabilities, make_generator, probabilities, sample, top_indices
 from galago.errors import NotANumber
 from galago.request import Sampling
 
@@ -112,7 +112,7 @@ def test_likeliest_are_in_the_order_of_greedy_draws(values: list[float], n: int)
     for _ in range(min(n, len(values))):
         drawn.append(int(left.argmax()))
         left[drawn[-1]] = -np.inf
-    assert likeliest(np.array(values, np.float32), n) == drawn
+    assert top_indices(np.array(values, np.float32), n) == drawn
 
 
 @given(st.lists(st.floats(-80, 80, width=32), min_size=1, max_size=20), st.floats(-1e4, 1e4, width=32))

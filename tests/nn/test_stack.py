@@ -89,7 +89,7 @@ def step(
         cache.reserve(n)
         positions.append(torch.arange(cache.length, cache.length + n))
     table = rotary_table(torch.cat(positions), m.config.text.head_dim // 2)
-    places = [(cache.places(), n) for cache, n in zip(caches, rows, strict=True)]
+    places = [(cache.kv_buffers(), n) for cache, n in zip(caches, rows, strict=True)]
     x = x.clone()
     for piece in pieces:
         m.weights.text.stack.forward(x, places, table, blocks=piece)
@@ -196,7 +196,7 @@ def test_a_step_that_memory_does_not_suffice_for_can_be_made_again(model: Moondr
     table = rotary_table(torch.arange(cache.length, cache.length + 20), model.config.text.head_dim // 2)
     for many in (1 << 50, 1 << 46):  # positions that are there already: for their scores no machine has room
         with pytest.raises(MemoryError, match="ran out of memory"):
-            stack.forward(x, [([(0, 0, many, many), *cache.places()], 20)], table)
+            stack.forward(x, [([(0, 0, many, many), *cache.kv_buffers()], 20)], table)
         found, [now] = step(model, [cache], x, [20])
         assert torch.equal(found, wanted) and torch.equal(now, held)
 

@@ -63,7 +63,7 @@ def natively(stack: Stack, caches: list[KVCache], parts: list[Tensor]) -> list[T
     tables = [table(cache, n) for cache, n in zip(caches, rows, strict=True)]
     joined = torch.cat([cos for cos, _ in tables]), torch.cat([sin for _, sin in tables])
     x = torch.cat(parts)
-    stack.forward(x, [(cache.places(), n) for cache, n in zip(caches, rows, strict=True)], joined, eps=EPS)
+    stack.forward(x, [(cache.kv_buffers(), n) for cache, n in zip(caches, rows, strict=True)], joined, eps=EPS)
     for cache, n in zip(caches, rows, strict=True):
         cache.advance(n)
     return list(x.split(rows))

@@ -14,7 +14,7 @@ from galago.backends.native import Native
 from galago.families.smolvlm.config import make_config
 from galago.families.smolvlm.loading import load_smolvlm
 from galago.families.smolvlm.model import SmolVLM
-from galago.families.smolvlm.weights import sources
+from galago.families.smolvlm.weights import checkpoint_tensors
 from galago.model import Model
 from galago.precision import pick_precision
 from galago.store import hub
@@ -79,7 +79,7 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
     """Random weights under the hub's names, which never say that they are done."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for source in sources(make_config(CONFIG, PREPROCESSOR)):
+    for source in checkpoint_tensors(make_config(CONFIG, PREPROCESSOR)):
         scale = 1.0 if len(source.shape) == 1 else 2.0 * source.shape[-1] ** -0.5
         made[source.name] = torch.randn(source.shape, generator=generator) * scale
     made["lm_head.weight"][END_ID] = 0

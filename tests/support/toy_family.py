@@ -12,14 +12,14 @@ import tiny_moondream
 import torch
 from safetensors.torch import save_file
 
-from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.packed import TensorTable, load_either
 from galago.checkpoint.tensors import checked, read_tensors
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import ImageInput, Prefix
 from galago.errors import ContextLengthExceeded, InvalidRequest
 from galago.families.base import DecoderModel, identity_of, kv_values
 from galago.families.family import Family, Outline
-from galago.families.spelling import answer
+from galago.families.text_generation import text_steps
 from galago.families.tokenizer import load_tokenizer
 from galago.nn.decoder import mixed
 from galago.precision.linear import Mlp, linear, mlp
@@ -29,7 +29,7 @@ SIDE, DIM, INNER, VOCAB, EOS = 4, 32, 64, tiny_moondream.VOCAB, tiny_moondream.E
 LINEARS = {"see": (DIM, 3), "qkv": (3 * DIM, DIM), "proj": (DIM, DIM), "fc1": (INNER, DIM), "fc2": (DIM, INNER)}
 LINEARS["head"] = (VOCAB, DIM)
 SHAPES = {"wte": (VOCAB, DIM)} | {f"{name}.weight": shape for name, shape in LINEARS.items()}
-TABLE = Table(SHAPES, LINEARS, looked_up=frozenset({"wte"}))
+TABLE = TensorTable(SHAPES, LINEARS, looked_up=frozenset({"wte"}))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Toy(DecoderModel):
         ids, room = self.tokenizer.encode(said), self.context - prefix.positions
         if len(ids) > room:
             raise ContextLengthExceeded(f"the prompt has {len(ids)} tokens, {room} fit")
-        return answer(self, request, prefix, ids, min(request.sampling.max_tokens or 8, room), room)
+        return text_steps(self, request, prefix, ids, min(request.sampling.max_tokens or 8, room), room)
 
     def image_prefix(self, shown: Any, detail: Any = "high") -> Prefix:
         return Prefix((ImageInput(shown, detail),), SIDE * SIDE)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from galago.families.moondream.weights import read as read_moondream
 from galago.families.smolvlm.config import SmolVLMConfig
-from galago.families.smolvlm.weights import assemble, read, shapes, sources, table
+from galago.families.smolvlm.weights import assemble, checkpoint_tensors, read, shapes, table
 from galago.precision.linear import Dense
 from training.motion.objective import heads
 from training.motion.recipe import prepare
@@ -82,7 +82,7 @@ def export(c: SmolVLMConfig, tensors: dict[str, Tensor], folder: Path) -> None:
     """Write the checkpoint as it is bundled: the Hub's names, float16."""
     taken: dict[str, int] = {}
     stored = {}
-    for source in sources(c):
+    for source in checkpoint_tensors(c):
         begin = taken.get(source.ours, 0)
         taken[source.ours] = end = begin + source.shape[0]
         part = tensors[source.ours][begin:end].reshape(source.shape)

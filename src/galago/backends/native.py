@@ -13,7 +13,7 @@ from galago.engine.engine import Engine
 from galago.engine.limits import Limits
 from galago.errors import InvalidRequest
 from galago.families import ModelFiles
-from galago.families.family import Loaded, family
+from galago.families.family import LoadedModel, family
 from galago.nn.footprint import footprint
 from galago.precision import pick_precision
 from galago.precision.quantised import described, fallbacks
@@ -27,7 +27,7 @@ class Native(Engine):
     """An engine with the facts of its model: the first Backend."""
 
     def __init__(
-        self, model: Loaded, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
+        self, model: LoadedModel, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
     ) -> None:
         """`notes` say what is slower, larger or otherwise than it could be or was asked for."""
         weights = footprint(model.weights)

@@ -16,7 +16,7 @@ from galago.media.picture import Picture
 from galago.request import Media, Request
 
 Input = TypeVar("Input")
-Output = TypeVar("Output")
+Result = TypeVar("Result")
 
 IN_FLIGHT = 32
 """Requests at a time: twice what an engine carries out at once, so that it never waits for the next."""
@@ -26,11 +26,11 @@ def each(
     inputs: Iterable[Input],
     request: Callable[[Input], Request],
     submit: Callable[[Request], Run],
-    finish: Callable[[Input, Request, Run], Output],
+    finish: Callable[[Input, Request, Run], Result],
     *,
     in_flight: int = IN_FLIGHT,
     progress: Callable[[int], None] = lambda done: None,
-) -> Generator[Output | GalagoError, None, None]:
+) -> Generator[Result | GalagoError, None, None]:
     """What `finish` makes of each input's run, in the order of the inputs; or the error that was raised for it.
 
     `request` makes a request of an input, `submit` hands it to a model, `finish` reads the events of its Run, all in
@@ -73,7 +73,7 @@ def each(
                 asked.run.cancel()
 
 
-def raised(results: Generator[Output | GalagoError, None, None]) -> Generator[Output, None, None]:
+def raised(results: Generator[Result | GalagoError, None, None]) -> Generator[Result, None, None]:
     """The same results; the first error is raised, which ends the loop that they come from."""
     with closing(results):
         for result in results:
@@ -135,7 +135,7 @@ def _bytes(shown: Media) -> int:
     return 0
 
 
-def _result(asked: _Asked[Input], finish: Callable[[Input, Request, Run], Output]) -> Output | GalagoError:
+def _result(asked: _Asked[Input], finish: Callable[[Input, Request, Run], Result]) -> Result | GalagoError:
     try:
         if asked.error is not None:
             raise asked.error

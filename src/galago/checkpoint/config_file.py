@@ -21,7 +21,7 @@ MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Rule:
+class FieldRule:
     """What a field may hold: in words, and as what it becomes. `convert` raises ValueError for anything else."""
 
     allowed: str
@@ -46,7 +46,7 @@ class Members(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Members({dict(self._members)!r}, {self.file!r})"
 
-    def take(self, name: str, rule: Rule, default: Any) -> Any:
+    def take(self, name: str, rule: FieldRule, default: Any) -> Any:
         """What a field holds, or the default. Raises CheckpointError for what the rule does not allow."""
         value = self.get(name)
         if value is None:
@@ -56,7 +56,7 @@ class Members(Mapping[str, Any]):
         except ValueError:
             raise self._refused(name, rule.allowed) from None
 
-    def needed(self, name: str, rule: Rule) -> Any:
+    def needed(self, name: str, rule: FieldRule) -> Any:
         """What a field holds that must be there. Raises CheckpointError."""
         value = self.take(name, rule, None)
         if value is None:
@@ -111,7 +111,7 @@ def read_json(file: Path) -> Members:
 # --- what is declared --------------------------------------------------------------------------
 
 
-def member(rule: Rule, default: Any = None, name: str | None = None) -> Any:
+def member(rule: FieldRule, default: Any = None, name: str | None = None) -> Any:
     """A dataclass's field that a file may give, under `name` unless it is the field's own.
 
     A default of None is one that `read` is told.
@@ -135,7 +135,7 @@ def read(kind: type[T], given: Members, **defaults: Any) -> T:
     return kind(**made)
 
 
-def whole(least: int, most: int) -> Rule:
+def whole(least: int, most: int) -> FieldRule:
     """JSON has one kind of number: 3.0 is 3."""
 
     def convert(value: Any) -> int:
@@ -145,10 +145,10 @@ def whole(least: int, most: int) -> Rule:
             raise ValueError
         return int(value)
 
-    return Rule(f"a whole number from {least} to {most}", convert)
+    return FieldRule(f"a whole number from {least} to {most}", convert)
 
 
-def number(above: float, most: float) -> Rule:
+def number(above: float, most: float) -> FieldRule:
     """JSON's readers take NaN and Infinity too, which are no such numbers."""
 
     def convert(value: Any) -> float:
@@ -156,10 +156,10 @@ def number(above: float, most: float) -> Rule:
             raise ValueError
         return float(value)
 
-    return Rule(f"a number above {above:g}, at most {most:g}", convert)
+    return FieldRule(f"a number above {above:g}, at most {most:g}", convert)
 
 
-def one_of(*values: Any) -> Rule:
+def one_of(*values: Any) -> FieldRule:
     def convert(value: Any) -> Any:
         # 1 and 1.0 are true to Python.
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
@@ -167,19 +167,19 @@ def one_of(*values: Any) -> Rule:
         return value
 
     words = [json.dumps(value) for value in values]
-    return Rule(words[0] if len(words) == 1 else f"one of {', '.join(words)}", convert)
+    return FieldRule(words[0] if len(words) == 1 else f"one of {', '.join(words)}", convert)
 
 
-def none(why: str) -> Rule:
+def none(why: str) -> FieldRule:
     """Nothing: the field must not be there."""
 
     def convert(value: Any) -> Any:
         raise ValueError
 
-    return Rule(f"none: {why}", convert)
+    return FieldRule(f"none: {why}", convert)
 
 
-def list_of(rule: Rule, most: int) -> Rule:
+def list_of(rule: FieldRule, most: int) -> FieldRule:
     """A list of up to so many, as a tuple."""
 
     def convert(value: Any) -> tuple[Any, ...]:
@@ -187,7 +187,7 @@ def list_of(rule: Rule, most: int) -> Rule:
             raise ValueError
         return tuple(rule.convert(one) for one in value)
 
-    return Rule(f"a list of at most {most}, each {rule.allowed}", convert)
+    return FieldRule(f"a list of at most {most}, each {rule.allowed}", convert)
 
 
 def _shown(value: Any) -> str:
@@ -198,16 +198,16 @@ def _shown(value: Any) -> str:
         return f"a value of type {type(value).__name__}"
 
 
-def _instance(kind: type, allowed: str) -> Rule:
+def _instance(kind: type, allowed: str) -> FieldRule:
     def convert(value: Any) -> Any:
         if not isinstance(value, kind):
             raise ValueError
         return value
 
-    return Rule(allowed, convert)
+    return FieldRule(allowed, convert)
 
 
-def close_to(wanted: float) -> Rule:
+def close_to(wanted: float) -> FieldRule:
     """A number that is this one but for rounding, or a list of such."""
 
     def convert(value: Any) -> float:
@@ -216,7 +216,7 @@ def close_to(wanted: float) -> Rule:
                 raise ValueError
         return wanted
 
-    return Rule(f"{wanted:g}", convert)
+    return FieldRule(f"{wanted:g}", convert)
 
 
 OBJECT = _instance(Mapping, "an object")

@@ -1,4 +1,4 @@
-"""Checkpoints whose quantised weights are used straight from the memory map.
+"""Packed checkpoints, whose quantised weights are used straight from the memory map.
 
 A packed checkpoint is a .safetensors file: the tensors of the model, but for each linear map `name` its
 parts name.panels, .scale, .total, .bias and .multiply (see quantise.py). Its metadata tell the bits.
@@ -18,6 +18,7 @@ from galago.precision import BITS, Precision
 from galago.precision.linear import Dense, LinearWeight
 from galago.precision.quantise import Quantised, panel_bytes, quantise
 from galago.precision.quantised import on_device
+from galago.system.progress import Progress
 
 VERSION = "2"
 KNOWN_BITS = {str(bits) for bits in BITS.values()}
@@ -26,12 +27,11 @@ KINDS = {"panels": torch.uint8, "total": torch.int32}
 """Types of the parts; the others are float32. Kernels read them by address."""
 Shape = tuple[int, ...]
 Pairs = Iterable[tuple[str, Tensor]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Table:
-    """What a family's checkpoint holds."""
+class TensorTable:
+    """The tensors of a family's checkpoint, by our names."""
 
     shapes: Mapping[str, Shape]
     """of every tensor"""
@@ -55,7 +55,7 @@ def bits_of(files: Iterable[Path]) -> int | None:
 
 
 def load(
-    pairs: Pairs, table: Table, precision: Precision, device: torch.device
+    pairs: Pairs, table: TensorTable, precision: Precision, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
     """The tensors of a floating-point checkpoint, and its linear maps in the kind that the precision asks for."""
     tensors: dict[str, Tensor] = {}
@@ -72,7 +72,7 @@ def load(
 
 
 def load_packed(
-    files: Iterable[Path], table: Table, precision: Precision, device: torch.device
+    files: Iterable[Path], table: TensorTable, precision: Precision, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
     """The same from a packed checkpoint. Raises CheckpointError naming what is missing or does not fit."""
     assert precision.bits
@@ -102,7 +102,7 @@ def load_packed(
 def load_either(
     files: Sequence[Path],
     read: Callable[[], Pairs],
-    table: Table,
+    table: TensorTable,
     precision: Precision,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], dict[str, LinearWeight]]:
@@ -114,7 +114,7 @@ def load_either(
 
 def pack(
     read: Callable[[], Pairs],
-    table: Table,
+    table: TensorTable,
     bits: int,
     file: Path,
     about: Mapping[str, str],
@@ -142,7 +142,7 @@ def pack(
 
 
 def _joined(
-    pairs: Pairs, table: Table, progress: Progress | None = None
+    pairs: Pairs, table: TensorTable, progress: Progress | None = None
 ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None).
 
@@ -165,7 +165,7 @@ def _joined(
             progress(count, len(table.shapes))
 
 
-def _layout(table: Table, bits: int) -> dict[str, Shape]:
+def _layout(table: TensorTable, bits: int) -> dict[str, Shape]:
     """Every tensor of a packed checkpoint with its shape."""
     shapes = dict(table.shapes)
     for linear, (n, k) in table.linears.items():
@@ -177,7 +177,7 @@ def _layout(table: Table, bits: int) -> dict[str, Shape]:
     return shapes
 
 
-def _placed(name: str, tensor: Tensor, table: Table, precision: Precision, device: torch.device) -> Tensor:
+def _placed(name: str, tensor: Tensor, table: TensorTable, precision: Precision, device: torch.device) -> Tensor:
     if name in table.looked_up and device.type == "cpu":
         return tensor
     dtype = torch.float32 if name in table.exact else precision.dtype

@@ -8,7 +8,7 @@ from torch import Tensor
 from galago.engine.kv_cache import KVCache
 from galago.engine.step import Feed, StepOutput
 from galago.errors import ContextLengthExceeded
-from galago.kernels import Place
+from galago.kernels import KVBuffer
 from galago.nn.attention import attend_cached
 from galago.nn.passes import pieces
 
@@ -39,9 +39,9 @@ class Batch:
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).unsqueeze(0)
 
     @property
-    def places(self) -> list[tuple[list[Place], int]]:
-        """Where each sequence's keys and values are, and how many rows are its own: what a Stack is given."""
-        return [(cache.places(), n) for cache, n in zip(self._caches, self._counts, strict=True)]
+    def kv_buffers(self) -> list[tuple[list[KVBuffer], int]]:
+        """The buffers of each sequence's keys and values, and how many rows are its own, as a Stack takes them."""
+        return [(cache.kv_buffers(), n) for cache, n in zip(self._caches, self._counts, strict=True)]
 
     def advance(self, rows: Tensor) -> Sequence[Tensor]:
         """Count the rows as kept; `rows`, their residual streams [rows, dim], split by sequence."""

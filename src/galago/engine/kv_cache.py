@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.kernels import Place, place
+from galago.kernels import KVBuffer, kv_buffer
 from galago.nn.attention import Segment, store
 
 CHUNK = 64
@@ -79,15 +79,15 @@ class KVCache:
         (chunk,) = self._chunks
         return chunk[0], chunk[1]
 
-    def places(self) -> list[Place]:
+    def kv_buffers(self) -> list[KVBuffer]:
         """Where the positions are, and where the reserved ones will be."""
-        found: list[Place] = []
+        found: list[KVBuffer] = []
         if self._prefix:
-            found.append(place(self._prefix.k, self._prefix.v, self._start))
+            found.append(kv_buffer(self._prefix.k, self._prefix.v, self._start))
         left = self._own
         for chunk in self._chunks:
             size = chunk.shape[3]
-            found.append(place(chunk[0], chunk[1], min(left, size)))
+            found.append(kv_buffer(chunk[0], chunk[1], min(left, size)))
             left = max(left - size, 0)
         return found
 

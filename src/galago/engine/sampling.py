@@ -1,4 +1,4 @@
-"""Drawing the next token.
+"""Sampling the next token.
 
 In numpy, on one thread: torch's threads would go on spinning for milliseconds after so little work, on cores that
 the next step needs.
@@ -16,28 +16,28 @@ from galago.request import Sampling
 if TYPE_CHECKING:
     from torch import Tensor
 
-Row = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 
 
-def numbers(logits: "Tensor", what: str) -> Row:
-    """A copy of logits [...] to choose `what` from. Raises NotANumber where one is NaN or infinite.
+def finite_logits(logits: "Tensor", what: str) -> FloatArray:
+    """A copy of logits [...], which `what` is chosen from. Raises NotANumber where one is NaN or infinite.
 
-    A greedy choice among those would be the first NaN: often token 0, the end.
+    A greedy choice would be the first NaN: often token 0, the end.
     """
-    row: Row = logits.float().cpu().numpy().copy()
+    row: FloatArray = logits.float().cpu().numpy().copy()
     if not np.isfinite(row).all():
         raise NotANumber(what)
     return row
 
 
-def log_probabilities(logits: Row) -> Row:
+def log_probabilities(logits: FloatArray) -> FloatArray:
     """Logits [V] to the natural logarithms [V] of the probabilities that they stand for."""
     shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def likeliest(values: Row, n: int) -> list[int]:
-    """The places of the n largest values, largest first; of equals the first, as in a greedy draw."""
+def top_indices(values: FloatArray, n: int) -> list[int]:
+    """The indices of the n largest values, largest first; of equals the first, as in a greedy draw."""
     n = min(n, len(values))
     if not n:
         return []
@@ -47,8 +47,8 @@ def likeliest(values: Row, n: int) -> list[int]:
 
 
 def probabilities(
-    logits: Row, temperature: float, top_p: float = 1.0, min_p: float = 0.0, top_k: int | None = None
-) -> Row:
+    logits: FloatArray, temperature: float, top_p: float = 1.0, min_p: float = 0.0, top_k: int | None = None
+) -> FloatArray:
     """Logits [V] to the probabilities [V] that are drawn from; temperature > 0.
 
     With top_k only so many of the likeliest are looked at. Of those a token falls when the ones before it, most
@@ -58,7 +58,7 @@ def probabilities(
     # Below this a temperature may vanish, and the quotient with it; the draw is greedy long before.
     scaled = logits / np.float32(max(temperature, 1e-6))
     if top_k is not None and top_k < len(scaled):
-        first = likeliest(scaled, top_k)
+        first = top_indices(scaled, top_k)
         scaled = np.where(np.isin(np.arange(len(scaled)), first), scaled, np.float32(-np.inf))
     p = np.exp(scaled - scaled.max())
     p /= p.sum()
@@ -83,7 +83,7 @@ def make_generator(seed: int | None) -> np.random.Generator:
     return np.random.default_rng(None if seed is None else seed % 2**64)
 
 
-def sample(logits: Row, sampling: Sampling, generator: np.random.Generator) -> int:
+def sample(logits: FloatArray, sampling: Sampling, generator: np.random.Generator) -> int:
     """The next token from logits [V]."""
     if sampling.temperature == 0:
         return int(logits.argmax())
@@ -95,15 +95,15 @@ def sample(logits: Row, sampling: Sampling, generator: np.random.Generator) -> i
 
 
 class Sampler:
-    """Draws the tokens of one answer, all from one source of randomness."""
+    """Draws the tokens of one answer from one generator of random numbers."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._generator = make_generator(sampling.seed)
         self._drawn: set[int] = set()
 
-    def draw(self, logits: Row, constraint: Constraint | None = None) -> int:
-        """The next token from logits [V], which are used up; the constraint follows."""
+    def draw(self, logits: FloatArray, constraint: Constraint | None = None) -> int:
+        """Draw the next token from logits [V], which are overwritten, and advance the constraint by it."""
         penalty = self.sampling.repetition_penalty
         if penalty != 1 and self._drawn:
             ids = list(self._drawn)

@@ -21,7 +21,7 @@ from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.request_queue import RequestQueue
 from galago.engine.sequence import Sequence
-from galago.engine.step import End, Feed, Prefix, Start, Step, StepModel, StepOutput
+from galago.engine.step import End, Feed, Prefix, Start, Step, StepModel, StepOutput, StepResult
 from galago.errors import GalagoError, GenerationFailed, InvalidRequest, NotANumber
 from galago.system.device import available_memory, is_out_of_memory, return_memory
 
@@ -255,7 +255,7 @@ class Scheduler:
             except Exception as error:
                 return self._finish(s, error)
 
-    def _resume(self, s: Sequence, answer: EncodedImage | StepOutput | None) -> Step | End:
+    def _resume(self, s: Sequence, answer: StepResult) -> Step | End:
         """Send the answer to the skill's generator; its next step, or its end."""
         begin = time.perf_counter()
         try:

@@ -90,7 +90,9 @@ class End:
 
 
 Step = Start | Feed | Event
-Steps = Generator[Step, EncodedImage | StepOutput | None, End]
+StepResult = EncodedImage | StepOutput | None
+"""What a skill is sent after a Start, after a Feed and after an Event."""
+Steps = Generator[Step, StepResult, End]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from galago.engine.sampling import Row, likeliest, log_probabilities
+from galago.engine.sampling import FloatArray, log_probabilities, top_indices
 from galago.request import Token
 
 
@@ -15,14 +15,14 @@ class TokenLog:
         self._spelled, self._top = spelled, top
         self._kept: list[tuple[int, Token]] = []
 
-    def add(self, begin: int, token: int, logits: Row) -> None:
+    def add(self, begin: int, token: int, logits: FloatArray) -> None:
         """A token that was drawn from these logits [V], and whose text begins at that character."""
         values = log_probabilities(logits)
 
         def told(i: int) -> Token:
             return Token(*self._spelled(i), float(values[i]))
 
-        top = tuple(told(i) for i in likeliest(values, self._top))
+        top = tuple(told(i) for i in top_indices(values, self._top))
         self._kept.append((begin, replace(told(token), top=top)))
 
     def before(self, end: float) -> tuple[Token, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Listed:
+class FamilyModule:
     """Where a family is, and which checkpoints are its."""
 
     module: str
@@ -41,8 +41,8 @@ class ModelFiles:
 
 
 FAMILIES = {
-    "moondream": Listed("galago.families.moondream.loading", ("moondream1",)),
-    "smolvlm": Listed("galago.families.smolvlm.loading", ("smolvlm", "idefics3")),
+    "moondream": FamilyModule("galago.families.moondream.loading", ("moondream1",)),
+    "smolvlm": FamilyModule("galago.families.smolvlm.loading", ("smolvlm", "idefics3")),
 }
 """By name. The first is that of a checkpoint without a config, as its fine-tunes may be."""
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DecoderModel(ABC):
-    """A model in memory. A family adds what else family.Loaded asks: how it sees, its prefix and its skills."""
+    """A model in memory. A family adds what else family.LoadedModel asks: how it sees, its prefix and its skills."""
 
     name: str
     identity: str
@@ -166,7 +166,7 @@ class DecoderModel(ABC):
         batch = Batch(caches, [len(given) for given in tokens], self.device)
         x = torch.cat([part if part.is_floating_point() else embedded(part, w, self.dtype) for part in tokens])
         if w.stack:
-            w.stack.forward(x, batch.places, rotary_table(batch.positions, c.rot_dim, c.theta), eps=c.eps)
+            w.stack.forward(x, batch.kv_buffers, rotary_table(batch.positions, c.rot_dim, c.theta), eps=c.eps)
         else:
             x = decoder(x.unsqueeze(0), w, c, batch.positions, batch.attend)[0]
         return batch.advance(x)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from galago.checkpoint.packed import Table
+from galago.checkpoint.packed import TensorTable
 from galago.engine.step import StepModel
 from galago.errors import ModelNotFound
 from galago.families import FAMILIES, ModelFiles
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Loaded(StepModel, Protocol):
+class LoadedModel(StepModel, Protocol):
     """A model in memory."""
 
     @property
@@ -56,7 +56,7 @@ class Load(Protocol):
         device: "torch.device",
         revision: str | None = None,
         variants: Path | None = None,
-    ) -> Loaded: ...
+    ) -> LoadedModel: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Outline:
     """numbers that a position has as keys and values"""
     context: int
     """positions that fit"""
-    table: Table
+    table: TensorTable
     """its tensors by our names"""
     read: Callable[[], Iterable[tuple[str, "torch.Tensor"]]]
     """gives them one by one, as they are stored"""

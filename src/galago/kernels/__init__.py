@@ -24,8 +24,9 @@ GROUP = 32
 """Input channels that share an int4 scale; kGroup in kernels.h."""
 
 
-Place = tuple[int, int, int, int]
-"""Where keys and values are: addresses of both, bfloat16 [layers, kv heads, capacity, dim]; length, capacity."""
+KVBuffer = tuple[int, int, int, int]
+"""Addresses of keys and of values, bfloat16 [layers, kv heads, capacity, dim]; positions kept, capacity. `Place` in
+kernels.h."""
 
 
 class _Weight(ctypes.Structure):
@@ -158,7 +159,7 @@ def _close(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def place(k: Tensor, v: Tensor, length: int) -> Place:
+def kv_buffer(k: Tensor, v: Tensor, length: int) -> KVBuffer:
     """Keys and values, bfloat16 [layers, kv heads, capacity, dim], of which `length` positions are there."""
     return _at(k, torch.bfloat16), _at(v, torch.bfloat16), length, k.shape[2]
 
@@ -253,7 +254,7 @@ class Kernels:
         layers: "ctypes.Array[_Layer]",
         x: Tensor,
         table: tuple[Tensor, Tensor] | None,
-        sequences: Sequence[tuple[Sequence[Place], int]],
+        sequences: Sequence[tuple[Sequence[KVBuffer], int]],
         sizes: tuple[int, int, int],
         eps: float,
         together: bool,
@@ -261,14 +262,14 @@ class Kernels:
     ) -> None:
         """Replace x [rows, dim] by what these blocks make of it, and keep the keys and values.
 
-        `table` is of cosines and sines [rows, half]; each sequence has its places and how many of the
+        `table` is of cosines and sines [rows, half]; each sequence has its buffers and how many of the
         rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
         one sequence, which begins here, and its rows see each other in both directions. x is contiguous.
         Raises ValueError unless `blocks` is a piece of the layers.
         """
         if blocks != range(len(layers))[blocks.start : blocks.stop]:
             raise ValueError(f"{blocks} is no piece of {len(layers)} blocks")
-        kept = [(_Place * len(places))(*(_Place(*place) for place in places)) for places, _ in sequences]
+        kept = [(_Place * len(buffers))(*(_Place(*buffer) for buffer in buffers)) for buffers, _ in sequences]
         parts = (_Sequence(at, len(at), rows) for at, (_, rows) in zip(kept, sequences, strict=True))
         cos, sin, half = (None, None, 0) if table is None else (*map(_at, table), table[0].shape[-1])
         heads, kv_heads, ff = sizes

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from galago.nn.attention import merge_heads, split_heads
-from galago.nn.rotary import rotary_table, rotate
+from galago.nn.rotary import RotaryTable, rotary_table, rotate
 from galago.nn.stack import Stack
 
-Table = tuple[Tensor, Tensor]
-"""Cosines and sines of positions; see nn.rotary."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, H, T, d], k [B, K, T, d], v [B, K, T, d]) -> [B, H, T, d]: who sees whom, and what is kept."""
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,7 +53,7 @@ class DecoderSizes(Protocol):
 class DecoderBlock(Protocol):
     """The weights of one block, and how they are applied."""
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
         ...
 
@@ -79,7 +77,7 @@ def embedded(ids: Tensor, w: DecoderWeights, dtype: torch.dtype) -> Tensor:
     return w.wte[ids].to(dtype)
 
 
-def mixed(qkv: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+def mixed(qkv: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
     """Attention [B, T, H * d] over queries, keys and values [B, T, (H + 2 K) * d], turned by their positions."""
     kv_dim = c.n_kv_heads * c.head_dim
     qk, v = qkv.split((qkv.shape[-1] - kv_dim, kv_dim), dim=-1)

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from galago.precision.linear import kernels_for
 
+RotaryTable = tuple[Tensor, Tensor]
+"""Cosines and sines of the angles by which positions turn."""
 
-def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+
+def rotary_table(positions: Tensor, rot_dim: int, theta: float = 10000.0) -> RotaryTable:
     """Cosines and sines, float32 [..., T, rot_dim / 2], of integer positions [..., T]."""
     angles = positions.float().unsqueeze(-1) * _frequencies(rot_dim, theta, positions.device)
     return angles.cos(), angles.sin()
@@ -21,7 +24,7 @@ def _frequencies(rot_dim: int, theta: float, device: torch.device) -> Tensor:
     return theta ** (-steps / rot_dim)
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     """Turn the first rot_dim entries of each head in pairs (i, i + rot_dim / 2); x may be overwritten.
 
     x is [..., heads, T, head_dim]; the table's tensors broadcast to [..., heads, T, rot_dim / 2].

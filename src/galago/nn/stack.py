@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galago.kernels import Kernels, Place, kernels
+from galago.kernels import Kernels, KVBuffer, kernels
+from galago.nn.rotary import RotaryTable
 from galago.precision.linear import FEW_ROWS, LinearWeight, Norm
-from galago.precision.quantised import Native
+from galago.precision.quantised import KernelWeight
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks over quantised weights. Keys and values are bfloat16, in places of [layers, kv heads, capacity, dim]."""
+    """Blocks over quantised weights. Keys and values are bfloat16, in buffers of [layers, kv heads, capacity, dim]."""
 
     by: Kernels
     layers: Any
@@ -42,8 +43,8 @@ class Stack:
     def forward(
         self,
         x: Tensor,
-        sequences: Sequence[tuple[Sequence[Place], int]],
-        table: tuple[Tensor, Tensor] | None = None,
+        sequences: Sequence[tuple[Sequence[KVBuffer], int]],
+        table: RotaryTable | None = None,
         *,
         together: bool = False,
         eps: float = 1e-5,
@@ -51,9 +52,9 @@ class Stack:
     ) -> None:
         """Replace x, embeddings float32 [rows, dim], by the residual stream [rows, dim], not normalised.
 
-        Each sequence gives its places, with room for its new positions, and how many of the rows are its
+        Each sequence gives its buffers, with room for its new positions, and how many of the rows are its
         own; rows of different sequences do not meet, and those of one see what came before them. With
-        `together` there is one sequence, of these rows alone, and all see each other; it may have no place.
+        `together` there is one sequence, of these rows alone, and all see each other; it may have no buffers.
         `table` has cosines and sines [rows, half] of the rows' positions.
 
         `blocks` are those to run, by default all. Calls for one piece after another, each with what the one
@@ -77,7 +78,7 @@ def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype
     """The blocks as a Stack; None where their kinds of weight or the type of keys and values do not allow it."""
     parts = []
     for block in blocks:
-        natives = [w for w in block.linears if isinstance(w, Native)]
+        natives = [w for w in block.linears if isinstance(w, KernelWeight)]
         norms = [t for norm in block.norms for t in (norm.weight, norm.bias)]
         if kv != torch.bfloat16 or len(natives) < 4 or any(t.dtype != torch.float32 for t in norms if t is not None):
             return None

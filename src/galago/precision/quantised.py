@@ -19,7 +19,7 @@ FEW_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Native:
+class KernelWeight:
     """A packed weight that our own kernels read where it lies, for example in a mapped file."""
 
     stored: Quantised
@@ -89,7 +89,7 @@ def on_device(stored: Quantised, device: torch.device, dtype: torch.dtype) -> Li
         if best := kernels():
             s = stored
             handle = best.weight(s.panels, s.total, s.scale, s.bias, s.multiply, s.n, s.k, s.bits)
-            return Native(stored, handle, best)
+            return KernelWeight(stored, handle, best)
         n = stored.n
         return RowMajor(values(stored), stored.scale[:n], stored.bias[:n], stored.multiply)
     return weight_only(stored, device, dtype)

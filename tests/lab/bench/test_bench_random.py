@@ -14,7 +14,7 @@ from galago.errors import ModelNotFound
 from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.weights import FLOAT32, shapes
 from galago.families.smolvlm.config import make_config as make_smolvlm
-from galago.families.smolvlm.weights import sources
+from galago.families.smolvlm.weights import checkpoint_tensors
 from galago.lab.bench import random
 from galago.request import Caption, Done, Request, Sampling
 from galago.store import catalog, hub
@@ -110,7 +110,7 @@ def test_smolvlm_at_its_true_sizes():
     for name in ("smolvlm2-500m", "smolvlm2-256m", "smolvlm2-2.2b", "smolvlm-500m", "smolvlm-256m"):
         made, entry = random.blueprint(name), catalog.find(name)
         config = make_smolvlm(made.config, made.preprocessor)
-        assert sum(math.prod(source.shape) for source in sources(config)) == entry.parameters
+        assert sum(math.prod(source.shape) for source in checkpoint_tensors(config)) == entry.parameters
         assert config.name == entry.revision
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from galago.checkpoint.config_file import Members, list_of, member, members_of, one_of, read, whole
 
-Family = Literal["legacy", "starmie"]
+PromptFamily = Literal["legacy", "starmie"]
 Ids = tuple[int, ...]
 SIZE, LAYERS, SIDE = whole(1, 1 << 20), whole(1, 1000), whole(1, 1 << 12)
 LEAST_TEXT = 32
@@ -153,7 +153,7 @@ class Revision:
     """How one published state of Moondream2 is prompted and read; its tensors do not tell."""
 
     name: str
-    family: Family
+    family: PromptFamily
     lengths: tuple[str, ...]
     question_space: bool
     """A space goes before the question."""

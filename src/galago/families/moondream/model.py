@@ -28,7 +28,7 @@ from galago.families.moondream.weights import (
     shapes,
 )
 from galago.families.work import Work, blocks_at_once, work_of
-from galago.kernels import place
+from galago.kernels import kv_buffer
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
 from galago.media.picture import Picture
@@ -147,7 +147,7 @@ class Moondream(DecoderModel):
             if blocks.start:
                 yield
             if stack:
-                stack.forward(x, [([place(keys, values, 0)], c.prefix_len)], turns, together=True, blocks=blocks)
+                stack.forward(x, [([kv_buffer(keys, values, 0)], c.prefix_len)], turns, together=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, blocks)[0]
         return EncodedImage(

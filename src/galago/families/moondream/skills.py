@@ -1,4 +1,4 @@
-"""What Moondream2 can do, each skill a generator of steps (see engine/step.py)."""
+"""Moondream2's skills, each a generator of steps (see engine/step.py)."""
 
 import random
 import statistics
@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Sampler, numbers
-from galago.engine.step import End, Feed, Prefix, Start, StepOutput, Steps
+from galago.engine.sampling import Sampler, finite_logits
+from galago.engine.step import End, Feed, Prefix, Start, StepOutput, StepResult, Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
 from galago.families.moondream.region import coordinate_of_bin, encode_coordinate, encode_size, size_of_bin
-from galago.families.spelling import Fed, Writer, logits_without, spell, writer_for
+from galago.families.text_generation import FeedSteps, TextWriter, generate_text, logits_without, writer_for
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.nn.decoder import embedded
@@ -49,7 +49,7 @@ BOX_STEPS, POINT_STEPS, GAZE_STEPS = 3, 2, 2
 """Positions that one of them takes."""
 TOKEN, PLACE, SIZE = ("logits",), ("coordinate",), ("size",)
 TOKEN_OR_PLACE = (*TOKEN, *PLACE)
-"""What is read where a token says whether a coordinate follows: the state that chose the token is read as x."""
+"""Heads where a token says whether a coordinate follows: the state that chose the token also gives x."""
 
 
 def skill_steps(m: Moondream, request: Request) -> Steps:
@@ -58,7 +58,7 @@ def skill_steps(m: Moondream, request: Request) -> Steps:
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not
     fit, and UnsupportedTask for what the model's revision lacks.
     """
-    request = _looking(request)
+    request = _with_chat_image(request)
     c, t, skill = m.config, m.tokenizer, request.skill
     image, sampling = request.image, request.sampling
     variant = None if isinstance(skill, DetectGaze) else request.variant
@@ -68,36 +68,36 @@ def skill_steps(m: Moondream, request: Request) -> Steps:
         if skill.accurate:
             return accurate_gaze(m, image, skill, sampling.seed, request.detail_of(0))
         assert skill.eye is not None  # check_skill
-        prompt = _fitting(m, image, prompts.gaze(t, skill.eye))
+        prompt = _checked_prompt(m, image, prompts.gaze(t, skill.eye))
         return gaze(m, _start(m, request, prompt, GAZE_STEPS), prompt, skill.force)
     limit = sampling.max_tokens or c.revision.max_tokens
     match skill:
         case Caption(length):
-            prompt = _fitting(m, image, prompts.caption(c, length))
-            return _text(m, request, prompt, limit)
+            prompt = _checked_prompt(m, image, prompts.caption(c, length))
+            return _text_steps(m, request, prompt, limit)
         case Query(question, reasoning, refs):
-            prompt = _fitting(m, image, prompts.query(c, t, question.strip(), reasoning, refs))
-            return _text(m, request, prompt, limit, reasoning)
+            prompt = _checked_prompt(m, image, prompts.query(c, t, question.strip(), reasoning, refs))
+            return _text_steps(m, request, prompt, limit, reasoning)
         case Chat(messages):
-            prompt = _fitting(m, image, prompts.query(c, t, prompts.conversation(c, messages)))
-            return _text(m, request, prompt, limit)
+            prompt = _checked_prompt(m, image, prompts.query(c, t, prompts.conversation(c, messages)))
+            return _text_steps(m, request, prompt, limit)
         case Detect(name, most):
-            prompt = _fitting(m, image, prompts.detect(c, t, name))
+            prompt = _checked_prompt(m, image, prompts.detect(c, t, name))
             return objects(m, _start(m, request, prompt, most * BOX_STEPS), prompt, most, boxes=True)
         case Point(name, most):
-            prompt = _fitting(m, image, prompts.point(c, t, name))
+            prompt = _checked_prompt(m, image, prompts.point(c, t, name))
             return objects(m, _start(m, request, prompt, most * POINT_STEPS), prompt, most, boxes=False)
         case Encode():
             raise AssertionError("the engine does that itself")
 
 
-def _text(m: Moondream, request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
+def _text_steps(m: Moondream, request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
     start = _start(m, request, prompt, 2 * limit + 1 if reasoning else limit)
     return text(m, start, prompt, writer_for(m, request), limit, reasoning)
 
 
 def _start(m: Moondream, request: Request, prompt: Prompt, steps: int) -> Start:
-    """The start of a sequence that feeds the prompt and so many steps, or what fits of them."""
+    """Start a sequence with room for the prompt and so many steps, or for what fits of them."""
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
     image = request.image
@@ -105,8 +105,8 @@ def _start(m: Moondream, request: Request, prompt: Prompt, steps: int) -> Start:
     return Start(prefix, min(len(prompt) + steps, room), variant)
 
 
-def _looking(request: Request) -> Request:
-    """The same, with the one image of a conversation as that of the request."""
+def _with_chat_image(request: Request) -> Request:
+    """The request with the one image of its conversation, if it is one, as the image of the request."""
     if not isinstance(request.skill, Chat):
         return request
     shown = request.shown
@@ -135,8 +135,8 @@ def _check_supported(m: Moondream, request: Request) -> None:
             raise UnsupportedTask(f"revision {revision.name} has no {what}; 2025-06-21 has")
 
 
-def _fitting(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
-    """The prompt, behind BOS if there is no image (whose prefix starts with it). Raises ContextLengthExceeded."""
+def _checked_prompt(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
+    """The prompt, after BOS where there is no image (whose prefix has it). Raises ContextLengthExceeded."""
     if image is None:
         prompt = (m.config.tokens.bos_id, *prompt)
     room = m.config.text.max_context - (0 if image is None else m.config.prefix_len)
@@ -148,7 +148,7 @@ def _fitting(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _feed(m: Moondream, prompt: Prompt, heads: tuple[str, ...] = TOKEN) -> Fed:
+def _feed(m: Moondream, prompt: Prompt, heads: tuple[str, ...] = TOKEN) -> FeedSteps:
     out = yield Feed(embed(m, prompt), heads)
     assert isinstance(out, StepOutput)
     return out
@@ -164,24 +164,25 @@ def embed(m: Moondream, prompt: Prompt) -> Tensor:
 def _embedding(m: Moondream, item: int | Coordinate | Size) -> Tensor:
     match item:
         case Coordinate(value):
-            return encode_coordinate(_exactly(m, value), m.weights.region, m.dtype)
+            return encode_coordinate(_float32(m, value), m.weights.region, m.dtype)
         case Size(width, height):
-            return encode_size(_exactly(m, width, height), m.weights.region, m.dtype)
+            return encode_size(_float32(m, width, height), m.weights.region, m.dtype)
     return embedded(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
 
 
-def _exactly(m: Moondream, *numbers: float) -> Tensor:
-    """float32 whatever torch's default is: half precision would round a coordinate to a few pixels."""
+def _float32(m: Moondream, *numbers: float) -> Tensor:
+    """A tensor of these numbers, whatever torch's default type is: half precision would round a coordinate to a few
+    pixels."""
     return torch.tensor([numbers], dtype=torch.float32, device=m.device)
 
 
 def _coordinate(out: StepOutput) -> float:
-    logits = numbers(out.heads["coordinate"], "a coordinate")
+    logits = finite_logits(out.heads["coordinate"], "a coordinate")
     return coordinate_of_bin(int(logits.argmax()), len(logits))
 
 
 def _size(m: Moondream, out: StepOutput) -> Size:
-    logits = numbers(out.heads["size"], "a size")
+    logits = finite_logits(out.heads["size"], "a size")
     sizes = size_of_bin(torch.from_numpy(logits.argmax(-1)), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
 
@@ -189,7 +190,7 @@ def _size(m: Moondream, out: StepOutput) -> Size:
 # --- text --------------------------------------------------------------------------------------
 
 
-def text(m: Moondream, start: Start, prompt: Prompt, writer: Writer, limit: int, reasoning: bool) -> Steps:
+def text(m: Moondream, start: Start, prompt: Prompt, writer: TextWriter, limit: int, reasoning: bool) -> Steps:
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
     tokens = m.config.tokens
     yield start
@@ -200,25 +201,25 @@ def text(m: Moondream, start: Start, prompt: Prompt, writer: Writer, limit: int,
         yield found
         if out.room == 0:
             return End("length", reasoned)
-        out = yield from _feed(m, _only(tokens.answer_id))
+        out = yield from _feed(m, _marker(tokens.answer_id))
 
-    def feed(token: int) -> Fed:
+    def feed(token: int) -> FeedSteps:
         return _feed(m, (token,))
 
     # The answer marker may come first only.
-    reason, emitted = yield from spell(writer, out, limit, feed, banned=(tokens.answer_id,))
+    reason, emitted = yield from generate_text(writer, out, limit, feed, banned=(tokens.answer_id,))
     return End(reason, reasoned + emitted)
 
 
-def _only(token: int | None) -> Prompt:
+def _marker(token: int | None) -> Prompt:
     assert token is not None  # revisions that reason have it
     return (token,)
 
 
 def _reason(
     m: Moondream, out: StepOutput, sampler: Sampler, limit: int
-) -> Generator[Start | Feed | Event, EncodedImage | StepOutput | None, tuple[StepOutput, Reasoning, int]]:
-    """Everything up to the answer marker: text in chunks, each with the coordinates met in it."""
+) -> Generator[Start | Feed | Event, StepResult, tuple[StepOutput, Reasoning, int]]:
+    """Generate the reasoning up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
     chunks: list[tuple[list[int], list[float]]] = [([], [])]
     token = sampler.draw(logits_without(out))
@@ -285,16 +286,16 @@ def _box(x: float, y: float, size: Size) -> Box:
 
 
 def gaze(m: Moondream, start: Start, prompt: Prompt, force: bool) -> Steps:
-    """Where a person looks. No LoRA variant applies."""
+    """The point that a person looks at. No LoRA variant applies."""
     yield start
-    spot, steps = yield from _look(m, prompt, force)
+    spot, steps = yield from _find_gaze(m, prompt, force)
     yield GazeFound(spot)
     return End("stop", steps)
 
 
-def _look(
+def _find_gaze(
     m: Moondream, prompt: Prompt, force: bool
-) -> Generator[Start | Feed | Event, EncodedImage | StepOutput | None, tuple[Spot | None, int]]:
+) -> Generator[Start | Feed | Event, StepResult, tuple[Spot | None, int]]:
     out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
     token = 0 if force else int(logits_without(out).argmax())
@@ -329,7 +330,7 @@ def _sampled_gaze(
             started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS)
             assert isinstance(started, EncodedImage)
             seen = started
-            spot, n = yield from _look(m, prompt, force)
+            spot, n = yield from _find_gaze(m, prompt, force)
             steps += n
             if spot:
                 spots.append((1 - spot[0], spot[1]) if mirrored else spot)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from galago.families.moondream.config import TextConfig
-from galago.nn.decoder import DecoderSizes, Mix, Table, mixed
+from galago.nn.decoder import DecoderSizes, Mix, RotaryTable, mixed
 from galago.nn.stack import Block, Stack, stack_of
 from galago.precision.linear import LinearWeight, Mlp, Norm, add, gelu, layer_norm, linear, linear_gelu
 
@@ -36,7 +36,7 @@ class TextBlock:
     mlp: Mlp
     lora: BlockLora | None = None
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
         u, lora, fc1, fc2 = layer_norm(x, self.ln), self.lora, self.mlp.fc1, self.mlp.fc2
         if lora is None:

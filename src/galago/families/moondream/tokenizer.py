@@ -1,14 +1,14 @@
 """What a tokenizer tells about its checkpoint."""
 
 from galago.errors import CheckpointError, quoted
-from galago.families.moondream.config import REVISIONS, Family, Revision
+from galago.families.moondream.config import REVISIONS, PromptFamily, Revision
 from galago.families.tokenizer import Tokenizer
 
 STARMIE = "moondream/starmie-v1"
 PROMPT_FAMILIES = {"starmie": "2025-06-21", "legacy": "2025-01-09"}
 
 
-def family_of(tokenizer: Tokenizer) -> Family:
+def prompt_family_of(tokenizer: Tokenizer) -> PromptFamily:
     """The prompt family: only the starmie tokenizer has control tokens at its start."""
     start = tuple(tokenizer.backend.id_to_token(i) for i in (0, 1))
     return "starmie" if start == ("<|endoftext|>", "<|md_reserved_0|>") else "legacy"
@@ -21,8 +21,9 @@ def decide_revision(stated: str | None, prompt_family: str | None, tokenizer: To
     config.json. Without either the tokenizer decides where it can. Raises CheckpointError where it
     cannot, for a name that does not exist, and for a tokenizer of the other family.
     """
+    family = prompt_family_of(tokenizer)
     name = stated or (PROMPT_FAMILIES[prompt_family] if prompt_family else None)
-    if name is None and family_of(tokenizer) == "starmie":
+    if name is None and family == "starmie":
         name = "2025-06-21"
     if name is None:
         raise CheckpointError(
@@ -33,9 +34,9 @@ def decide_revision(stated: str | None, prompt_family: str | None, tokenizer: To
     if name not in REVISIONS:
         raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(REVISIONS)}")
     revision = REVISIONS[name]
-    if revision.family != family_of(tokenizer):
+    if revision.family != family:
         needed = f"that of {STARMIE}" if revision.family == "starmie" else "the GPT-2 one of the older checkpoints"
         raise CheckpointError(
-            f"revision {name} does not go with this tokenizer.json, which is {family_of(tokenizer)}: it needs {needed}"
+            f"revision {name} does not go with this tokenizer.json, which is {family}: it needs {needed}"
         )
     return revision

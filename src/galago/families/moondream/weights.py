@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.packed import Shape, TensorTable, load_either
 from galago.checkpoint.tensors import check_finite, check_type, checked, converted, plain_name, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
@@ -20,8 +20,6 @@ from galago.families.work import matrices
 from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision
 from galago.precision.linear import LinearWeight, Mlp, norm_of
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -219,13 +217,13 @@ def read(files: Iterable[Path], c: MoondreamConfig) -> Iterator[tuple[str, Tenso
     return checked(_joined_int4(_named(files), expected), expected)
 
 
-def table(c: MoondreamConfig) -> Table:
+def table(c: MoondreamConfig) -> TensorTable:
     """What precisions need to know of a checkpoint."""
     all_shapes = shapes(c)
     names = (name.removesuffix(".weight") for name, shape in all_shapes.items() if len(shape) == 2)
     sizes = {name: all_shapes[f"{name}.weight"] for name in names if f"{name}.bias" in all_shapes}
     linears = {name: (n_out, n_in) for name, (n_out, n_in) in sizes.items()}
-    return Table(all_shapes, linears, exact=frozenset(FLOAT32), looked_up=frozenset({"text.wte"}))
+    return TensorTable(all_shapes, linears, exact=frozenset(FLOAT32), looked_up=frozenset({"text.wte"}))
 
 
 def load(

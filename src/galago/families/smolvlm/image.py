@@ -8,11 +8,11 @@ from PIL import Image
 from galago.engine.step import Crops
 from galago.families.smolvlm.config import LONGEST, ImageConfig
 
-Size = tuple[int, int]
+WidthHeight = tuple[int, int]
 """width, height"""
 
 
-def first_size(size: Size, edge: int) -> Size:
+def first_size(size: WidthHeight, edge: int) -> WidthHeight:
     """The size whose longest edge is `edge`, and whose other edge is even."""
     ratio = size[0] / size[1]
     found = (edge, _even(int(edge / ratio))) if ratio >= 1 else (_even(int(edge * ratio)), edge)
@@ -27,7 +27,7 @@ def _even(side: int) -> int:
     return side + side % 2
 
 
-def tiled_size(size: Size, tile: int) -> Size:
+def tiled_size(size: WidthHeight, tile: int) -> WidthHeight:
     """The size in whole tiles: of the longer edge first, the other after what that became."""
     ratio = size[0] / size[1]
     if ratio >= 1:
@@ -37,7 +37,7 @@ def tiled_size(size: Size, tile: int) -> Size:
     return math.ceil(int(height * ratio) / tile) * tile, height
 
 
-def tiling_of(size: Size, c: ImageConfig, split: bool) -> tuple[int, int]:
+def tiling_of(size: WidthHeight, c: ImageConfig, split: bool) -> tuple[int, int]:
     """Rows and columns of the tiles of an image, (0, 0) where it is seen as a whole alone."""
     if not split:
         return 0, 0
@@ -67,5 +67,5 @@ def make_crops(image: Image.Image, c: ImageConfig, split: bool) -> Crops:
     return Crops(np.stack([*tiles, whole]), tiling)
 
 
-def _resized(image: Image.Image, size: Size) -> Image.Image:
+def _resized(image: Image.Image, size: WidthHeight) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)

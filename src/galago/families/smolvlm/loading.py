@@ -13,7 +13,7 @@ from galago.families.smolvlm.config import SmolVLMConfig, make_config
 from galago.families.smolvlm.model import SmolVLM
 from galago.families.smolvlm.published import blueprint
 from galago.families.smolvlm.skills import skill_steps
-from galago.families.smolvlm.weights import HEAD, load, read, sources, table
+from galago.families.smolvlm.weights import HEAD, checkpoint_tensors, load, read, table
 from galago.families.tokenizer import Tokenizer, load_tokenizer
 from galago.precision import Precision
 
@@ -66,7 +66,7 @@ def config_of(files: ModelFiles) -> SmolVLMConfig:
 def outline(files: ModelFiles) -> Outline:
     """What the files say without the weights."""
     config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
-    stored = {source.name: source.shape for source in sources(config)}
+    stored = {source.name: source.shape for source in checkpoint_tensors(config)}
     end, t = _known(tokenizer, prompts.END), config.text
     return Outline(
         config.name,

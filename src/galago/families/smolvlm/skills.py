@@ -6,7 +6,7 @@ from galago.engine.step import Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
 from galago.families.smolvlm import prompts
 from galago.families.smolvlm.model import SmolVLM
-from galago.families.spelling import answer
+from galago.families.text_generation import text_steps
 from galago.request import Caption, Chat, Message, Query, Request
 
 MAX_TOKENS = 512
@@ -32,7 +32,7 @@ def skill_steps(m: SmolVLM, request: Request) -> Steps:
         raise ContextLengthExceeded(f"the prompt has {taken + len(prompt.ids)} tokens, {room + taken} fit")
     # The prompt ends without a blank, so that answers begin with one.
     limit = min(request.sampling.max_tokens or MAX_TOKENS, room)
-    return answer(m, request, prompt.prefix, prompt.ids, limit, room)
+    return text_steps(m, request, prompt.prefix, prompt.ids, limit, room)
 
 
 def _messages(request: Request) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from galago.families.smolvlm.config import TextConfig
-from galago.nn.decoder import DecoderSizes, Mix, Table, mixed
+from galago.nn.decoder import DecoderSizes, Mix, RotaryTable, mixed
 from galago.nn.stack import Block, Stack, stack_of
 from galago.precision.linear import GatedMlp, LinearWeight, Norm, add, linear, rms_norm, swiglu
 
@@ -22,7 +22,7 @@ class TextBlock:
     """gain [dim] before the MLP"""
     mlp: GatedMlp
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: Table, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
         x = add(x, linear(mixed(linear(rms_norm(x, self.norm1, c.eps), self.qkv), c, table, mix), self.proj))
         return add(x, swiglu(rms_norm(x, self.norm2, c.eps), self.mlp))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint.packed import Table, load_either
+from galago.checkpoint.packed import Shape, TensorTable, load_either
 from galago.checkpoint.tensors import checked, plain_name, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
@@ -17,7 +17,6 @@ from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision
 from galago.precision.linear import GatedMlp, LinearWeight
 
-Shape = tuple[int, ...]
 HEAD, EMBEDDINGS = "lm_head.weight", "model.text_model.embed_tokens.weight"
 
 
@@ -28,7 +27,7 @@ class SmolVLMWeights:
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointTensor:
     """A tensor of a checkpoint, and the tensor of ours that it is, or is the next part of."""
 
     name: str
@@ -36,13 +35,13 @@ class Source:
     ours: str
 
 
-def sources(c: SmolVLMConfig) -> list[Source]:
+def checkpoint_tensors(c: SmolVLMConfig) -> list[CheckpointTensor]:
     """Every tensor of a checkpoint. Those of one name of ours lie one upon the other in it."""
     v, t = c.vision, c.text
-    out: list[Source] = []
+    out: list[CheckpointTensor] = []
 
     def add(name: str, ours: str, *shape: int) -> None:
-        out.append(Source(name, shape, ours))
+        out.append(CheckpointTensor(name, shape, ours))
 
     def dense(name: str, ours: str, n_out: int, *n_in: int) -> None:
         add(f"{name}.weight", f"{ours}.weight", n_out, *n_in)
@@ -86,7 +85,7 @@ def sources(c: SmolVLMConfig) -> list[Source]:
 def shapes(c: SmolVLMConfig) -> dict[str, Shape]:
     """Every tensor of ours with its shape."""
     out: dict[str, Shape] = {}
-    for source in sources(c):
+    for source in checkpoint_tensors(c):
         first, *rest = source.shape
         if source.ours == "vision.patch_emb.weight":
             rest = [rest[0] * rest[1] * rest[2]]
@@ -94,7 +93,7 @@ def shapes(c: SmolVLMConfig) -> dict[str, Shape]:
     return out
 
 
-def table(c: SmolVLMConfig) -> Table:
+def table(c: SmolVLMConfig) -> TensorTable:
     """What precisions need to know of a checkpoint."""
     all_shapes = shapes(c)
     linears = {
@@ -102,7 +101,7 @@ def table(c: SmolVLMConfig) -> Table:
         for name, shape in all_shapes.items()
         if name.endswith(".weight") and len(shape) == 2
     }
-    return Table(all_shapes, linears, looked_up=frozenset({"text.wte"}))
+    return TensorTable(all_shapes, linears, looked_up=frozenset({"text.wte"}))
 
 
 def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]]:
@@ -110,7 +109,7 @@ def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]
 
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
     """
-    by_name = {source.name: source for source in sources(c)}
+    by_name = {source.name: source for source in checkpoint_tensors(c)}
     parts: dict[str, list[str]] = {}
     for source in by_name.values():
         parts.setdefault(source.ours, []).append(source.name)

@@ -12,7 +12,7 @@ import galago
 from galago.backends.memory_estimate import precision_of
 from galago.backends.native import Native
 from galago.choices import BITS
-from galago.families.family import Loaded
+from galago.families.family import LoadedModel
 from galago.families.work import Work
 from galago.lab.bench.case import BenchCase
 from galago.lab.bench.ceilings import sustained_read
@@ -59,7 +59,7 @@ def measure(case: BenchCase, started: float, tell: Callable[[ChildMessage], None
         load_s = time.monotonic() - started
         torch.set_num_threads(model.threads)  # for what this thread reads
         backend, seen = model.backend, ((case.width, case.height), case.frames, case.detail)
-        work = cast(Loaded, backend.model).work(*seen) if isinstance(backend, Native) else None
+        work = cast(LoadedModel, backend.model).work(*seen) if isinstance(backend, Native) else None
         tell(
             {
                 "event": "loaded",

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import numbers
+from galago.engine.sampling import finite_logits
 from galago.engine.step import Feed, Start, StepOutput
 from galago.families.base import DecoderModel
 from galago.request import Request, Sampling, Skill
@@ -76,7 +76,7 @@ def logits(m: DecoderModel, image: Image.Image, answers: Sequence[Answered]) -> 
             ended = feed is answer.feeds[-1] and "logits" in feed.heads
             (out,) = m.forward([cache], [Feed(fed, ("logits",) if ended else feed.heads)])
             for head, read in out.heads.items():
-                found[head].append(torch.from_numpy(numbers(read, NAMES.get(head, f"a {head}"))))
+                found[head].append(torch.from_numpy(finite_logits(read, NAMES.get(head, f"a {head}"))))
     return found
 
 

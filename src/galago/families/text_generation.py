@@ -1,4 +1,4 @@
-"""Writing text token by token, for the skills of every family."""
+"""Generating text token by token, for the skills of every family."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,20 @@ import numpy as np
 import torch
 
 from galago.engine.constraint import Constraint
-from galago.engine.encoded_image import EncodedImage
-from galago.engine.sampling import Row, Sampler, numbers
-from galago.engine.step import End, Feed, Prefix, Start, StepOutput, Steps
+from galago.engine.sampling import FloatArray, Sampler, finite_logits
+from galago.engine.step import End, Feed, Prefix, Start, StepOutput, StepResult, Steps
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
 from galago.families.base import DecoderModel
 from galago.request import Encoding, Event, FinishReason, Request, TextDelta
 
-Answer = EncodedImage | StepOutput | None
-Fed = Generator[Start | Feed | Event, Answer, StepOutput]
-"""Steps that feed something and return what it gave."""
+FeedSteps = Generator[Start | Feed | Event, StepResult, StepOutput]
+"""Steps that feed something and return the output of its last position."""
 
 
 @dataclass(frozen=True)
-class Writer:
-    """What a request says of its text, of which one is written."""
+class TextWriter:
+    """The sampler, constraint and log of tokens of one text."""
 
     model: DecoderModel
     sampler: Sampler
@@ -30,32 +28,32 @@ class Writer:
     log: TokenLog | None
 
 
-def writer_for(m: DecoderModel, request: Request) -> Writer:
-    """Raises InvalidRequest for a schema that text cannot be held to."""
+def writer_for(m: DecoderModel, request: Request) -> TextWriter:
+    """What a request asks of its text. Raises InvalidRequest for a schema that text cannot be held to."""
     sampling, top = request.sampling, request.top_logprobs
     constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
-    return Writer(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spelled, top))
+    return TextWriter(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spelled, top))
 
 
-def logits_without(out: StepOutput, ids: Sequence[int | None] = ()) -> Row:
-    """The logits [vocab], where these ids (None: no such) cannot be chosen. Raises NotANumber."""
-    logits = numbers(out.heads["logits"], "the next token")
+def logits_without(out: StepOutput, ids: Sequence[int | None] = ()) -> FloatArray:
+    """The logits [vocab] with those of these ids (None: no such id) set to -inf. Raises NotANumber."""
+    logits = finite_logits(out.heads["logits"], "the next token")
     logits[[i for i in ids if i is not None]] = -np.inf
     return logits
 
 
-def spell(
-    w: Writer,
+def generate_text(
+    w: TextWriter,
     out: StepOutput,
     limit: int,
-    feed: Callable[[int], Fed],
+    feed: Callable[[int], FeedSteps],
     banned: Sequence[int | None] = (),
     trim: bool = False,
-) -> Generator[Start | Feed | Event, Answer, tuple[FinishReason, int]]:
-    """Text after what `out` came from, at most `limit` tokens; why it ended, and how many there were.
+) -> Generator[Start | Feed | Event, StepResult, tuple[FinishReason, int]]:
+    """Generate at most `limit` tokens of text from `out` on; returns why it ended and how many there were.
 
-    `feed` gives the steps that put a token after the sequence. `banned` ids may come first only;
-    with `trim` blanks before the first word are left out.
+    `feed` gives the steps that feed a token. `banned` ids may come first only; with `trim` blanks before the first
+    word are left out.
     """
     sampler, constraint, log = w.sampler, w.constraint, w.log
     stream = TextStream(w.model.tokenizer.decode, sampler.sampling.stop)
@@ -83,22 +81,22 @@ def spell(
         out = yield from feed(token)
         token = sampler.draw(logits_without(out, banned), constraint)
     rest = stream.finish()
-    piece, told = rest.lstrip() if trim else rest, log.before(float("inf")) if log else ()
-    if piece or told:
-        yield TextDelta(piece, told)
+    piece, tokens = rest.lstrip() if trim else rest, log.before(float("inf")) if log else ()
+    if piece or tokens:
+        yield TextDelta(piece, tokens)
     return "stop" if stream.stopped else reason, emitted
 
 
-def answer(
+def text_steps(
     m: DecoderModel, request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
 ) -> Steps:
-    """The steps of a text of at most `limit` tokens after a prefix and a prompt, all in so much room.
+    """Steps that generate at most `limit` tokens after a prefix and the prompt `ids`, which have `room` together.
 
-    Blanks before its first word are left out. Raises InvalidRequest as `writer_for` does, before the first step.
+    Blanks before the first word are left out. Raises InvalidRequest as `writer_for` does, before the first step.
     """
     writer, start = writer_for(m, request), Start(prefix, min(len(ids) + limit, room))
 
-    def feed(*ids: int) -> Fed:
+    def feed(*ids: int) -> FeedSteps:
         out = yield Feed(torch.tensor(ids, device=m.device))
         assert isinstance(out, StepOutput)
         return out
@@ -106,6 +104,6 @@ def answer(
     def steps() -> Steps:
         yield start
         out = yield from feed(*ids)
-        return End(*(yield from spell(writer, out, limit, feed, trim=True)))
+        return End(*(yield from generate_text(writer, out, limit, feed, trim=True)))
 
     return steps()
