@@ -17,7 +17,7 @@ from galago import arguments
 from galago.answers import answer_of, answered
 from galago.arguments import Settings, request_of
 from galago.backends.backend import Backend, Run, loader_of
-from galago.batch.each import each, raised
+from galago.batch.each import each, raise_errors
 from galago.engine.limits import Limits
 from galago.errors import GalagoError, InvalidRequest
 from galago.media.clip import Clip
@@ -272,7 +272,7 @@ class Model:
         def request(pair: tuple[Source, str]) -> Request:
             return request_of(Query(pair[1]), self._waiting(pair[0]), {"max_tokens": 256}, "batch")
 
-        answers = raised(each(zip(images, prompts, strict=True), request, self.submit, answered))
+        answers = raise_errors(each(zip(images, prompts, strict=True), request, self.submit, answered))
         return [answer["answer"].strip() for answer in answers]
 
     def submit(self, request: Request) -> Run:

@@ -17,7 +17,7 @@ from serving import sdk, serving
 import galago
 from galago import aio
 from galago.backends import backend
-from galago.backends.memory_estimate import memory_needed, one_name
+from galago.backends.memory_estimate import canonical_name, memory_needed
 from galago.cli.app import main
 from galago.fleet.pool import ModelPool
 from galago.request import Caption, Detect, Encode, Skill
@@ -137,7 +137,7 @@ def test_a_skill_that_is_lacking_is_told_once() -> None:
 
 
 def test_what_it_needs_is_what_its_entry_says() -> None:
-    assert memory_needed("toy") == 1_000_000 and one_name("TOY") == "toy"
+    assert memory_needed("toy") == 1_000_000 and canonical_name("TOY") == "toy"
 
 
 def test_a_backend_that_is_not_here() -> None:

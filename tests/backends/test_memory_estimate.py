@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from galago import choices
 from galago.backends import memory_estimate
-from galago.backends.memory_estimate import OVERHEAD, memory_needed, one_name, precision_of, precisions_of
+from galago.backends.memory_estimate import OVERHEAD, canonical_name, memory_needed, precision_of, precisions_of
 from galago.choices import FLOATS, KV_BYTES, LARGE, PRECISIONS, WEIGHT_BYTES, default_precision
 from galago.engine.limits import Limits
 from galago.errors import CheckpointError, ModelNotFound
@@ -126,15 +126,17 @@ def test_what_cannot_be_reckoned_is_told(tmp_path: Path) -> None:
 
 
 def test_one_model_has_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert one_name("2B", device="cpu") == one_name("vikhyatk/moondream2-int8", device="cpu") == "moondream2"
-    assert one_name("2b-fp32", device="cpu") == "moondream2-float32"
-    assert one_name("2b-int8", device="cpu", profile="standard") == "moondream2-int8"
-    assert one_name("2b-fp32", device="cpu", profile="standard") == "moondream2"
-    assert one_name("smolvlm-hybrid-int8", device="cpu") == "smolvlm-hybrid"
-    assert one_name("2b-int8", precision="int4") == "moondream2"
+    assert (
+        canonical_name("2B", device="cpu") == canonical_name("vikhyatk/moondream2-int8", device="cpu") == "moondream2"
+    )
+    assert canonical_name("2b-fp32", device="cpu") == "moondream2-float32"
+    assert canonical_name("2b-int8", device="cpu", profile="standard") == "moondream2-int8"
+    assert canonical_name("2b-fp32", device="cpu", profile="standard") == "moondream2"
+    assert canonical_name("smolvlm-hybrid-int8", device="cpu") == "smolvlm-hybrid"
+    assert canonical_name("2b-int8", precision="int4") == "moondream2"
     monkeypatch.chdir(folder)
-    assert one_name(".") == one_name(str(folder)) == str(folder.resolve())
-    assert one_name("nothing such") == "nothing such"
+    assert canonical_name(".") == canonical_name(str(folder)) == str(folder.resolve())
+    assert canonical_name("nothing such") == "nothing such"
 
 
 # --- memory that there is ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from standin import Plan, Standin, alone, ask, picture
 from told import Told
 
 import galago
-from galago.batch.each import IN_FLIGHT, each, raised
+from galago.batch.each import IN_FLIGHT, each, raise_errors
 from galago.engine import decoding
 from galago.engine.engine import Engine, EngineRun
 from galago.engine.limits import Limits
@@ -74,7 +74,7 @@ def test_raised_gives_what_comes_before_the_first_error_and_ends_the_rest() -> N
             raise InvalidImage("no 3")
         return Request(Query(str(item)))
 
-    answers = raised(each(count(), request, model.submit, lambda item, request, run: item))  # type: ignore[arg-type]
+    answers = raise_errors(each(count(), request, model.submit, lambda item, request, run: item))  # type: ignore[arg-type]
     assert [next(answers) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(InvalidImage, match="no 3"):
         next(answers)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from galago.backends.memory_estimate import memory_needed, peak_of
+from galago.backends.memory_estimate import memory_needed, peak_bytes
 from galago.choices import PRECISIONS
 from galago.store.catalog import entries, find
 
@@ -27,7 +27,7 @@ def test_every_model_of_the_catalogue(galago, name):
     assert (told["id"], told["license"], told["parameters"]) == (entry.id, entry.license, entry.parameters)
     assert tuple(told["precisions"]) == entry.precisions and told["packed"] == []
     assert {p: e["memory"] for p, e in told["precisions"].items() if e["measured"]} == entry.memory
-    assert all(e["memory"] == peak_of(entry, p) for p, e in told["precisions"].items())
+    assert all(e["memory"] == peak_bytes(entry, p) for p, e in told["precisions"].items())
     assert all(e["kernels"] and isinstance(e["fallbacks"], list) for e in told["precisions"].values())
     said = galago("show", name).out
     assert entry.description in said and f"{entry.parameters:,}" in said and all(p in said for p in entry.precisions)
@@ -128,7 +128,7 @@ def test_the_list_has_the_memory_of_each_precision_and_says_what_is_counted(gala
         [line] = (text for text in lines if text.startswith(f"{entry.id} "))
         cells = dict(zip(names, re.findall(r"~?\d+\.\d+(?= )", line)[-len(names) :], strict=True))
         assert {p for p, cell in cells.items() if cell.startswith("~")} == set(PRECISIONS) - set(entry.memory)
-        sizes = {p: peak_of(entry, p) for p in PRECISIONS}
+        sizes = {p: peak_bytes(entry, p) for p in PRECISIONS}
         assert {p: float(v.lstrip("~")) for p, v in cells.items()} == pytest.approx(
             {p: size / 1e9 for p, size in sizes.items()}, rel=0.05
         )

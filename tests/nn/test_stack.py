@@ -98,7 +98,7 @@ def step(
 
 def kept(cache: KVCache, new: int) -> Tensor:
     """A copy of a cache's own keys and values, new ones included."""
-    return torch.cat(cache._chunks, 3)[:, :, :, : cache.length - cache._start + new]
+    return torch.cat(cache._chunks, 3)[:, :, :, : cache.length - cache._prefix_length + new]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What runs a model: the face that our own engine and all others have, and where each of them is found.
+"""The protocol of what runs models, our own engine or another, and the table of all backends.
 
 A face (Python, command line, HTTP) holds a Backend, gives it Requests and reads the events of its Runs. What it asks of
 the model besides stands in its Facts.
@@ -33,7 +33,7 @@ SKILLS: dict[type[Skill], str] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model that is loaded says of itself."""
+    """The properties of a loaded model."""
 
     name: str
     identity: str
@@ -64,14 +64,14 @@ class Facts:
 
 
 class Run(Protocol):
-    """A request under way: iterate for its events. The last is Done, or the request's error is raised.
+    """A submitted request: iterate for its events. The last is Done, or the request's error is raised.
 
     Letting go of a Run cancels it.
     """
 
     @property
     def ended(self) -> bool:
-        """Whether all its events are there, so that iteration waits for none."""
+        """Whether its last event is there, so that iteration waits for none."""
         ...
 
     def __iter__(self) -> Iterator[Event]: ...
@@ -80,11 +80,11 @@ class Run(Protocol):
         ...
 
     def poll(self) -> Event | None:
-        """The next event if it is there already, and no waiting; raises the request's error as iteration does."""
+        """The next event if it is there already, else None; raises the request's error as iteration does."""
         ...
 
     def watch(self, told: Callable[[], None]) -> None:
-        """Have `told` called whenever there may be something to poll: from any thread, so it must be short."""
+        """Have `told` called whenever there may be an event to poll: from any thread, so it must be short."""
         ...
 
     def cancel(self) -> None:
@@ -117,7 +117,7 @@ class Backend(Protocol):
         """Raise EngineBusy or EngineClosed if a request would not be taken now, before it is prepared at some cost."""
 
     def stats(self) -> dict[str, Any]:
-        """What has been done, how fast, and what is held in memory: at least these."""
+        """Counts, timings and memory as plain JSON, with at least these members."""
         return {"queue": {"waiting": 0, "running": 0}, "limits": {"waiting": 0}, "bytes": {}}
 
     def limit_kv(self, most: int) -> None:
@@ -131,23 +131,23 @@ class Backend(Protocol):
 
 
 class Loader(Protocol):
-    """What the module of a backend has."""
+    """The functions that the module of a backend has."""
 
     def load(self, name: str, **options: Any) -> Backend:
         """The model of this name, in memory; the options are those of galago.load, all of them."""
         ...
 
     def describe(self, name: str) -> Entry:
-        """What can be said of a model that is not in the catalogue. Raises ModelNotFound or CheckpointError."""
+        """The entry of a model that is not in the catalogue. Raises ModelNotFound or CheckpointError."""
         ...
 
     def kernels(self, precision: str, device: str | None) -> tuple[str, Sequence[str]]:
-        """What would compute in this precision, and what is slower there than it could be, a sentence each."""
+        """The kernels that would compute in this precision, and what is slower than it could be, a sentence each."""
         ...
 
 
 def loader_of(name: str) -> Loader:
-    """What loads the model of this name: its backend in the catalogue, or else our own. Raises ModelNotFound."""
+    """The loader for a model: of its backend in the catalogue, or else our own. Raises ModelNotFound."""
     entry = entry_of(name)
     return loader(entry.backend if entry else NATIVE)
 

@@ -1,4 +1,4 @@
-"""What a model will take in memory, told before it is loaded."""
+"""Estimates of the memory that a model takes, before it is loaded."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -35,27 +35,27 @@ def memory_needed(name: str, *, limits: "Limits | None" = None, **options: Unpac
     """
     from galago.engine.limits import Limits
 
-    entry, held = described(name), limits or Limits()
-    peak = peak_of(entry, precision_of(name, **options))
+    entry, held = model_entry(name), limits or Limits()
+    peak = peak_bytes(entry, precision_of(name, **options))
     if not entry.kv_values:
         return peak
-    kv = longest_request(name, **options) if held.kv_bytes is None else held.kv_bytes
+    kv = longest_request_bytes(name, **options) if held.kv_bytes is None else held.kv_bytes
     return peak + held.prefix_bytes + held.embedding_bytes + kv
 
 
-def longest_request(name: str, **options: Unpack[RunOptions]) -> int:
+def longest_request_bytes(name: str, **options: Unpack[RunOptions]) -> int:
     """Bytes of keys and values of a request that fills the model's context; 0 where it keeps none."""
-    entry = described(name)
+    entry = model_entry(name)
     return entry.kv_values * entry.context * KV_BYTES[precision_of(name, **options)] if entry.kv_values else 0
 
 
-def described(name: str) -> Entry:
-    """What is known of a model without loading it. Raises ModelNotFound or CheckpointError."""
+def model_entry(name: str) -> Entry:
+    """The catalogue's entry of a model, or one made from its files. Raises ModelNotFound or CheckpointError."""
     return entry_of(name) or loader_of(name).describe(name)
 
 
 def precision_of(name: str, **options: Unpack[RunOptions]) -> str:
-    """What galago.load computes a model in: what its argument, the model's name or its file says, or the default.
+    """The precision that galago.load uses: as its argument, the model's name or its file says, or the default.
 
     Raises ModelNotFound, CheckpointError or InvalidRequest.
     """
@@ -73,18 +73,18 @@ def _default(name: str, options: RunOptions) -> str:
         # One that leads nowhere is told by routing.py.
         found = (entry_of(model) for way in route.ways for model in way.models)
         smallest = min((entry.parameters for entry in found if entry), default=0)
-        return default_precision(smallest, _kind(options.get("device")), options.get("profile"))
-    return usual_precision(described(name), options.get("profile"), options.get("device"))
+        return default_precision(smallest, _device_type(options.get("device")), options.get("profile"))
+    return usual_precision(model_entry(name), options.get("profile"), options.get("device"))
 
 
 def usual_precision(entry: Entry, profile: str | None, device: str | None) -> str:
     """The precision of a model where nobody names one."""
     if len(entry.precisions) == 1:
         return entry.precisions[0]
-    return default_precision(entry.parameters, _kind(device), profile)
+    return default_precision(entry.parameters, _device_type(device), profile)
 
 
-def _kind(device: str | None) -> str:
+def _device_type(device: str | None) -> str:
     """cpu, cuda or mps; PyTorch is asked only where none is named."""
     if device not in (None, "auto"):
         check_device(device)
@@ -94,13 +94,13 @@ def _kind(device: str | None) -> str:
     return pick_device(None).type
 
 
-def peak_of(entry: Entry, precision: str) -> int:
-    """Bytes at the peak of one request: measured, or else counted on the safe side."""
+def peak_bytes(entry: Entry, precision: str) -> int:
+    """Bytes at the peak of one request: measured, or else estimated on the safe side."""
     known = entry.memory.get(precision) or entry.counted.get(precision)
-    return known or counted_peak(entry.parameters, WEIGHT_BYTES[precision])
+    return known or estimated_peak(entry.parameters, WEIGHT_BYTES[precision])
 
 
-def counted_peak(parameters: int, weight_bytes: float) -> int:
+def estimated_peak(parameters: int, weight_bytes: float) -> int:
     """Bytes at the peak of one request, on the safe side where nothing was measured."""
     return int(parameters * weight_bytes * SLACK) + OVERHEAD
 
@@ -108,13 +108,13 @@ def counted_peak(parameters: int, weight_bytes: float) -> int:
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a model can be loaded in; none where there is no such model."""
     try:
-        return described(name).precisions
+        return model_entry(name).precisions
     except ModelNotFound:
         return ()
 
 
-def one_name(name: str, **options: Unpack[RunOptions]) -> str:
-    """The same name for whatever means the same model or route: its id, with a precision if that is not the usual one.
+def canonical_name(name: str, **options: Unpack[RunOptions]) -> str:
+    """One name for all names of the same model or route: its id, with a precision if that is not the usual one.
 
     A path becomes the real one; a name that is neither in the catalogue nor a path stays as it is.
     """

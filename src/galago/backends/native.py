@@ -1,4 +1,4 @@
-"""Our own engine over models of the families that it knows."""
+"""The native backend: our own engine over models of the families in families/."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from galago.backends.backend import Facts
-from galago.backends.memory_estimate import counted_peak, usual_precision
+from galago.backends.memory_estimate import estimated_peak, usual_precision
 from galago.checkpoint.packed import bits_of
 from galago.choices import PRECISIONS, check_precision, check_profile
 from galago.engine.engine import Engine
@@ -16,7 +16,7 @@ from galago.families import ModelFiles
 from galago.families.family import LoadedModel, family
 from galago.nn.footprint import footprint
 from galago.precision import pick_precision
-from galago.precision.quantised import described, fallbacks
+from galago.precision.quantised import fallbacks, linear_kernels
 from galago.store import hub
 from galago.store.catalog import Entry, Local, entry_of, with_precision
 from galago.store.packing import packed_copy
@@ -24,7 +24,7 @@ from galago.system.device import pick_device, pick_threads, threads_cut, with_th
 
 
 class Native(Engine):
-    """An engine with the facts of its model: the first Backend."""
+    """An engine together with the facts of its model, as a Backend."""
 
     def __init__(
         self, model: LoadedModel, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
@@ -38,7 +38,7 @@ class Native(Engine):
             revision=model.revision,
             precision=model.precision.name,
             device=str(model.device),
-            kernels=described(model.precision, model.device),
+            kernels=linear_kernels(model.precision, model.device),
             skills=model.skills,
             video_sampling=model.video_sampling,
             threads=self.threads,
@@ -83,15 +83,15 @@ def load(
 
 
 def describe(name: str) -> Entry:
-    """What a folder or weights file holds, without its weights. Raises ModelNotFound or CheckpointError."""
+    """The entry of a model in a folder or file, without reading its weights. Raises ModelNotFound, CheckpointError."""
     return _entry(hub.locate(name, offline=True))
 
 
 def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
-    """What would compute the linear maps, and what is slower than it could be."""
+    """The kernels that would compute the linear maps, and what is slower than it could be."""
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    return described(chosen, where), fallbacks(where, chosen.bits)
+    return linear_kernels(chosen, where), fallbacks(where, chosen.bits)
 
 
 def _entry(files: ModelFiles, revision: str | None = None) -> Entry:
@@ -110,5 +110,5 @@ def _entry(files: ModelFiles, revision: str | None = None) -> Entry:
         revision=outline.revision,
         kv_values=outline.kv_values,
         context=outline.context,
-        counted={f"int{bits}": counted_peak(size, 1)} if bits else {},
+        counted={f"int{bits}": estimated_peak(size, 1)} if bits else {},
     )

@@ -1,4 +1,4 @@
-"""One loop over many inputs: several requests in flight, answers in the order of the inputs."""
+"""The loop over many inputs: several requests in flight, answers in the order of the inputs."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -31,50 +31,50 @@ def each(
     in_flight: int = IN_FLIGHT,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Generator[Result | GalagoError, None, None]:
-    """What `finish` makes of each input's run, in the order of the inputs; or the error that was raised for it.
+    """Yield the result of each input in the order of the inputs, or the error that was raised for it.
 
-    `request` makes a request of an input, `submit` hands it to a model, `finish` reads the events of its Run, all in
-    the thread that iterates. `inputs` may be endless: of them are taken so many as are in flight, fewer where what
-    these look at has 512 MiB or more together, and where the model's queue is full. An answer that is there when the
-    next input has been taken is given out at once. `progress` is told how many are done.
+    `request` makes a request of an input, `submit` hands it to a model, `finish` makes the result from its Run, all in
+    the thread that iterates. `inputs` may be endless: at most `in_flight` are taken ahead, fewer while their images
+    have 512 MiB or more together or the model's queue is full. A result that is ready when the next input has been
+    taken is yielded at once. `progress` is called with how many are done.
 
     A model that takes no more requests ends it with EngineClosed; so does any other error than a GalagoError, such as
     one of `inputs` itself. However it ends, what is in flight is cancelled.
     """
-    waiting, held = iter(inputs), None
-    flying: deque[_Asked[Input]] = deque()
+    waiting, upcoming = iter(inputs), None
+    in_progress: deque[_Pending[Input]] = deque()
     done, more = 0, True
     try:
         while True:
-            while held or (more and _fits(flying, in_flight)):
-                if held is None:
+            while upcoming or (more and _fits(in_progress, in_flight)):
+                if upcoming is None:
                     try:
                         item = next(waiting)
                     except StopIteration:
                         more = False
                         break
-                    held = _asked(item, request)
-                if not held.begun(submit, may_wait=bool(flying)):
+                    upcoming = _prepare(item, request)
+                if not upcoming.try_submit(submit, may_wait=bool(in_progress)):
                     break
-                flying.append(held)
-                held = None
-                if flying[0].over:
+                in_progress.append(upcoming)
+                upcoming = None
+                if in_progress[0].is_done:
                     break
-            if not flying:
+            if not in_progress:
                 return
-            result = _result(flying.popleft(), finish)
+            result = _result(in_progress.popleft(), finish)
             done += 1
             progress(done)
             yield result
             del result  # an endless loop holds on to nothing
     finally:
-        for asked in flying:
-            if asked.run is not None:
-                asked.run.cancel()
+        for pending in in_progress:
+            if pending.run is not None:
+                pending.run.cancel()
 
 
-def raised(results: Generator[Result | GalagoError, None, None]) -> Generator[Result, None, None]:
-    """The same results; the first error is raised, which ends the loop that they come from."""
+def raise_errors(results: Generator[Result | GalagoError, None, None]) -> Generator[Result, None, None]:
+    """Yield the results of `each` and raise the first error among them, which ends its loop."""
     with closing(results):
         for result in results:
             if isinstance(result, GalagoError):
@@ -83,22 +83,22 @@ def raised(results: Generator[Result | GalagoError, None, None]) -> Generator[Re
 
 
 @dataclass
-class _Asked(Generic[Input]):
-    """An input and how far it is: of request, run and error it has what came of it."""
+class _Pending(Generic[Input]):
+    """An input that was taken, with its request, run or error as far as it has come."""
 
     input: Input
     request: Request | None = None
     run: Run | None = None
     error: GalagoError | None = None
     bytes: int = 0
-    """of what it looks at, which stay in memory until it is done"""
+    """of its images and clips, which stay in memory until it is done"""
 
     @property
-    def over(self) -> bool:
-        """Whether there is nothing to wait for."""
+    def is_done(self) -> bool:
+        """Whether its result is there without waiting."""
         return self.run is None or self.run.ended
 
-    def begun(self, submit: Callable[[Request], Run], may_wait: bool) -> bool:
+    def try_submit(self, submit: Callable[[Request], Run], may_wait: bool) -> bool:
         """Submit it; False where the queue is full and it may wait for others to end."""
         if self.request is not None and self.error is None:
             try:
@@ -112,16 +112,16 @@ class _Asked(Generic[Input]):
         return True
 
 
-def _asked(item: Input, request: Callable[[Input], Request]) -> _Asked[Input]:
+def _prepare(item: Input, request: Callable[[Input], Request]) -> _Pending[Input]:
     try:
         made = request(item)
     except GalagoError as error:
-        return _Asked(item, error=error)
-    return _Asked(item, made, bytes=sum(map(_bytes, made.shown)))
+        return _Pending(item, error=error)
+    return _Pending(item, made, bytes=sum(map(_bytes, made.shown)))
 
 
-def _fits(flying: "deque[_Asked[Input]]", in_flight: int) -> bool:
-    return len(flying) < in_flight and sum(asked.bytes for asked in flying) < MOST
+def _fits(in_progress: "deque[_Pending[Input]]", in_flight: int) -> bool:
+    return len(in_progress) < in_flight and sum(pending.bytes for pending in in_progress) < MOST
 
 
 def _bytes(shown: Media) -> int:
@@ -135,12 +135,12 @@ def _bytes(shown: Media) -> int:
     return 0
 
 
-def _result(asked: _Asked[Input], finish: Callable[[Input, Request, Run], Result]) -> Result | GalagoError:
+def _result(pending: _Pending[Input], finish: Callable[[Input, Request, Run], Result]) -> Result | GalagoError:
     try:
-        if asked.error is not None:
-            raise asked.error
-        assert asked.request is not None and asked.run is not None
-        return finish(asked.input, asked.request, asked.run)
+        if pending.error is not None:
+            raise pending.error
+        assert pending.request is not None and pending.run is not None
+        return finish(pending.input, pending.request, pending.run)
     except EngineClosed:
         raise
     except GalagoError as error:

@@ -1,4 +1,4 @@
-"""One question asked of a video: of frame after frame."""
+"""One question about each of a video's frames."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from PIL import Image
 from galago.answers import answer_of
 from galago.arguments import Settings, request_of
 from galago.backends.backend import Run
-from galago.batch.each import each, raised
+from galago.batch.each import each, raise_errors
 from galago.media.clip import Clip
 from galago.media.source import FileSource
 from galago.media.timeline import FrameSampling
@@ -43,18 +43,18 @@ def watch(
     about = request_of(Query(question), None, settings, "batch")
     clip = video if isinstance(video, Clip) else load_clip(video, FrameSampling(fps, max_frames))
 
-    def request(shown: tuple[float, Image.Image]) -> Request:
-        return replace(about, image=shown[1])
+    def request(frame: tuple[float, Image.Image]) -> Request:
+        return replace(about, image=frame[1])
 
-    def answer(shown: tuple[float, Image.Image], _: Request, run: Run) -> tuple[float, str]:
-        return shown[0], answer_of(about.skill, run)["answer"].strip()
+    def answer(frame: tuple[float, Image.Image], _: Request, run: Run) -> tuple[float, str]:
+        return frame[0], answer_of(about.skill, run)["answer"].strip()
 
-    return raised(each(zip(clip.times, clip.frames, strict=True), request, model.submit, answer))
+    return raise_errors(each(zip(clip.times, clip.frames, strict=True), request, model.submit, answer))
 
 
 @dataclass(frozen=True)
 class Span:
-    """From `start` until `end`, in seconds, the answer was this one."""
+    """The answer from `start` until `end`, in seconds."""
 
     start: float
     end: float
@@ -62,21 +62,21 @@ class Span:
 
 
 def spans(answers: Iterable[tuple[float, str]], duration: float) -> Iterator[Span]:
-    """Equal answers together, each span as soon as it is over; an answer holds until the next frame was asked about.
+    """Join equal answers to spans, each yielded when it is over; an answer holds until the time of the next frame.
 
     Case, spaces and the last full stop make no difference, and of an answer that begins with yes or no only that
     counts.
     """
-    start, same, said = 0.0, None, ""
+    start, same, answer_text = 0.0, None, ""
     for time, answer in answers:
-        meant = _meaning(answer)
-        if meant == same:
+        meaning = _meaning(answer)
+        if meaning == same:
             continue
         if same is not None:
-            yield Span(start, time, said)
-        start, same, said = time, meant, meant if meant in ("yes", "no") else answer
+            yield Span(start, time, answer_text)
+        start, same, answer_text = time, meaning, meaning if meaning in ("yes", "no") else answer
     if same is not None:
-        yield Span(start, max(duration, start), said)
+        yield Span(start, max(duration, start), answer_text)
 
 
 def _meaning(answer: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from galago.backends.memory_estimate import peak_of
+from galago.backends.memory_estimate import peak_bytes
 from galago.choices import PRECISIONS
 from galago.cli.streams import print_json
 from galago.errors import ModelNotFound, size_of
@@ -151,7 +151,7 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
     untold = ("source", "kv_values", "context", "counted")
     return {
         **{field.name: getattr(entry, field.name) for field in fields(entry) if field.name not in untold},
-        "memory": {name: peak_of(entry, name) for name in entry.precisions},
+        "memory": {name: peak_bytes(entry, name) for name in entry.precisions},
         "memory_counted": [name for name in entry.precisions if name not in entry.memory],
         "installed": size is not None,
         "bytes": size,
@@ -205,7 +205,7 @@ def _memory(entry: Entry) -> tuple[str, ...]:
     """What each precision needs, in GB; ~ before what was not measured."""
     cells = []
     for name in PRECISIONS:
-        size = peak_of(entry, name) / 1e9 if name in entry.precisions else None
+        size = peak_bytes(entry, name) / 1e9 if name in entry.precisions else None
         mark = "" if name in entry.memory else "~"
         cells.append("-" if size is None else mark + (f"{size:.1f}" if size >= 1 else f"{size:.2f}"))
     return tuple(cells)

@@ -76,7 +76,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
 def _pool(settings: "Settings") -> "ModelPool":
     """Where the models will be."""
     import galago
-    from galago.engine.decoding import MOST, SHARE, set_room
+    from galago.engine.decoding import MOST, SHARE, set_decoding_limit
     from galago.fleet.pool import ModelPool
 
     options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
@@ -84,7 +84,7 @@ def _pool(settings: "Settings") -> "ModelPool":
     budget = None if settings.max_memory_gb is None else int(settings.max_memory_gb * 1e9)
     pool = ModelPool(budget, keep_alive=None, options=options)
     share = min(MOST, pool.budget // SHARE)
-    set_room(share if settings.decode_memory_mb is None else int(settings.decode_memory_mb * (1 << 20)))
+    set_decoding_limit(share if settings.decode_memory_mb is None else int(settings.decode_memory_mb * (1 << 20)))
     return pool
 
 

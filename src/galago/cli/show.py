@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from galago.backends.memory_estimate import described, peak_of
+from galago.backends.memory_estimate import model_entry, peak_bytes
 from galago.choices import check_device
 from galago.cli.streams import json_name, print_json
 from galago.errors import size_of
@@ -32,7 +32,7 @@ def show(
         case Route() as route:
             told, shown = _route_told(route, model, device), _print_route
         case _:
-            told, shown = _told(described(model), with_precision(model)[1], device), _print
+            told, shown = _told(model_entry(model), with_precision(model)[1], device), _print
     if json:
         print_json(told)
     else:
@@ -64,7 +64,7 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
         "device": str(pick_device(device)),
         "precisions": {
             name: {
-                "memory": peak_of(entry, name),
+                "memory": peak_bytes(entry, name),
                 "measured": name in entry.memory,
                 "kernels": kernels,
                 "fallbacks": list(fallbacks),

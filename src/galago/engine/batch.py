@@ -26,15 +26,15 @@ class Batch:
                 raise ContextLengthExceeded(f"{n} more tokens do not fit: {cache.room} positions are left")
             cache.reserve(n)
         self._caches, self._counts = caches, list(counts)
-        self._begins = [cache.length for cache in caches]
-        places = [torch.arange(begin, begin + n) for begin, n in zip(self._begins, counts, strict=True)]
+        self._starts = [cache.length for cache in caches]
+        places = [torch.arange(begin, begin + n) for begin, n in zip(self._starts, counts, strict=True)]
         self.positions = torch.cat(places).to(device)
         """of each row, int64 [rows]"""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [1, H, rows, d] over what its sequence has, with k and v [1, K, rows, d] kept: [1, H, rows, d]."""
         rows = (part[0].split(self._counts, 1) for part in (q, k, v))
-        parts = zip(self._caches, self._begins, *rows, strict=True)
+        parts = zip(self._caches, self._starts, *rows, strict=True)
         mixed = [attend_cached(q, cache.append(layer, k, v), begin) for cache, begin, q, k, v in parts]
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).unsqueeze(0)
 
@@ -67,19 +67,19 @@ def forward_step(
         together.setdefault(group, []).append(i)
     last: list[Tensor] = [torch.empty(0)] * len(feeds)
     for members in together.values():
-        for part in _parts(members, at_most):
+        for part in _chunks(members, at_most):
             found = hidden([caches[i] for i in part], [feeds[i].input for i in part])
             for i, rows in zip(part, found, strict=True):
                 last[i] = rows[-1]
     read: list[dict[str, Tensor]] = [{} for _ in feeds]
     for name in {name: None for feed in feeds for name in feed.heads}:
-        for part in _parts([i for i, feed in enumerate(feeds) if name in feed.heads], at_most):
+        for part in _chunks([i for i, feed in enumerate(feeds) if name in feed.heads], at_most):
             values = heads[name](torch.stack([last[i] for i in part])).float()
             for i, value in zip(part, values, strict=True):
                 read[i][name] = value
     return [StepOutput(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]
 
 
-def _parts(members: list[int], at_most: int | None) -> Iterator[list[int]]:
+def _chunks(members: list[int], at_most: int | None) -> Iterator[list[int]]:
     """The members in lists of at most so many."""
     return (members[some.start : some.stop] for some in pieces(len(members), at_most or len(members)))

@@ -1,4 +1,4 @@
-"""Text that fits a JSON schema: of each step's tokens only those stay with which it can still come to fit."""
+"""Text that fits a JSON schema: at each step only tokens are allowed after which it can still fit."""
 
 import json
 from typing import Any
@@ -11,12 +11,12 @@ from galago.errors import GenerationFailed, InvalidRequest
 
 
 def vocabulary(tokenizer_json: str, size: int, eos_id: int) -> LLTokenizer:
-    """What constraints need to know of a tokenizer, given as its JSON; `size` counts the logits. Takes a moment."""
+    """A tokenizer as constraints need it, from its JSON; `size` is the number of logits. Slow: make it once."""
     return LLTokenizer(tokenizer_json, n_vocab=size, eos_token=eos_id)
 
 
 class Constraint:
-    """Follows one text. Blanks stand only where json.dumps writes them."""
+    """Constrains one text to a JSON schema. Blanks stand only where json.dumps writes them."""
 
     def __init__(self, words: LLTokenizer, json_schema: str) -> None:
         """Raises InvalidRequest, naming the part, for what is no JSON Schema or cannot be enforced."""
@@ -37,27 +37,27 @@ class Constraint:
             )
         except ValueError as error:
             raise InvalidRequest(f"json_schema is not a JSON object: {error}", "json_schema") from None
-        if _counts_names(json.loads(json_schema)):
+        if _requires_members(json.loads(json_schema)):
             raise InvalidRequest('json_schema cannot be enforced: unimplemented keys: ["minProperties"]', "json_schema")
         self._matcher = LLMatcher(words, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if self._matcher.is_error():
             raise InvalidRequest(f"json_schema cannot be enforced: {self._matcher.get_error()}", "json_schema")
 
     @property
-    def complete(self) -> bool:
-        """Nothing can follow any more."""
+    def is_complete(self) -> bool:
+        """Whether no token can follow any more."""
         return bool(self._matcher.is_stopped())
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        """Take the chance from tokens that cannot come next; the end is one that can, where the text may end."""
+        """Set the logits [V] of tokens that cannot come next to -inf; the end token can, where the text may end."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
         logits[: len(allowed)][allowed == 0] = -np.inf
         logits[len(allowed) :] = -np.inf
 
-    def take(self, token: int) -> None:
-        """Go on after this token."""
+    def accept(self, token: int) -> None:
+        """Advance by a token."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -66,11 +66,11 @@ class Constraint:
             raise GenerationFailed(f"the JSON schema is too much work: {self._matcher.get_error()}")
 
 
-def _counts_names(part: Any) -> bool:
-    """Whether an object must have several members: the same name twice would count, though it is one to readers."""
+def _requires_members(part: Any) -> bool:
+    """Whether an object must have several members: the matcher counts a name that occurs twice, readers do not."""
     if isinstance(part, list):
-        return any(map(_counts_names, part))
+        return any(map(_requires_members, part))
     if not isinstance(part, dict):
         return False
     least = part.get("minProperties")
-    return (isinstance(least, int | float) and least > 1) or any(map(_counts_names, part.values()))
+    return (isinstance(least, int | float) and least > 1) or any(map(_requires_members, part.values()))

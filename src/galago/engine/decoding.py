@@ -1,4 +1,4 @@
-"""How much memory pictures and clips may take, decoded, in the whole process."""
+"""Bounds on the memory of decoded pictures and clips in the whole process."""
 
 import os
 
@@ -17,8 +17,8 @@ CLIPS = Room(MOST)
 an engine, which waits for that one."""
 
 
-def set_room(most: int) -> None:
-    """Let each of the two have so many bytes."""
+def set_decoding_limit(most: int) -> None:
+    """Set the bytes of each of the two rooms."""
     DECODING.most = CLIPS.most = most
 
 

@@ -50,21 +50,21 @@ class DiskCache:
         self._folder, self._budget = folder, budget
         self._sizes: OrderedDict[str, int] = OrderedDict()
         """bytes of each file, least recently used first"""
-        self._bytes = self._now = self._seen = 0
+        self._bytes = self._now = self._scanned_mtime = 0
         self._writable = True
         self._hits = self._misses = self._evictions = self._dropped = 0
         try:
             self._scan()
             self._make_room(0)
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     def get(self, key: str) -> Tensor | None:
         """The embedding of a key, on the CPU. A file that is not what was written is deleted, and a miss."""
         file = self._file(key)
         try:
             data = self._read(file)
-            found = None if data is None else _opened(key, data)
+            found = None if data is None else _load_embedding(key, data)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.warning("deleting %s from the image cache: %s", file, error)
             self._dropped += 1
@@ -76,7 +76,7 @@ class DiskCache:
             self._misses += 1
             return None
         self._hits += 1
-        self._note(key, len(data))
+        self._record(key, len(data))
         with suppress(OSError):
             self._touch(file)
         return found
@@ -98,10 +98,10 @@ class DiskCache:
             if size <= self._budget:
                 self._make_room(size)
                 self._write(file, MAGIC + _digest(key, payload), payload)
-                self._note(key, size)
-            self._seen = self._folder.stat().st_mtime_ns
+                self._record(key, size)
+            self._scanned_mtime = self._folder.stat().st_mtime_ns
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     def clear(self) -> None:
         """Delete every entry."""
@@ -110,7 +110,7 @@ class DiskCache:
             while self._sizes:
                 self._evict()
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     def stats(self) -> DiskStats:
         held = len(self._sizes), self._bytes, self._budget
@@ -145,17 +145,17 @@ class DiskCache:
         os.utime(file, ns=(self._now, self._now))
 
     def _refresh(self) -> None:
-        """Read the folder anew if somebody else wrote to it, or deleted it."""
+        """Scan the folder again if another process wrote to it, or deleted it."""
         try:
             seen = self._folder.stat().st_mtime_ns
         except FileNotFoundError:
             seen = None
-        if seen != self._seen:
+        if seen != self._scanned_mtime:
             self._scan()
 
     def _scan(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._seen = self._folder.stat().st_mtime_ns
+        self._scanned_mtime = self._folder.stat().st_mtime_ns
         found: list[tuple[int, str, int]] = []
         for file in self._folder.iterdir():
             with suppress(FileNotFoundError):
@@ -179,25 +179,25 @@ class DiskCache:
         self._file(key).unlink(missing_ok=True)
         self._forget(key)
 
-    def _note(self, key: str, size: int) -> None:
+    def _record(self, key: str, size: int) -> None:
         self._sizes[key] = size
         self._bytes += size
 
     def _forget(self, key: str) -> None:
         self._bytes -= self._sizes.pop(key, 0)
 
-    def _give_up(self, error: OSError) -> None:
+    def _stop_writing(self, error: OSError) -> None:
         if self._writable:
             log.warning("keeping no more images on disk in %s: %s", self._folder, error)
         self._writable = False
 
 
 def _digest(key: str, payload: bytes) -> bytes:
-    """Of the key too, so that a file under another's name is found out."""
+    """SHA-256 of key and payload: with the key, a file under another's name is detected."""
     return hashlib.sha256(key.encode() + payload).digest()
 
 
-def _opened(key: str, data: bytes) -> Tensor:
+def _load_embedding(key: str, data: bytes) -> Tensor:
     payload = data[HEADER:]
     if data[:HEADER] != MAGIC + _digest(key, payload):
         raise ValueError("it is damaged, or not an embedding of this image")

@@ -1,4 +1,4 @@
-"""An image that a model has seen: the keys and values that every question about it starts from."""
+"""An encoded image: the keys and values that every question about it starts from."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,15 +19,15 @@ class EncodedImage(Encoding):
     size: tuple[int, int]
     """width, height of the (first) image in pixels"""
     crops: int
-    """views that the vision tower looked at"""
+    """how many crops the vision tower encoded"""
     image_tokens: int
-    """positions that are views, not text"""
+    """positions that stand for crops, not text"""
     encode_s: float = 0.0
     """seconds for vision and projection"""
     prefill_s: float = 0.0
     """seconds for the prefix's keys and values"""
     clip: bool = False
-    """whether it is of a clip's frames"""
+    """whether it shows a clip's frames"""
 
     @property
     def positions(self) -> int:

@@ -30,15 +30,15 @@ class KVCache:
         self.limit, self.variant = limit, variant
         self._shape, self._dtype, self._device = shape, dtype, device
         self._prefix = prefix
-        self._start = prefix.positions if prefix else 0
-        self._own = 0
+        self._prefix_length = prefix.positions if prefix else 0
+        self._own_length = 0
         self._chunks: list[Tensor] = []
         """each [2, layers, kv heads, positions, head dim]: keys and values"""
 
     @property
     def length(self) -> int:
         """Positions kept, those of the prefix among them."""
-        return self._start + self._own
+        return self._prefix_length + self._own_length
 
     @property
     def room(self) -> int:
@@ -51,17 +51,17 @@ class KVCache:
         return sum(chunk.nbytes for chunk in self._chunks)
 
     def reserve(self, n: int) -> None:
-        """Make place for n more positions."""
+        """Allocate memory for n more positions."""
         have = sum(chunk.shape[3] for chunk in self._chunks)
-        if (lacking := self._own + n - have) > 0:
+        if (lacking := self._own_length + n - have) > 0:
             layers, heads, dim = self._shape
-            size = min(max(lacking, CHUNK), self.limit - self._start - have)
+            size = min(max(lacking, CHUNK), self.limit - self._prefix_length - have)
             self._chunks.append(torch.empty(2, layers, heads, size, dim, dtype=self._dtype, device=self._device))
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> list[Segment]:
-        """Put [kv heads, n, head dim] after what is there; gives all of the layer."""
+        """Append k and v [kv heads, n, head dim] to a layer; returns all keys and values of it."""
         found = [(self._prefix.k[layer], self._prefix.v[layer])] if self._prefix else []
-        first, end = self._own, self._own + k.shape[1]
+        first, end = self._own_length, self._own_length + k.shape[1]
         for chunk in self._chunks:
             size = chunk.shape[3]
             if first < size and end > 0:
@@ -74,17 +74,17 @@ class KVCache:
             first, end = first - size, end - size
         return found
 
-    def own(self) -> tuple[Tensor, Tensor]:
+    def own_keys_and_values(self) -> tuple[Tensor, Tensor]:
         """Keys and values after the prefix, [layers, kv heads, positions, head dim], if all were reserved at once."""
         (chunk,) = self._chunks
         return chunk[0], chunk[1]
 
     def kv_buffers(self) -> list[KVBuffer]:
-        """Where the positions are, and where the reserved ones will be."""
+        """The buffers of the prefix and of its own positions, those reserved included."""
         found: list[KVBuffer] = []
         if self._prefix:
-            found.append(kv_buffer(self._prefix.k, self._prefix.v, self._start))
-        left = self._own
+            found.append(kv_buffer(self._prefix.k, self._prefix.v, self._prefix_length))
+        left = self._own_length
         for chunk in self._chunks:
             size = chunk.shape[3]
             found.append(kv_buffer(chunk[0], chunk[1], min(left, size)))
@@ -93,4 +93,4 @@ class KVCache:
 
     def advance(self, n: int) -> None:
         """Count n positions as kept, after every layer has them."""
-        self._own += n
+        self._own_length += n

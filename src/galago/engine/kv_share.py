@@ -1,4 +1,4 @@
-"""How much memory keys and values may take, where nobody says."""
+"""The default bound on the memory of keys and values."""
 
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ MOST = 4 << 30
 
 
 def kv_share(longest: int, running: int, left: int) -> int:
-    """Bytes for keys and values: what is `left` beside the `longest` request decides, but no more than all may need."""
+    """Bytes for keys and values: a share of what is `left` beside the `longest` request, at most what all need."""
     return max(longest, min(longest + left // SHARE, longest * running, MOST))
 
 
 def kv_bytes_of(model: "StepModel", limits: "Limits") -> int:
-    """The limit of a model that is loaded. Raises OutOfMemory where the longest request has no room."""
+    """The bytes that the limits of a loaded model allow. Raises OutOfMemory where the longest request has no room."""
     if limits.kv_bytes is not None:
         return limits.kv_bytes
     longest, free = model.context * model.kv_bytes, available_memory(model.device)

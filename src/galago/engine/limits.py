@@ -1,4 +1,4 @@
-"""What an engine holds at once."""
+"""Bounds of an engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Literal
 from galago.errors import InvalidRequest, quoted
 from galago.values import is_whole
 
-LEAST = {"waiting": 0, "running": 1, "kv_bytes": 1, "prefix_bytes": 0, "embedding_bytes": 0, "disk_bytes": 0}
-"""What each of the Limits may be at the least."""
+MINIMUMS = {"waiting": 0, "running": 1, "kv_bytes": 1, "prefix_bytes": 0, "embedding_bytes": 0, "disk_bytes": 0}
+"""The smallest value of each of the Limits."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine holds at once. Bytes are of keys and values, and of what the image cache keeps."""
+    """Bounds of what an engine holds at once. Bytes are of keys and values, and of what the image cache keeps."""
 
     waiting: int = 64
     """requests beside those that run; more are refused"""
@@ -31,7 +31,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest, with the field as `param`."""
-        for name, least in LEAST.items():
+        for name, least in MINIMUMS.items():
             value = getattr(self, name)
             if name == "kv_bytes" and value is None:
                 continue

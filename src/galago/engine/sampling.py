@@ -115,5 +115,5 @@ class Sampler:
         token = sample(logits, self.sampling, self._generator)
         self._drawn.add(token)
         if constraint:
-            constraint.take(token)
+            constraint.accept(token)
         return token

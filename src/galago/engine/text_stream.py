@@ -1,4 +1,4 @@
-"""Giving out text word by word while its tokens arrive."""
+"""Streaming text word by word while its tokens arrive."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,42 +24,42 @@ class TextStream:
         self._passed = 0  # characters of their text that are words already
         self._held = ""  # whole words that may be the start of a stop string
         self._lines = 0  # characters up to the last line end
-        self.seen = 0
-        """characters that the tokens so far became"""
-        self.given = 0
-        """characters given out"""
+        self.chars_decoded = 0
+        """how many characters the tokens so far became"""
+        self.chars_emitted = 0
+        """how many of them were returned by `push` and `finish`"""
         self.stopped = False
         """A stop string came: nothing more will be given out."""
 
     def push(self, token: int) -> str:
-        """The text that this token makes ready, often none."""
+        """Add a token; the text that it completes, often none."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        self.seen = self._lines + len(text.rstrip("\ufffd"))
+        self.chars_decoded = self._lines + len(text.rstrip("\ufffd"))
         whole = text.endswith("\n") or _ends_in_cjk(text)
         end = len(text) if whole else max(text.rfind(" ") + 1, self._passed)
         # An unfinished character decodes to U+FFFD at the end: not yet text.
-        piece = self._checked(self._held + text[self._passed : end], text[end:].rstrip("\ufffd"))
+        piece = self._before_stop(self._held + text[self._passed : end], text[end:].rstrip("\ufffd"))
         self._passed = end
         if text.endswith("\n"):
             self._lines += len(text)
             self._ids.clear()
             self._passed = 0
-        self.given += len(piece)
+        self.chars_emitted += len(piece)
         return piece
 
     def finish(self) -> str:
-        """What remains when no more tokens come."""
+        """The rest of the text, when no more tokens come."""
         rest = self._held + self._decode(self._ids)[self._passed :]
         self._ids.clear()
         self._passed = 0
-        piece = self._checked(rest, "") + self._held
+        piece = self._before_stop(rest, "") + self._held
         self._held = ""
-        self.given += len(piece)
+        self.chars_emitted += len(piece)
         return piece
 
-    def _checked(self, ready: str, pending: str) -> str:
-        """Of the whole words `ready`, what can be given out, knowing what is `pending` after them."""
+    def _before_stop(self, ready: str, pending: str) -> str:
+        """The part of the whole words `ready` that no stop string begins in, with `pending` the text after them."""
         self._held = ""
         if self.stopped or not self._stop:
             return "" if self.stopped else ready

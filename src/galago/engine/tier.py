@@ -88,12 +88,12 @@ class Tier(Generic[V]):
 
     def oldest(self) -> int | None:
         """When the entry that would be evicted next was used last; None if there is none to evict."""
-        key = self._next()
+        key = self._next_victim()
         return None if key is None else self._entries[key].used
 
     def evict(self) -> None:
         """Let go of the least recently used entry that is not pinned, if there is one."""
-        if (key := self._next()) is not None:
+        if (key := self._next_victim()) is not None:
             self._drop(key)
             self._evictions += 1
 
@@ -104,7 +104,7 @@ class Tier(Generic[V]):
         entry.used = next(self._clock)
         self._entries.move_to_end(key)
 
-    def _next(self) -> str | None:
+    def _next_victim(self) -> str | None:
         return next((key for key in self._entries if key not in self._pins), None)
 
     def _drop(self, key: str) -> None:

@@ -150,7 +150,7 @@ class DecoderModel(ABC):
             if rows.start:
                 yield
             self._hidden([cache], [x[rows.start : rows.stop]])
-        return cache.own()
+        return cache.own_keys_and_values()
 
     def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
         """Put ids [n] or embeddings [n, dim] after the sequence; their residual stream [n, dim].

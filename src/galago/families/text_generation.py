@@ -32,7 +32,7 @@ def writer_for(m: DecoderModel, request: Request) -> TextWriter:
     """What a request asks of its text. Raises InvalidRequest for a schema that text cannot be held to."""
     sampling, top = request.sampling, request.top_logprobs
     constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
-    return TextWriter(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spelled, top))
+    return TextWriter(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spell, top))
 
 
 def logits_without(out: StepOutput, ids: Sequence[int | None] = ()) -> FloatArray:
@@ -66,14 +66,14 @@ def generate_text(
             break
         emitted += 1
         if log:
-            log.add(stream.seen, token, logits_without(out))
+            log.add(stream.chars_decoded, token, logits_without(out))
         piece = stream.push(token)
         if trim:
             piece = piece.lstrip()
             trim = not piece
         if piece:
-            yield TextDelta(piece, log.before(stream.given) if log else ())
-        if constraint and constraint.complete:
+            yield TextDelta(piece, log.pop_before(stream.chars_emitted) if log else ())
+        if constraint and constraint.is_complete:
             reason = "stop"
             break
         if stream.stopped or emitted == limit or out.room == 0:
@@ -81,7 +81,7 @@ def generate_text(
         out = yield from feed(token)
         token = sampler.draw(logits_without(out, banned), constraint)
     rest = stream.finish()
-    piece, tokens = rest.lstrip() if trim else rest, log.before(float("inf")) if log else ()
+    piece, tokens = rest.lstrip() if trim else rest, log.pop_before(float("inf")) if log else ()
     if piece or tokens:
         yield TextDelta(piece, tokens)
     return "stop" if stream.stopped else reason, emitted

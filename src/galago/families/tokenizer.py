@@ -27,8 +27,8 @@ class Tokenizer:
         """Text of the ids without control tokens; bytes that are not UTF-8 become U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
-    def spelled(self, id: int) -> tuple[str, bytes | None]:
-        """A token's text and its bytes; None for control tokens, and for ids that no token has."""
+    def spell(self, id: int) -> tuple[str, bytes | None]:
+        """The text and the bytes of a token; None for those of control tokens and of ids that no token has."""
         added = self._added.get(id)
         if added is not None:
             return added.content, None if added.special else added.content.encode()

@@ -13,7 +13,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from galago.backends.memory_estimate import RunOptions, longest_request, memory_needed, one_name, precisions_of
+from galago.backends.memory_estimate import (
+    RunOptions,
+    canonical_name,
+    longest_request_bytes,
+    memory_needed,
+    precisions_of,
+)
 from galago.engine.kv_share import kv_share
 from galago.errors import (
     EngineClosed,
@@ -91,7 +97,7 @@ class ModelPool:
         Raises OutOfMemory, before the load, if it does not fit even when all models that are not in use leave;
         what galago.load raises; LoadFailed; and EngineClosed after close().
         """
-        slot, model = self._taken(one_name(name, **self.choice), progress)
+        slot, model = self._taken(canonical_name(name, **self.choice), progress)
         try:
             yield model
         finally:
@@ -111,7 +117,7 @@ class ModelPool:
 
     def unload(self, name: str) -> bool:
         """Take a model out of memory; whether it was there. Raises ModelInUse, and does not wait, if it is in use."""
-        name = one_name(name, **self.choice)
+        name = canonical_name(name, **self.choice)
         with self._changed:
             while (slot := self._slots.get(name)) and slot.leaving:
                 self._changed.wait()
@@ -240,7 +246,7 @@ class ModelPool:
         from galago.model import load
 
         limits = self._options.get("limits") or Limits()
-        if limits.kv_bytes is None and (longest := longest_request(name, **self.choice)):
+        if limits.kv_bytes is None and (longest := longest_request_bytes(name, **self.choice)):
             with self._changed:
                 slot, left = self._slots[name], self.budget - sum(slot.need for slot in self._slots.values())
                 slot.kv = kv_share(longest, limits.running, max(left, 0))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from galago.backends.memory_estimate import one_name
+from galago.backends.memory_estimate import canonical_name
 from galago.errors import InvalidRequest, ModelNotFound, quoted, size_of
 from galago.store.catalog import Entry, Route, Way, lookup, with_precision
 
@@ -64,14 +64,14 @@ def medium_of(images: int, videos: int) -> str:
 
 
 def ways_of(name: str, choice: Mapping[str, Any]) -> tuple[Way, ...]:
-    """The ways of a route, or the one of a model, with the models' names as one_name() gives them.
+    """The ways of a route, or the one of a model, with the models' names as canonical_name() gives them.
 
-    A route's precision (smolvlm-hybrid-int8) is that of its models; `choice` is what one_name() takes besides.
+    A route's precision (smolvlm-hybrid-int8) is that of its models; `choice` is what canonical_name() takes besides.
     Raises ModelNotFound or InvalidRequest for a route that the catalogue has wrong.
     """
     route, precision = lookup(name), with_precision(name)[1]
     if not isinstance(route, Route):
-        return (Way(tuple(MEDIA), (one_name(name, **choice),)),)
+        return (Way(tuple(MEDIA), (canonical_name(name, **choice),)),)
     ways = []
     for way in route.ways:
         if not way.models or not way.takes or not set(way.takes) <= set(MEDIA):
@@ -81,19 +81,19 @@ def ways_of(name: str, choice: Mapping[str, Any]) -> tuple[Way, ...]:
             if not isinstance(lookup(model), Entry):
                 raise ModelNotFound(f"{route.id} routes to {quoted(model)}, which is no model of the catalogue")
         named = (f"{model}-{precision}" if precision else model for model in way.models)
-        ways.append(Way(way.takes, tuple(one_name(model, **choice) for model in named)))
+        ways.append(Way(way.takes, tuple(canonical_name(model, **choice) for model in named)))
     return tuple(ways)
 
 
 def plans(names: Sequence[str], pool: "ModelPool") -> dict[str, Plan]:
-    """What a server of these names holds in the pool, by the names as one_name() gives them.
+    """What a server of these names holds in the pool, by the names as canonical_name() gives them.
 
     Every way gets the last of its models, which is to be the smallest; then, in their order, each the first that fits
     beside what the others have. What does not fit even so is told by its load. Raises as ways_of() does.
     """
     ways = [
         (name, way)
-        for name in dict.fromkeys(one_name(name, **pool.choice) for name in names)
+        for name in dict.fromkeys(canonical_name(name, **pool.choice) for name in names)
         for way in ways_of(name, pool.choice)
     ]
     chosen = [way.models[-1] for _, way in ways]

@@ -149,7 +149,7 @@ def _few() -> str:
     return f"galago {best.name}" if best else "torch"
 
 
-def described(precision: Precision, device: torch.device) -> str:
+def linear_kernels(precision: Precision, device: torch.device) -> str:
     """Which kernels compute linear maps on the device."""
     if device.type != "cpu":
         return "torch, weight only" if precision.bits else "torch"

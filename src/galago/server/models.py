@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from galago.backends.backend import Facts
-from galago.backends.memory_estimate import one_name, precision_of
+from galago.backends.memory_estimate import canonical_name, precision_of
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
 from galago.fleet.pool import ModelPool
 from galago.fleet.routing import Lane, Plan, alone, plans
@@ -181,7 +181,7 @@ class Models:
 
     def rows(self) -> list[Row]:
         """What the settings name, then others in memory, then the rest of the catalogue. Looks at files."""
-        models = [one_name(entry.id, **self.pool.choice) for entry in entries()]
+        models = [canonical_name(entry.id, **self.pool.choice) for entry in entries()]
         return self._rows(list(dict.fromkeys([*self._here(), *models])))
 
     def row(self, name: str) -> Row:
@@ -252,7 +252,7 @@ class Models:
         for other in self._here():
             if id_of(other).lower() == name.lower():
                 return other
-        return one_name(name, **self.pool.choice) if entry_of(name) else None
+        return canonical_name(name, **self.pool.choice) if entry_of(name) else None
 
     def _answering(self, name: str) -> str | None:
         """A name that says no precision means the first of that model or route in whatever precision."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from galago.batch.each import each, raised
+from galago.batch.each import each, raise_errors
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Record
 from galago.media.clip import Clip
 from galago.media.image import load_image
@@ -64,7 +64,7 @@ def answers(
         return Request(case.skill, _opened(case, blank, shuffled), priority="batch")
 
     found: list[Record] = []
-    fresh = raised(each((case for case in new if case.id not in known), request, model.submit, _record))
+    fresh = raise_errors(each((case for case in new if case.id not in known), request, model.submit, _record))
     with closing(fresh):
         for case in every:
             record = known.get(case.id) or next(fresh)
