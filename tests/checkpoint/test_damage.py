@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from galago.checkpoint import tensors as checkpoint
-from galago.checkpoint.tensors import CHECKSUM, damage, metadata, write_tensors
+from galago.checkpoint.tensors import CHECKSUM, find_damage, metadata, write_tensors
 
 
 def written(file: Path, about: dict[str, str] | None = None) -> bytes:
@@ -30,7 +30,7 @@ def written(file: Path, about: dict[str, str] | None = None) -> bytes:
 def test_what_is_whole_is_found_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     written(file, {"said": "of itself"})
-    assert damage(file) is None
+    assert find_damage(file) is None
     assert metadata(file)["said"] == "of itself"
 
 
@@ -42,7 +42,7 @@ def test_any_bit_that_turned_is_found(tmp_path: Path, share: float) -> None:
         at = round(share * (len(data) - 1))
         data[at] ^= 1 << bit
         file.write_bytes(data)
-        assert damage(file), (at, bit)
+        assert find_damage(file), (at, bit)
         data[at] ^= 1 << bit
 
 
@@ -54,7 +54,7 @@ def test_holes_are_found(tmp_path: Path) -> None:
         begin = chance.randrange(1000, len(data) - size)
         hole = data[:begin] + bytes(size) + data[begin + size :]
         file.write_bytes(hole)
-        assert hole == data or damage(file), (begin, size)
+        assert hole == data or find_damage(file), (begin, size)
 
 
 def test_pages_that_changed_places_are_found(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_pages_that_changed_places_are_found(tmp_path: Path) -> None:
     data = written(file)
     page = checkpoint.PAGE
     file.write_bytes(data[:page] + data[2 * page : 3 * page] + data[page : 2 * page] + data[3 * page :])
-    assert damage(file)
+    assert find_damage(file)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 20, 300, -1, -5000])
@@ -70,9 +70,9 @@ def test_one_that_is_cut_off_is_found(tmp_path: Path, size: int) -> None:
     file = tmp_path / "a.safetensors"
     data = written(file)
     file.write_bytes(data[:size])
-    assert damage(file)
+    assert find_damage(file)
     file.write_bytes(data + b"more")
-    assert damage(file)
+    assert find_damage(file)
 
 
 def test_one_without_a_checksum_says_so(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_one_without_a_checksum_says_so(tmp_path: Path) -> None:
     data = written(file)
     renamed = CHECKSUM.replace("checksum", "chicksum")
     file.write_bytes(data.replace(CHECKSUM.encode(), renamed.encode()))
-    assert damage(file) == "a.safetensors has no checksum"
+    assert find_damage(file) == "a.safetensors has no checksum"
 
 
 def test_the_checksum_is_what_it_is_described_as(tmp_path: Path) -> None:

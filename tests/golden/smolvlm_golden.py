@@ -111,14 +111,14 @@ def mask_of(case: str) -> Tensor | None:
 @torch.inference_mode()
 def begun(case: str) -> tuple[KVCache, StepOutput]:
     """The prompt over the given pixels, fed."""
-    from galago.families.smolvlm.vision import projected
+    from galago.families.smolvlm.vision import project
 
     m, ids = loaded(case), tensors(case)["input_ids"]
     places = (ids == m.config.image_id).nonzero().flatten().tolist()
     encoded = None
     end = places[-1] + 2 if places else 0
     if places:
-        seen = projected(features_of(case), m.weights.vision, m.config.vision).flatten(0, 1)
+        seen = project(features_of(case), m.weights.vision, m.config.vision).flatten(0, 1)
         prefix = Prefix((ImageInput(Image.new("RGB", (1, 1))),), end, tuple(ids[:end].tolist()))
         encoded = finish(m.encode_prefix(prefix, [seen]))
     cache = m.new_cache(encoded)

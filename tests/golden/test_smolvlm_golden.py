@@ -35,11 +35,11 @@ from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import ImageConfig
 from galago.families.smolvlm.image import first_size, tiled_size, tiling_of
 from galago.families.smolvlm.prompts import Control, Item
-from galago.families.smolvlm.vision import positions, projected
+from galago.families.smolvlm.vision import positions, project
 from galago.media import timeline
 from galago.media.clip import Clip
 from galago.model import Model
-from galago.nn.decoder import decoder, embedded
+from galago.nn.decoder import decoder, embed_tokens
 from galago.nn.vit import normalise
 from galago.precision import pick_precision
 from galago.precision.linear import rms_norm
@@ -84,7 +84,7 @@ def test_every_tensor_is_known(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_prompt(case: str) -> None:
     m, wanted = loaded(case), expected(case)
-    items, inputs = prompts.turns(m.config, messages(case), "high")
+    items, inputs = prompts.conversation_items(m.config, messages(case), "high")
     assert text_of(items) == wanted["prompt_expanded"]
     ids = prompts.ids_of(m.tokenizer, items)
     assert list(ids) == wanted["input_ids"] == tensors(case)["input_ids"].tolist()
@@ -107,7 +107,7 @@ def test_tiling(case: str) -> None:
 @pytest.mark.parametrize("case", [case for case in SEEN if case not in MADE])
 def test_pixels(case: str) -> None:
     m = loaded(case)
-    _, inputs = prompts.turns(m.config, messages(case), "high")
+    _, inputs = prompts.conversation_items(m.config, messages(case), "high")
     pixels = [torch.from_numpy(m.make_crops(one.image, one.detail).pixels) for one in inputs]
     found, wanted = normalise(torch.cat(pixels)), tensors(case)["pixel_values"]
     if "video" in expected(case):
@@ -124,7 +124,7 @@ def test_vision(case: str) -> None:
     m, given = loaded(case), tensors(case)
     features = features_of(case)
     assert worst(features, given["vision_features"]) <= VISION
-    found = projected(features, m.weights.vision, m.config.vision)
+    found = project(features, m.weights.vision, m.config.vision)
     assert worst(found, given["connector_output"]) <= VISION
     mask, n = mask_of(case), m.config.vision.grid
     full = torch.ones(len(features), n, n, dtype=torch.bool)
@@ -138,7 +138,7 @@ def test_text(case: str) -> None:
     """The residual stream after each block, logits, and greedy tokens, from the given pixels."""
     m, given = loaded(case), tensors(case)
     c, w, ids = m.config, m.weights.text, given["input_ids"]
-    x = embedded(ids, w, torch.float32)
+    x = embed_tokens(ids, w, torch.float32)
     if case in SEEN:
         x[ids == c.image_id] = given["connector_output"].flatten(0, 1)
     cache = m.new_cache(None)
@@ -171,7 +171,7 @@ def run(m: Recorder, case: str, **sampling: Any) -> list[int]:
     """The tokens of an answer, drawn by the engine from the files."""
     engine = Engine(m)  # type: ignore[arg-type]
     # The reference leaves text and what is shown in the order of the client.
-    with patch.object(prompts, "as_trained", lambda message: message):
+    with patch.object(prompts, "with_media_first", lambda message: message):
         asked = engine.submit(Request(Chat(messages(case)), sampling=Sampling(**sampling)))
     events = list(asked)
     engine.close()
@@ -266,7 +266,7 @@ def test_chat_template(row: list[Any]) -> None:
         "<video>": prompts.clip_items(film.times, film.duration, c.vision.n_tokens),
     }
     wanted = re.sub("<image>|<video>", lambda m: text_of(shown[m[0]]), text)
-    assert text_of(prompts.turns(c, talk, "high")[0]) == wanted
+    assert text_of(prompts.conversation_items(c, talk, "high")[0]) == wanted
 
 
 @pytest.mark.parametrize("row", rows("tokenizer_model_a"))

@@ -14,7 +14,7 @@ from galago.families.moondream.loading import load_moondream
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.vision import crop_features
 from galago.lab.eval.scenes.draw import scene_at
-from galago.nn.decoder import embedded
+from galago.nn.decoder import embed_tokens
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import Stack
 from galago.precision import pick_precision
@@ -106,7 +106,7 @@ def test_sequences_that_step_together_give_exactly_what_each_gives_alone(
     model: Moondream, picture: Image.Image
 ) -> None:
     caches = sequences(model, picture)
-    x = embedded(torch.arange(MOST) * 7 + 20, model.weights.text, torch.float32)
+    x = embed_tokens(torch.arange(MOST) * 7 + 20, model.weights.text, torch.float32)
     x[3] *= 1000  # a neighbour that would take every level of a shared scale
     alone = [step(model, [cache], row.unsqueeze(0), [1]) for cache, row in zip(caches, x, strict=True)]
     for n in range(1, MOST + 1):
@@ -120,7 +120,7 @@ def test_sequences_that_step_together_give_exactly_what_each_gives_alone(
 def test_prompts_and_steps_may_share_a_call(model: Moondream, picture: Image.Image) -> None:
     caches = sequences(model, picture)[4:8]
     rows = [1, 5, 2, 8]
-    x = embedded(torch.arange(MOST) * 5 + 9, model.weights.text, torch.float32)
+    x = embed_tokens(torch.arange(MOST) * 5 + 9, model.weights.text, torch.float32)
     together, held = step(model, caches, x, rows)
     for cache, part, given, found in zip(caches, x.split(rows), together.split(rows), held, strict=True):
         out, [wanted] = step(model, [cache], part, [len(part)])
@@ -130,7 +130,7 @@ def test_prompts_and_steps_may_share_a_call(model: Moondream, picture: Image.Ima
 @torch.inference_mode()
 def test_pieces_of_a_prefill_give_exactly_what_the_whole_gives(model: Moondream, picture: Image.Image) -> None:
     n, rows = model.config.text.n_layers, [1, 200, 40]
-    x = embedded(torch.arange(sum(rows)) * 2 + 9, model.weights.text, torch.float32)
+    x = embed_tokens(torch.arange(sum(rows)) * 2 + 9, model.weights.text, torch.float32)
     given, copies = (sequences(model, picture)[5:8] for _ in range(2))
     wanted, held = step(model, copies, x, rows)
     found, pieces_held = step(model, given, x, rows, [range(1), range(1, 1), range(1, n - 1), range(n - 1, n)])
@@ -144,7 +144,7 @@ def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream
     c, stack = model.config.text, model.weights.text.stack
     assert stack
     rows, n = 200, c.n_layers
-    x = embedded(torch.arange(rows) * 3 + 9, model.weights.text, torch.float32)
+    x = embed_tokens(torch.arange(rows) * 3 + 9, model.weights.text, torch.float32)
     table = rotary_table(torch.arange(rows), c.head_dim // 2)
 
     def run(*pieces: range | None) -> tuple[Tensor, Tensor]:
@@ -191,7 +191,7 @@ def test_embeddings_of_another_kind_are_refused(model: Moondream, x: Tensor) -> 
 def test_a_step_that_memory_does_not_suffice_for_can_be_made_again(model: Moondream, picture: Image.Image) -> None:
     cache, stack = sequences(model, picture)[3], model.weights.text.stack
     assert isinstance(stack, Stack)
-    x = embedded(torch.arange(20), model.weights.text, torch.float32)
+    x = embed_tokens(torch.arange(20), model.weights.text, torch.float32)
     wanted, [held] = step(model, [cache], x, [20])
     table = rotary_table(torch.arange(cache.length, cache.length + 20), model.config.text.head_dim // 2)
     for many in (1 << 50, 1 << 46):  # positions that are there already: for their scores no machine has room

@@ -10,7 +10,7 @@ from instruction_sets import ALL, HERE, WITH_ATTENTION, built, or_skipped
 from torch import Tensor
 
 from galago.kernels import Kernels, load
-from galago.precision.quantise import Quantised, dequantised, quantise
+from galago.precision.quantise import Quantised, dequantise, quantise
 
 pytestmark = built
 
@@ -52,8 +52,8 @@ def test_product(k: Kernels, bits: int, n: int, n_in: int, m: int) -> None:
     assert found.shape == (m, n)
     if m:
         # Against what the products would be without cancelling, which a few channels may do.
-        lost = (found - F.linear(x, dequantised(w), w.bias[:n])).square().mean().sqrt()
-        assert lost < 0.02 * F.linear(x.square(), dequantised(w).square()).mean().sqrt()
+        lost = (found - F.linear(x, dequantise(w), w.bias[:n])).square().mean().sqrt()
+        assert lost < 0.02 * F.linear(x.square(), dequantise(w).square()).mean().sqrt()
         torch.testing.assert_close(k.gemm(x, handle(k, w), gelu=True), F.gelu(found, approximate="tanh"))
 
 
@@ -93,7 +93,7 @@ def test_product_of_rows_that_lie_apart_and_of_extremes(k: Kernels) -> None:
     wide = torch.randn(7, 96)
     assert torch.equal(k.gemm(wide[:, :48], handle(k, w)), k.gemm(wide[:, :48].clone(), handle(k, w)))
     flat = torch.stack([torch.zeros(48), torch.full((48,), 5.0), torch.full((48,), -5.0), torch.randn(48) * 1e-20])
-    torch.testing.assert_close(k.gemm(flat, handle(k, w)), F.linear(flat, dequantised(w), w.bias), rtol=0.02, atol=0.2)
+    torch.testing.assert_close(k.gemm(flat, handle(k, w)), F.linear(flat, dequantise(w), w.bias), rtol=0.02, atol=0.2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from galago.nn.rotary import rotary_table, rotate
 from galago.nn.stack import Block, Stack, stack_of
 from galago.precision.linear import LinearWeight, Norm, linear, rms_norm
 from galago.precision.quantise import quantise
-from galago.precision.quantised import on_device
+from galago.precision.quantised import weight_for
 
 CPU = torch.device("cpu")
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, INNER = 3, 6, 2, 32, 160
@@ -32,7 +32,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     generator = torch.Generator().manual_seed(5)
 
     def weight(n: int, k: int) -> LinearWeight:
-        return on_device(
+        return weight_for(
             quantise(torch.randn(n, k, generator=generator) * k**-0.5, torch.zeros(n), bits), CPU, torch.float32
         )
 

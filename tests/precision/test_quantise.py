@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.precision.quantise import dequantised, panel_bytes, quantise, values
-from galago.precision.quantised import RowMajor, on_device, weight_only
+from galago.precision.quantise import dequantise, panel_bytes, quantise, values
+from galago.precision.quantised import RowMajor, weight_for, weight_only
 
 CPU = torch.device("cpu")
 LOSS = {8: 0.01, 4: 0.1}
@@ -28,7 +28,7 @@ def test_any_shape(n: int, k: int, bits: int, seed: int) -> None:
     assert q.shape == (n, k) and int(q.abs().max()) <= (127 if bits == 8 else 120)
     assert torch.equal(w.total[:n], q.sum(1, dtype=torch.int32)) and torch.equal(w.bias[:n], bias)
     if k > 20:
-        assert off(dequantised(w), weight) < 1.3 * LOSS[bits]
+        assert off(dequantise(w), weight) < 1.3 * LOSS[bits]
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -36,10 +36,10 @@ def test_any_shape(n: int, k: int, bits: int, seed: int) -> None:
 def test_huge_channels_cost_the_others_nothing(bits: int, factor: float) -> None:
     weight, bias = torch.randn(256, 512), torch.zeros(256)
     x = torch.randn(64, 512)
-    plain = on_device(quantise(weight, bias, bits), CPU, torch.float32).forward(x)
+    plain = weight_for(quantise(weight, bias, bits), CPU, torch.float32).forward(x)
     huge = torch.ones(512)
     huge[::37] = factor
-    rescaled = on_device(quantise(weight / huge, bias, bits), CPU, torch.float32).forward(x * huge)
+    rescaled = weight_for(quantise(weight / huge, bias, bits), CPU, torch.float32).forward(x * huge)
     wanted = F.linear(x, weight)
     assert off(rescaled, wanted) < 1.1 * off(plain, wanted)
 
@@ -48,7 +48,7 @@ def test_huge_channels_cost_the_others_nothing(bits: int, factor: float) -> None
 def test_weights_of_nothing(bits: int) -> None:
     weight = torch.zeros(70, 40)
     weight[3, 5] = 1e-9
-    found = on_device(quantise(weight, torch.ones(70), bits), CPU, torch.float32).forward(torch.randn(3, 40))
+    found = weight_for(quantise(weight, torch.ones(70), bits), CPU, torch.float32).forward(torch.randn(3, 40))
     torch.testing.assert_close(found, torch.ones(3, 70), rtol=0, atol=1e-6)
 
 
@@ -57,10 +57,10 @@ def test_weights_of_nothing(bits: int) -> None:
 def test_torch_computes_the_same_where_there_are_no_kernels(bits: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALAGO_KERNELS", "none")
     w = quantise(torch.randn(96, 128), torch.randn(96), bits)
-    kind = on_device(w, CPU, torch.float32)
+    kind = weight_for(w, CPU, torch.float32)
     assert isinstance(kind, RowMajor)
     x = torch.randn(m, 128)
-    wanted = F.linear(x, dequantised(w), w.bias[:96])
+    wanted = F.linear(x, dequantise(w), w.bias[:96])
     assert off(kind.forward(x), wanted) < 0.02
     assert off(kind.forward(x, activate=True), F.gelu(wanted, approximate="tanh")) < 0.02
 
@@ -73,4 +73,4 @@ def test_the_kind_for_accelerators(bits: int, dtype: torch.dtype) -> None:
     x = torch.randn(2, 5, 128)
     found = weight_only(w, CPU, dtype).forward(x.to(dtype), activate=True)
     assert found.shape == (2, 5, 96) and found.dtype == dtype
-    assert off(found.float(), F.gelu(F.linear(x, dequantised(w), w.bias[:96]), approximate="tanh")) < 0.02
+    assert off(found.float(), F.gelu(F.linear(x, dequantise(w), w.bias[:96]), approximate="tanh")) < 0.02

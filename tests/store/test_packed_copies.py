@@ -15,7 +15,7 @@ import pytest
 import tiny_moondream as tiny
 
 import galago
-from galago.checkpoint.tensors import damage
+from galago.checkpoint.tensors import find_damage
 from galago.cli.app import main
 from galago.engine.metrics import exposition
 from galago.errors import CheckpointError, size_of
@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_and_nothing_stays(folder: Path, cache: Path) -> Non
         assert not (cache.parent / "made").exists()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert damage(copy(folder)) is None
+    assert find_damage(copy(folder)) is None
 
 
 def test_what_another_quantize_made_meanwhile_stays(folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from galago.checkpoint.packed import TensorTable, load_either
-from galago.checkpoint.tensors import checked, read_tensors
+from galago.checkpoint.tensors import check_tensors, read_tensors
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import ImageInput, Prefix
 from galago.errors import ContextLengthExceeded, InvalidRequest
@@ -21,7 +21,7 @@ from galago.families.base import DecoderModel, identity_of, kv_values
 from galago.families.family import Family, Outline
 from galago.families.text_generation import text_steps
 from galago.families.tokenizer import load_tokenizer
-from galago.nn.decoder import mixed
+from galago.nn.decoder import rotary_attention
 from galago.precision.linear import Mlp, linear, mlp
 from galago.request import Caption, Chat, Encode, Query
 
@@ -55,8 +55,8 @@ class Block:
     def __init__(self, w: dict[str, Any]) -> None:
         self.w = w
 
-    def forward(self, x: Any, c: Any, table: Any, mix: Any) -> Any:
-        x = x + linear(mixed(linear(x, self.w["qkv"]), c, table, mix), self.w["proj"])
+    def forward(self, x: Any, c: Any, table: Any, attend: Any) -> Any:
+        x = x + linear(rotary_attention(linear(x, self.w["qkv"]), c, table, attend), self.w["proj"])
         return x + mlp(x, Mlp(self.w["fc1"], self.w["fc2"]))
 
 
@@ -73,7 +73,7 @@ class Toy(DecoderModel):
         asked, shown = request.skill, request.shown
         if len(shown) != 1:
             raise InvalidRequest("this model looks at one image", "image")
-        self.check(shown[0])
+        self.check_media(shown[0])
         said = (
             asked.question if isinstance(asked, Query) else asked.messages[-1].text if isinstance(asked, Chat) else "?"
         )
@@ -97,12 +97,12 @@ class Toy(DecoderModel):
         return features[0]
 
     def encode_prefix(self, prefix: Any, embeddings: Any, variant: Any = None) -> Any:
-        k, v = yield from self.causal(embeddings[0])
+        k, v = yield from self.prefill(embeddings[0])
         return EncodedImage(self.identity, variant, k, v, prefix.images[0].image.size, 1, SIDE * SIDE)
 
 
 def read(files: Any) -> Any:
-    return checked(read_tensors(files.weights), SHAPES)
+    return check_tensors(read_tensors(files.weights), SHAPES)
 
 
 def load(files: Any, *, precision: Any, device: Any, revision: Any = None, variants: Any = None) -> Toy:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import logits_of
-from galago.families.smolvlm.vision import crop_features, projected
+from galago.families.smolvlm.vision import crop_features, project
 from galago.families.smolvlm.weights import SmolVLMWeights
 from galago.lab.eval.motion.score import MEASURES
 from galago.nn.decoder import Attend, decoder
@@ -99,7 +99,7 @@ def losses(batch: Batch, w: SmolVLMWeights, c: SmolVLMConfig, heads: nn.ModuleDi
     """
     b, n = batch.pixels.shape[:2]
     features = crop_features(normalise(batch.pixels.flatten(0, 1)), w.vision, c.vision)
-    image = projected(features, w.vision, c.vision)
+    image = project(features, w.vision, c.vision)
     out = {
         "patch": heads["tower"](features.unflatten(0, (b, n)), batch.patch_kind, batch.patch_offset),
         "token_patch": heads["projected"](image.unflatten(0, (b, n)), batch.token_kind, batch.token_offset),

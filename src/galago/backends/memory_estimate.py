@@ -39,11 +39,11 @@ def memory_needed(name: str, *, limits: "Limits | None" = None, **options: Unpac
     peak = peak_bytes(entry, precision_of(name, **options))
     if not entry.kv_values:
         return peak
-    kv = longest_request_bytes(name, **options) if held.kv_bytes is None else held.kv_bytes
+    kv = max_request_bytes(name, **options) if held.kv_bytes is None else held.kv_bytes
     return peak + held.prefix_bytes + held.embedding_bytes + kv
 
 
-def longest_request_bytes(name: str, **options: Unpack[RunOptions]) -> int:
+def max_request_bytes(name: str, **options: Unpack[RunOptions]) -> int:
     """Bytes of keys and values of a request that fills the model's context; 0 where it keeps none."""
     entry = model_entry(name)
     return entry.kv_values * entry.context * KV_BYTES[precision_of(name, **options)] if entry.kv_values else 0

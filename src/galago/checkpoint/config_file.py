@@ -1,4 +1,4 @@
-"""The JSON files of checkpoints: how they are read, and how their fields are checked.
+"""Reading the JSON files of checkpoints and checking their fields.
 
 A family declares a frozen dataclass whose fields say, by `member`, what a file may hold for each, under which name,
 and what it is where the file says nothing; `read` makes one of a file's members. Every fault is a CheckpointError
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from galago.checkpoint.tensors import not_as_written
+from galago.checkpoint.tensors import unreadable_file
 from galago.errors import CheckpointError, shortened
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class FieldRule:
-    """What a field may hold: in words, and as what it becomes. `convert` raises ValueError for anything else."""
+    """The values that a field may hold, in words; `convert` raises ValueError for any other."""
 
     allowed: str
     convert: Callable[[Any], Any]
@@ -32,7 +32,7 @@ class Members(Mapping[str, Any]):
     """The members of a JSON object, with the file that it is of and its place there. JSON null counts as absent."""
 
     def __init__(self, members: Mapping[str, Any], file: str, place: str = "") -> None:
-        self._members, self.file, self._place = members, file, place
+        self._members, self.file, self._path = members, file, place
 
     def __getitem__(self, name: str) -> Any:
         return self._members[name]
@@ -47,7 +47,7 @@ class Members(Mapping[str, Any]):
         return f"Members({dict(self._members)!r}, {self.file!r})"
 
     def take(self, name: str, rule: FieldRule, default: Any) -> Any:
-        """What a field holds, or the default. Raises CheckpointError for what the rule does not allow."""
+        """The value of a field, or the default. Raises CheckpointError for what the rule does not allow."""
         value = self.get(name)
         if value is None:
             return default
@@ -57,22 +57,22 @@ class Members(Mapping[str, Any]):
             raise self._refused(name, rule.allowed) from None
 
     def needed(self, name: str, rule: FieldRule) -> Any:
-        """What a field holds that must be there. Raises CheckpointError."""
+        """The value of a field that must be there. Raises CheckpointError."""
         value = self.take(name, rule, None)
         if value is None:
-            raise CheckpointError(f"{self.file}: {self._place}{name} is missing; allowed is {rule.allowed}")
+            raise CheckpointError(f"{self.file}: {self._path}{name} is missing; allowed is {rule.allowed}")
         return value
 
     def part(self, name: str) -> "Members":
         """The object in a field, empty where there is none. Raises CheckpointError for anything else."""
         given = self.take(name, OBJECT, {})
-        return Members(given, self.file, f"{self._place}{name}.")
+        return Members(given, self.file, f"{self._path}{name}.")
 
     def only(self, *known: str, ignored: Collection[str] = ()) -> None:
         """Raise CheckpointError for a field that is not among the known ones."""
         for name in sorted(set(self) - set(known) - set(ignored)):
             raise CheckpointError(
-                f"{self.file}: unknown field {self._place}{shortened(name)}; known are {', '.join(known)}"
+                f"{self.file}: unknown field {self._path}{shortened(name)}; known are {', '.join(known)}"
             )
 
     def require(self, name: str, value: Any, holds: bool, allowed: str) -> None:
@@ -82,12 +82,12 @@ class Members(Mapping[str, Any]):
 
     def _refused(self, name: str, allowed: str, value: Any = None) -> CheckpointError:
         given = self.get(name)
-        told = _shown(given) if given is not None else f"{_shown(value)}, by default"
-        return CheckpointError(f"{self.file}: {self._place}{name} is {told}; allowed is {allowed}")
+        holds = _as_json(given) if given is not None else f"{_as_json(value)}, by default"
+        return CheckpointError(f"{self.file}: {self._path}{name} is {holds}; allowed is {allowed}")
 
 
 def members_of(given: Mapping[str, Any], file: str) -> Members:
-    """The same members as those of a file of this name, unless they know their file."""
+    """The Members of an object in a file of this name; what is Members already stays as it is."""
     return given if isinstance(given, Members) else Members(given, file)
 
 
@@ -95,16 +95,16 @@ def read_json(file: Path) -> Members:
     """The object in a JSON file, empty where there is no file. Raises CheckpointError for anything else."""
     try:
         if file.is_file() and file.stat().st_size > MOST_BYTES:
-            raise not_as_written(file, f"is larger than {MOST_BYTES >> 20} MiB, which no config is")
+            raise unreadable_file(file, f"is larger than {MOST_BYTES >> 20} MiB, which no config is")
         # Windows' PowerShell puts a byte-order mark before what it writes.
         text = file.read_bytes().decode("utf-8-sig") if file.is_file() else "{}"
         found = json.loads(text)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise not_as_written(file, f"is not JSON: {shortened(str(error))}") from error
+        raise unreadable_file(file, f"is not JSON: {shortened(str(error))}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{file} must hold a JSON object, not {_shown(found)}")
+        raise CheckpointError(f"{file} must hold a JSON object, not {_as_json(found)}")
     return Members(found, str(file))
 
 
@@ -136,7 +136,7 @@ def read(kind: type[T], given: Members, **defaults: Any) -> T:
 
 
 def whole(least: int, most: int) -> FieldRule:
-    """JSON has one kind of number: 3.0 is 3."""
+    """A whole number in this range. JSON has one kind of number: 3.0 is 3."""
 
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
@@ -149,7 +149,7 @@ def whole(least: int, most: int) -> FieldRule:
 
 
 def number(above: float, most: float) -> FieldRule:
-    """JSON's readers take NaN and Infinity too, which are no such numbers."""
+    """A number in this range, which NaN and Infinity are not."""
 
     def convert(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= most:
@@ -171,7 +171,7 @@ def one_of(*values: Any) -> FieldRule:
 
 
 def none(why: str) -> FieldRule:
-    """Nothing: the field must not be there."""
+    """A field that must not be there."""
 
     def convert(value: Any) -> Any:
         raise ValueError
@@ -190,8 +190,8 @@ def list_of(rule: FieldRule, most: int) -> FieldRule:
     return FieldRule(f"a list of at most {most}, each {rule.allowed}", convert)
 
 
-def _shown(value: Any) -> str:
-    """As JSON writes it, cut."""
+def _as_json(value: Any) -> str:
+    """A value as JSON, cut."""
     try:
         return shortened(json.dumps(value, default=str))
     except (ValueError, RecursionError):  # what is deep, or has very many digits

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from galago.checkpoint.tensors import check_finite, check_type, converted, metadata, read_tensors, write_tensors
+from galago.checkpoint.tensors import check_finite, check_type, convert, metadata, read_tensors, write_tensors
 from galago.errors import CheckpointError
 from galago.kernels import PANEL
 from galago.precision import BITS, Precision
 from galago.precision.linear import Dense, LinearWeight
 from galago.precision.quantise import Quantised, panel_bytes, quantise
-from galago.precision.quantised import on_device
+from galago.precision.quantised import weight_for
 from galago.system.progress import Progress
 
 VERSION = "2"
@@ -60,14 +60,14 @@ def load(
     """The tensors of a floating-point checkpoint, and its linear maps in the kind that the precision asks for."""
     tensors: dict[str, Tensor] = {}
     made: dict[str, LinearWeight] = {}
-    for name, tensor, bias in _joined(pairs, table):
+    for name, tensor, bias in _weights_with_biases(pairs, table):
         if bias is None:
-            tensors[name] = _placed(name, tensor, table, precision, device)
+            tensors[name] = _to_device(name, tensor, table, precision, device)
         elif precision.bits:
-            made[name] = on_device(_quantised(name, tensor, bias, precision.bits), device, precision.dtype)
+            made[name] = weight_for(_quantise_finite(name, tensor, bias, precision.bits), device, precision.dtype)
         else:
             parts = {"weight": tensor, "bias": bias}
-            made[name] = Dense(*(_placed(f"{name}.{p}", t, table, precision, device) for p, t in parts.items()))
+            made[name] = Dense(*(_to_device(f"{name}.{p}", t, table, precision, device) for p, t in parts.items()))
     return tensors, made
 
 
@@ -95,8 +95,8 @@ def load_packed(
     made = {}
     for linear, (n, k) in table.linears.items():
         parts = {part: found.pop(f"{linear}.{part}") for part in PARTS}
-        made[linear] = on_device(Quantised(n=n, k=k, bits=precision.bits, **parts), device, precision.dtype)
-    return {name: _placed(name, t, table, precision, device) for name, t in found.items()}, made
+        made[linear] = weight_for(Quantised(n=n, k=k, bits=precision.bits, **parts), device, precision.dtype)
+    return {name: _to_device(name, t, table, precision, device) for name, t in found.items()}, made
 
 
 def load_either(
@@ -131,20 +131,20 @@ def pack(
         layout[name] = (kept.get(name) or KINDS.get(part, torch.float32), shape)
 
     def parts() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor, bias in _joined(read(), table, progress):
+        for name, tensor, bias in _weights_with_biases(read(), table, progress):
             if bias is None:
                 yield name, tensor.to(layout[name][0])
             else:
-                made = _quantised(name, tensor, bias, bits)
+                made = _quantise_finite(name, tensor, bias, bits)
                 yield from ((f"{name}.{p}", getattr(made, p)) for p in PARTS)
 
     write_tensors(file, layout, parts(), {**about, "galago.packed": VERSION, "galago.bits": str(bits)})
 
 
-def _joined(
+def _weights_with_biases(
     pairs: Pairs, table: TensorTable, progress: Progress | None = None
 ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Linear maps as (name, weight, bias), with zeros for a bias that is not there; others as (name, tensor, None).
+    """Yield linear maps as (name, weight, bias), zeros where there is no bias, and others as (name, tensor, None).
 
     Raises CheckpointError where a value is NaN or infinite.
     """
@@ -166,7 +166,7 @@ def _joined(
 
 
 def _layout(table: TensorTable, bits: int) -> dict[str, Shape]:
-    """Every tensor of a packed checkpoint with its shape."""
+    """The shapes of all tensors of a packed checkpoint."""
     shapes = dict(table.shapes)
     for linear, (n, k) in table.linears.items():
         del shapes[f"{linear}.weight"]
@@ -177,15 +177,15 @@ def _layout(table: TensorTable, bits: int) -> dict[str, Shape]:
     return shapes
 
 
-def _placed(name: str, tensor: Tensor, table: TensorTable, precision: Precision, device: torch.device) -> Tensor:
+def _to_device(name: str, tensor: Tensor, table: TensorTable, precision: Precision, device: torch.device) -> Tensor:
     if name in table.looked_up and device.type == "cpu":
         return tensor
     dtype = torch.float32 if name in table.exact else precision.dtype
-    return converted(name, tensor, device, dtype).contiguous()
+    return convert(name, tensor, device, dtype).contiguous()
 
 
-def _quantised(name: str, weight: Tensor, bias: Tensor, bits: int) -> Quantised:
-    """Raises CheckpointError where the weights are too large to be evened out."""
+def _quantise_finite(name: str, weight: Tensor, bias: Tensor, bits: int) -> Quantised:
+    """Quantise a linear map. Raises CheckpointError where its weights are so large that a scale is not finite."""
     made = quantise(weight, bias, bits)
     for part in ("scale", "multiply"):
         check_finite(f"{name}.{part}", getattr(made, part))

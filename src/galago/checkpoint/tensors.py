@@ -59,9 +59,9 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, "Tensor"]]:
         if not file.is_file():
             raise CheckpointError(f"no such checkpoint file: {file}")
         if file.suffix == ".safetensors":
-            yield from _safetensors(file)
+            yield from _read_safetensors(file)
         elif file.suffix in (".pt", ".pth", ".bin"):
-            yield from _pickled(file)
+            yield from _read_pickle(file)
         else:
             raise CheckpointError(f"{file}: not a checkpoint; .safetensors and .pt can be read")
 
@@ -74,8 +74,8 @@ def plain_name(name: str) -> str:
     return name
 
 
-def not_as_written(file: Path, why: str) -> Damaged:
-    """The error for a file that cannot be read: what it is, where its first bytes tell, or else `why`."""
+def unreadable_file(file: Path, why: str) -> Damaged:
+    """The error for a file that cannot be read: what it is, where its first bytes show that, or else `why`."""
     try:
         with file.open("rb") as opened:
             start = opened.read(512)
@@ -96,10 +96,10 @@ def not_as_written(file: Path, why: str) -> Damaged:
     return Damaged(f"{file} {why}")
 
 
-def checked(
+def check_tensors(
     pairs: Iterable[tuple[str, "Tensor"]], expected: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, "Tensor"]]:
-    """The same tensors, if they are those of these names and shapes, each once.
+    """Pass tensors through if they have these names and shapes, each once.
 
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
     """
@@ -137,7 +137,7 @@ def check_finite(name: str, tensor: "Tensor") -> None:
         raise Damaged(f"tensor {name}: {count_not_finite(tensor)} of {tensor.numel()} values are NaN or infinite")
 
 
-def converted(name: str, tensor: "Tensor", device: "torch.device", dtype: "torch.dtype") -> "Tensor":
+def convert(name: str, tensor: "Tensor", device: "torch.device", dtype: "torch.dtype") -> "Tensor":
     """The tensor on a device, in a floating-point type. Raises CheckpointError where the type cannot hold it."""
     import torch
 
@@ -153,26 +153,26 @@ def converted(name: str, tensor: "Tensor", device: "torch.device", dtype: "torch
 
 
 def metadata(file: Path) -> Mapping[str, str]:
-    """The texts that a .safetensors says about itself; empty for other files. Raises CheckpointError."""
+    """The metadata of a .safetensors; empty for other files. Raises CheckpointError."""
     if file.suffix != ".safetensors" or not file.is_file():
         return {}
-    with _opened(file) as tensors:
+    with _open_safetensors(file) as tensors:
         return tensors.metadata() or {}
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """By the library, which checks the header, sizes and offsets included; as for NumPy, so that PyTorch can wait."""
+def _open_safetensors(file: Path) -> Iterator[Any]:
+    """Open with the library, which checks header, sizes and offsets; as for NumPy, so as not to import PyTorch."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as tensors:
             yield tensors
     except (SafetensorError, OSError) as error:
-        raise not_as_written(file, f"is damaged or not safetensors: {error}") from error
+        raise unreadable_file(file, f"is damaged or not safetensors: {error}") from error
 
 
-def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
+def _read_safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     import torch
 
     metadata(file)
@@ -200,7 +200,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, "Tensor"]]:
         before = begin
 
 
-def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:
+def _read_pickle(file: Path) -> Iterator[tuple[str, "Tensor"]]:
     import torch
 
     try:
@@ -210,7 +210,7 @@ def _pickled(file: Path) -> Iterator[tuple[str, "Tensor"]]:
         raise
     except Exception as error:  # damage shows in errors of every type
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise not_as_written(file, f"is damaged or holds more than tensors: {shortened(why, 200)}") from error
+        raise unreadable_file(file, f"is damaged or holds more than tensors: {shortened(why, 200)}") from error
     if not isinstance(tensors, dict):
         raise CheckpointError(f"{file} is not a state dict of tensors but of type {type(tensors).__name__}")
     for name, tensor in tensors.items():
@@ -234,15 +234,15 @@ def write_tensors(
 ) -> None:
     """Write a .safetensors as the tensors come, in any order, holding one at a time.
 
-    The file appears when all are there, and never half-written; `damage` tells whether it is still as it was
+    The file appears when all are there, and never half-written; `find_damage` tells whether it is still as it was
     written. Raises CheckpointError where tensors and layout do not fit each other, and OSError.
     """
     stored = {torch_name: name for name, torch_name in TYPES.items()}
     header: dict[str, Any] = {"__metadata__": {**(about or {}), CHECKSUM: "0" * 64}}
-    place, size = {}, 0
+    offsets, size = {}, 0
     for name, (dtype, shape) in layout.items():
         begin, size = size, size + dtype.itemsize * _product(shape)
-        place[name] = begin
+        offsets[name] = begin
         kind = stored[str(dtype).removeprefix("torch.")]
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, size]}
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -253,20 +253,20 @@ def write_tensors(
             out.truncate(8 + len(text) + size)
             out.write(len(text).to_bytes(8, "little") + text)
             for name, tensor in tensors:
-                if name not in place or (tensor.dtype, tuple(tensor.shape)) != layout[name]:
+                if name not in offsets or (tensor.dtype, tuple(tensor.shape)) != layout[name]:
                     raise CheckpointError(f"{file.name}: tensor {name} is not what was announced")
-                out.seek(8 + len(text) + place.pop(name))
+                out.seek(8 + len(text) + offsets.pop(name))
                 out.write(_bytes_of(tensor))
-        if place:
-            raise CheckpointError(f"{file.name}: tensor {next(iter(place))} did not come")
+        if offsets:
+            raise CheckpointError(f"{file.name}: tensor {next(iter(offsets))} did not come")
         at, _, found = _checksum(partial)
         with partial.open("r+b") as out:
             out.seek(at)
             out.write(found)
 
 
-def damage(file: Path) -> str | None:
-    """How a file of write_tensors is not what was written: cut off, holes, a bit that turned. None if all is well.
+def find_damage(file: Path) -> str | None:
+    """How a file of write_tensors is damaged: cut off, holes, a bit that turned. None if it is not.
 
     Reads all of it, from a memory map, as fast as the disk or the memory is, and keeps nothing of it.
     """
@@ -274,14 +274,14 @@ def damage(file: Path) -> str | None:
         metadata(file)
     except CheckpointError as error:
         return str(error)
-    at, told, found = _checksum(file)
+    at, stored_sum, found = _checksum(file)
     if not at:
         return f"{file.name} has no checksum"
-    return None if told == found else f"{file.name} is damaged: its checksum differs"
+    return None if stored_sum == found else f"{file.name} is damaged: its checksum differs"
 
 
 def _checksum(file: Path) -> tuple[int, bytes, bytes]:
-    """Where a well-formed .safetensors tells its checksum (0 if it does not), what it tells, and what it should be.
+    """Offset of the checksum in a well-formed .safetensors (0 if there is none), the stored one, and the true one.
 
     Of every page the sum of its 64-bit numbers, and SHA-256 of all those. So whatever happens to eight bytes is
     found, and so are zeros in place of numbers; hashing every byte would take ten times as long.
@@ -294,7 +294,7 @@ def _checksum(file: Path) -> tuple[int, bytes, bytes]:
     at = data.find(key, 8, 8 + int.from_bytes(data[:8], "little")) + len(key)
     if at < len(key):
         return 0, b"", b""
-    told = data[at : at + 64]
+    stored_sum = data[at : at + 64]
     data[at : at + 64] = b"0" * 64  # in our own copy of this page
     digest = hashlib.sha256()
     whole = len(data) // PAGE * PAGE
@@ -304,7 +304,7 @@ def _checksum(file: Path) -> tuple[int, bytes, bytes]:
         if hasattr(mmap, "MADV_DONTNEED"):
             data.madvise(mmap.MADV_DONTNEED, begin, size)
     digest.update(data[whole:])
-    return at, told, digest.hexdigest().encode()
+    return at, stored_sum, digest.hexdigest().encode()
 
 
 def _product(shape: Sequence[int]) -> int:

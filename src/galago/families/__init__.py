@@ -1,6 +1,6 @@
 """Model families: each turns one architecture's checkpoints into forward passes and skills.
 
-Here stands what is told of them without PyTorch; see family.py for the rest.
+This file needs no PyTorch; see family.py for the rest.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FamilyModule:
-    """Where a family is, and which checkpoints are its."""
+    """The module of a family, and the checkpoints that belong to it."""
 
     module: str
     """its FAMILY is the family.Family"""
@@ -21,10 +21,10 @@ class FamilyModule:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is needed to load one model. `revision` may be unknown.
+    """The files of one model. `revision` may be unknown.
 
-    `config` is its config.json, `preprocessor` what is said of images (a preprocessor_config.json) and `video` of
-    videos; empty where there is none. `source` is the folder or file that was named, None for a model of the catalogue.
+    `config` is its config.json, `preprocessor` its preprocessor_config.json (for images) and `video` that for videos;
+    empty where there is none. `source` is the folder or file that was named, None for a model of the catalogue.
     `notes` are sentences on what is slower or larger than it could be.
     """
 

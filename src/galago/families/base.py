@@ -1,4 +1,4 @@
-"""What loaded models share whose text comes from one decoder, over images that it sees as embeddings."""
+"""The base of models whose text comes from one decoder, which gets images as embeddings."""
 
 import hashlib
 import time
@@ -24,7 +24,7 @@ from galago.families.work import Work, crops_at_once, rows_at_once
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
-from galago.nn.decoder import DecoderSizes, DecoderWeights, decoder, embedded
+from galago.nn.decoder import DecoderSizes, DecoderWeights, decoder, embed_tokens
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import exact_rows
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DecoderModel(ABC):
-    """A model in memory. A family adds what else family.LoadedModel asks: how it sees, its prefix and its skills."""
+    """A loaded model. A family adds the rest of family.LoadedModel: vision, prefix and skills."""
 
     name: str
     identity: str
@@ -56,12 +56,12 @@ class DecoderModel(ABC):
     @property
     @abstractmethod
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """What a skill can have read, by name: each makes of residual streams [n, dim] what it gives [n, ...]."""
+        """Functions of residual streams [n, dim] to values [n, ...] that a skill can ask for, by name."""
 
     @abstractmethod
     def skill(self, request: Request) -> Steps: ...
 
-    def text(self, variant: str | None) -> DecoderWeights:
+    def text_weights(self, variant: str | None) -> DecoderWeights:
         """The decoder's weights, of a LoRA variant where there are any."""
         found: DecoderWeights = self.weights.text
         return found
@@ -95,7 +95,7 @@ class DecoderModel(ABC):
 
     @property
     def crops_at_once(self) -> int:
-        """Crops that one pass sees."""
+        """Crops in one pass of the vision tower."""
         return crops_at_once(self.device)
 
     @property
@@ -104,7 +104,7 @@ class DecoderModel(ABC):
         return rows_at_once(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
 
     def constraint(self, json_schema: str) -> Constraint:
-        """What holds a text to a schema. Raises InvalidRequest."""
+        """A Constraint of a text to a schema. Raises InvalidRequest."""
         return Constraint(self._vocabulary, json_schema)
 
     @cached_property
@@ -112,8 +112,8 @@ class DecoderModel(ABC):
         # Made when it is first needed: it takes a good part of a second.
         return vocabulary(self.tokenizer.backend.to_str(), self.sizes.vocab_size, self.eos_id)
 
-    def check(self, shown: Media, variant: str | None = None) -> None:
-        """Raise InvalidRequest unless this is something to look at, or was encoded by this model and variant."""
+    def check_media(self, shown: Media, variant: str | None = None) -> None:
+        """Raise InvalidRequest unless this is an image or a clip, or was encoded by this model and variant."""
         if isinstance(shown, Image.Image | Picture | Clip):
             return
         if not isinstance(shown, EncodedImage):
@@ -138,12 +138,12 @@ class DecoderModel(ABC):
         return replace(encoded, encode_s=middle - begin, prefill_s=time.perf_counter() - middle)
 
     def new_cache(self, encoded: EncodedImage | None, variant: str | None = None, limit: int | None = None) -> KVCache:
-        """A sequence after this prefix, or an empty one, of as many positions as the context has, or fewer."""
+        """The cache of a sequence after this prefix, or of an empty one, up to `limit` or the context's positions."""
         shape = (self.sizes.n_layers, self.sizes.n_kv_heads, self.sizes.head_dim)
         return KVCache(shape, limit or self.context, self.precision.kv, self.device, encoded, variant)
 
-    def causal(self, x: Tensor, variant: str | None = None) -> Passes[tuple[Tensor, Tensor]]:
-        """Keys and values of embeddings [n, dim], of which each sees what comes before it: so many in each piece."""
+    def prefill(self, x: Tensor, variant: str | None = None) -> Passes[tuple[Tensor, Tensor]]:
+        """Keys and values of embeddings [n, dim] with causal attention, `rows_at_once` in each piece."""
         cache = self.new_cache(None, variant, len(x))
         cache.reserve(len(x))
         for rows in pieces(len(x), self.rows_at_once):
@@ -153,7 +153,7 @@ class DecoderModel(ABC):
         return cache.own_keys_and_values()
 
     def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
-        """Put ids [n] or embeddings [n, dim] after the sequence; their residual stream [n, dim].
+        """Append ids [n] or embeddings [n, dim] to the sequence; their residual stream [n, dim].
 
         Raises ContextLengthExceeded if they do not fit.
         """
@@ -161,10 +161,10 @@ class DecoderModel(ABC):
 
     @torch.inference_mode()
     def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The same for several sequences of one variant, which do not meet. A failed call can be repeated."""
-        c, w = self.sizes, self.text(caches[0].variant)
+        """The same for several sequences of one variant, none of which sees another. A failed call can be repeated."""
+        c, w = self.sizes, self.text_weights(caches[0].variant)
         batch = Batch(caches, [len(given) for given in tokens], self.device)
-        x = torch.cat([part if part.is_floating_point() else embedded(part, w, self.dtype) for part in tokens])
+        x = torch.cat([part if part.is_floating_point() else embed_tokens(part, w, self.dtype) for part in tokens])
         if w.stack:
             w.stack.forward(x, batch.kv_buffers, rotary_table(batch.positions, c.rot_dim, c.theta), eps=c.eps)
         else:
@@ -177,7 +177,7 @@ class DecoderModel(ABC):
         # Where torch multiplies, the last bits of a row depend on how many there are, but for few; so there only
         # single rows go together.
         variants = [cache.variant for cache in caches]
-        exact = {variant: self.text(variant).stack is not None for variant in variants}
+        exact = {variant: self.text_weights(variant).stack is not None for variant in variants}
         alone = [len(feed.input) > 1 and not exact[v] for feed, v in zip(feeds, variants, strict=True)]
         groups = [(v, i if by_itself else None) for i, (v, by_itself) in enumerate(zip(variants, alone, strict=True))]
         at_most = exact_rows(self.device, self.weights.text.stack)
@@ -185,12 +185,12 @@ class DecoderModel(ABC):
 
 
 def kv_values(c: DecoderSizes) -> int:
-    """Numbers that a position has as keys and values."""
+    """How many numbers the keys and values of a position are."""
     return 2 * c.n_layers * c.n_kv_heads * c.head_dim
 
 
 def identity_of(files: ModelFiles, *decisive: object) -> str:
-    """The name of a checkpoint, and a digest of its files and of what else decides its answers."""
+    """The name of a checkpoint with a digest of its files and of all else that its answers depend on."""
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     return f"{files.name}@{hashlib.sha256(repr((stats, *decisive)).encode()).hexdigest()[:12]}"
 

@@ -1,4 +1,4 @@
-"""What the rest of Galago asks of a family."""
+"""The interface of a model family to the rest of Galago."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,8 +42,8 @@ class LoadedModel(StepModel, Protocol):
         ...
 
     def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work | None:
-        """What it takes to look at an image of this width and height, or at a clip of so many frames, and to answer;
-        None where that is not known."""
+        """The operations for an image of this width and height, or a clip of so many frames, and for an answer; None
+        where they are not known."""
         ...
 
 
@@ -61,13 +61,13 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a checkpoint's files say without its weights, and how those are read."""
+    """The properties of a checkpoint that its files give without its weights, and how to read those."""
 
     revision: str
     shapes: Mapping[str, tuple[int, ...]]
     """of its tensors, by their names in a checkpoint"""
     head: str
-    """the tensor with a row or a number for each token of the vocabulary, that decides of the next"""
+    """the tensor with a row or a number for each token of the vocabulary that the logits come from"""
     end: int
     """the token that ends an answer"""
     kv_values: int
@@ -84,7 +84,8 @@ class Outline:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a checkpoint of random weights is made after: `config` is a config.json, or empty for the family's sizes."""
+    """The model that a checkpoint of random weights is made for; `config` is a config.json, or empty for the family's
+    sizes."""
 
     name: str
     config: Mapping[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from galago.checkpoint.tensors import not_as_written
+from galago.checkpoint.tensors import unreadable_file
 from galago.errors import CheckpointError
 
 
@@ -62,7 +62,7 @@ def load_tokenizer(file: Path, control: str = r"<\|.*\|>") -> Tokenizer:
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
-        raise not_as_written(file, f"is not a readable tokenizer: {error}") from error
+        raise unreadable_file(file, f"is not a readable tokenizer: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     if getattr(backend.model, "dropout", None):

@@ -13,13 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from galago.backends.memory_estimate import (
-    RunOptions,
-    canonical_name,
-    longest_request_bytes,
-    memory_needed,
-    precisions_of,
-)
+from galago.backends.memory_estimate import RunOptions, canonical_name, max_request_bytes, memory_needed, precisions_of
 from galago.engine.kv_share import kv_share
 from galago.errors import (
     EngineClosed,
@@ -246,7 +240,7 @@ class ModelPool:
         from galago.model import load
 
         limits = self._options.get("limits") or Limits()
-        if limits.kv_bytes is None and (longest := longest_request_bytes(name, **self.choice)):
+        if limits.kv_bytes is None and (longest := max_request_bytes(name, **self.choice)):
             with self._changed:
                 slot, left = self._slots[name], self.budget - sum(slot.need for slot in self._slots.values())
                 slot.kv = kv_share(longest, limits.running, max(left, 0))

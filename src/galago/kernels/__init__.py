@@ -142,7 +142,7 @@ class _Table(ctypes.Structure):
     ]
 
 
-def _at(t: Tensor, dtype: torch.dtype = torch.float32, whole: bool = True) -> int:
+def _address(t: Tensor, dtype: torch.dtype = torch.float32, whole: bool = True) -> int:
     """The address of a tensor of this type on the CPU: C++ cannot see what lies there.
 
     `whole`: it lies in one piece, row by row. Raises ValueError for any other.
@@ -154,14 +154,14 @@ def _at(t: Tensor, dtype: torch.dtype = torch.float32, whole: bool = True) -> in
     return t.data_ptr()
 
 
-def _close(x: Tensor) -> Tensor:
-    """The same numbers, those of the last dimension next to each other."""
+def _with_dense_rows(x: Tensor) -> Tensor:
+    """The same tensor, copied unless its last dimension is contiguous."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def kv_buffer(k: Tensor, v: Tensor, length: int) -> KVBuffer:
-    """Keys and values, bfloat16 [layers, kv heads, capacity, dim], of which `length` positions are there."""
-    return _at(k, torch.bfloat16), _at(v, torch.bfloat16), length, k.shape[2]
+    """The buffer of keys and values, bfloat16 [layers, kv heads, capacity, dim], with `length` positions kept."""
+    return _address(k, torch.bfloat16), _address(v, torch.bfloat16), length, k.shape[2]
 
 
 def _check(failed: int) -> None:
@@ -185,29 +185,29 @@ class Kernels:
     def weight(
         self, panels: Tensor, total: Tensor, scale: Tensor, bias: Tensor, multiply: Tensor, n: int, k: int, bits: int
     ) -> _Weight:
-        """What `gemm` reads, see precision/quantise.py; the tensors must outlive it."""
-        quantised = (_at(panels, torch.uint8), _at(total, torch.int32))
-        return _Weight(_at(multiply), *quantised, _at(scale), _at(bias), k, n, bits)
+        """A weight as `gemm` takes it, see precision/quantise.py; the tensors must outlive it."""
+        quantised = (_address(panels, torch.uint8), _address(total, torch.int32))
+        return _Weight(_address(multiply), *quantised, _address(scale), _address(bias), k, n, bits)
 
     def gemm(self, x: Tensor, w: _Weight, gelu: bool = False) -> Tensor:
         """x [..., k], quantised row by row, times the weight: [..., n]; then tanh-GELU where asked."""
-        rows = _close(x.reshape(-1, w.k))
-        at = _at(rows, whole=False)
+        rows = _with_dense_rows(x.reshape(-1, w.k))
+        at = _address(rows, whole=False)
         y = x.new_empty(*x.shape[:-1], w.n)
         if m := rows.shape[0]:
-            asked = _Gemm(at, y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
-            _check(self._table.gemm(byref(w), byref(asked)))
+            call = _Gemm(at, y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
+            _check(self._table.gemm(byref(w), byref(call)))
         return y
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """x [m, k], for a few rows, times a weight [n, k] of float32 or bfloat16, plus its bias [n]: [m, n]."""
-        x = _close(x)
+        x = _with_dense_rows(x)
         half = weight.dtype is torch.bfloat16
         kind = torch.bfloat16 if half else torch.float32
-        read = (_at(x, whole=False), _at(weight, kind), _at(bias, kind))
+        read = (_address(x, whole=False), _address(weight, kind), _address(bias, kind))
         y = x.new_empty(x.shape[0], weight.shape[0])
-        asked = _Dense(*read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), half, torch.get_num_threads())
-        _check(self._table.dense(byref(asked)))
+        call = _Dense(*read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), half, torch.get_num_threads())
+        _check(self._table.dense(byref(call)))
         return y
 
     def decode(self, q: Tensor, segments: Sequence[tuple[Tensor, Tensor]], free: int) -> Tensor:
@@ -216,36 +216,35 @@ class Kernels:
         Query i sees the first free + i + 1 positions. dim is a multiple of 16.
         """
         heads, t, dim = q.shape
-        q, half = _close(q), torch.bfloat16
-        at = _at(q, whole=False)
+        q, half = _with_dense_rows(q), torch.bfloat16
+        at = _address(q, whole=False)
         out = q.new_empty(t, heads, dim)
-        parts = (_Segment * len(segments))(
-            *(_Segment(_at(k, half, False), _at(v, half, False), k.shape[1], k.stride(0)) for k, v in segments)
-        )
-        asked = _Decode(
+        parts_at = ((_address(k, half, False), _address(v, half, False), k.shape[1], k.stride(0)) for k, v in segments)
+        parts = (_Segment * len(segments))(*(_Segment(*fields) for fields in parts_at))
+        call = _Decode(
             *(at, out.data_ptr(), parts, len(segments), t, heads, segments[0][0].shape[0], dim),
             *(q.stride(0), q.stride(1), dim, heads * dim, free, torch.get_num_threads()),
         )
-        _check(self._table.decode(byref(asked)))
+        _check(self._table.decode(byref(call)))
         return out.transpose(0, 1)
 
     def store(self, x: Tensor, y: Tensor) -> None:
         """Copy x [heads, t, dim] into the bfloat16 y of the same shape."""
-        x = _close(x)
-        asked = _Store(
-            *(_at(x, whole=False), _at(y, torch.bfloat16, False), *x.shape),
+        x = _with_dense_rows(x)
+        call = _Store(
+            *(_address(x, whole=False), _address(y, torch.bfloat16, False), *x.shape),
             *(x.stride(0), x.stride(1), y.stride(0), y.stride(1), torch.get_num_threads()),
         )
-        _check(self._table.store(byref(asked)))
+        _check(self._table.store(byref(call)))
 
     def layers(self, parts: Sequence[tuple[Sequence[Tensor | None], Sequence[_Weight]]]) -> "ctypes.Array[_Layer]":
-        """What `stack` reads: of each block its norms' gain and bias (two or four), and qkv, proj, fc1, fc2.
+        """Blocks as `stack` takes them: of each its norms' gain and bias (two or four), and qkv, proj, fc1, fc2.
 
         A norm without a bias is an RMSNorm. All of them must outlive it.
         """
         made = []
         for norms, weights in parts:
-            addresses = [None if t is None else _at(t) for t in norms] + [None] * (4 - len(norms))
+            addresses = [None if t is None else _address(t) for t in norms] + [None] * (4 - len(norms))
             made.append(_Layer(*addresses, *map(pointer, weights)))
         return (_Layer * len(made))(*made)
 
@@ -260,7 +259,7 @@ class Kernels:
         together: bool,
         blocks: range,
     ) -> None:
-        """Replace x [rows, dim] by what these blocks make of it, and keep the keys and values.
+        """Run x [rows, dim] through these blocks in place, and store the keys and values.
 
         `table` is of cosines and sines [rows, half]; each sequence has its buffers and how many of the
         rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
@@ -271,54 +270,54 @@ class Kernels:
             raise ValueError(f"{blocks} is no piece of {len(layers)} blocks")
         kept = [(_Place * len(buffers))(*(_Place(*buffer) for buffer in buffers)) for buffers, _ in sequences]
         parts = (_Sequence(at, len(at), rows) for at, (_, rows) in zip(kept, sequences, strict=True))
-        cos, sin, half = (None, None, 0) if table is None else (*map(_at, table), table[0].shape[-1])
+        cos, sin, half = (None, None, 0) if table is None else (*map(_address, table), table[0].shape[-1])
         heads, kv_heads, ff = sizes
-        asked = _Stack(
-            *(layers, _at(x), cos, sin, (_Sequence * len(kept))(*parts)),
+        call = _Stack(
+            *(layers, _address(x), cos, sin, (_Sequence * len(kept))(*parts)),
             *(blocks.start, blocks.stop, len(kept), x.shape[1], heads, kv_heads, ff, half),
             *(eps, together, torch.get_num_threads()),
         )
-        _check(self._table.stack(byref(asked)))
+        _check(self._table.stack(byref(call)))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, *, int8: bool = False) -> Tensor:
         """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products.
 
         With `int8` q k^T may be of whole numbers, row by row; what all keys share is taken from them then.
         """
-        q, k, v = map(_close, (q, k, v))
-        read = [_at(x, whole=False) for x in (q, k, v)]
+        q, k, v = map(_with_dense_rows, (q, k, v))
+        read = [_address(x, whole=False) for x in (q, k, v)]
         b, heads, t, dim = q.shape
         out = q.new_empty(b, t, heads, dim).transpose(1, 2)
         strides = (stride for x in (q, k, v, out) for stride in x.stride()[:3])
-        asked = _Attention(
+        call = _Attention(
             *(*read, out.data_ptr()),
             *(b, heads, k.shape[1], t, k.shape[2], dim, *strides, int8, torch.get_num_threads()),
         )
-        _check(self._table.attention(byref(asked)))
+        _check(self._table.attention(byref(call)))
         return out
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         """Turn x [heads, t, dim] in place by the angles [t, half]; see nn/rotary.py."""
         heads, t, _ = x.shape
-        asked = _Rotate(
-            *(_at(x, whole=False), _at(cos), _at(sin), t, heads, cos.shape[-1]),
+        call = _Rotate(
+            *(_address(x, whole=False), _address(cos), _address(sin), t, heads, cos.shape[-1]),
             *(x.stride(1), x.stride(0), torch.get_num_threads() if t > 16 else 1),
         )
-        _check(self._table.rotate(byref(asked)))
+        _check(self._table.rotate(byref(call)))
 
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         """LayerNorm over the last dimension of x [..., k]; RMSNorm where there is no bias."""
-        rows = _close(x.reshape(-1, x.shape[-1]))
+        rows = _with_dense_rows(x.reshape(-1, x.shape[-1]))
         m, k = rows.shape
-        read = (_at(rows, whole=False), _at(weight), None if bias is None else _at(bias))
+        read = (_address(rows, whole=False), _address(weight), None if bias is None else _address(bias))
         y = x.new_empty(x.shape)
-        asked = _Norm(*read, y.data_ptr(), m, k, rows.stride(0), eps, torch.get_num_threads())
-        _check(self._table.norm(byref(asked)))
+        call = _Norm(*read, y.data_ptr(), m, k, rows.stride(0), eps, torch.get_num_threads())
+        _check(self._table.norm(byref(call)))
         return y
 
     def add(self, x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
         """x + a, and + b; all contiguous and of one shape."""
-        read = (_at(x), _at(a), None if b is None else _at(b))
+        read = (_address(x), _address(a), None if b is None else _address(b))
         y = x.new_empty(x.shape)
         threads = torch.get_num_threads() if x.numel() > 1 << 16 else 1
         _check(self._table.add(*read, y.data_ptr(), x.numel(), threads))
@@ -327,7 +326,7 @@ class Kernels:
     def read(self, x: Tensor) -> int:
         """Read every byte of a contiguous tensor, as fast as the machine can; the sum of its 32-bit words."""
         total = c_int64()
-        _check(self._table.read(_at(x, x.dtype), x.nbytes // 4, torch.get_num_threads(), byref(total)))
+        _check(self._table.read(_address(x, x.dtype), x.nbytes // 4, torch.get_num_threads(), byref(total)))
         return total.value
 
 

@@ -23,20 +23,20 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None, seen: Tensor | None = None) -> Tensor:
-    """Softmax(q k^T / sqrt(d)) v, where every query sees every key, or those that are `seen` (bool [B, S]).
+def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None, key_mask: Tensor | None = None) -> Tensor:
+    """Softmax(q k^T / sqrt(d)) v, where every query sees every key, or those of `key_mask` (bool [B, S]).
 
     q is [B, H, T, d]; k and v are [B, K, S, d] where K divides H (query head h reads kv head
     h // (H / K)). The result has the type of q. Products may be of the type `kv`, which keys and values
     are kept in, if that is coarser.
     """
     best = kernels() if kv == torch.bfloat16 and k.device.type == "cpu" else None
-    if best and best.has_attention and seen is None and not torch.is_grad_enabled():
+    if best and best.has_attention and key_mask is None and not torch.is_grad_enabled():
         return best.attention(q.float(), k.float(), v.float()).to(q.dtype)
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
-    return F.scaled_dot_product_attention(q, k, v, None if seen is None else seen[:, None, None])
+    return F.scaled_dot_product_attention(q, k, v, None if key_mask is None else key_mask[:, None, None])
 
 
 def store(x: Tensor, to: Tensor) -> None:
@@ -49,7 +49,7 @@ def store(x: Tensor, to: Tensor) -> None:
 
 
 def attend_cached(q: Tensor, segments: Sequence[Segment], free: int) -> Tensor:
-    """The same for one sequence, whose keys and values lie in several places.
+    """Causal attention of one sequence, whose keys and values lie in several segments.
 
     q is [H, T, d]; the segments follow each other. Query i sees the first free + i + 1 positions.
     """
@@ -62,8 +62,8 @@ def attend_cached(q: Tensor, segments: Sequence[Segment], free: int) -> Tensor:
     grouped = q.reshape(k.shape[0], -1, dim)
     scores = torch.cat([grouped @ k.to(q.dtype).mT for k, _ in segments], -1).float() * dim**-0.5
     if t > 1:
-        seen = torch.ones(t, scores.shape[-1], dtype=torch.bool, device=q.device).tril(free)
-        scores = scores.view(heads, t, -1).masked_fill(~seen, float("-inf")).view_as(scores)
+        causal_mask = torch.ones(t, scores.shape[-1], dtype=torch.bool, device=q.device).tril(free)
+        scores = scores.view(heads, t, -1).masked_fill(~causal_mask, float("-inf")).view_as(scores)
     weights = scores.softmax(-1).to(q.dtype).split([k.shape[1] for k, _ in segments], -1)
-    mixed = [p @ v.to(q.dtype) for p, (_, v) in zip(weights, segments, strict=True)]
-    return torch.stack(mixed).sum(0).view(heads, t, dim)
+    outputs = [p @ v.to(q.dtype) for p, (_, v) in zip(weights, segments, strict=True)]
+    return torch.stack(outputs).sum(0).view(heads, t, dim)

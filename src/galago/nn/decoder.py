@@ -1,4 +1,4 @@
-"""A decoder of text: blocks over the residual stream, each of which attends as it is told to."""
+"""A text decoder: blocks over the residual stream, with attention as a function that the caller gives."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,12 +13,12 @@ from galago.nn.stack import Stack
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, H, T, d], k [B, K, T, d], v [B, K, T, d]) -> [B, H, T, d]: who sees whom, and what is kept."""
-Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The same in one layer."""
+LayerAttend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The same without the layer."""
 
 
 class DecoderSizes(Protocol):
-    """What a family's config says of its decoder."""
+    """The sizes of a decoder, as a family's config has them."""
 
     @property
     def n_layers(self) -> int: ...
@@ -53,7 +53,7 @@ class DecoderSizes(Protocol):
 class DecoderBlock(Protocol):
     """The weights of one block, and how they are applied."""
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, attend: LayerAttend) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
         ...
 
@@ -72,17 +72,17 @@ class DecoderWeights(Protocol):
         ...
 
 
-def embedded(ids: Tensor, w: DecoderWeights, dtype: torch.dtype) -> Tensor:
+def embed_tokens(ids: Tensor, w: DecoderWeights, dtype: torch.dtype) -> Tensor:
     """Token ids [n] to embeddings [n, dim]."""
     return w.wte[ids].to(dtype)
 
 
-def mixed(qkv: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
+def rotary_attention(qkv: Tensor, c: DecoderSizes, table: RotaryTable, attend: LayerAttend) -> Tensor:
     """Attention [B, T, H * d] over queries, keys and values [B, T, (H + 2 K) * d], turned by their positions."""
     kv_dim = c.n_kv_heads * c.head_dim
     qk, v = qkv.split((qkv.shape[-1] - kv_dim, kv_dim), dim=-1)
     q, k = rotate(split_heads(qk, c.n_heads + c.n_kv_heads), table).split((c.n_heads, c.n_kv_heads), -3)
-    return merge_heads(mix(q, k, split_heads(v, c.n_kv_heads)))
+    return merge_heads(attend(q, k, split_heads(v, c.n_kv_heads)))
 
 
 def decoder(

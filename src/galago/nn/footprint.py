@@ -1,4 +1,4 @@
-"""What the weights of a model that is loaded take."""
+"""The memory that the weights of a loaded model take."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,7 +18,7 @@ class Footprint:
 
 
 def footprint(weights: Any) -> Footprint:
-    """Of a tree of dataclasses, sequences and mappings with tensors at its ends."""
+    """The footprint of a tree of dataclasses, sequences and mappings with tensors at its ends."""
     sizes = {s.data_ptr(): s.nbytes() for tensor in tensors_of(weights) for s in [tensor.untyped_storage()]}
     files = _mapped_files()
     if files is None:
@@ -28,7 +28,7 @@ def footprint(weights: Any) -> Footprint:
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """Those at the ends of a tree, some more than once."""
+    """The tensors at the ends of a tree, some more than once."""
     if isinstance(tree, Tensor):
         yield tree
     elif is_dataclass(tree) and not isinstance(tree, type):
@@ -40,7 +40,7 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 
 
 def _mapped_files() -> list[tuple[int, int]] | None:
-    """Where files are mapped into this process; None where the system does not tell."""
+    """Address ranges of files that are mapped into this process; None where the system does not say."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

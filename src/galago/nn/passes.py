@@ -1,4 +1,4 @@
-"""Long work in pieces, between which others get their turn."""
+"""Long work in pieces, so that other work can run between them."""
 
 from collections.abc import Generator, Iterator
 from typing import TypeVar, cast
@@ -9,7 +9,7 @@ Passes = Generator[None, None, T]
 
 
 def finish(passes: Passes[T]) -> T:
-    """The result, with all pieces done now."""
+    """Run all pieces now; the result."""
     while True:
         try:
             next(passes)

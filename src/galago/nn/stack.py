@@ -1,4 +1,4 @@
-"""The blocks of a transformer in one native call, where their kinds of weight allow it.
+"""All blocks of a transformer in one call of our kernels, where their kinds of weight allow it.
 
 One by one, the kernels for a few rows are shorter than what it takes to call them.
 """

@@ -68,11 +68,11 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 
 
 def vit_block(
-    x: Tensor, w: VitBlock, n_heads: int, eps: float, kv: torch.dtype | None = None, seen: Tensor | None = None
+    x: Tensor, w: VitBlock, n_heads: int, eps: float, kv: torch.dtype | None = None, key_mask: Tensor | None = None
 ) -> Tensor:
-    """One block over [B, T, dim]; every patch attends to every patch, or to those `seen` (bool [B, T])."""
+    """One block over [B, T, dim]; every patch attends to every patch, or to those of `key_mask` (bool [B, T])."""
     q, k, v = (split_heads(part, n_heads) for part in linear(layer_norm(x, w.ln1, eps), w.qkv).chunk(3, -1))
-    x = add(x, linear(merge_heads(attention(q, k, v, kv, seen)), w.proj))
+    x = add(x, linear(merge_heads(attention(q, k, v, kv, key_mask)), w.proj))
     return add(x, mlp(layer_norm(x, w.ln2, eps), w.mlp))
 
 
@@ -91,25 +91,25 @@ def vit_passes(
     at_once: int,
     eps: float = 1e-5,
     kv: torch.dtype | None = None,
-    places: Tensor | None = None,
-    seen: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    key_mask: Tensor | None = None,
 ) -> Passes[Tensor]:
     """The same, `at_once` blocks in each piece.
 
-    `places` int64 [B, T] says which learned position each patch has, where that is not its own, and `seen`, a bool
-    of the same shape, which patches others attend to, where that is not all.
+    `position_ids` int64 [B, T] says which learned position each patch has, where that is not its own, and `key_mask`,
+    bool [B, T], which patches others attend to, where that is not all.
     """
     x = linear(patches, w.patch_emb)
-    x = add(x, w.pos_emb.expand_as(x) if places is None else w.pos_emb[0, places])
+    x = add(x, w.pos_emb.expand_as(x) if position_ids is None else w.pos_emb[0, position_ids])
     for blocks in pieces(len(w.blocks), at_once):
         if blocks.start:
             yield
-        if (stack := w.stack) and seen is None:
+        if (stack := w.stack) and key_mask is None:
             for image in x:
                 stack.forward(image, [((), len(image))], together=True, eps=eps, blocks=blocks)
         else:
             for i in blocks:
-                x = vit_block(x, w.blocks[i], n_heads, eps, kv, seen)
+                x = vit_block(x, w.blocks[i], n_heads, eps, kv, key_mask)
     return layer_norm(x, w.post_ln, eps)
 
 

@@ -1,4 +1,4 @@
-"""Kinds of weight and number that a model can run with; families know nothing of them."""
+"""The precisions that a model can run in; families know nothing of them."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from galago.choices import BITS, PRECISIONS, WEIGHT_BYTES, check_precision
 
 @dataclass(frozen=True)
 class Precision:
-    """What a model computes with on one device."""
+    """The types of a model's weights and activations on one device."""
 
     name: str
     dtype: torch.dtype
@@ -30,7 +30,7 @@ NAMES = PRECISIONS
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision of this name, as a device computes it. Raises InvalidRequest."""
+    """The precision of this name on a device. Raises InvalidRequest."""
     check_precision(name)
     if name in FLOATS:
         return Precision(name, FLOATS[name], FLOATS[name])

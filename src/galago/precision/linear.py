@@ -18,7 +18,7 @@ from galago.kernels import Kernels, kernels
 
 FEW_ROWS = 16
 """Up to here a product is bound by reading the weight, which our own kernel does faster than torch on a CPU."""
-AT_ONCE, SHARED_OUT = 32, 1 << 14
+VECTOR_VALUES, THREAD_VALUES = 32, 1 << 14
 """Values that torch computes at once on a CPU, two vectors of the widest; and those that one thread computes."""
 
 
@@ -30,7 +30,7 @@ class LinearWeight(Protocol):
         ...
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -44,7 +44,7 @@ def float_product() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     took: dict[Callable[[Tensor, Tensor, Tensor], Tensor], float] = {}
     try:
         with torch.autocast("cpu", enabled=False), torch.no_grad():
-            for product in (F.linear, _by_onednn) * 3:
+            for product in (F.linear, _onednn_linear) * 3:
                 begin = time.perf_counter()
                 product(x, weight, bias)
                 took[product] = min(time.perf_counter() - begin, took.get(product, float("inf")))
@@ -119,7 +119,7 @@ def linear_gelu(x: Tensor, w: LinearWeight) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form, as SigLIP and Phi were trained with."""
-    return _by_row(partial(F.gelu, approximate="tanh"), x)
+    return _row_by_row(partial(F.gelu, approximate="tanh"), x)
 
 
 def mlp(x: Tensor, w: Mlp) -> Tensor:
@@ -130,17 +130,17 @@ def mlp(x: Tensor, w: Mlp) -> Tensor:
 def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
     """down(silu(gate(x)) * up(x)): [..., in] to [..., out] (arXiv:2002.05202)."""
     gate, up = linear(x, w.gate_up).chunk(2, -1)
-    return linear(_by_row(F.silu, gate) * up, w.down)
+    return linear(_row_by_row(F.silu, gate) * up, w.down)
 
 
-def _by_row(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _row_by_row(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """An elementwise f of x [..., n]; of few rows on a CPU each gives exactly what it gives alone.
 
     torch computes so many values at once, and shares out more than so many among its threads: at the edges of both
     the last bits are others.
     """
     rows = x.numel() // x.shape[-1]
-    whole = x.shape[-1] % AT_ONCE == 0 and x.numel() <= SHARED_OUT
+    whole = x.shape[-1] % VECTOR_VALUES == 0 and x.numel() <= THREAD_VALUES
     if whole or not 1 < rows <= FEW_ROWS or not x.is_cpu or torch.is_grad_enabled():
         return f(x)
     return torch.stack([f(row) for row in x.reshape(rows, -1)]).view(x.shape)

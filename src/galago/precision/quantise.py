@@ -1,4 +1,4 @@
-"""Turning a weight [n, k] into whole numbers, and packing these as the kernels read them.
+"""Quantising a weight [n, k] to whole numbers, and packing these as the kernels read them.
 
 int8: w[i, j] ~ scale[i] * q[i, j] / multiply[j], q in -127..127.
 int4: q[i, j] = group_scale[i, j // 32] * c[i, j], with c in -8..7 and whole group scales 0..15: so an int4
@@ -58,9 +58,9 @@ def panel_bytes(k: int, bits: int) -> int:
 
 
 def quantise(weight: Tensor, bias: Tensor, bits: int) -> Quantised:
-    """A floating-point weight [n, k] with its bias [n], on the CPU."""
+    """Quantise a floating-point weight [n, k] with its bias [n], on the CPU."""
     n, k = weight.shape
-    multiply = F.pad(_evenness(weight, bits), (0, -k % UNIT[bits]), value=1.0)
+    multiply = F.pad(_column_scales(weight, bits), (0, -k % UNIT[bits]), value=1.0)
     panels, scales, totals = [], [], []
     for rows in weight.split(AT_ONCE):
         w = F.pad(rows.float(), (0, -k % UNIT[bits], 0, -len(rows) % PANEL)) * multiply
@@ -82,8 +82,8 @@ def quantise(weight: Tensor, bias: Tensor, bits: int) -> Quantised:
     )
 
 
-def _evenness(weight: Tensor, bits: int) -> Tensor:
-    """What to multiply each column [k] by, so that all are equally large.
+def _column_scales(weight: Tensor, bits: int) -> Tensor:
+    """Factors [k] that make all columns equally large.
 
     Large is for int8, where a whole row shares one scale, its largest weight: with the root of its mean square
     the bundled model's answers diverge half as much again from those of float32. For int4, where 32 weights
@@ -138,7 +138,7 @@ def _codes(groups: Tensor, scale: Tensor) -> Tensor:
 
 
 def values(w: Quantised) -> Tensor:
-    """The whole numbers q, int8 [n, k], of a packed weight."""
+    """Unpack a weight: its whole numbers q, int8 [n, k]."""
     panels = w.panels
     if w.bits == 8:
         q = panels.view(torch.int8).view(len(panels), -1, PANEL, 4).transpose(1, 2).flatten(2)
@@ -152,6 +152,6 @@ def values(w: Quantised) -> Tensor:
     return q.flatten(0, 1)[: w.n, : w.k].contiguous()
 
 
-def dequantised(w: Quantised) -> Tensor:
-    """The weight, float32 [n, k], that a packed one stands for."""
+def dequantise(w: Quantised) -> Tensor:
+    """The floating-point weight, float32 [n, k], that a packed one stands for."""
     return values(w).float() * w.scale[: w.n, None] * w.multiply

@@ -44,7 +44,7 @@ class RowMajor:
         rows = x.reshape(-1, x.shape[-1]).float() * self.multiply
         # torch's weight-only kernel reads past the end where the inputs are no multiple of 16.
         few = len(rows) <= FEW_ROWS and rows.shape[1] % 16 == 0
-        product = _weight_only if few else _by_integers
+        product = _weight_only if few else _integer_product
         y = (product(rows, self.weight, self.scale) + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
         return gelu(y) if activate else y
 
@@ -72,18 +72,18 @@ def _weight_only(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return torch.ops.aten._weight_int8pack_mm(half, weight, scale.to(half.dtype)).to(x.dtype)
 
 
-def _unpacked(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+def _unpack_and_multiply(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """The same over a copy of the weight in the type of x."""
     return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
 
 
-def _by_integers(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+def _integer_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """The same with each row of x quantised to int8."""
     step = x.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
     return torch._int_mm((x / step).round_().to(torch.int8), weight.T).float() * step * scale
 
 
-def on_device(stored: Quantised, device: torch.device, dtype: torch.dtype) -> LinearWeight:
+def weight_for(stored: Quantised, device: torch.device, dtype: torch.dtype) -> LinearWeight:
     """The kind of weight that suits the device, for activations of this type."""
     if device.type == "cpu":
         if best := kernels():
@@ -118,15 +118,15 @@ def product_for(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, T
         x = torch.randn(1, 1024, generator=own, dtype=torch.float32, device="cpu").to(device, dtype)
         weight = torch.randint(-127, 128, (1024, 1024), generator=own, dtype=torch.int8, device="cpu").to(device)
         scale = torch.full((1024,), 0.01, dtype=torch.float32, device=device)
-        right = _unpacked(x, weight, scale)
+        right = _unpack_and_multiply(x, weight, scale)
         timed = []
-        for product in (_weight_only, _unpacked):
+        for product in (_weight_only, _unpack_and_multiply):
             try:
                 if torch.allclose(product(x, weight, scale), right, rtol=0.05, atol=1.0):
                     timed.append((_seconds(lambda p=product: p(x, weight, scale), device), product))  # type: ignore[misc]
             except (RuntimeError, NotImplementedError):
                 continue
-        _chosen[key] = min(timed, key=lambda pair: pair[0])[1] if timed else _unpacked
+        _chosen[key] = min(timed, key=lambda pair: pair[0])[1] if timed else _unpack_and_multiply
     return _chosen[key]
 
 
@@ -144,23 +144,23 @@ def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def _few() -> str:
+def _kernel_name() -> str:
     best = kernels()
     return f"galago {best.name}" if best else "torch"
 
 
 def linear_kernels(precision: Precision, device: torch.device) -> str:
-    """Which kernels compute linear maps on the device."""
+    """The name of the kernels that compute linear maps on the device."""
     if device.type != "cpu":
         return "torch, weight only" if precision.bits else "torch"
     if precision.bits:
-        return _few() if kernels() else "torch int8"
-    few = f", {_few()} for few rows" if kernels() and precision.name in ("float32", "bfloat16") else ""
+        return _kernel_name() if kernels() else "torch int8"
+    few = f", {_kernel_name()} for few rows" if kernels() and precision.name in ("float32", "bfloat16") else ""
     return ("oneDNN" if precision.name == "float32" and float_product() is not F.linear else "torch") + few
 
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:
-    """What is slower or larger here than it could be, one sentence each."""
+    """Sentences on what is slower or larger here than it could be."""
     if bits is None or device.type != "cpu":
         return []
     if best := kernels():

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from galago.checkpoint.packed import VERSION, bits_of, pack
-from galago.checkpoint.tensors import Damaged, damage
+from galago.checkpoint.tensors import Damaged, find_damage
 from galago.engine.metrics import count_remade
 from galago.errors import CheckpointError, InvalidRequest, quoted
 from galago.families import ModelFiles
@@ -40,7 +40,7 @@ def packed_copy(files: ModelFiles, precision: str, progress: Progress | None = N
     """
     stats = [(f.resolve(), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
     if bits_of(files.weights):
-        if why := next(filter(None, map(damage, files.weights)), None):
+        if why := next(filter(None, map(find_damage, files.weights)), None):
             raise Damaged(why, "quantize the original anew")
         return files
     if sum(size for _, size, _ in stats) < WORTH_KEEPING:
@@ -73,7 +73,7 @@ def _why_not(folder: Path) -> str | None:
 
 def _make(files: ModelFiles, precision: str, kept: Path, progress: Progress | None) -> None:
     if kept.is_file():
-        log.warning("%s is made anew: %s", kept, damage(kept))
+        log.warning("%s is made anew: %s", kept, find_damage(kept))
         count_remade(files.name, precision)
         kept.unlink()  # who has opened it keeps it; its room may be needed
     _check_space(files, precision, kept.parent)
@@ -90,7 +90,7 @@ def _pack(files: ModelFiles, precision: str, file: Path, tell: Progress) -> str:
 
 
 def _usable(kept: Path) -> bool:
-    return kept.is_file() and damage(kept) is None
+    return kept.is_file() and find_damage(kept) is None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Reading a checkpoint of Moondream: its config, tokenizer and weights; what is told of it before that."""
+"""Loading a checkpoint of Moondream: its config, tokenizer and weights, and its outline without the weights."""
 
 from pathlib import Path
 
@@ -20,12 +20,7 @@ from galago.families.moondream.weights import (
     table,
 )
 from galago.families.tokenizer import Tokenizer, load_tokenizer
-from galago.media.load import ONE_BY_ONE
 from galago.precision import Precision
-
-MAX_LORAS = 8
-"""LoRA variants kept in memory; the one loaded first is dropped first."""
-ONE_IMAGE = f"this model looks at one image, not at a clip; {ONE_BY_ONE}"
 
 
 def load_moondream(

@@ -33,7 +33,7 @@ from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
 from galago.media.picture import Picture
 from galago.nn.attention import attention, store
-from galago.nn.decoder import decoder, embedded
+from galago.nn.decoder import decoder, embed_tokens
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
 from galago.request import Detail, Media, Request, Skill
@@ -74,15 +74,15 @@ class Moondream(DecoderModel):
     def skill(self, request: Request) -> Steps:
         return self.steps(self, request)
 
-    def check(self, shown: Media | None, variant: str | None = None) -> None:
+    def check_media(self, shown: Media | None, variant: str | None = None) -> None:
         """The same of one image or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
-        self.text(variant)
+        self.text_weights(variant)
         if isinstance(shown, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
         if shown is not None:
-            super().check(shown, variant)
+            super().check_media(shown, variant)
 
-    def text(self, variant: str | None) -> TextWeights:
+    def text_weights(self, variant: str | None) -> TextWeights:
         """The decoder's weights; those of a variant are read at its first use."""
         if variant is None:
             return self.weights.text
@@ -127,7 +127,7 @@ class Moondream(DecoderModel):
     ) -> Passes[EncodedImage]:
         """Keys and values of BOS and an image, whose positions attend to each other in both directions."""
         (source,), (embedding,) = prefix.images, embeddings
-        c, t, w, kv = self.config, self.config.text, self.text(variant), self.precision.kv
+        c, t, w, kv = self.config, self.config.text, self.text_weights(variant), self.precision.kv
         shape = (t.n_layers, t.n_kv_heads, c.prefix_len, t.head_dim)
         keys = torch.empty(shape, dtype=kv, device=self.device)
         values = torch.empty_like(keys)
@@ -137,7 +137,7 @@ class Moondream(DecoderModel):
             store(v[0], values[layer])
             return attention(q, k, v, kv)
 
-        bos = embedded(torch.tensor([c.tokens.bos_id], device=self.device), w, self.dtype)
+        bos = embed_tokens(torch.tensor([c.tokens.bos_id], device=self.device), w, self.dtype)
         x = torch.cat((bos, embedding.to(self.dtype)))
         positions = torch.arange(c.prefix_len, device=self.device)
         turns = rotary_table(positions, t.rot_dim, t.theta)

@@ -21,7 +21,7 @@ from galago.families.moondream.region import coordinate_of_bin, encode_coordinat
 from galago.families.text_generation import FeedSteps, TextWriter, generate_text, logits_without, writer_for
 from galago.media.clip import Clip
 from galago.media.picture import Picture
-from galago.nn.decoder import embedded
+from galago.nn.decoder import embed_tokens
 from galago.request import (
     Caption,
     Chat,
@@ -63,7 +63,7 @@ def skill_steps(m: Moondream, request: Request) -> Steps:
     image, sampling = request.image, request.sampling
     variant = None if isinstance(skill, DetectGaze) else request.variant
     _check_supported(m, request)
-    m.check(image, variant)
+    m.check_media(image, variant)
     if isinstance(skill, DetectGaze):
         if skill.accurate:
             return accurate_gaze(m, image, skill, sampling.seed, request.detail_of(0))
@@ -167,7 +167,7 @@ def _embedding(m: Moondream, item: int | Coordinate | Size) -> Tensor:
             return encode_coordinate(_float32(m, value), m.weights.region, m.dtype)
         case Size(width, height):
             return encode_size(_float32(m, width, height), m.weights.region, m.dtype)
-    return embedded(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
+    return embed_tokens(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
 
 
 def _float32(m: Moondream, *numbers: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from galago.families.moondream.config import TextConfig
-from galago.nn.decoder import DecoderSizes, Mix, RotaryTable, mixed
+from galago.nn.decoder import DecoderSizes, LayerAttend, RotaryTable, rotary_attention
 from galago.nn.stack import Block, Stack, stack_of
 from galago.precision.linear import LinearWeight, Mlp, Norm, add, gelu, layer_norm, linear, linear_gelu
 
@@ -36,19 +36,19 @@ class TextBlock:
     mlp: Mlp
     lora: BlockLora | None = None
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, attend: LayerAttend) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
         u, lora, fc1, fc2 = layer_norm(x, self.ln), self.lora, self.mlp.fc1, self.mlp.fc2
         if lora is None:
-            attended = linear(mixed(linear(u, self.qkv), c, table, mix), self.proj)
+            attended = linear(rotary_attention(linear(u, self.qkv), c, table, attend), self.proj)
             return add(x, attended, linear(linear_gelu(u, fc1), fc2))
-        attended = linear(mixed(_adapted(linear(u, self.qkv), u, lora.qkv), c, table, mix), self.proj)
-        inner = gelu(_adapted(linear(u, fc1), u, lora.fc1))
+        attended = linear(rotary_attention(_add_lora(linear(u, self.qkv), u, lora.qkv), c, table, attend), self.proj)
+        inner = gelu(_add_lora(linear(u, fc1), u, lora.fc1))
         # The output projection's LoRA reads the block's normalised input: variants are trained so.
-        return add(x, _adapted(attended, u, lora.proj), _adapted(linear(inner, fc2), inner, lora.fc2))
+        return add(x, _add_lora(attended, u, lora.proj), _add_lora(linear(inner, fc2), inner, lora.fc2))
 
 
-def _adapted(y: Tensor, x: Tensor, update: LowRank) -> Tensor:
+def _add_lora(y: Tensor, x: Tensor, update: LowRank) -> Tensor:
     return y + (x @ update.a.T) @ update.b.T
 
 

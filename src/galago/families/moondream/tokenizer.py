@@ -1,4 +1,4 @@
-"""What a tokenizer tells about its checkpoint."""
+"""The revision of a checkpoint, as far as its tokenizer shows it."""
 
 from galago.errors import CheckpointError, quoted
 from galago.families.moondream.config import REVISIONS, PromptFamily, Revision

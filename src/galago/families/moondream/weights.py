@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from galago.checkpoint.packed import Shape, TensorTable, load_either
-from galago.checkpoint.tensors import check_finite, check_type, checked, converted, plain_name, read_tensors
+from galago.checkpoint.tensors import check_finite, check_tensors, check_type, convert, plain_name, read_tensors
 from galago.errors import CheckpointError
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.moondream.region import RegionWeights
 from galago.families.moondream.text import BlockLora, LowRank, TextBlock, TextWeights, text_stack
 from galago.families.moondream.vision import VisionWeights
-from galago.families.work import matrices
+from galago.families.work import linear_weights
 from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision
 from galago.precision.linear import LinearWeight, Mlp, norm_of
@@ -112,13 +112,13 @@ def assemble(
 
 def encode_flop(c: MoondreamConfig, crops: int) -> int:
     """Operations for an image: the tower sees every patch of every crop, the projection each patch of one."""
-    projection = matrices(shapes(c), "vision.proj_mlp.")
-    tower = matrices(shapes(c), "vision.") - projection
+    projection = linear_weights(shapes(c), "vision.proj_mlp.")
+    tower = linear_weights(shapes(c), "vision.") - projection
     return 2 * c.vision.n_tokens * (tower * crops + projection)
 
 
 GROUP = 128
-"""Inputs that have a scale and a zero point in common in the int4 layout."""
+"""Inputs that share a scale and a zero point in the int4 layout."""
 # Frequencies stay float32: see region.py.
 FLOAT32 = {"region.coord_features", "region.size_features"}
 
@@ -179,8 +179,10 @@ def unpack_int4(packed: Tensor, scale: Tensor, zero_point: Tensor, shape: Shape)
     return ((nibbles - zero_point.float()) * scale.float()).reshape(shape)
 
 
-def _joined_int4(pairs: Iterable[tuple[str, Tensor]], expected: Mapping[str, Shape]) -> Iterator[tuple[str, Tensor]]:
-    """Pass tensors through, putting the three parts of each packed weight together."""
+def _unpack_int4_weights(
+    pairs: Iterable[tuple[str, Tensor]], expected: Mapping[str, Shape]
+) -> Iterator[tuple[str, Tensor]]:
+    """Pass tensors through, unpacking each packed weight from its three parts."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in pairs:
         weight, _, part = name.rpartition(".")
@@ -201,7 +203,7 @@ def _joined_int4(pairs: Iterable[tuple[str, Tensor]], expected: Mapping[str, Sha
         raise CheckpointError(f"missing tensor {weight}.{lacking[0]}")
 
 
-def _named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+def _read_named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in read_tensors(files):
         ours = our_name(name)
         if ours is not None:
@@ -214,7 +216,7 @@ def read(files: Iterable[Path], c: MoondreamConfig) -> Iterator[tuple[str, Tenso
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
     """
     expected = shapes(c)
-    return checked(_joined_int4(_named(files), expected), expected)
+    return check_tensors(_unpack_int4_weights(_read_named(files), expected), expected)
 
 
 def table(c: MoondreamConfig) -> TensorTable:
@@ -258,7 +260,7 @@ def load_lora(file: Path, c: MoondreamConfig, dtype: torch.dtype, device: torch.
         try:
             check_type(name, tensor)
             check_finite(name, tensor)
-            tensors[name] = converted(name, tensor, device, dtype)
+            tensors[name] = convert(name, tensor, device, dtype)
         except CheckpointError as error:
             raise CheckpointError(f"{file.name}: {error}") from None
 

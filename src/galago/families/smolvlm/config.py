@@ -129,7 +129,7 @@ def make_config(
     """
     given = members_of(config, "config.json")
     images = members_of(preprocessor, "preprocessor_config.json")
-    vision, text = (_there(given, name) for name in ("vision_config", "text_config"))
+    vision, text = (_required_part(given, name) for name in ("vision_config", "text_config"))
     for part, name, rule in _FIXED:
         {"config": given, "vision": vision, "text": text, "image": images}[part].take(name, rule, None)
     made = SmolVLMConfig(
@@ -164,7 +164,7 @@ _FIXED = (
 )
 
 
-def _there(given: Members, name: str) -> Members:
+def _required_part(given: Members, name: str) -> Members:
     given.needed(name, OBJECT)
     return given.part(name)
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint of SmolVLM: its config, tokenizer and weights; what is told of it before that."""
+"""Loading a checkpoint of SmolVLM: its config, tokenizer and weights, and its outline without the weights."""
 
 from pathlib import Path
 
@@ -35,7 +35,8 @@ def load_smolvlm(
         raise InvalidRequest(f"{files.name} is of the revision {config.name}, not {revision}", "revision")
     tokenizer = load_tokenizer(files.tokenizer, control=r"<[^<>\s]+>")
     check_vocabulary(tokenizer, config.text)
-    _, eos_id, _, image_id = (_known(tokenizer, n) for n in (prompts.START, prompts.END, prompts.AROUND, prompts.IMAGE))
+    needed = (prompts.START, prompts.END, prompts.AROUND, prompts.IMAGE)
+    _, eos_id, _, image_id = (_token_id(tokenizer, name) for name in needed)
     if image_id != config.image_id:
         raise CheckpointError(f"config.json: image_token_id is {config.image_id}, in tokenizer.json it is {image_id}")
     return SmolVLM(
@@ -51,7 +52,7 @@ def load_smolvlm(
     )
 
 
-def _known(tokenizer: Tokenizer, name: str) -> int:
+def _token_id(tokenizer: Tokenizer, name: str) -> int:
     found = tokenizer.backend.token_to_id(name)
     if found is None:
         raise CheckpointError(f"tokenizer.json has no {name}")
@@ -67,7 +68,7 @@ def outline(files: ModelFiles) -> Outline:
     """What the files say without the weights."""
     config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
     stored = {source.name: source.shape for source in checkpoint_tensors(config)}
-    end, t = _known(tokenizer, prompts.END), config.text
+    end, t = _token_id(tokenizer, prompts.END), config.text
     return Outline(
         config.name,
         stored,

@@ -17,13 +17,13 @@ from galago.families.smolvlm import prompts
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.image import make_crops, tiling_of
 from galago.families.smolvlm.text import logits_of
-from galago.families.smolvlm.vision import crop_passes, projected
+from galago.families.smolvlm.vision import crop_passes, project
 from galago.families.smolvlm.weights import SmolVLMWeights, encode_flop, shapes
 from galago.families.work import Work, blocks_at_once, work_of
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
-from galago.nn.decoder import embedded
+from galago.nn.decoder import embed_tokens
 from galago.nn.passes import Passes
 from galago.nn.vit import normalise
 from galago.request import Caption, Chat, Detail, Encode, Query, Request, Skill
@@ -73,7 +73,7 @@ class SmolVLM(DecoderModel):
         c, w = self.config.vision, self.weights.vision
         at_once = blocks_at_once(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
         given = normalise(torch.from_numpy(pixels).to(self.device))
-        return projected((yield from crop_passes(given, w, c, at_once, self.precision.kv)), w, c)
+        return project((yield from crop_passes(given, w, c, at_once, self.precision.kv)), w, c)
 
     def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
         """All crops' embeddings [n, T, D] to the image's [n * T, D], in the type that keys and values have."""
@@ -82,25 +82,26 @@ class SmolVLM(DecoderModel):
     def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work:
         c = self.config
         rows, columns = tiling_of(size, c.image, c.image.split and detail == "high")
-        seen = frames or rows * columns + 1
-        return work_of(seen, encode_flop(c, seen), shapes(c), self.weights.text)
+        crops = frames or rows * columns + 1
+        return work_of(crops, encode_flop(c, crops), shapes(c), self.weights.text)
 
     def encode_prefix(
         self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
     ) -> Passes[EncodedImage]:
         """Keys and values of a conversation up to its last image, `rows_at_once` in each piece."""
         ids = torch.tensor(prefix.layout, device=self.device)
-        seen = torch.cat([embedding.to(self.device, self.dtype) for embedding in embeddings])
+        images = torch.cat([embedding.to(self.device, self.dtype) for embedding in embeddings])
         places = (ids == self.config.image_id).nonzero().flatten()
-        if len(places) != len(seen):
-            raise ValueError(f"the images have {len(seen)} tokens, the prompt has places for {len(places)}")
-        k, v = yield from self.causal(embedded(ids, self.weights.text, self.dtype).index_copy(0, places, seen))
+        if len(places) != len(images):
+            raise ValueError(f"the images have {len(images)} tokens, the prompt has places for {len(places)}")
+        x = embed_tokens(ids, self.weights.text, self.dtype).index_copy(0, places, images)
+        k, v = yield from self.prefill(x)
         return EncodedImage(
             model=self.identity,
             variant=variant,
             k=k,
             v=v,
             size=prefix.images[0].image.size,
-            crops=len(seen) // self.config.vision.n_tokens,
-            image_tokens=len(seen),
+            crops=len(images) // self.config.vision.n_tokens,
+            image_tokens=len(images),
         )

@@ -1,4 +1,4 @@
-"""Conversations as SmolVLM was trained with them (its chat template, and what stands for images and videos).
+"""Prompts as SmolVLM was trained with them: its chat template, and the tokens that stand for images and videos.
 
 A prompt is put together of control tokens and of texts, and only then becomes ids: so nothing in a user's text can be
 taken for a control token.
@@ -45,26 +45,26 @@ Item = Control | str
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is fed, and what it begins with as far as its last image."""
+    """The token ids of a conversation, and the prefix up to its last image."""
 
     prefix: Prefix | EncodedImage | None
     ids: tuple[int, ...]
     """after the prefix"""
 
 
-def caption(length: Length, shown: object) -> str:
-    """The question that asks for a caption."""
-    clip = isinstance(shown, Clip) or (isinstance(shown, EncodedImage) and shown.clip)
+def caption(length: Length, media: object) -> str:
+    """The question that asks for a caption of an image or clip."""
+    clip = isinstance(media, Clip) or (isinstance(media, EncodedImage) and media.clip)
     return CAPTION[length].format("video" if clip else "image")
 
 
 def chat(c: SmolVLMConfig, t: Tokenizer, messages: Sequence[Message], detail: Detail | tuple[Detail, ...]) -> Prompt:
-    """A conversation, to be answered. `detail` is that of all that it shows, or of each.
+    """The prompt of a conversation. `detail` is that of all its images, or of each.
 
     Raises InvalidRequest where an encoded image does not stand before all else, and UnsupportedTask for clips where
     the model was not trained with videos.
     """
-    items, images = turns(c, messages, detail)
+    items, images = conversation_items(c, messages, detail)
     first = next((part for m in messages for part in m.parts), None)
     if isinstance(first, EncodedImage):
         if images:
@@ -72,16 +72,16 @@ def chat(c: SmolVLMConfig, t: Tokenizer, messages: Sequence[Message], detail: De
         # What stands before it is in there, as far as the token that closes it.
         return Prompt(first, ids_of(t, items))
     ids = ids_of(t, items)
-    end = _after_images(ids, c.image_id)
+    end = _prefix_end(ids, c.image_id)
     prefix = Prefix(tuple(images), end, ids[:end]) if images else None
     return Prompt(prefix, ids[end:])
 
 
-def image_prefix(c: SmolVLMConfig, t: Tokenizer, shown: object, detail: Detail) -> Prefix:
+def image_prefix(c: SmolVLMConfig, t: Tokenizer, media: object, detail: Detail) -> Prefix:
     """The prefix of a conversation that begins with this image or clip."""
-    items, images = turns(c, [Message("user", (shown,))], detail)  # type: ignore[arg-type]
+    items, images = conversation_items(c, [Message("user", (media,))], detail)  # type: ignore[arg-type]
     ids = ids_of(t, items)
-    end = _after_images(ids, c.image_id)
+    end = _prefix_end(ids, c.image_id)
     return Prefix(tuple(images), end, ids[:end])
 
 
@@ -100,31 +100,31 @@ def ids_of(t: Tokenizer, items: Sequence[Item]) -> tuple[int, ...]:
     return (*ids, *(t.encode(text) if text else ()))
 
 
-def _after_images(ids: Sequence[int], image_id: int) -> int:
-    """How many ids there are up to the token that closes the last image; 0 without any."""
+def _prefix_end(ids: Sequence[int], image_id: int) -> int:
+    """The index after the token that closes the last image; 0 without any."""
     return next((i + 2 for i in range(len(ids) - 1, -1, -1) if ids[i] == image_id), 0)
 
 
-def as_trained(message: Message) -> Message:
-    """The message with what it shows before its text, as in training, where clients often have the question first.
+def with_media_first(message: Message) -> Message:
+    """The message with its images and clips before its text, as in training; clients often put the question first.
 
     An image between texts, which speak of it, stays there; a clip never does.
     """
-    parts, shown = message.parts, message.shown
+    parts, media = message.parts, message.shown
     texts = [i for i, part in enumerate(parts) if isinstance(part, str) and part.strip()]
-    if not shown or not texts:
+    if not media or not texts:
         return message
     first = next(i for i, part in enumerate(parts) if not isinstance(part, str))
-    clips = any(isinstance(part, Clip) or (isinstance(part, EncodedImage) and part.clip) for part in shown)
+    clips = any(isinstance(part, Clip) or (isinstance(part, EncodedImage) and part.clip) for part in media)
     if not clips and texts[-1] > first:
         return message
-    return replace(message, content=(*shown, *(part for part in parts if isinstance(part, str))))
+    return replace(message, content=(*media, *(part for part in parts if isinstance(part, str))))
 
 
-def turns(
+def conversation_items(
     c: SmolVLMConfig, messages: Sequence[Message], detail: Detail | tuple[Detail, ...]
 ) -> tuple[list[Item], list[ImageInput]]:
-    """A conversation; after an encoded image only what follows it."""
+    """The items of a conversation and its images; where it begins with an encoded image, those after it."""
     items: list[Item] = [Control(START)]
     images: list[ImageInput] = []
     details = repeat(detail) if isinstance(detail, str) else iter(detail)
@@ -155,7 +155,7 @@ def turns(
 
 
 def image_items(tiling: tuple[int, int], n_tokens: int) -> list[Item]:
-    """What stands for an image of so many rows and columns of tiles, (0, 0) for one without."""
+    """The items that stand for an image of so many rows and columns of tiles, (0, 0) for one without."""
     rows, columns = tiling
     image: list[Item] = [Control(IMAGE)] * n_tokens
     items: list[Item] = []
@@ -169,7 +169,7 @@ def image_items(tiling: tuple[int, int], n_tokens: int) -> list[Item]:
 
 
 def clip_items(times: Sequence[float], duration: float, n_tokens: int) -> list[Item]:
-    """What stands for a clip whose frames are shown at these seconds."""
+    """The items that stand for a clip whose frames are shown at these seconds."""
     length = timedelta(seconds=int(duration))
     items: list[Item] = [
         f"You are provided the following series of {in_words(len(times))} frames from a {length} [H:MM:SS] video.\n"

@@ -1,4 +1,4 @@
-"""What SmolVLM can do: write text, each answer a generator of steps (see engine/step.py)."""
+"""SmolVLM's skills, all of which write text, as generators of steps (see engine/step.py)."""
 
 from dataclasses import replace
 
@@ -23,8 +23,8 @@ def skill_steps(m: SmolVLM, request: Request) -> Steps:
         raise UnsupportedTask("this model has no LoRA variants")
     messages = _messages(request)
     for message in messages:
-        for shown in message.shown:
-            m.check(shown)
+        for media in message.shown:
+            m.check_media(media)
     prompt = prompts.chat(m.config, m.tokenizer, messages, request.detail)
     taken = 0 if prompt.prefix is None else prompt.prefix.positions
     room = m.config.text.max_context - taken
@@ -36,23 +36,23 @@ def skill_steps(m: SmolVLM, request: Request) -> Steps:
 
 
 def _messages(request: Request) -> tuple[Message, ...]:
-    """Any request as a conversation."""
+    """The conversation that a request of any skill is put to the model as."""
     skill, image = request.skill, request.image
     match skill:
         case Caption(length):
             if image is None:
                 raise InvalidRequest("this skill needs an image", "image")
-            asked: tuple[Message, ...] = (Message("user", prompts.caption(length, image)),)
+            conversation: tuple[Message, ...] = (Message("user", prompts.caption(length, image)),)
         case Query(question, reasoning, refs):
             if reasoning or refs:
                 raise UnsupportedTask(f"this model has no {'reasoning' if reasoning else 'spatial references'}")
-            asked = (Message("user", question.strip()),)
+            conversation = (Message("user", question.strip()),)
         case Chat(messages):
-            asked = messages
+            conversation = messages
         case _:
             raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
     if image is not None:
-        first = next(i for i, message in enumerate(asked) if message.role == "user")
-        seen = replace(asked[first], content=(image, *asked[first].parts))
-        asked = (*asked[:first], seen, *asked[first + 1 :])
-    return tuple(map(prompts.as_trained, asked))
+        first = next(i for i, message in enumerate(conversation) if message.role == "user")
+        with_image = replace(conversation[first], content=(image, *conversation[first].parts))
+        conversation = (*conversation[:first], with_image, *conversation[first + 1 :])
+    return tuple(map(prompts.with_media_first, conversation))

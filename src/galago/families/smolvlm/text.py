@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from galago.families.smolvlm.config import TextConfig
-from galago.nn.decoder import DecoderSizes, Mix, RotaryTable, mixed
+from galago.nn.decoder import DecoderSizes, LayerAttend, RotaryTable, rotary_attention
 from galago.nn.stack import Block, Stack, stack_of
 from galago.precision.linear import GatedMlp, LinearWeight, Norm, add, linear, rms_norm, swiglu
 
@@ -22,9 +22,10 @@ class TextBlock:
     """gain [dim] before the MLP"""
     mlp: GatedMlp
 
-    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, mix: Mix) -> Tensor:
+    def forward(self, x: Tensor, c: DecoderSizes, table: RotaryTable, attend: LayerAttend) -> Tensor:
         """The residual stream [B, T, dim] after the block."""
-        x = add(x, linear(mixed(linear(rms_norm(x, self.norm1, c.eps), self.qkv), c, table, mix), self.proj))
+        qkv = linear(rms_norm(x, self.norm1, c.eps), self.qkv)
+        x = add(x, linear(rotary_attention(qkv, c, table, attend), self.proj))
         return add(x, swiglu(rms_norm(x, self.norm2, c.eps), self.mlp))
 
 

@@ -28,7 +28,7 @@ def crop_features(
 ) -> Tensor:
     """Normalised crops [n, 3, side, side] to features [n, grid * grid, dim].
 
-    `mask` bool [n, grid, grid] tells the patches that hold something; by default all do. See nn.vit for kv.
+    `mask` bool [n, grid, grid] says which patches hold something; by default all do. See nn.vit for kv.
     """
     return finish(crop_passes(crops, w, c, c.n_layers, kv, mask))
 
@@ -43,13 +43,13 @@ def crop_passes(
 ) -> Passes[Tensor]:
     """The same, `at_once` blocks in each piece."""
     patches = patches_of(crops, c).to(w.tower.pos_emb.dtype)
-    places = None if mask is None else torch.stack([positions(one) for one in mask])
-    seen = None if mask is None else mask.flatten(1)
-    return vit_passes(patches, w.tower, c.n_heads, at_once, c.eps, kv, places, seen)
+    position_ids = None if mask is None else torch.stack([positions(one) for one in mask])
+    key_mask = None if mask is None else mask.flatten(1)
+    return vit_passes(patches, w.tower, c.n_heads, at_once, c.eps, kv, position_ids, key_mask)
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Which of the learned positions each patch of a crop has, int64 [n * n], where only some hold something.
+    """The index of the learned position of each patch of a crop, int64 [n * n], where only some hold something.
 
     Those bool [n, n] are spread over the whole of the crop as if there were no others; the others have the first.
     """
@@ -67,13 +67,13 @@ def positions(mask: Tensor) -> Tensor:
     return ids.to(mask.device)
 
 
-def shuffled(features: Tensor, c: VisionConfig) -> Tensor:
+def pixel_shuffle(features: Tensor, c: VisionConfig) -> Tensor:
     """Features [n, grid * grid, dim] to [n, T, dim * scale * scale]: a square of patches to each token, row by row."""
     side, s = c.grid // c.scale, c.scale
     x = features.view(len(features), side, s, side, s, -1)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(len(features), side * side, -1)
 
 
-def projected(features: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
+def project(features: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
     """Features [n, grid * grid, dim] to the embeddings of the crops' tokens [n, T, text dim]."""
-    return linear(shuffled(features, c), w.projection)
+    return linear(pixel_shuffle(features, c), w.projection)

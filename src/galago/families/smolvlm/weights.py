@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from galago.checkpoint.packed import Shape, TensorTable, load_either
-from galago.checkpoint.tensors import checked, plain_name, read_tensors
+from galago.checkpoint.tensors import check_tensors, plain_name, read_tensors
 from galago.families.smolvlm.config import SmolVLMConfig
 from galago.families.smolvlm.text import TextBlock, TextWeights, text_stack
 from galago.families.smolvlm.vision import VisionWeights
-from galago.families.work import matrices
+from galago.families.work import linear_weights
 from galago.nn.vit import vit_of, with_stack
 from galago.precision import Precision
 from galago.precision.linear import GatedMlp, LinearWeight
@@ -115,8 +115,8 @@ def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]
         parts.setdefault(source.ours, []).append(source.name)
     have: dict[str, dict[str, Tensor]] = {}
     expected = {name: source.shape for name, source in by_name.items()}
-    pairs = _named(files)
-    for name, tensor in checked(_with_tied(pairs) if c.tied else pairs, expected):
+    pairs = _read_named(files)
+    for name, tensor in check_tensors(_with_tied(pairs) if c.tied else pairs, expected):
         ours = by_name[name].ours
         found = have.setdefault(ours, {})
         found[name] = tensor.flatten(1) if tensor.dim() == 4 else tensor
@@ -125,7 +125,7 @@ def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]
             del have[ours]
 
 
-def _named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+def _read_named(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in read_tensors(files):
         name = plain_name(name)
         # As a model without a head is saved.
@@ -169,8 +169,8 @@ def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight],
 
 def encode_flop(c: SmolVLMConfig, frames: int) -> int:
     """Operations for an image or clip: the tower sees every patch of every frame, the projection each token of it."""
-    projection = matrices(shapes(c), "vision.proj.")
-    tower = matrices(shapes(c), "vision.") - projection
+    projection = linear_weights(shapes(c), "vision.proj.")
+    tower = linear_weights(shapes(c), "vision.") - projection
     return 2 * frames * (c.vision.grid**2 * tower + c.vision.n_tokens * projection)
 
 
