@@ -30,7 +30,7 @@ def allowed(words: LLTokenizer, schema: object, text: str) -> bool:
         if logits[token] == -np.inf:
             return False
         if token != EOS:
-            constraint.take(token)
+            constraint.accept(token)
     return True
 
 
@@ -61,4 +61,4 @@ def test_other_members_stay_allowed(words: LLTokenizer, text: str) -> None:
 def test_what_is_not_allowed_cannot_be_taken(words: LLTokenizer) -> None:
     constraint = Constraint(words, json.dumps(SCHEMA))
     with pytest.raises(GenerationFailed):
-        constraint.take(TOKENIZER.encode("x").ids[0])
+        constraint.accept(TOKENIZER.encode("x").ids[0])

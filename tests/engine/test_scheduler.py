@@ -17,7 +17,7 @@ from galago.request import Done
 
 
 def test_a_long_prompt_goes_in_pieces_beside_the_steps_of_others() -> None:
-    model = Standin(rows_at_once=4)
+    model = Standin(rows_per_pass=4)
     turned = Turned(model)
     running = [turned.put(ask(Plan(steps=12, seed=i))) for i in range(3)]
     turned.turn()
@@ -36,7 +36,7 @@ def test_a_long_prompt_goes_in_pieces_beside_the_steps_of_others() -> None:
 
 
 def test_only_the_last_piece_of_a_prompt_gives_logits() -> None:
-    model = Standin(rows_at_once=4)
+    model = Standin(rows_per_pass=4)
     wanted: list[bool] = []
     forward = model.forward
     model.forward = lambda caches, feeds: wanted.append("logits" in feeds[0].heads) or forward(caches, feeds)  # type: ignore
@@ -47,7 +47,7 @@ def test_only_the_last_piece_of_a_prompt_gives_logits() -> None:
 
 
 def test_prompts_are_fed_one_after_the_other_by_rank() -> None:
-    model = Standin(rows_at_once=4)
+    model = Standin(rows_per_pass=4)
     turned = Turned(model)
     first, batch, late = (
         turned.put(ask(Plan(prompt=8), priority=how)) for how in ("interactive", "batch", "interactive")
@@ -136,7 +136,7 @@ def test_a_full_queue_refuses() -> None:
 
 
 def test_pieces_of_an_image_alternate_with_steps() -> None:
-    model = Standin(crops_at_once=2)
+    model = Standin(crops_per_pass=2)
     turned = Turned(model)
     running = turned.put(ask(Plan(steps=40)))
     turned.turn()
@@ -153,7 +153,7 @@ def test_pieces_of_an_image_alternate_with_steps() -> None:
 
 
 def test_images_and_prompts_alternate() -> None:
-    model = Standin(rows_at_once=1, crops_at_once=1)
+    model = Standin(rows_per_pass=1, crops_per_pass=1)
     turned = Turned(model)
     turned.put(ask(Plan(prompt=30)))
     turned.put(ask(Plan(), picture(1, 4)))
@@ -166,7 +166,7 @@ def test_images_and_prompts_alternate() -> None:
 
 
 def test_crops_of_several_images_share_a_pass() -> None:
-    model = Standin(crops_at_once=4)
+    model = Standin(crops_per_pass=4)
     turned = Turned(model)
     asked = [turned.put(ask(Plan(), picture(i, 2))) for i in range(3)]
     turned.step()  # which images they are
@@ -299,7 +299,7 @@ def until(turned: Turned, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "prefix", "fill", "forward"])
 def test_one_of_those_who_share_an_image_is_cancelled(kind: str) -> None:
-    turned = Turned(Standin(crops_at_once=1))
+    turned = Turned(Standin(crops_per_pass=1))
     asked = [turned.put(ask(Plan(steps=3, seed=i), picture(1, 3))) for i in range(3)]
     until(turned, kind)
     turned.queue.cancel(asked[0].job)
@@ -311,7 +311,7 @@ def test_one_of_those_who_share_an_image_is_cancelled(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "prefix", "fill"])
 def test_nobody_wants_the_image_any_more(kind: str) -> None:
-    model = Standin(crops_at_once=1)
+    model = Standin(crops_per_pass=1)
     turned = Turned(model)
     asked = [turned.put(ask(Plan(seed=i), picture(1, 3))) for i in range(3)]
     until(turned, kind)
@@ -329,7 +329,7 @@ def test_nobody_wants_the_image_any_more(kind: str) -> None:
 
 def test_an_image_is_given_up_and_wanted_again_beside_another() -> None:
     """The pass over both goes on; what comes of it must not pass for the new request's."""
-    model = Standin(crops_at_once=2)
+    model = Standin(crops_per_pass=2)
     turned = Turned(model, Limits(embedding_bytes=0))
     first, other = (turned.put(ask(Plan(seed=i), picture(i))) for i in range(2))
     for _ in range(3):
@@ -359,7 +359,7 @@ def test_nothing_of_an_image_is_kept_when_all_is_over() -> None:
 
 @pytest.mark.parametrize("kind", ["", "make_crops", "crop", "fill", "forward"])
 def test_a_deadline_passes(kind: str) -> None:
-    turned = Turned(Standin(rows_at_once=1), Limits(running=2))
+    turned = Turned(Standin(rows_per_pass=1), Limits(running=2))
     late = turned.put(ask(Plan(prompt=4, steps=9), picture(1, 3), timeout=1e9))
     other = turned.put(ask(Plan(steps=9), picture(1, 3)))
     waiting = turned.put(ask(Plan(), timeout=1e9))

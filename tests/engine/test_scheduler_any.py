@@ -52,7 +52,7 @@ limits = st.builds(
     prefix_bytes=st.sampled_from([0, PREFIX_BYTES, 2 * PREFIX_BYTES + 1, 100 * PREFIX_BYTES]),
     embedding_bytes=st.sampled_from([0, 16, 24, 10_000]),
 )
-models = st.builds(Standin, rows_at_once=st.sampled_from([1, 3, 8, 40]), crops_at_once=st.sampled_from([1, 2, 5]))
+models = st.builds(Standin, rows_per_pass=st.sampled_from([1, 3, 8, 40]), crops_per_pass=st.sampled_from([1, 2, 5]))
 plans = st.builds(
     Plan,
     prompt=st.integers(1, 30),

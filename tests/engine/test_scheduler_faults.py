@@ -144,7 +144,7 @@ def test_an_image_fails_those_who_asked_for_it(kind: str, error: type[Exception]
     def is_of(rows: Rows) -> bool:
         return any(digest in digests for row in rows for digest in row)
 
-    model = Standin(crops_at_once=3)
+    model = Standin(crops_per_pass=3)
     model.step_in = failing(kind, error, is_of)
     turned = Turned(model)
     asked = [turned.put(ask(Plan(steps=2, seed=i), picture(i % 3, 2))) for i in range(6)]
@@ -252,7 +252,7 @@ def ending(run: EngineRun) -> tuple[list[Event], str]:
     return events[:-1], events[-1].finish_reason
 
 
-@pytest.mark.parametrize("attribute", ["rows_at_once", "crops_at_once"])
+@pytest.mark.parametrize("attribute", ["rows_per_pass", "crops_per_pass"])
 def test_a_mistake_of_the_engine_leaves_it_serving(attribute: str) -> None:
     class Faulty(Standin):
         broken = threading.Event()
@@ -265,7 +265,7 @@ def test_a_mistake_of_the_engine_leaves_it_serving(attribute: str) -> None:
 
     model = Faulty()
     engine = Engine(model)
-    gate = Gate(model, "crop" if attribute == "crops_at_once" else "forward")
+    gate = Gate(model, "crop" if attribute == "crops_per_pass" else "forward")
     runs = [engine.submit(ask(Plan(steps=4, seed=i), picture(i, 3))) for i in range(3)]
     assert gate.reached.wait(PATIENCE)
     Faulty.broken.set()

@@ -81,7 +81,7 @@ def test_a_frame_that_fails_takes_nobody_with_it_who_does_not_show_it(
         if asked == kind and any(digest in bad for row in rows for digest in row):
             raise RuntimeError("broken")
 
-    model = Standin(crops_at_once=2)
+    model = Standin(crops_per_pass=2)
     model.step_in = step_in
     turned = Turned(model)
     asked = [turned.put(ask(Plan(seed=i), FRAMES[i : i + 2])) for i in range(5)]
@@ -94,7 +94,7 @@ def test_a_frame_that_fails_takes_nobody_with_it_who_does_not_show_it(
 
 @pytest.mark.parametrize("kind", ["make_crops", "encode_crops", "crop", "embed", "prefix", "fill"])
 def test_who_goes_leaves_the_frames_to_the_others(kind: str) -> None:
-    turned = Turned(Standin(crops_at_once=1))
+    turned = Turned(Standin(crops_per_pass=1))
     asked = [turned.put(ask(Plan(seed=i), FRAMES[i : i + 3])) for i in range(3)]
     while kind not in [asked_for for asked_for, _ in turned.model.asked]:
         turned.step()
@@ -105,7 +105,7 @@ def test_who_goes_leaves_the_frames_to_the_others(kind: str) -> None:
 
 
 def test_nothing_is_seen_for_those_who_went() -> None:
-    turned = Turned(Standin(crops_at_once=1))
+    turned = Turned(Standin(crops_per_pass=1))
     one = turned.put(ask(Plan(), FRAMES))
     while not turned.model.times("crop"):
         turned.step()

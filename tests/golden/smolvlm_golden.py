@@ -128,9 +128,9 @@ def begun(case: str) -> tuple[KVCache, StepOutput]:
 class Recorder:
     """A model that notes what the engine feeds it and what comes of it."""
 
-    def __init__(self, inner: SmolVLM, rows_at_once: int | None = None) -> None:
+    def __init__(self, inner: SmolVLM, rows_per_pass: int | None = None) -> None:
         self.inner = inner
-        self.rows_at_once = rows_at_once or inner.rows_at_once
+        self.rows_per_pass = rows_per_pass or inner.rows_per_pass
         self.prefixes: list[Prefix] = []
         self.fed: list[list[int]] = []
         self.logits: list[Tensor] = []

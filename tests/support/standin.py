@@ -119,8 +119,8 @@ class Standin:
     precision = pick_precision("float32", CPU)
     kv_bytes, context = POSITION_BYTES, 10_000
 
-    def __init__(self, rows_at_once: int = 4, crops_at_once: int = 2) -> None:
-        self.rows_at_once, self.crops_at_once = rows_at_once, crops_at_once
+    def __init__(self, rows_per_pass: int = 4, crops_per_pass: int = 2) -> None:
+        self.rows_per_pass, self.crops_per_pass = rows_per_pass, crops_per_pass
         self.asked: list[tuple[str, Rows]] = []
         """the kind of call, and the rows of each sequence, or the digests of images or crops"""
         self.step_in: Callable[[str, Rows], None] = lambda kind, rows: None

@@ -14,7 +14,7 @@ from galago.nn.passes import pieces
 
 
 class Batch:
-    """The rows of one pass: so many of each sequence, after what its cache holds.
+    """The rows of one pass: of each sequence some, which follow what its cache holds.
 
     The caches count them as kept when `advance` is called; a pass that failed before can be repeated.
     """
@@ -32,7 +32,7 @@ class Batch:
         """of each row, int64 [rows]"""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [1, H, rows, d] over what its sequence has, with k and v [1, K, rows, d] kept: [1, H, rows, d]."""
+        """Append k and v [1, K, rows, d] to the caches; attention of q [1, H, rows, d] over each row's sequence."""
         rows = (part[0].split(self._counts, 1) for part in (q, k, v))
         parts = zip(self._caches, self._starts, *rows, strict=True)
         mixed = [attend_cached(q, cache.append(layer, k, v), begin) for cache, begin, q, k, v in parts]
@@ -56,9 +56,9 @@ def forward_step(
     groups: Sequence[Hashable],
     hidden: Callable[[Sequence[KVCache], Sequence[Tensor]], Sequence[Tensor]],
     heads: Mapping[str, Callable[[Tensor], Tensor]],
-    at_most: int | None = None,
+    max_batch: int | None = None,
 ) -> list[StepOutput]:
-    """Feed several sequences; those of equal `groups` go through the decoder together, at most `at_most` at once.
+    """Feed several sequences; those of equal `groups` go through the decoder together, at most `max_batch` at once.
 
     `hidden` maps caches and inputs to residual streams [n, dim], each of the `heads` rows [m, dim] of these to values.
     """
@@ -67,19 +67,19 @@ def forward_step(
         together.setdefault(group, []).append(i)
     last: list[Tensor] = [torch.empty(0)] * len(feeds)
     for members in together.values():
-        for part in _chunks(members, at_most):
+        for part in _chunks(members, max_batch):
             found = hidden([caches[i] for i in part], [feeds[i].input for i in part])
             for i, rows in zip(part, found, strict=True):
                 last[i] = rows[-1]
     read: list[dict[str, Tensor]] = [{} for _ in feeds]
     for name in {name: None for feed in feeds for name in feed.heads}:
-        for part in _chunks([i for i, feed in enumerate(feeds) if name in feed.heads], at_most):
+        for part in _chunks([i for i, feed in enumerate(feeds) if name in feed.heads], max_batch):
             values = heads[name](torch.stack([last[i] for i in part])).float()
             for i, value in zip(part, values, strict=True):
                 read[i][name] = value
     return [StepOutput(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]
 
 
-def _chunks(members: list[int], at_most: int | None) -> Iterator[list[int]]:
-    """The members in lists of at most so many."""
-    return (members[some.start : some.stop] for some in pieces(len(members), at_most or len(members)))
+def _chunks(members: list[int], max_batch: int | None) -> Iterator[list[int]]:
+    """The members in lists of at most `max_batch`."""
+    return (members[some.start : some.stop] for some in pieces(len(members), max_batch or len(members)))

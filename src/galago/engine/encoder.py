@@ -275,12 +275,12 @@ class Encoder:
     def _next_images(self) -> list[_PendingImage]:
         """Those whose crops go into the next pass."""
         ready = sorted((i for i in self._pending_images.values() if i.crops.done()), key=lambda i: i.rank)
-        return ready[: self._model.crops_at_once]
+        return ready[: self._model.crops_per_pass]
 
     def _encode_crops(self, images: list[_PendingImage]) -> Iterator[None]:
         """Encode the next crops of these images in one pass."""
         chosen: list[tuple[_PendingImage, np.ndarray]] = []
-        left = self._model.crops_at_once
+        left = self._model.crops_per_pass
         for image in filter(self._is_wanted, images):
             try:
                 pixels = image.crops.result().pixels[len(image.features) :][:left]

@@ -62,7 +62,7 @@ class EngineRun:
         return self._job.ended
 
     def watch(self, told: Callable[[], None]) -> None:
-        """What `told` raises is logged, and the request goes on."""
+        """See backend.Run. What `told` raises is logged, and the request goes on."""
         self._job.on_event = told
         told()
 
@@ -189,7 +189,7 @@ _FORKED = EngineClosed(
 
 
 class _Worker(threading.Thread):
-    """Holds neither the engine nor a run, so that both can be let go while it waits."""
+    """The engine's thread. It holds neither the engine nor a run, so that both can be let go while it waits."""
 
     def __init__(self, scheduler: Scheduler, queue: RequestQueue, threads: int) -> None:
         super().__init__(name="galago-engine", daemon=True)

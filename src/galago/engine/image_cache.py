@@ -79,7 +79,7 @@ class ImageCache:
 
     @property
     def bytes(self) -> int:
-        """In memory."""
+        """Bytes of all entries in memory."""
         return self._hot.bytes + self._warm.bytes
 
     def prefix(self, key: str) -> EncodedImage | None:
@@ -94,7 +94,7 @@ class ImageCache:
         return key in self._warm or (self._disk is not None and key in self._disk)
 
     def embedding(self, key: str) -> "Tensor | None":
-        """[T, D]; one that is only on disk comes into memory again, on the CPU."""
+        """The embedding [T, D] of a key or None; one that is only on disk is loaded into memory, on the CPU."""
         found = self._warm.get(key)
         if found is None and self._disk and (found := self._disk.get(key)) is not None:
             self._warm.keep(key, found, found.nbytes)

@@ -65,7 +65,7 @@ HISTOGRAMS = (QUEUED, FIRST, GAP, TOTAL, STEP, STEP_SEQUENCES)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How an engine stands now: requests that wait and run, images being encoded, bytes held by kind."""
+    """The gauges of an engine: requests that wait and run, images being encoded, bytes held by kind."""
 
     waiting: int = 0
     running: int = 0
@@ -82,7 +82,7 @@ _watched: "dict[Metrics, Callable[[], Callable[[], Snapshot] | None]]" = {}
 
 
 def _forget() -> None:
-    """A child has none of its parent's engines, and did none of their work."""
+    """Start from nothing in a forked child, which has none of its parent's engines."""
     _watched.clear()
     _by_model.clear()
     _lock.release()
@@ -113,33 +113,33 @@ class Metrics:
             self._count(SUBMITTED, (skill, priority))
 
     def count_refused(self, reason: str) -> None:
-        """A request that was not queued; `reason` is the code of its error."""
+        """Count a request that was not queued; `reason` is the code of its error."""
         with _lock:
             self._count(REFUSED, (reason,))
 
     def observe_wait(self, waited_s: float) -> None:
-        """A request left the queue for its first step."""
+        """Record how long a request waited in the queue before its first step."""
         with _lock:
             self._observe(QUEUED, (), waited_s)
 
     def count_images(self, tier: CacheResult, n: int = 1) -> None:
-        """Where so many images of a request were found; `miss` means that they are encoded for this request."""
+        """Count images of a request by where they were found; at a `miss` they are encoded for this request."""
         with _lock:
             self._count(IMAGES, (tier,), n)
 
     def observe_first_event(self, skill: str, ttft_s: float) -> None:
-        """A request gave its first event, this long after it was submitted."""
+        """Record a request's first event, this long after it was submitted."""
         with _lock:
             self._observe(FIRST, (skill,), ttft_s)
 
     def observe_event(self, skill: str, gap_s: float | None) -> None:
-        """A request gave an event, this long after the one before; None for its first, which has no gap."""
+        """Record an event of a request, this long after the one before; None for its first, which has no gap."""
         if gap_s is not None:
             with _lock:
                 self._observe(GAP, (skill,), gap_s)
 
     def observe_step(self, rows: int, sequences: int, seconds: float, kind: StepKind) -> None:
-        """A forward pass over `rows` positions of so many sequences (for vision: crops of so many images)."""
+        """Record a forward pass over `rows` positions of so many sequences (for vision: crops of so many images)."""
         with _lock:
             self._observe(STEP, (kind,), seconds)
             self._observe(STEP_SEQUENCES, (kind,), sequences)
@@ -153,7 +153,7 @@ class Metrics:
         timings: Timings | None,
         reason: str | None = None,
     ) -> None:
-        """A request ended; what it used counts however it ended, its duration only if it was done.
+        """Count a request that ended; its usage counts however it ended, its duration only if it was done.
 
         `reason` is the code of its error, if it failed.
         """

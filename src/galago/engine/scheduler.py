@@ -335,7 +335,7 @@ class Scheduler:
     def _next_rows(self, s: Sequence) -> Feed:
         """The part of a sequence's feed that goes into the next pass."""
         assert s.feed
-        part = s.feed.input[s.rows_fed : s.rows_fed + self._model.rows_at_once]
+        part = s.feed.input[s.rows_fed : s.rows_fed + self._model.rows_per_pass]
         return Feed(part, s.feed.heads if len(part) == s.rows_left else ())
 
     def _forward(self, batch: list[Sequence], fed: list[Feed]) -> list["StepOutput | Exception"]:

@@ -48,17 +48,17 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Start:
-    """Begin a sequence with this prefix, with one that is encoded already, or empty; answered by the encoded one."""
+    """Begin a sequence with a prefix, with an encoded one, or empty; answered by the encoded prefix."""
 
     prefix: "Prefix | Encoding | None"
     positions: int
-    """the most that will be fed: what memory is set aside for"""
+    """how many will be fed at the most: memory is set aside for them"""
     variant: str | None = None
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Put these after the sequence; answered by a StepOutput."""
+    """Append these to the sequence; answered by a StepOutput."""
 
     input: Tensor
     """token ids, int64 [n], or embeddings [n, dim]"""
@@ -106,7 +106,8 @@ class Crops:
 
 
 class StepModel(Protocol):
-    """What the engine asks of a model: by one thread, in inference mode, all but `skill`, `opening` and `crops`."""
+    """A model as the engine uses it: from one thread, in inference mode, but for `skill`, `image_prefix` and
+    `make_crops`, which any thread may call."""
 
     @property
     def name(self) -> str: ...
@@ -130,9 +131,9 @@ class StepModel(Protocol):
         ...
 
     @property
-    def crops_at_once(self) -> int: ...
+    def crops_per_pass(self) -> int: ...
     @property
-    def rows_at_once(self) -> int:
+    def rows_per_pass(self) -> int:
         """Rows of a prompt that one pass takes."""
         ...
 

@@ -57,7 +57,7 @@ class Tier(Generic[V]):
         return key in self._entries
 
     def keep(self, key: str, value: V, nbytes: int) -> None:
-        """Hold a value, in the place of the key's former one, if the pinned entries leave it room.
+        """Add or replace the value of a key, if the pinned entries leave it room.
 
         A pinned value is not replaced: it takes its memory for as long as somebody reads it.
         """

@@ -20,7 +20,7 @@ from galago.engine.step import Feed, StepModel, StepOutput, Steps
 from galago.errors import CheckpointError, InvalidRequest
 from galago.families import ModelFiles
 from galago.families.tokenizer import Tokenizer
-from galago.families.work import Work, crops_at_once, rows_at_once
+from galago.families.work import Work, crops_per_pass, rows_per_pass
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
@@ -94,14 +94,14 @@ class DecoderModel(ABC):
         return self.sizes.max_context
 
     @property
-    def crops_at_once(self) -> int:
+    def crops_per_pass(self) -> int:
         """Crops in one pass of the vision tower."""
-        return crops_at_once(self.device)
+        return crops_per_pass(self.device)
 
     @property
-    def rows_at_once(self) -> int:
+    def rows_per_pass(self) -> int:
         """Rows of a prompt in one pass."""
-        return rows_at_once(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
+        return rows_per_pass(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
 
     def constraint(self, json_schema: str) -> Constraint:
         """A Constraint of a text to a schema. Raises InvalidRequest."""
@@ -129,7 +129,7 @@ class DecoderModel(ABC):
         """Encode an image at once, without the engine: its crops, their features, its prefix."""
         begin, m = time.perf_counter(), cast(StepModel, self)
         crops = m.make_crops(image, detail)
-        parts = (crops.pixels[some.start : some.stop] for some in pieces(len(crops.pixels), self.crops_at_once))
+        parts = (crops.pixels[some.start : some.stop] for some in pieces(len(crops.pixels), self.crops_per_pass))
         embedding = m.embed_image(torch.cat([finish(m.encode_crops(part)) for part in parts]), crops)
         synchronize(self.device)
         middle = time.perf_counter()
@@ -143,10 +143,10 @@ class DecoderModel(ABC):
         return KVCache(shape, limit or self.context, self.precision.kv, self.device, encoded, variant)
 
     def prefill(self, x: Tensor, variant: str | None = None) -> Passes[tuple[Tensor, Tensor]]:
-        """Keys and values of embeddings [n, dim] with causal attention, `rows_at_once` in each piece."""
+        """Keys and values of embeddings [n, dim] with causal attention, `rows_per_pass` in each piece."""
         cache = self.new_cache(None, variant, len(x))
         cache.reserve(len(x))
-        for rows in pieces(len(x), self.rows_at_once):
+        for rows in pieces(len(x), self.rows_per_pass):
             if rows.start:
                 yield
             self._hidden([cache], [x[rows.start : rows.stop]])
@@ -180,8 +180,8 @@ class DecoderModel(ABC):
         exact = {variant: self.text_weights(variant).stack is not None for variant in variants}
         alone = [len(feed.input) > 1 and not exact[v] for feed, v in zip(feeds, variants, strict=True)]
         groups = [(v, i if by_itself else None) for i, (v, by_itself) in enumerate(zip(variants, alone, strict=True))]
-        at_most = exact_rows(self.device, self.weights.text.stack)
-        return forward_step(caches, feeds, groups, self._hidden, self.heads, at_most)
+        max_batch = exact_rows(self.device, self.weights.text.stack)
+        return forward_step(caches, feeds, groups, self._hidden, self.heads, max_batch)
 
 
 def kv_values(c: DecoderSizes) -> int:

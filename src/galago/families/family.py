@@ -99,7 +99,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Family:
-    """All raise CheckpointError for files that do not fit."""
+    """The functions of a model family. All raise CheckpointError for files that do not fit."""
 
     load: Load
     """read a checkpoint"""

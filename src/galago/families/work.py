@@ -56,16 +56,16 @@ def _runs_per_piece(weights: int, device: torch.device, precision: Precision) ->
     return PIECE_OPERATIONS[device.type] * (INTEGER_SPEEDUP if whole else 1) // (2 * weights)
 
 
-def crops_at_once(device: torch.device) -> int:
+def crops_per_pass(device: torch.device) -> int:
     """Crops in one pass. On a CPU one crop keeps all cores busy, and takes the memory of one."""
     return 1 if device.type == "cpu" else MAX_CROPS
 
 
-def rows_at_once(weights: int, device: torch.device, precision: Precision) -> int:
+def rows_per_pass(weights: int, device: torch.device, precision: Precision) -> int:
     """Rows of a prompt in one pass over so many weights: no fewer than a batch of decode steps would take."""
     return max(32, _runs_per_piece(weights, device, precision))
 
 
-def blocks_at_once(weights: int, device: torch.device, precision: Precision) -> int:
+def blocks_per_piece(weights: int, device: torch.device, precision: Precision) -> int:
     """Blocks in one piece, of so many weights each, counted once for every row that goes through them."""
     return max(1, _runs_per_piece(weights, device, precision))

@@ -1,4 +1,4 @@
-"""Whether numbers are numbers."""
+"""Checks for NaN and infinity."""
 
 from torch import Tensor
 

@@ -88,20 +88,20 @@ def vit_passes(
     patches: Tensor,
     w: VitWeights,
     n_heads: int,
-    at_once: int,
+    blocks_per_piece: int,
     eps: float = 1e-5,
     kv: torch.dtype | None = None,
     position_ids: Tensor | None = None,
     key_mask: Tensor | None = None,
 ) -> Passes[Tensor]:
-    """The same, `at_once` blocks in each piece.
+    """The same, `blocks_per_piece` blocks in each piece.
 
     `position_ids` int64 [B, T] says which learned position each patch has, where that is not its own, and `key_mask`,
     bool [B, T], which patches others attend to, where that is not all.
     """
     x = linear(patches, w.patch_emb)
     x = add(x, w.pos_emb.expand_as(x) if position_ids is None else w.pos_emb[0, position_ids])
-    for blocks in pieces(len(w.blocks), at_once):
+    for blocks in pieces(len(w.blocks), blocks_per_piece):
         if blocks.start:
             yield
         if (stack := w.stack) and key_mask is None:

@@ -26,7 +26,7 @@ class LinearWeight(Protocol):
     """Any kind of weight that maps [..., in] to [..., out]."""
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        """The map, and then tanh-GELU where asked: a kernel can do both in one pass."""
+        """The map, followed by tanh-GELU with `activate`: a kernel can do both in one pass."""
         ...
 
 
@@ -134,7 +134,7 @@ def swiglu(x: Tensor, w: GatedMlp) -> Tensor:
 
 
 def _row_by_row(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An elementwise f of x [..., n]; of few rows on a CPU each gives exactly what it gives alone.
+    """Apply an elementwise f to x [..., n]; of few rows on a CPU each gets exactly the values that it gets alone.
 
     torch computes so many values at once, and shares out more than so many among its threads: at the edges of both
     the last bits are others.

@@ -150,7 +150,7 @@ STARMIE_TOKENS = TokenConfig(
 
 @dataclass(frozen=True)
 class Revision:
-    """How one published state of Moondream2 is prompted and read; its tensors do not tell."""
+    """How to prompt one published state of Moondream2 and read its outputs; its tensors do not show it."""
 
     name: str
     family: PromptFamily

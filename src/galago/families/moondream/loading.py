@@ -53,7 +53,7 @@ def load_moondream(
 
 
 def config_of(files: ModelFiles, tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
-    """What the files say of the model, or the caller of its revision."""
+    """The config that the files give, with the caller's revision if there is one."""
     config = members_of(files.config, "config.json")
     stated = revision or files.revision or config.take("revision", TEXT, None)
     decided = decide_revision(stated, config.take("prompt_family", one_of(*PROMPT_FAMILIES), None), tokenizer)
@@ -61,7 +61,7 @@ def config_of(files: ModelFiles, tokenizer: Tokenizer, revision: str | None = No
 
 
 def outline(files: ModelFiles) -> Outline:
-    """What the files say without the weights."""
+    """The outline of a checkpoint."""
     config = config_of(files, load_tokenizer(files.tokenizer))
     stored = {f"model.{name}": shape for name, shape in shapes(config).items()}
     exact = frozenset(f"model.{name}" for name in FLOAT32)
@@ -80,8 +80,8 @@ def outline(files: ModelFiles) -> Outline:
 
 
 def blueprint(name: str, other: ModelFiles) -> Blueprint:
-    """Of the published sizes. The revision is that of the tokenizer: the shapes are the same in all, and which ids a
-    text becomes does not matter here, only that they exist."""
+    """A blueprint of the published sizes. The revision is that of the tokenizer: the shapes are the same in all, and
+    which ids a text becomes does not matter here, only that they exist."""
     config = {"model_type": "moondream1", "revision": other.revision}
     return Blueprint(name, config, other.tokenizer, "moondream")
 

@@ -27,7 +27,7 @@ from galago.families.moondream.weights import (
     load_lora,
     shapes,
 )
-from galago.families.work import Work, blocks_at_once, work_of
+from galago.families.work import Work, blocks_per_piece, work_of
 from galago.kernels import kv_buffer
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
@@ -75,7 +75,7 @@ class Moondream(DecoderModel):
         return self.steps(self, request)
 
     def check_media(self, shown: Media | None, variant: str | None = None) -> None:
-        """The same of one image or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
+        """Check one image, or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
         self.text_weights(variant)
         if isinstance(shown, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
@@ -110,9 +110,9 @@ class Moondream(DecoderModel):
     def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""
         c = self.config.vision
-        at_once = blocks_at_once(len(pixels) * c.n_tokens * c.block_weights, self.device, self.precision)
+        per_piece = blocks_per_piece(len(pixels) * c.n_tokens * c.block_weights, self.device, self.precision)
         given = torch.from_numpy(pixels).to(self.device)
-        return crop_passes(given, self.weights.vision, c, at_once, self.precision.kv)
+        return crop_passes(given, self.weights.vision, c, per_piece, self.precision.kv)
 
     def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
         """All crops' features [n, T, E] to the image's embedding [T, D], in the type that keys and values have."""
@@ -142,8 +142,8 @@ class Moondream(DecoderModel):
         positions = torch.arange(c.prefix_len, device=self.device)
         turns = rotary_table(positions, t.rot_dim, t.theta)
         stack = w.stack if w.stack and w.stack.by.has_attention else None
-        at_once = blocks_at_once(c.prefix_len * t.block_weights, self.device, self.precision)
-        for blocks in pieces(t.n_layers, at_once):
+        per_piece = blocks_per_piece(c.prefix_len * t.block_weights, self.device, self.precision)
+        for blocks in pieces(t.n_layers, per_piece):
             if blocks.start:
                 yield
             if stack:

@@ -34,7 +34,7 @@ Prompt = tuple[Item, ...]
 
 
 def caption(c: MoondreamConfig, length: Length) -> Prompt:
-    """Raises InvalidRequest for a length that the revision lacks."""
+    """The prompt for a caption. Raises InvalidRequest for a length that the revision lacks."""
     if length not in c.revision.lengths or length not in c.tokens.caption:
         known = ", ".join(c.revision.lengths)
         raise InvalidRequest(f"revision {c.revision.name} has no {length} captions; it has {known}", "length")

@@ -29,11 +29,11 @@ def crop_features(pixels: Tensor, w: VisionWeights, c: VisionConfig, kv: torch.d
 
 
 def crop_passes(
-    pixels: Tensor, w: VisionWeights, c: VisionConfig, at_once: int, kv: torch.dtype | None = None
+    pixels: Tensor, w: VisionWeights, c: VisionConfig, blocks_per_piece: int, kv: torch.dtype | None = None
 ) -> Passes[Tensor]:
-    """The same for crops that go together, `at_once` blocks in each piece."""
+    """The same for crops that go together, `blocks_per_piece` blocks in each piece."""
     patches = patchify(normalise(pixels), c.enc_patch_size).to(w.tower.pos_emb.dtype)
-    return vit_passes(patches, w.tower, c.enc_n_heads, at_once, kv=kv)
+    return vit_passes(patches, w.tower, c.enc_n_heads, blocks_per_piece, kv=kv)
 
 
 def stitch(tiles: Tensor, tiling: tuple[int, int], c: VisionConfig) -> Tensor:

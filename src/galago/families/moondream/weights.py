@@ -220,7 +220,7 @@ def read(files: Iterable[Path], c: MoondreamConfig) -> Iterator[tuple[str, Tenso
 
 
 def table(c: MoondreamConfig) -> TensorTable:
-    """What precisions need to know of a checkpoint."""
+    """The tensors of a checkpoint, as loading and packing need them."""
     all_shapes = shapes(c)
     names = (name.removesuffix(".weight") for name, shape in all_shapes.items() if len(shape) == 2)
     sizes = {name: all_shapes[f"{name}.weight"] for name in names if f"{name}.bias" in all_shapes}

@@ -40,7 +40,7 @@ class VisionConfig:
     n_layers: int = member(LAYERS, 12, "num_hidden_layers")
     n_heads: int = member(SIZE, 16, "num_attention_heads")
     image_size: int = member(SIDE, 224)
-    """side of a frame in pixels"""
+    """side of a crop in pixels"""
     patch_size: int = member(SIDE, 32)
     eps: float = member(EPS, 1e-6, "layer_norm_eps")
     scale: int = 2
@@ -48,12 +48,12 @@ class VisionConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a frame; what does not fill one is left out at the right and the bottom."""
+        """Patches along one side of a crop; what does not fill one is left out at the right and the bottom."""
         return self.image_size // self.patch_size
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the text model sees of a frame."""
+        """Tokens that the text model sees of a crop."""
         return (self.grid // self.scale) ** 2
 
     @property
@@ -93,12 +93,12 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image becomes frames."""
+    """How an image is cut into crops."""
 
     edge: int = 0
     """the longest edge after the first resizing"""
     tile: int = 0
-    """side of a frame"""
+    """side of a crop"""
     split: bool = member(FLAG, True, "do_image_splitting")
     """whether an image is also seen in pieces"""
     resize: bool = member(FLAG, True, "do_resize")

@@ -26,7 +26,7 @@ def load_smolvlm(
     revision: str | None = None,
     variants: Path | None = None,
 ) -> SmolVLM:
-    """Read a checkpoint, whose files tell what it is; there are no variants.
+    """Read a checkpoint; there are no variants.
 
     Raises CheckpointError, and InvalidRequest for another revision than the checkpoint's.
     """
@@ -60,12 +60,12 @@ def _token_id(tokenizer: Tokenizer, name: str) -> int:
 
 
 def config_of(files: ModelFiles) -> SmolVLMConfig:
-    """What the files say of the model. Raises CheckpointError."""
+    """The config that the files give. Raises CheckpointError."""
     return make_config(files.config, files.preprocessor, files.video)
 
 
 def outline(files: ModelFiles) -> Outline:
-    """What the files say without the weights."""
+    """The outline of a checkpoint."""
     config, tokenizer = config_of(files), load_tokenizer(files.tokenizer)
     stored = {source.name: source.shape for source in checkpoint_tensors(config)}
     end, t = _token_id(tokenizer, prompts.END), config.text

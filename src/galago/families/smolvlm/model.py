@@ -19,7 +19,7 @@ from galago.families.smolvlm.image import make_crops, tiling_of
 from galago.families.smolvlm.text import logits_of
 from galago.families.smolvlm.vision import crop_passes, project
 from galago.families.smolvlm.weights import SmolVLMWeights, encode_flop, shapes
-from galago.families.work import Work, blocks_at_once, work_of
+from galago.families.work import Work, blocks_per_piece, work_of
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
@@ -71,9 +71,9 @@ class SmolVLM(DecoderModel):
     def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, side, side, 3], maybe of several images, to embeddings [n, T, D]."""
         c, w = self.config.vision, self.weights.vision
-        at_once = blocks_at_once(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
+        per_piece = blocks_per_piece(len(pixels) * c.grid**2 * c.block_weights, self.device, self.precision)
         given = normalise(torch.from_numpy(pixels).to(self.device))
-        return project((yield from crop_passes(given, w, c, at_once, self.precision.kv)), w, c)
+        return project((yield from crop_passes(given, w, c, per_piece, self.precision.kv)), w, c)
 
     def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
         """All crops' embeddings [n, T, D] to the image's [n * T, D], in the type that keys and values have."""
@@ -88,7 +88,7 @@ class SmolVLM(DecoderModel):
     def encode_prefix(
         self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
     ) -> Passes[EncodedImage]:
-        """Keys and values of a conversation up to its last image, `rows_at_once` in each piece."""
+        """Keys and values of a conversation up to its last image, `rows_per_pass` in each piece."""
         ids = torch.tensor(prefix.layout, device=self.device)
         images = torch.cat([embedding.to(self.device, self.dtype) for embedding in embeddings])
         places = (ids == self.config.image_id).nonzero().flatten()

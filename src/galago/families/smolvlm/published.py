@@ -33,11 +33,11 @@ CONTROL = (
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
     "<end_of_utterance>",
 )
-"""What a tokenizer of theirs has that a stand-in lacks."""
+"""Control tokens of their tokenizers that a stand-in lacks."""
 
 
 def blueprint(name: str, other: ModelFiles) -> Blueprint:
-    """Of smolvlm2-500m and its like, whose control tokens follow those of the other's tokenizer."""
+    """The blueprint of smolvlm2-500m and its like, whose control tokens follow the tokens of `other`."""
     vocabulary = load_tokenizer(other.tokenizer).backend.get_vocab_size()
     generation, size = name.split("-")
     tower = LARGE_TOWER if size == "2.2b" else SMALL_TOWER

@@ -37,15 +37,15 @@ def crop_passes(
     crops: Tensor,
     w: VisionWeights,
     c: VisionConfig,
-    at_once: int,
+    blocks_per_piece: int,
     kv: torch.dtype | None = None,
     mask: Tensor | None = None,
 ) -> Passes[Tensor]:
-    """The same, `at_once` blocks in each piece."""
+    """The same, `blocks_per_piece` blocks in each piece."""
     patches = patches_of(crops, c).to(w.tower.pos_emb.dtype)
     position_ids = None if mask is None else torch.stack([positions(one) for one in mask])
     key_mask = None if mask is None else mask.flatten(1)
-    return vit_passes(patches, w.tower, c.n_heads, at_once, c.eps, kv, position_ids, key_mask)
+    return vit_passes(patches, w.tower, c.n_heads, blocks_per_piece, c.eps, kv, position_ids, key_mask)
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class SmolVLMWeights:
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of a checkpoint, and the tensor of ours that it is, or is the next part of."""
+    """A tensor of a checkpoint, and the name of our tensor that it is, or is the next part of."""
 
     name: str
     shape: Shape
@@ -36,7 +36,7 @@ class CheckpointTensor:
 
 
 def checkpoint_tensors(c: SmolVLMConfig) -> list[CheckpointTensor]:
-    """Every tensor of a checkpoint. Those of one name of ours lie one upon the other in it."""
+    """Every tensor of a checkpoint. Those with the same `ours` are concatenated in this order."""
     v, t = c.vision, c.text
     out: list[CheckpointTensor] = []
 
@@ -83,7 +83,7 @@ def checkpoint_tensors(c: SmolVLMConfig) -> list[CheckpointTensor]:
 
 
 def shapes(c: SmolVLMConfig) -> dict[str, Shape]:
-    """Every tensor of ours with its shape."""
+    """The shapes of our tensors by name."""
     out: dict[str, Shape] = {}
     for source in checkpoint_tensors(c):
         first, *rest = source.shape
@@ -94,7 +94,7 @@ def shapes(c: SmolVLMConfig) -> dict[str, Shape]:
 
 
 def table(c: SmolVLMConfig) -> TensorTable:
-    """What precisions need to know of a checkpoint."""
+    """The tensors of a checkpoint, as loading and packing need them."""
     all_shapes = shapes(c)
     linears = {
         name.removesuffix(".weight"): (shape[0], shape[1])
@@ -105,7 +105,7 @@ def table(c: SmolVLMConfig) -> TensorTable:
 
 
 def read(files: Iterable[Path], c: SmolVLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a checkpoint under our names, put together from their parts, one by one.
+    """The tensors of a checkpoint under our names, concatenated from their parts, one by one.
 
     Raises CheckpointError naming the first missing, unexpected, doubled or wrong-shaped tensor.
     """
@@ -167,11 +167,11 @@ def assemble(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight],
     return SmolVLMWeights(VisionWeights(tower, dense("vision.proj")), text)
 
 
-def encode_flop(c: SmolVLMConfig, frames: int) -> int:
-    """Operations for an image or clip: the tower sees every patch of every frame, the projection each token of it."""
+def encode_flop(c: SmolVLMConfig, crops: int) -> int:
+    """Operations for an image or clip: the tower sees every patch of every crop, the projection each token of it."""
     projection = linear_weights(shapes(c), "vision.proj.")
     tower = linear_weights(shapes(c), "vision.") - projection
-    return 2 * frames * (c.vision.grid**2 * tower + c.vision.n_tokens * projection)
+    return 2 * crops * (c.vision.grid**2 * tower + c.vision.n_tokens * projection)
 
 
 def load(
