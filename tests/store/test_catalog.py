@@ -78,7 +78,6 @@ REFUSED = {
     "moondream2-text-model-f16.gguf": "weights of llama.cpp",
     "vikhyatk/moondream2@2024-08-26": r"vikhyatk/moondream2 is here at 2025-06-21, .* not at '2024-08-26'",
     "moondream2@main": "moondream2 is here at 2025-06-21, ",
-    "somebody/fine-tune": r"no such folder; .* \(hf download somebody/fine-tune --local-dir FOLDER",
 }
 
 

@@ -1,8 +1,9 @@
-"""A stand-in for the hub on a loopback port, with the files of one model."""
+"""A stand-in for the hub on a loopback port, with the files of one model, and others that are published there."""
 
 import hashlib
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -32,6 +33,15 @@ class Shelf:
         self.asked: list[str] = []
         """method, path and range"""
 
+    def publish(self, repo: str, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Make files the newest commit of a branch; the commit."""
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        listing = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+        for revision in (branch, commit):
+            self.files[f"/api/models/{repo}/revision/{revision}"] = json.dumps(listing).encode()
+        self.files |= {f"/{repo}/resolve/{commit}/{name}": body for name, body in files.items()}
+        return commit
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -49,21 +59,25 @@ class Handler(BaseHTTPRequestHandler):
         shelf.asked.append(f"{self.command} {path} {asked}".strip())
         body = shelf.files.get(path)
         if shelf.error or body is None:
-            status, code = shelf.error or (404, "EntryNotFound")
+            branches = path.rpartition("/")[0] + "/"
+            lacks = "RevisionNotFound" if any(there.startswith(branches) for there in shelf.files) else "RepoNotFound"
+            status, code = shelf.error or (404, lacks if path.startswith("/api/") else "EntryNotFound")
             self.head(status, 0, {"X-Error-Code": code})
             return
         # As the hub: git's hash for small files, SHA-256 for large ones.
         git = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
         etag = hashlib.sha256(body).hexdigest() if len(body) > 1000 else git
-        commit = hashlib.sha1(path.split("/resolve/")[1].split("/")[0].encode()).hexdigest()
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        revision = path.rpartition("/resolve/")[2].split("/")[0]
+        commit = revision if len(revision) == 40 else hashlib.sha1(revision.encode()).hexdigest()
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, stop = int(first or 0), min(int(last or len(body)) + 1, len(body))
         extra = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if asked:
-            extra["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self.head(206 if asked else 200, len(body) - start, extra)
+            extra["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
+        self.head(206 if asked else 200, stop - start, extra)
         if self.command == "HEAD":
             return
-        if shelf.damaged:
+        if shelf.damaged and "/resolve/" in path:
             body = bytes(len(body))
         if shelf.break_after is not None:
             body, shelf.break_after, self.close_connection = body[: shelf.break_after], None, True
@@ -73,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             shelf.let_go.wait()
             self.close_connection = True
             return
-        self.wfile.write(body[start:])
+        self.wfile.write(body[start:stop])
 
     def head(self, status: int, length: int, extra: dict[str, str]) -> None:
         self.send_response(status)

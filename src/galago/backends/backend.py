@@ -55,6 +55,8 @@ class Facts:
     weights_bytes: int | None = None
     mapped_bytes: int | None = None
     """those of the weights in mapped files, which come into memory as they are read"""
+    commit: str | None = None
+    """of the hub's repository that its weights are of"""
 
     def check_skill(self, skill: Skill) -> None:
         """Raise UnsupportedTask, saying what there is, for a skill that the model does not have."""

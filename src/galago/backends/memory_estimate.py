@@ -30,8 +30,8 @@ def memory_needed(name: str, *, limits: "Limits | None" = None, **options: Unpac
 
     The first is the catalogue's figure, or else an estimate on the safe side; the others are those of the `limits`,
     where they leave keys and values open what the longest request may need. PyTorch itself is in each model's figure,
-    so several models in one process need a little less than the sum of theirs. Nothing is downloaded. Raises
-    ModelNotFound, CheckpointError or InvalidRequest.
+    so several models in one process need a little less than the sum of theirs. Nothing is downloaded
+    but a repository that is not here. Raises ModelNotFound, CheckpointError, DownloadError or InvalidRequest.
     """
     from galago.engine.limits import Limits
 

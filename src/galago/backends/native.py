@@ -27,7 +27,12 @@ class Native(Engine):
     """An engine together with the facts of its model, as a Backend."""
 
     def __init__(
-        self, model: LoadedModel, limits: Limits | None = None, threads: int | None = None, notes: Sequence[str] = ()
+        self,
+        model: LoadedModel,
+        limits: Limits | None = None,
+        threads: int | None = None,
+        notes: Sequence[str] = (),
+        commit: str | None = None,
     ) -> None:
         """`notes` say what is slower, larger or otherwise than it could be or was asked for."""
         weights = footprint(model.weights)
@@ -45,6 +50,7 @@ class Native(Engine):
             fallbacks=(*fallbacks(model.device, model.precision.bits), *notes),
             weights_bytes=weights.bytes,
             mapped_bytes=weights.mapped,
+            commit=commit,
         )
 
 
@@ -79,12 +85,15 @@ def load(
         whole = packed_copy(files, chosen.name) if chosen.bits else files
         load = family(files.family).load
         made = load(whole, precision=chosen, device=where, revision=revision, variants=variants)
-    return Native(made, limits, threads, [*cut, *whole.notes])
+    return Native(made, limits, threads, [*cut, *whole.notes], files.commit)
 
 
 def describe(name: str) -> Entry:
-    """The entry of a model in a folder or file, without reading its weights. Raises ModelNotFound, CheckpointError."""
-    return _entry(hub.locate(name, offline=True))
+    """What a folder, weights file or repository holds, without its weights; a repository is downloaded if need be.
+
+    Raises ModelNotFound, CheckpointError or DownloadError.
+    """
+    return _entry(hub.locate(name))
 
 
 def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
@@ -108,6 +117,7 @@ def _entry(files: ModelFiles, revision: str | None = None) -> Entry:
         parameters=sum(map(math.prod, outline.shapes.values())),
         family=files.family,
         revision=outline.revision,
+        commit=files.commit,
         kv_values=outline.kv_values,
         context=outline.context,
         counted={f"int{bits}": estimated_peak(size, 1)} if bits else {},

@@ -5,7 +5,7 @@ import json
 import mmap
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ CHECKSUM = "galago.checksum"
 """What our own files say in their metadata of all their other bytes."""
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 """Types that weights have as they are. Whole numbers stand for others, which only a scheme tells."""
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+WRAPPERS = ("base_model.model.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Parts of names that come of how a model was wrapped when it was saved: compiled, or trained in parts."""
 PAGE, AT_ONCE = 64 << 10, 64 << 20
 """Bytes that are summed to one number, and that are in memory at a time for it."""
@@ -158,6 +158,17 @@ def metadata(file: Path) -> Mapping[str, str]:
         return {}
     with _open_safetensors(file) as tensors:
         return tensors.metadata() or {}
+
+
+def tensor_names(files: Iterable[Path]) -> frozenset[str]:
+    """Of all tensors in .safetensors files that can be read; of others none."""
+    names: set[str] = set()
+    for file in files:
+        with suppress(CheckpointError):
+            if file.suffix == ".safetensors":
+                with _open_safetensors(file) as tensors:
+                    names.update(tensors.keys())
+    return frozenset(names)
 
 
 @contextmanager

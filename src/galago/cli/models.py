@@ -19,7 +19,7 @@ from galago.store.catalog import Bundled, Entry, entries, find, lookup, routes, 
 
 app = typer.Typer(rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`.")]
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`, or a repository: owner/name.")]
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
@@ -35,14 +35,17 @@ def models(context: typer.Context, json: Json = False) -> None:
 @app.command("list")
 def list_models(json: Json = False) -> None:
     """List the models: what each takes on disk and in memory, and what it is. The same as `galago models`."""
-    from galago.store.hub import installed, random_checkpoints
+    from galago.store.hub import installed, random_checkpoints, repositories
     from galago.store.packed_cache import copies_without_model
 
-    here, random = installed(), random_checkpoints()
+    here, pulled, random = installed(), repositories(), random_checkpoints()
     left = {name: copies for name, copies in copies_without_model().items() if name not in random}
     if json:
         for entry in entries():
             print_json(_described(entry, here.get(entry.id)))
+        for name, files in pulled.items():
+            known = {"id": name, "family": files.family, "commit": files.commit, "installed": True}
+            print_json({**known, "bytes": files.size})
         for route in routes():
             print_json(asdict(route))
         for name, made in random.items():
@@ -52,6 +55,8 @@ def list_models(json: Json = False) -> None:
             print_json({**told, "bytes": sum(copy.size for copy in copies)})
         return
     rows = [Row(e.id, e.description, size_of(here[e.id]) if e.id in here else "-", _memory(e)) for e in entries()]
+    for name, files in pulled.items():
+        rows.append(Row(name, f"{files.family}, at commit {files.commit}", size_of(files.size)))
     for route in routes():
         ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
         rows.append(Row(route.id, f"{route.description} ({ways})"))
@@ -69,11 +74,15 @@ def list_models(json: Json = False) -> None:
 @app.command()
 def pull(name: Name) -> None:
     """Download a model, so that it can be used without a network."""
-    from galago.store.hub import fetch, installed
+    from galago.store.hub import fetch, files_of_repository, installed, remote
 
-    entry = find(name)
-    fetch(entry)
-    typer.echo(f"{entry.id}: {size_of(installed()[entry.id])}")
+    if found := remote(name):
+        files = files_of_repository(found, anew=True)
+        typer.echo(f"{files.name}: {size_of(files.size)}, commit {files.commit}")
+    else:
+        entry = find(name)
+        fetch(entry)
+        typer.echo(f"{entry.id}: {size_of(installed()[entry.id])}")
 
 
 @app.command()
@@ -93,6 +102,9 @@ def remove(
         if not plain + packed:
             raise ModelNotFound(f"there are no random weights {name}; `galago models` lists those that are kept")
         _freed(name, plain, packed)
+        return
+    if hub.remote(name):
+        _freed(name, hub.remove(name), packed_cache.remove_packed(name))
         return
     if lookup(name) is None:
         _remove_copies(name)

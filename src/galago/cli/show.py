@@ -11,7 +11,7 @@ from galago.choices import check_device
 from galago.cli.streams import json_name, print_json
 from galago.errors import size_of
 from galago.store.catalog import Entry, Local, Route, lookup, with_precision
-from galago.store.hub import check_models
+from galago.store.hub import check_models, locate, remote
 
 EXAMPLES = """\b
 Examples:
@@ -28,6 +28,8 @@ def show(
     """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
     check_device(device)
     check_models([model], routes=True)
+    if remote(model):
+        locate(model, offline=True)  # says how to get it
     match lookup(model):
         case Route() as route:
             told, shown = _route_told(route, model, device), _print_route
@@ -47,11 +49,15 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
 
     precisions = (precision,) if precision else entry.precisions
     found = {name: loader(entry.backend).kernels(name, device) for name in precisions}
-    copies = copies_of(entry.source.path) if isinstance(entry.source, Local) else packed_copies(entry.id)
+    path = entry.source.path if isinstance(entry.source, Local) and not entry.commit else None
+    copies = copies_of(path) if path else packed_copies(entry.id)
     files = files_of(entry)
     return {
         "id": entry.id,
-        **{name: getattr(entry, name) or None for name in ("description", "backend", "family", "revision", "license")},
+        **{
+            name: getattr(entry, name) or None
+            for name in ("description", "backend", "family", "revision", "commit", "license")
+        },
         "parameters": entry.parameters,
         "installed": files is not None,
         "bytes": None if files is None else sum(f.stat().st_size for f in files),
@@ -77,7 +83,7 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
 def _print(told: Mapping[str, Any]) -> None:
     backend = None if told["family"] else told["backend"]
     lines = [("", told["description"]), ("backend", backend)]
-    lines += [(name, told[name]) for name in ("family", "revision", "license")]
+    lines += [(name, told[name]) for name in ("family", "revision", "commit", "license")]
     lines.append(("parameters", told["parameters"] and f"{told['parameters']:,}"))
     if told["files"]:
         folder = Path(told["files"][0]).parent

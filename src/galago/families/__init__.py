@@ -17,6 +17,8 @@ class FamilyModule:
     """its FAMILY is the family.Family"""
     model_types: tuple[str, ...]
     """as a config.json has them"""
+    tensor: str
+    """part of the name of one of their tensors that no other family has"""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,21 @@ class ModelFiles:
     source: Path | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weights and the tokenizer."""
+        return sum(file.stat().st_size for file in (*self.weights, self.tokenizer))
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub's repository that the weights are of, as the cache of its client tells."""
+        folder = self.weights[0].parent
+        return folder.name if folder.parent.name == "snapshots" else None
+
 
 FAMILIES = {
-    "moondream": FamilyModule("galago.families.moondream.loading", ("moondream1",)),
-    "smolvlm": FamilyModule("galago.families.smolvlm.loading", ("smolvlm", "idefics3")),
+    "moondream": FamilyModule("galago.families.moondream.loading", ("moondream1",), "region.coord_encoder."),
+    "smolvlm": FamilyModule("galago.families.smolvlm.loading", ("smolvlm", "idefics3"), ".modality_projection."),
 }
 """By name. The first is that of a checkpoint without a config, as its fine-tunes may be."""
 

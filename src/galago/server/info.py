@@ -116,7 +116,9 @@ def loaded_models(models: Models) -> list[Json]:
 
 
 def _told(facts: Facts) -> Json:
-    return {name: getattr(facts, name) for name in ("device", "precision", "revision", "kernels", "fallbacks")}
+    return {
+        name: getattr(facts, name) for name in ("device", "precision", "revision", "commit", "kernels", "fallbacks")
+    }
 
 
 def _memory(device: str) -> Json:

@@ -177,7 +177,9 @@ class Models:
     def told(self) -> list[str]:
         """The names of the settings, once their models are loaded, each with its precision: moondream2 (int8)."""
         precisions = {name: [self._facts[key].precision for key in plan.models] for name, plan in self.plans.items()}
-        return [f"{id_of(name)} ({', '.join(dict.fromkeys(found))})" for name, found in precisions.items()]
+        commits = {name: self._facts[plan.models[0]].commit for name, plan in self.plans.items()}
+        pinned = {name: f"@{commit[:12]}" if commit and "/" in id_of(name) else "" for name, commit in commits.items()}
+        return [f"{id_of(name)}{pinned[name]} ({', '.join(dict.fromkeys(of))})" for name, of in precisions.items()]
 
     def rows(self) -> list[Row]:
         """What the settings name, then others in memory, then the rest of the catalogue. Looks at files."""
@@ -314,4 +316,6 @@ def id_of(name: str) -> str:
     if lookup(name):
         return name
     path = Path(name)
+    if not path.is_absolute():  # a repository's
+        return name
     return path.name if path.is_dir() else path.stem

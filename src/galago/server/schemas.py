@@ -109,6 +109,7 @@ def _held() -> Json:
 
 def _info() -> Json:
     one = {"precision": TEXT, "device": TEXT, "revision": TEXT, "kernels": TEXT, "fallbacks": array(TEXT)}
+    one["commit"] = may(TEXT, "of the hub's repository that its weights are of")
     loaded = record({"name": TEXT, **one, "memory": _held(), "in_use": COUNT})
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
     room = record({"used_bytes": COUNT, "allowed_bytes": COUNT})

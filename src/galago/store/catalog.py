@@ -84,6 +84,8 @@ class Entry:
     family: str = ""
     """of our own engine's models"""
     revision: str | None = None
+    commit: str | None = None
+    """of the repository that it was downloaded from, where it is here"""
     aliases: tuple[str, ...] = ()
     can: tuple[str, ...] = ()
     """what not every model does, of SKILLS"""
@@ -243,13 +245,16 @@ def _why_not(name: str) -> str:
     repo, at, revision = name.partition("@")
     if at and (there := [key.partition("@")[2] for key in _named() if key.startswith(f"{_key(repo)}@")]):
         return f"{repo} is here at {', '.join(there)}, not at {quoted(revision)}"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w.-]+)?", name):
-        first = f"a repository that is not in the catalogue is downloaded first (hf download {repo} --local-dir FOLDER)"
-        return f"no model {quoted(name)} and no such folder; {first}, and named by its folder"
     close = get_close_matches(_key(name), _named(), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = ", ".join(dict.fromkeys(found.id for found in _named().values()))
-    return f"no model {quoted(name)}{hint} (known are {known}, and folders that hold a checkpoint)"
+    others = "repositories as owner/name, and folders that hold a checkpoint"
+    return f"no model {quoted(name)}{hint} (known are {known}, {others})"
+
+
+def is_unsupported(name: str) -> bool:
+    """Whether it is known elsewhere, and why not here."""
+    return _key(with_precision(name)[0]) in _unsupported() or foreign(name) is not None
 
 
 def foreign(name: str) -> str | None:
@@ -271,4 +276,5 @@ def foreign(name: str) -> str | None:
 def check_revision(name: str | None) -> None:
     known = dict.fromkeys(entry.revision for entry in entries() if entry.revision)
     if name is not None and name not in known:
-        raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(known)}")
+        repositories = "a commit or tag of a repository is named as owner/name@commit"
+        raise CheckpointError(f"unknown revision {quoted(name)}; known are {', '.join(known)}; {repositories}")

@@ -1,7 +1,7 @@
 """A folder that holds a checkpoint, as people and trainers leave it: which of its files are the weights."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from galago.errors import CheckpointError
@@ -21,9 +21,15 @@ BESIDE = re.compile(
 def weights_in(folder: Path) -> tuple[Path, ...]:
     """The weights of a folder, in several files where they are divided. Raises CheckpointError."""
     try:
-        found = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file())
+        there = sorted(folder.iterdir())
+        found = [f for f in there if f.suffix in SUFFIXES and f.is_file()]
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return weights_among(folder, found, [f.name for f in there])
+
+
+def weights_among(folder: Path, found: Sequence[Path], names: Iterable[str]) -> tuple[Path, ...]:
+    """The weights among files of a folder or repository, of which it has these names too. Raises CheckpointError."""
     sets: dict[tuple[str, str | None], list[Path]] = {}
     for file in found:
         if not BESIDE.fullmatch(file.stem):
@@ -39,7 +45,7 @@ def weights_in(folder: Path) -> tuple[Path, ...]:
     if sets:
         first = min(file.name for file, *_ in sets.values())
         raise CheckpointError(f"{folder}: more than one checkpoint; name the file to load, as {first}")
-    raise CheckpointError(f"{folder}: {_without_weights(folder, found)}")
+    raise CheckpointError(f"{folder}: {_without_weights(found, names)}")
 
 
 def weights_of(file: Path) -> tuple[Path, ...]:
@@ -82,18 +88,20 @@ def _complete(files: list[Path]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _without_weights(folder: Path, found: Iterable[Path]) -> str:
+def _without_weights(found: Iterable[Path], names: Iterable[str]) -> str:
     """What is wrong with a folder without weights, and what may be meant."""
     lacks = f"no model.safetensors, nor any other {', '.join(SUFFIXES)} file"
     if adapter := next((f.name for f in found if f.stem.startswith("adapter_")), None):
         return f"{adapter} is an adapter, which changes a model; merge it into its model and save that"
-    if saved := sorted((f for f in folder.glob("checkpoint-*") if f.is_dir()), key=_step):
-        return f"{lacks}; a trainer saved {saved[-1].name} in it: name that folder"
-    if gguf := next(iter(folder.glob("*.gguf")), None):
-        return f"{gguf.name} is for llama.cpp; take the checkpoint that it was made of, in .safetensors"
+    if saved := sorted(
+        {name.partition("/")[0] for name in names if re.match(r"checkpoint-[^/]*(/|$)", name)}, key=_step
+    ):
+        return f"{lacks}; a trainer saved {saved[-1]} in it: name that folder"
+    if gguf := next((name for name in names if name.endswith(".gguf")), None):
+        return f"{gguf} is for llama.cpp; take the checkpoint that it was made of, in .safetensors"
     return lacks
 
 
-def _step(folder: Path) -> tuple[int, str]:
-    step = folder.name.rpartition("-")[2]
-    return (int(step) if step.isdecimal() else -1, folder.name)
+def _step(folder: str) -> tuple[int, str]:
+    step = folder.rpartition("-")[2]
+    return (int(step) if step.isdecimal() else -1, folder)

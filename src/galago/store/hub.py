@@ -5,33 +5,43 @@ repository ships is never fetched or run.
 """
 
 import contextlib
-import errno
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from galago.checkpoint.config_file import TEXT, Members, one_of, read_json
-from galago.checkpoint.tensors import Damaged
+from galago.checkpoint.tensors import Damaged, tensor_names
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
-from galago.families import ModelFiles, by_model_type
-from galago.store.catalog import Address, Bundled, Entry, Hosted, Local, Remote, Route, entries, find, lookup
+from galago.families import FAMILIES, ModelFiles, by_model_type
+from galago.store.catalog import (
+    Address,
+    Bundled,
+    Entry,
+    Hosted,
+    Local,
+    Route,
+    entries,
+    find,
+    is_unsupported,
+    lookup,
+)
 from galago.store.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
-from galago.system.progress import Progress, progress_bar
+from galago.store.download import cached, check_online, download, explained, is_offline, matches, required
+from galago.store.repository import TOKENIZER, Repository, in_cache, repository, shared_tokenizer, tensors_of
+from galago.system.progress import Progress
 
 
 def locate(name_or_path: str | Path, *, progress: Progress | None = None, offline: bool | None = None) -> ModelFiles:
-    """The files of a model of the catalogue, downloaded where needed, or of a folder or weights file.
+    """The files of a model of the catalogue or a repository, downloaded where needed, or of a folder or weights file.
 
     A folder holds model.safetensors (or one other checkpoint, maybe in parts), tokenizer.json and what its family has
-    of config.json and preprocessor_config.json or processor_config.json; a weights file has the others beside it. Names
-    of the catalogue come first: write ./name for a folder of the same name. What is already in the cache is used
-    without a look at the network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to
-    HF_HUB_OFFLINE.
+    of config.json and preprocessor_config.json or processor_config.json; a weights file has the others beside it, and a
+    repository (owner/name or owner/name@revision) holds the same. Names of the catalogue come first, then paths: write
+    ./name for a folder that is called as a model is. What is already in the cache is used without a look at the
+    network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to HF_HUB_OFFLINE.
 
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
@@ -47,6 +57,8 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
             return replace(_local(path.parent, name, weights_of(path)), source=path.resolve())
         if path.suffix in SUFFIXES or str(name_or_path).startswith((".", "/", "~")):
             raise ModelNotFound(f"no folder or file {path}") from None
+        if found := remote(str(name_or_path)):
+            return files_of_repository(found, progress, offline)
         raise
     if isinstance(entry.source, Bundled):
         folder = bundled(entry.source)
@@ -55,25 +67,75 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     if not isinstance(source, Hosted) or source.tokenizer is None:
         raise CheckpointError(f"{entry.id} is run by {entry.backend}: there is no checkpoint of it")
     fetch(entry, progress, offline)
-    weights, tokenizer = tuple(_required(r) for r in source.weights), _required(source.tokenizer)
+    weights, tokenizer = tuple(required(r) for r in source.weights), required(source.tokenizer)
     with blaming(entry.id, None):
-        config, preprocessor = (read_json(_required(r)) if r else {} for r in (source.config, source.preprocessor))
+        config, preprocessor = (read_json(required(r)) if r else {} for r in (source.config, source.preprocessor))
     return ModelFiles(entry.id, entry.family, weights, tokenizer, config, entry.revision, preprocessor)
 
 
 def check_models(names: Sequence[str | Path], routes: bool = False) -> None:
-    """Raise ModelNotFound or CheckpointError unless each is a model (or a route) of the catalogue or a checkpoint."""
+    """Raise ModelNotFound or CheckpointError unless each is a model (or a route) of the catalogue or a checkpoint.
+
+    Whether the hub has a repository is not asked.
+    """
     for name in names:
         found = lookup(str(name))
-        if found is None or (isinstance(found, Route) and not routes):
+        if (isinstance(found, Route) and not routes) or (found is None and not remote(str(name))):
             locate(name, offline=True)
+
+
+def remote(name: str) -> Repository | None:
+    """The repository that a name means which is neither the catalogue's nor a path's."""
+    known = lookup(name) or is_unsupported(name) or os.path.exists(os.path.expanduser(name))
+    return None if known else repository(name)
 
 
 def fetch(entry: Entry, progress: Progress | None = None, offline: bool | None = None) -> None:
     """Download what is not here yet of a model of the catalogue, as for locate()."""
     if isinstance(entry.source, Hosted):
-        lacking = [r for r in entry.source.files if not _cached(r)]
-        _download(entry.id, lacking, progress, offline, whole=len(lacking) == len(entry.source.files))
+        lacking = [r for r in entry.source.files if not cached(r)]
+        download(entry.id, lacking, progress, offline, whole=len(lacking) == len(entry.source.files))
+
+
+def files_of_repository(
+    found: Repository, progress: Progress | None = None, offline: bool | None = None, *, anew: bool = False
+) -> ModelFiles:
+    """The files of a repository, downloaded unless all of them are here.
+
+    With `anew` the branch is looked up, and what it has now is used from then on. Raises as locate().
+    """
+    folder = found.folder
+    if anew or folder is None or not found.is_whole(folder, is_offline(offline)):
+        folder = _fetch(found, progress, offline)
+    with blaming(found.name, None):
+        weights = found.weights_in(folder)
+        if (folder / TOKENIZER).is_file():
+            return _local(folder, found.name, weights)
+        config = read_json(folder / "config.json")
+        shared = shared_tokenizer(_family(config, tensor_names(weights)), config.take("revision", TEXT, None))
+    download(found.name, [] if cached(shared) else [shared], progress, offline)
+    note = f"{found.repo} has no {TOKENIZER}: that of {shared.repo} is used"
+    return replace(_local(folder, found.name, weights, tokenizer=required(shared)), notes=(note,))
+
+
+def _fetch(found: Repository, progress: Progress | None, offline: bool | None) -> Path:
+    """Download a repository at the commit that the hub has now: what is small first, as it tells whether to go on."""
+    check_online(found.name, offline)
+    with explained(found.name, found.repo, found.revision):
+        commit, names = found.listed()
+    beside, weights = found.wanted(commit, names)
+    with explained(found.name, found.repo, commit, weights[0].file):
+        tensors = tensors_of(weights)
+    at = replace(found, revision=commit)
+    download(found.name, [r for r in beside if not cached(r)], lambda done, total: None, offline)
+    with blaming(found.name, None):
+        family = _family(read_json(at.cache / "config.json"), tensors)
+        if tensors and not any(FAMILIES[family].tensor in name for name in tensors):
+            raise CheckpointError(f"{min(tensors)} and its other tensors are none of a {family} that can be run here")
+    download(found.name, [r for r in weights if not cached(r)], progress, offline)
+    found.note_missing(at.cache, names)
+    found.pin(commit)
+    return at.cache
 
 
 @contextlib.contextmanager
@@ -102,12 +164,23 @@ def files_of(entry: Entry) -> tuple[Path, ...] | None:
             whole = (folder / "tokenizer.json").is_file()
             return tuple(sorted(f for f in folder.glob("*") if f.is_file())) if whole else None
         case Hosted() as source:
-            cached = [_cached(r) for r in source.files]
-            return tuple(p for p in cached if p) if all(cached) else None
+            here = [cached(r) for r in source.files]
+            return tuple(p for p in here if p) if all(here) else None
         case Local(_, paths):
             return paths
         case Address():
             return ()
+
+
+def repositories() -> dict[str, ModelFiles]:
+    """Those in the hub's cache that hold all of a model that a family reads, by name; not what the catalogue has."""
+    listed = {r.repo for e in entries() if isinstance(e.source, Hosted) for r in e.source.files}
+    found = {}
+    for here in in_cache():
+        if here.repo not in listed and here.folder:
+            with contextlib.suppress(CheckpointError, DownloadError):
+                found[here.name] = files_of_repository(here, offline=True)
+    return found
 
 
 def installed() -> dict[str, int]:
@@ -119,9 +192,16 @@ def installed() -> dict[str, int]:
 def remove(name: str) -> int:
     """Delete a downloaded model; the bytes freed. Files that another installed model needs stay.
 
-    Raises ModelNotFound if it is not in the catalogue or not installed, InvalidRequest for a bundled model.
+    Raises ModelNotFound if there is none or it is not installed, InvalidRequest for a bundled model.
     """
     from huggingface_hub import constants, scan_cache_dir
+
+    if found := remote(name):
+        if not found.commit or found.folder is None:
+            raise ModelNotFound(f"{found.name} is not installed")
+        revision = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(found.commit)
+        revision.execute()
+        return revision.expected_freed_size
 
     entry = find(name)
     if isinstance(entry.source, Bundled):
@@ -131,7 +211,7 @@ def remove(name: str) -> int:
     here = installed()
     others = [e for e in entries() if e.id != entry.id and e.id in here]
     needed = {r for e in others if isinstance(e.source, Hosted) for r in e.source.files}
-    paths = {p for r in entry.source.files if r not in needed and (p := _cached(r))}
+    paths = {p for r in entry.source.files if r not in needed and (p := cached(r))}
     if not paths:
         raise ModelNotFound(f"{entry.id} is not installed")
     cache = scan_cache_dir(constants.HF_HUB_CACHE)
@@ -200,19 +280,31 @@ def bundled(source: Bundled) -> Path:
     return Path(str(files("galago").joinpath("assets", source.folder)))
 
 
-def _local(folder: Path, name: str, weights: tuple[Path, ...], revision: str | None = None) -> ModelFiles:
-    tokenizer = folder / "tokenizer.json"
+def _local(
+    folder: Path, name: str, weights: tuple[Path, ...], revision: str | None = None, tokenizer: Path | None = None
+) -> ModelFiles:
+    tokenizer = tokenizer or folder / TOKENIZER
     if not tokenizer.is_file():
         raise CheckpointError(f"{folder}: tokenizer.json is missing; put the model's own beside its weights")
     with blaming(name, folder):
         config = read_json(folder / "config.json")
-        kinds = by_model_type()
-        # A fine-tune may have no config; a file that a library wrote says what it is of.
-        kind = config.take("model_type", one_of(*kinds), None if "text_config" in config else next(iter(kinds)))
-        kind = kind or config.needed("model_type", one_of(*kinds))
+        family = _family(config, tensor_names(weights))
         stated = revision or config.take("revision", TEXT, None)
         images, videos = _processors(folder)
-    return ModelFiles(name, kinds[kind], weights, tokenizer, config, stated, preprocessor=images, video=videos)
+    return ModelFiles(name, family, weights, tokenizer, config, stated, preprocessor=images, video=videos)
+
+
+def _family(config: Members, tensors: Iterable[str]) -> str:
+    """The family of a checkpoint: by its config's model_type, or else by what its tensors are called."""
+    kinds = by_model_type()
+    if kind := config.take("model_type", one_of(*kinds), None):
+        return kinds[kind]
+    for name, listed in FAMILIES.items():
+        if any(listed.tensor in tensor for tensor in tensors):
+            return name
+    if "text_config" in config:  # a library wrote it, and says what it is of
+        return kinds[config.needed("model_type", one_of(*kinds))]
+    return next(iter(FAMILIES))
 
 
 def _processors(folder: Path) -> tuple[Members, Members]:
@@ -224,95 +316,6 @@ def _processors(folder: Path) -> tuple[Members, Members]:
     return tuple(said or other for said, other in zip((images, videos), own, strict=True))  # type: ignore[return-value]
 
 
-# --- downloads -------------------------------------------------------------------------------
-
-
-def _cached(remote: Remote) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _required(remote: Remote) -> Path:
-    path = _cached(remote)
-    if path is None:
-        raise DownloadError(f"{remote.file} of {remote.repo} vanished from the cache; try again")
-    return path
-
-
-def _download(
-    name: str, remotes: Sequence[Remote], progress: Progress | None, offline: bool | None, *, whole: bool
-) -> None:
-    """Fetch files of a model, all that it has if `whole`. Raises DownloadError."""
-    if not remotes:
-        return
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE if offline is None else offline:
-        lacks = "is not installed" if whole else f"lacks {', '.join(f'{r.file} of {r.repo}' for r in remotes)}"
-        raise DownloadError(
-            f"{name} {lacks}, and offline mode (HF_HUB_OFFLINE) forbids fetching it; "
-            f"galago models pull {name} does, where there is a network"
-        )
-    found = []
-    for r in remotes:
-        with _explained(name, r):
-            found.append((r, get_hf_file_metadata(hf_hub_url(r.repo, r.file, revision=r.revision))))
-    total = sum(meta.size or 0 for _, meta in found)
-    _check_space(name, total, Path(constants.HF_HUB_CACHE))
-    bar = progress_bar(f"Downloading {name}", of_bytes=True, stays=True)
-    with bar if progress is None else contextlib.nullcontext(progress) as tell:
-        done = 0
-        for r, meta in found:
-            bar = _counter(tell, done, total)
-            with _explained(name, r):
-                path = Path(hf_hub_download(r.repo, r.file, revision=r.revision, tqdm_class=bar))
-                # Another process that fetched it at the same time may have found it damaged, and deleted it.
-                right = _matches(path, meta.etag)
-            if not right:
-                path.resolve().unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-                raise DownloadError(f"{name}: {r.file} arrived damaged (its checksum differs); try again")
-            done += meta.size or 0
-            tell(done, total)
-
-
-def _counter(tell: Progress, before: int, total: int) -> Any:
-    """A class with as much of tqdm's face as the hub client uses, that only counts bytes."""
-
-    class Counter:
-        def __init__(self, *args: Any, initial: int = 0, **kwargs: Any) -> None:
-            self.n = initial
-
-        def update(self, n: float = 1) -> None:
-            self.n += int(n)
-            tell(min(before + self.n, total), total)
-
-        def ignore(self, *args: Any, **kwargs: Any) -> None:
-            """Words, and bytes on the wire (update_transfer), which compression makes fewer than what is counted."""
-
-        update_transfer = set_transfer_postfix_str = set_postfix_str = set_description = refresh = close = ignore
-
-        def __enter__(self) -> "Counter":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-    return Counter
-
-
-def _check_space(name: str, needed: int, cache: Path) -> None:
-    folder = next(p for p in (cache, *cache.parents) if p.exists())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DownloadError(
-            f"{name} needs {needed / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB free: "
-            "make room, or set HF_HOME to a folder on a larger disk"
-        )
-
-
 def check(files: ModelFiles) -> None:
     """Read downloaded weights again, which takes seconds for each gigabyte: are they what the hub has?
 
@@ -320,53 +323,6 @@ def check(files: ModelFiles) -> None:
     """
     for path in files.weights:
         digest = path.resolve().name
-        if path.is_symlink() and len(digest) == 64 and not _matches(path, digest):
+        if path.is_symlink() and len(digest) == 64 and not matches(path, digest):
             helps = f"run galago models remove {files.name}, and try again"
             raise CheckpointError(f"{path} is damaged: its checksum is not the hub's; {helps}")
-
-
-def _matches(path: Path, etag: str | None) -> bool:
-    """The hub's etag is the SHA-256 of a large file, git's blob SHA-1 of a small one, or says nothing."""
-    if etag is None or len(etag) not in (40, 64):
-        return True
-    digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest() == etag
-
-
-@contextlib.contextmanager
-def _explained(name: str, remote: Remote) -> Iterator[None]:
-    """Turn whatever the hub client raises into one line that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        raise DownloadError(f"{name}: {_reason(error, remote)}") from error
-
-
-def _reason(error: Exception, remote: Remote) -> str:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
-    from huggingface_hub.errors import RepositoryNotFoundError as RepoNotFound
-    from huggingface_hub.errors import RevisionNotFoundError as RevisionNotFound
-
-    what = f"{remote.file} of {remote.repo} at {remote.revision}"
-    match error:
-        case GatedRepoError():
-            return f"{remote.repo} is gated: accept its terms on its page, then set HF_TOKEN to your access token"
-        case RepoNotFound():
-            return f"{constants.ENDPOINT} has no {remote.repo}, or keeps it private: set HF_TOKEN if you may read it"
-        case RevisionNotFound():
-            return f"{remote.repo} has no revision {remote.revision}"
-        case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
-            return f"{what} does not exist"
-        case HfHubHTTPError():
-            return f"{constants.ENDPOINT} answered {error.response.status_code} for {what}; try again later"
-        case OSError(errno=errno.ENOSPC):
-            return "the disk is full: make room, or set HF_HOME to a folder on a larger disk"
-        case OSError(errno=errno.EROFS | errno.EACCES | errno.EPERM):
-            where = f"{constants.HF_HUB_CACHE} cannot be written ({error.strerror})"
-            return f"{where}: set HF_HOME to a folder that can, or mount one there"
-    why = (str(error) or type(error).__name__).splitlines()[0]
-    return f"could not fetch {what} from {constants.ENDPOINT} ({why}); check the network and try again"

@@ -15,7 +15,7 @@ from galago.choices import BITS
 from galago.errors import CheckpointError
 from galago.families import ModelFiles
 from galago.store.catalog import lookup
-from galago.store.hub import cache_folder
+from galago.store.hub import cache_folder, repositories
 from galago.system.files import PART, held_if_free
 
 SOURCE = "galago.source"
@@ -49,6 +49,11 @@ def described(files: ModelFiles, revision: str) -> dict[str, str]:
     return {"format": "pt", "galago.model": files.name, "galago.revision": revision, **source}
 
 
+def file_name(model: str) -> str:
+    """How the names of a model's copies begin: a repository's slash cannot be in one."""
+    return model.replace("/", "--")
+
+
 def packed_folder() -> Path:
     """Where packed copies lie."""
     return cache_folder() / "packed"
@@ -59,7 +64,7 @@ def packed_copies(name: str | None = None) -> list[Copy]:
     found = []
     for file in sorted(packed_folder().glob("*.safetensors")):
         match = _NAME.fullmatch(file.name)
-        if match and name in (None, match[1]):
+        if match and (name is None or file_name(name) == match[1]):
             with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 found.append(Copy(match[1], match[2], file, file.stat().st_size))
     return found
@@ -77,9 +82,10 @@ def copies_of(path: Path) -> list[Copy]:
 def copies_without_model() -> dict[str, list[Copy]]:
     """Those of folders and files that are no longer there, by where they were, or by the name if that is not known."""
     found: dict[str, list[Copy]] = {}
+    pulled = {file_name(name) for name in repositories()}
     for copy in packed_copies():
         source = copy.source
-        if source is None and lookup(copy.model) is None:
+        if source is None and lookup(copy.model) is None and copy.model not in pulled:
             found.setdefault(copy.model, []).append(copy)
         elif source is not None and not source.exists():
             found.setdefault(str(source), []).append(copy)

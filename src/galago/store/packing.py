@@ -19,7 +19,7 @@ from galago.families import ModelFiles
 from galago.families.family import family
 from galago.precision import BITS
 from galago.store.hub import blaming, check
-from galago.store.packed_cache import delete_halves, described, discard_halves, explained, packed_folder
+from galago.store.packed_cache import delete_halves, described, discard_halves, explained, file_name, packed_folder
 from galago.system.files import UNFINISHED, locked
 from galago.system.progress import Progress, progress_bar
 
@@ -46,7 +46,7 @@ def packed_copy(files: ModelFiles, precision: str, progress: Progress | None = N
     if sum(size for _, size, _ in stats) < WORTH_KEEPING:
         return files
     digest = hashlib.sha256(repr((stats, VERSION, files.revision)).encode()).hexdigest()[:16]
-    kept = packed_folder() / f"{files.name}-{precision}-{digest}.safetensors"
+    kept = packed_folder() / f"{file_name(files.name)}-{precision}-{digest}.safetensors"
     discard_halves(kept.parent)
     if not _usable(kept):
         with explained(kept.parent, "; GALAGO_CACHE names another folder"):
