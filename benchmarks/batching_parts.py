@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 import galago
-from galago.lab.bench.results import spread
+from galago.lab.bench.results import best_and_median
 from galago.request import Caption, Done, Point, PointFound, Query, Request, Sampling, Skill
 
 Figures = dict[str, Any]
@@ -49,7 +49,7 @@ def ask(model: galago.Model, requests: Sequence[Request]) -> tuple[float, list[D
 
 def figures(runs: Sequence[Mapping[str, float | None]]) -> Figures:
     """The best and the median of each figure."""
-    return {key: spread([run[key] for run in runs], higher=key in HIGHER) for key in runs[0]}
+    return {key: best_and_median([run[key] for run in runs], higher=key in HIGHER) for key in runs[0]}
 
 
 # --- decode ------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from batching_parts import EDGES_MS, Figures, Images, decode, figures, gaps, ove
 import galago
 from galago.errors import GalagoError
 from galago.lab.bench.case import image_size
-from galago.lab.bench.random import random_checkpoint
-from galago.lab.bench.table import number
+from galago.lab.bench.random import ensure_random_checkpoint
+from galago.lab.bench.table import format_number
 from galago.system.machine import machine
 
 PARTS = ("decode", "repeated", "questions", "gaps", "overhead")
@@ -60,7 +60,7 @@ def measured(checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
             elif part == "gaps":
                 found[part] = gaps(model, images, 2 * args.tokens)
     if "overhead" in args.parts:
-        bundled = random_checkpoint("scenes")
+        bundled = ensure_random_checkpoint("scenes")
         with galago.load(bundled, precision=args.precision, device=args.device, threads=args.threads) as model:
             found["overhead"] = overhead(model, Images((112, 112)), args.tokens)
     return found
@@ -113,7 +113,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def pair(figure: dict[str, float | None]) -> str:
     """Best / median."""
-    return " / ".join("-" if v is None else number(v) for v in (figure["best"], figure["median"]))
+    return " / ".join("-" if v is None else format_number(v) for v in (figure["best"], figure["median"]))
 
 
 def times(value: float | None, base: float | None) -> str:
@@ -164,12 +164,14 @@ def gap_lines(found: Figures) -> list[str]:
         if any(case["counts"][i] for case in cases.values())
     ]
     for key, name in (("median_s", "median ms"), ("p99_s", "99th percentile ms"), ("largest_s", "largest ms")):
-        rows.append([name, *(number(1e3 * case[key]) for case in cases.values())])
+        rows.append([name, *(format_number(1e3 * case[key]) for case in cases.values())])
     lines = ["## Gaps between two points (two tokens each)", "", *table(["gap", *cases], rows)]
     alone, busy = cases.values()
     lines.append(f"{busy['images']} images arrived.")
     lines.append(f"The largest gap is {times(busy['largest_s'], alone['median_s'])} times the median alone.")
-    lines.append(f"The longest piece of work on an image or a prompt took {number(1e3 * found['longest_piece_s'])} ms.")
+    lines.append(
+        f"The longest piece of work on an image or a prompt took {format_number(1e3 * found['longest_piece_s'])} ms."
+    )
     return [*lines, ""]
 
 
@@ -213,7 +215,7 @@ def main() -> int:
         made.error("--tokens must be at least 2")
 
     try:
-        found = measured(args.checkpoint or random_checkpoint(args.model), args)
+        found = measured(args.checkpoint or ensure_random_checkpoint(args.model), args)
     except GalagoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,8 +29,8 @@ from galago.families.moondream.loading import load_moondream
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.text import logits_of
 from galago.families.moondream.vision import crop_features, image_embedding
-from galago.lab.eval.drift import Divergence, answered, divergence, logits
-from galago.lab.eval.scenes.score import cases, skill_of
+from galago.lab.eval.drift import Divergence, divergence, reference_answers, replay_logits
+from galago.lab.eval.scenes.score import scene_questions, skill_of
 from galago.precision import NAMES, pick_precision
 from galago.store import hub
 from galago.system.device import pick_device
@@ -75,16 +75,16 @@ def on_scenes(args: argparse.Namespace, device: torch.device) -> None:
     plain = hub.locate("scenes")
     reference = opened(plain, "float32", device)
     asked = []
-    for scene, tasks in cases(args.seed, args.scenes):
-        answers = answered(reference, reference.encode_image(scene.image), map(skill_of, tasks))
-        asked.append((scene.image, answers, logits(reference, scene.image, answers)))
+    for scene, tasks in scene_questions(args.seed, args.scenes):
+        answers = reference_answers(reference, reference.encode_image(scene.image), map(skill_of, tasks))
+        asked.append((scene.image, answers, replay_logits(reference, scene.image, answers)))
     print(f"\n{'precision':10} {'outliers':8} {'what':12} {'count':>19} {'KL':>9} {'max KL':>9} {'same':>6}")
     with tempfile.TemporaryDirectory() as kept:
         for factor in (1, *args.outliers):
             files = plain if factor == 1 else hub.locate(write_with_outliers(plain, Path(kept, str(factor)), factor))
             for precision in args.precisions:
                 m = opened(files, precision, device)
-                found = [(wanted, logits(m, image, answers)) for image, answers, wanted in asked]
+                found = [(wanted, replay_logits(m, image, answers)) for image, answers, wanted in asked]
                 for what in reference.heads:
                     wanted, ours = (
                         [x for found_in in side for x in found_in[what]] for side in zip(*found, strict=True)

@@ -18,9 +18,9 @@ from pathlib import Path
 from outliers import write_with_outliers
 
 import galago
-from galago.lab.eval.paired import Difference, compare
-from galago.lab.eval.report import by_picture
-from galago.lab.eval.run import answers
+from galago.lab.eval.paired import Difference, compare_marks
+from galago.lab.eval.report import marks_by_picture
+from galago.lab.eval.run import answer_cases
 from galago.lab.eval.score import Mark, summarize
 from galago.lab.eval.tasks.scenes import TASK
 from galago.store import hub
@@ -48,7 +48,7 @@ def main() -> None:
     for precision, factor in runs:
         marks[label(precision, factor)] = kept_or_measured(args, precision, factor)
     reference = marks.pop(REFERENCE)
-    differences = {name: compare(reference, found, TASK.measures) for name, found in marks.items()}
+    differences = {name: compare_marks(reference, found, TASK.measures) for name, found in marks.items()}
     table = markdown(reference, differences, args.count, args.seed)
     print(table)
     if args.out:
@@ -87,9 +87,9 @@ def measured(model: str, precision: str, factor: int, count: int, seed: int) -> 
             source = write_with_outliers(hub.locate(model), Path(folder), factor)
         begin = time.perf_counter()
         with galago.load(source, precision=precision) as loaded:
-            records = answers(loaded, TASK.cases(Path(), count, seed))
+            records = answer_cases(loaded, TASK.cases(Path(), count, seed))
         print(f"{label(precision, factor)}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return by_picture(records)
+    return marks_by_picture(records)
 
 
 def markdown(

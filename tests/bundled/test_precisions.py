@@ -14,10 +14,10 @@ from PIL import Image
 from galago.families import ModelFiles
 from galago.families.moondream.loading import load_moondream
 from galago.families.moondream.model import Moondream
-from galago.lab.eval.drift import Answered, Divergence, answered, divergence, logits
+from galago.lab.eval.drift import Divergence, ReferenceAnswer, divergence, reference_answers, replay_logits
 from galago.lab.eval.scenes.draw import scene_at
 from galago.lab.eval.scenes.ranges import V1
-from galago.lab.eval.scenes.score import cases, skill_of
+from galago.lab.eval.scenes.score import scene_questions, skill_of
 from galago.precision import pick_precision
 from galago.store import hub
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 SCENES = 12
 COLOR = next(thing.color for thing in scene_at(7, 1396, V1).things if thing.name == "circle")
 """In the example, which is that scene."""
-Told = list[tuple[Image.Image, list[Answered], list[torch.Tensor]]]
+Told = list[tuple[Image.Image, list[ReferenceAnswer], list[torch.Tensor]]]
 """Of each scene its image, the reference's answers and its logits over tokens."""
 
 
@@ -38,9 +38,9 @@ def opened(files: ModelFiles, precision: str) -> Moondream:
 def told() -> Told:
     m = opened(hub.locate("scenes"), "float32")
     found = []
-    for scene, tasks in cases(31, SCENES):
-        answers = answered(m, m.encode_image(scene.image), map(skill_of, tasks))
-        found.append((scene.image, answers, logits(m, scene.image, answers)["logits"]))
+    for scene, tasks in scene_questions(31, SCENES):
+        answers = reference_answers(m, m.encode_image(scene.image), map(skill_of, tasks))
+        found.append((scene.image, answers, replay_logits(m, scene.image, answers)["logits"]))
     return found
 
 
@@ -54,7 +54,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def compared(told: Told, m: Moondream) -> Divergence:
-    pairs = [(wanted, logits(m, image, answers)["logits"]) for image, answers, wanted in told]
+    pairs = [(wanted, replay_logits(m, image, answers)["logits"]) for image, answers, wanted in told]
     return divergence(*([x for part in side for x in part] for side in zip(*pairs, strict=True)))
 
 

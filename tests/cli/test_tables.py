@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from galago.choices import PRECISIONS
-from galago.lab.bench.results import read
-from galago.lab.bench.table import report
+from galago.lab.bench.results import read_results
+from galago.lab.bench.table import render_results
 from galago.store.catalog import Bundled, entries, routes
 
 ROOT = Path(__file__).parents[2]
@@ -65,11 +65,11 @@ def test_what_comes_along_was_measured() -> None:
 
 
 def test_results_of_a_benchmark_stand_below_each_other_where_they_must() -> None:
-    results = read(ROOT / "benchmarks" / "results" / "moondream2-random-378.json")
+    results = read_results(ROOT / "benchmarks" / "results" / "moondream2-random-378.json")
     for width, tables in ((80, 4), (120, 3), (240, 1)):
         console = Console(width=width, highlight=False, soft_wrap=True)
         with console.capture() as captured:
-            console.print(report(results, None))
+            console.print(render_results(results, None))
         said = captured.get()
         assert said.count("best / median") == tables and "\u2026" not in said
         assert all(f"{r['model']} {r['precision']}" in said for r in results)
@@ -81,10 +81,10 @@ def test_results_of_a_benchmark_stand_below_each_other_where_they_must() -> None
 def test_scores_at_80_columns(compared: bool) -> None:
     from galago.lab.eval import tasks
     from galago.lab.eval.case import Record
-    from galago.lab.eval.report import comparison, paired, scored_run, table
+    from galago.lab.eval.report import compare_runs, comparison_table, score_run, scores_table
     from galago.lab.eval.score import Mark
 
-    task = tasks.load("scenes")
+    task = tasks.load_task("scenes")
     settings = {
         "task": "scenes",
         "model": "moondream2-2025-04-14",
@@ -94,9 +94,11 @@ def test_scores_at_80_columns(compared: bool) -> None:
     }
     marks = tuple(Mark(name, 1.0, 2.0) for name in task.measures)
     records = [Record(str(i), "what?", "a", "b", marks, 1, {}, str(i)) for i in range(300)]
-    run = scored_run(task, settings, records)
+    run = score_run(task, settings, records)
     console = Console(width=80, highlight=False)
     with console.capture() as captured:
-        console.print(comparison(task, run, run, paired(task, run, run)) if compared else table(task, run, run))
+        console.print(
+            comparison_table(task, run, run, compare_runs(task, run, run)) if compared else scores_table(task, run, run)
+        )
     assert "\u2026" not in captured.get()
     assert all(name in captured.get() for name in task.measures if name in run.scores)

@@ -19,7 +19,7 @@ import galago
 from galago.engine.disk_cache import DiskCache
 from galago.engine.limits import Limits
 from galago.errors import GalagoError
-from galago.lab.eval.drift import answered, logits
+from galago.lab.eval.drift import reference_answers, replay_logits
 from galago.request import Caption, Detect, Query, Request, Sampling, TextDelta
 
 NAMES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -220,6 +220,6 @@ def test_no_drift_is_measured_of_it(tmp_path: Path, skill: Any) -> None:
     sound = tiny.load(tiny.write(tmp_path / "sound"))
     names = "model.text.lm_head.weight", "model.region.coord_decoder.fc2.weight"
     broken = tiny.load(with_huge(tmp_path / "broken", "float32", *names))
-    answers = answered(sound, sound.encode_image(tiny.IMAGE), [skill])
-    assert logits(sound, tiny.IMAGE, answers)["logits"]
-    refused(lambda: logits(broken, tiny.IMAGE, answers), "the next token")
+    answers = reference_answers(sound, sound.encode_image(tiny.IMAGE), [skill])
+    assert replay_logits(sound, tiny.IMAGE, answers)["logits"]
+    refused(lambda: replay_logits(broken, tiny.IMAGE, answers), "the next token")

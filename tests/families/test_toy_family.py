@@ -18,7 +18,7 @@ from galago.backends.memory_estimate import memory_needed
 from galago.cli.app import main
 from galago.errors import CheckpointError
 from galago.fleet.pool import ModelPool
-from galago.lab.bench.random import random_checkpoint
+from galago.lab.bench.random import ensure_random_checkpoint
 from galago.server.app import create_app
 from galago.server.settings import Settings
 from galago.store import hub
@@ -108,7 +108,7 @@ def test_what_is_told_of_it_without_loading(folder: Path, photo: Path) -> None:
     with galago.load(folder.parent / "small") as small, galago.load(folder, precision="int8") as whole:
         answers = [model.query(photo, QUESTION, settings=SETTINGS) for model in (small, whole)]
         assert small.precision == "int8" and answers[0] == answers[1]
-    with galago.load(random_checkpoint(str(folder))) as model:
+    with galago.load(ensure_random_checkpoint(str(folder))) as model:
         out = io.BytesIO()
         Image.new("RGB", (9, 9)).save(out, "PNG")
         assert model.query(out.getvalue(), QUESTION, settings=SETTINGS)["answer"]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import galago
-from galago.lab.eval.report import scored_run
-from galago.lab.eval.run import answers
+from galago.lab.eval.report import score_run
+from galago.lab.eval.run import answer_cases
 from galago.lab.eval.tasks.motion import TASK
 
 SEED = 20262
@@ -13,5 +13,5 @@ SEED = 20262
 def score(folder: Path, clips: int) -> dict[str, float]:
     """Percent of each measure, through the engine, as users get it."""
     with galago.load(str(folder)) as model:
-        records = answers(model, TASK.cases(Path(), clips, SEED))
-    return {name: round(100 * s.share, 1) for name, s in scored_run(TASK, {}, records).scores.items()}
+        records = answer_cases(model, TASK.cases(Path(), clips, SEED))
+    return {name: round(100 * s.share, 1) for name, s in score_run(TASK, {}, records).scores.items()}

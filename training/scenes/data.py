@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from galago.families.moondream.config import VisionConfig
 from galago.families.moondream.image import Crops, make_crops
 from galago.lab.eval.scenes import wide
-from galago.lab.eval.scenes.captions import LENGTHS, PLACES, phrase_of, place_of, told
+from galago.lab.eval.scenes.captions import LENGTHS, PLACES, caption_order, phrase_of, place_of
 from galago.lab.eval.scenes.draw import SINGLE_VIEW, Scene, draw_scene
 from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import SHADES, SIZES, TEXTURES
@@ -156,7 +156,7 @@ def _told(scene: Scene) -> np.ndarray:
     """
     places: dict[object, int] = {}
     members: dict[int, list[SceneObject]] = {}
-    for t in told(scene.things):
+    for t in caption_order(scene.things):
         # Each word is told by itself.
         place = places.setdefault(t.box if t.kind == "word" else phrase_of(t), len(places))
         members.setdefault(place, []).append(t)
@@ -263,14 +263,14 @@ def _to_ask(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
     """
     if i % 3 == 0:
         return _special(rng, sides)
-    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.groups if i % 3 == 1 else None)
+    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.group_plans if i % 3 == 1 else None)
 
 
 def _seen_alone(rng: np.random.Generator, sides: tuple[int, int], i: int) -> Scene:
     """A scene without tasks: with words and faces, with a crowd of small shapes, or with things told together."""
     if i % 3 == 0:
         return _special(rng, sides)
-    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.crowd if i % 3 == 1 else wide.groups)
+    return draw_scene(rng, sides=sides, of=RANGE, plans=wide.crowd_plans if i % 3 == 1 else wide.group_plans)
 
 
 def _special(rng: np.random.Generator, sides: tuple[int, int]) -> Scene:

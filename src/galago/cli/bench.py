@@ -18,7 +18,7 @@ from galago.store.hub import check_models
 from galago.system.outputs import check_outputs, write_text
 
 if TYPE_CHECKING:
-    from galago.lab.bench.results import Result
+    from galago.lab.bench.results import BenchResult
 
 EXAMPLES = """\b
 Examples:
@@ -65,15 +65,14 @@ def bench(
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
     from galago.lab.bench.case import BenchCase, clip_size
-    from galago.lab.bench.results import read
-    from galago.lab.bench.run import BenchPlan
-    from galago.lab.bench.run import bench as carry_out
+    from galago.lab.bench.results import read_results
+    from galago.lab.bench.run import BenchPlan, run_bench
 
     # What can be wrong is looked at before minutes are spent.
     frames, width, height = clip_size(image)
     if detail not in ("low", "high"):
         raise InvalidRequest(f"--detail must be low or high, not {quoted(detail)}", "detail")
-    saved = None if compare is None else read(compare)
+    saved = None if compare is None else read_results(compare)
     for chosen in precision or []:
         check_precision(chosen)
     check_device(device)
@@ -86,7 +85,7 @@ def bench(
             seen = cast(Detail, detail)
             cases.append(BenchCase(model, name, width, height, frames, tokens, runs, threads, device, seen))
     with _progress("Measuring") as tell:
-        outcome = carry_out(BenchPlan(tuple(cases), rounds, ceilings, random), tell)
+        outcome = run_bench(BenchPlan(tuple(cases), rounds, ceilings, random), tell)
     for failure in outcome.failures:
         typer.echo(f"error: {failure}", err=True)
     if outcome.results:
@@ -107,39 +106,39 @@ def _located(models: list[str] | None, random: bool) -> list[tuple[str, str | No
         for model in chosen:
             locate(model)
         return [(model, None) for model in chosen]
-    from galago.lab.bench.random import default_model, random_checkpoint
+    from galago.lab.bench.random import default_random_model, ensure_random_checkpoint
 
     found = []
-    for model in dict.fromkeys(models or [default_model()]):
+    for model in dict.fromkeys(models or [default_random_model()]):
         with _progress(f"Making random weights for {model}") as tell:
-            folder = random_checkpoint(model, lambda done, total: tell(done, total, ""))
+            folder = ensure_random_checkpoint(model, lambda done, total: tell(done, total, ""))
         found.append((str(folder), with_precision(model)[1]))
     return found
 
 
 def _give(
-    results: "list[Result]", saved: "list[Result] | None", json: bool, save: Path | None, plot: Path | None
+    results: "list[BenchResult]", saved: "list[BenchResult] | None", json: bool, save: Path | None, plot: Path | None
 ) -> None:
     if save is not None:
-        from galago.lab.bench.results import save as write
+        from galago.lab.bench.results import save_results
 
-        write(results, save)
+        save_results(results, save)
     if plot is not None:
-        from galago.lab.bench.plot import plot as drawn
+        from galago.lab.bench.plot import plot_results
         from galago.lab.bench.results import same_work
 
-        write_text(drawn(results, same_work(results[0], saved or [])), plot)
+        write_text(plot_results(results, same_work(results[0], saved or [])), plot)
     if json:
         for result in results:
             print_json(result)
         return
     from rich.console import Console
 
-    from galago.lab.bench.table import report
+    from galago.lab.bench.table import render_results
 
     # Only a terminal has a width that the table must keep to.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
-    console.print(report(results, saved))
+    console.print(render_results(results, saved))
 
 
 @contextmanager

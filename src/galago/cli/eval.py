@@ -84,22 +84,22 @@ def eval(
     from galago.lab.eval import tasks
 
     if task == "list":
-        for name in tasks.names():
-            known = tasks.load(name)
+        for name in tasks.task_names():
+            known = tasks.load_task(name)
             typer.echo(f"{name:12}{known.about}" + (f"\n{'':12}needs {known.files}" if known.files else ""))
         return
     files = [Path(c) for c in compare or () if c.endswith(".jsonl")]
     if compare is not None and len(files) == 2 and task is None:
-        from galago.lab.eval.journal import read
+        from galago.lab.eval.journal import read_journal
 
-        task = str(read(files[0])[0]["task"])
+        task = str(read_journal(files[0])[0]["task"])
     if task is None:
         raise InvalidRequest("which task? `galago eval list` names them", "task")
     views = [name for name, wanted in (("blank", blank), ("shuffled", shuffle)) if wanted]
     if compare is not None and views:
         option = "--blank" if blank else "--shuffle-frames"
         raise InvalidRequest(f"--compare and {option} exclude each other", views[0])
-    what = _What(task, tasks.load(task).within(range), data, count, seed)
+    what = _What(task, tasks.load_task(task).within(range), data, count, seed)
     if shuffle and not what.task.clips:
         raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
     loading = replace(loading, model=loading.model or what.task.model)
@@ -147,11 +147,11 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
 
 def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "EvalRun":
     """One side of a comparison: the answers in a file, or those of a model of this name."""
-    from galago.lab.eval.journal import read
-    from galago.lab.eval.report import scored_run
+    from galago.lab.eval.journal import read_journal
+    from galago.lab.eval.report import score_run
 
     if side.endswith(".jsonl"):
-        return scored_run(what.task, *read(Path(side)))
+        return score_run(what.task, *read_journal(Path(side)))
     return _asked(what, replace(loading, model=side), "", out and _beside(out, "AB"[place]))
 
 
@@ -174,9 +174,9 @@ def _beside(path: Path, what: str) -> Path:
 
 def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalRun":
     """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
-    from galago.lab.eval.journal import opened
-    from galago.lab.eval.report import VIEWS, scored_run, summary
-    from galago.lab.eval.run import answers
+    from galago.lab.eval.journal import open_journal
+    from galago.lab.eval.report import VIEWS, run_summary, score_run
+    from galago.lab.eval.run import answer_cases
 
     if what.task.files and what.data is None:
         raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
@@ -191,47 +191,47 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalR
             "precision": model.precision, "device": model.device, "kernels": model.kernels,
             "count": what.count, "seed": what.seed, "range": what.task.range, **shown,
         }  # fmt: skip
-        with opened(out, settings) as (done, keep), progress_bar(f"{model.name} {model.precision}") as tell:
+        with open_journal(out, settings) as (done, keep), progress_bar(f"{model.name} {model.precision}") as tell:
             if done:
                 typer.echo(f"goes on after {len(done)} answers in {out}", err=True)
             try:
-                records = answers(model, cases, **shown, done=done, keep=keep, tell=tell)
+                records = answer_cases(model, cases, **shown, done=done, keep=keep, tell=tell)
             except KeyboardInterrupt:
                 if out:
                     typer.echo(f"the answers so far are in {out}; the same command goes on", err=True)
                 raise
-    run = scored_run(what.task, settings, records)
+    run = score_run(what.task, settings, records)
     if out:
-        write_text(jsonlib.dumps(summary(run), indent=1) + "\n", _summary_of(out))
+        write_text(jsonlib.dumps(run_summary(run), indent=1) + "\n", _summary_of(out))
     return run
 
 
 def _give(task: "Task", runs: Sequence["EvalRun"], compared: bool, json: bool, plot: Path | None) -> None:
     from rich.console import Console
 
-    from galago.lab.eval.plot import plot as drawn
-    from galago.lab.eval.report import comparison, paired, summary, table
+    from galago.lab.eval.plot import plot_runs
+    from galago.lab.eval.report import compare_runs, comparison_table, run_summary, scores_table
 
-    differences = paired(task, runs[0], runs[1]) if compared else {}
+    differences = compare_runs(task, runs[0], runs[1]) if compared else {}
     if plot is not None:
-        write_text(drawn(task, runs), plot)
+        write_text(plot_runs(task, runs), plot)
     if json:
-        told = summary(runs[0])
+        told = run_summary(runs[0])
         if compared:
-            told = {"a": told, "b": summary(runs[1]), "differences": {k: asdict(d) for k, d in differences.items()}}
+            told = {"a": told, "b": run_summary(runs[1]), "differences": {k: asdict(d) for k, d in differences.items()}}
         else:
-            told |= {f"{run.view}_measures": summary(run)["measures"] for run in runs[1:]}
+            told |= {f"{run.view}_measures": run_summary(run)["measures"] for run in runs[1:]}
         print_json(told)
         return
     # Only a terminal has a width that the table must keep to.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(comparison(task, runs[0], runs[1], differences) if compared else table(task, *runs))
+    console.print(comparison_table(task, runs[0], runs[1], differences) if compared else scores_table(task, *runs))
 
 
 def _judge(run: "EvalRun", wanted: dict[str, float]) -> None:
-    from galago.lab.eval.score import missed
+    from galago.lab.eval.score import below_minimum
 
-    if short := missed(run.scores, wanted):
+    if short := below_minimum(run.scores, wanted):
         for line in short:
             typer.echo(line, err=True)
         raise typer.Exit(1)

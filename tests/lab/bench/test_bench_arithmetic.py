@@ -9,7 +9,7 @@ from galago.families.moondream.config import REVISIONS, make_config
 from galago.families.moondream.image import crop_count
 from galago.families.moondream.weights import encode_flop
 from galago.kernels import kernels
-from galago.lab.bench.ceilings import ceilings
+from galago.lab.bench.ceilings import measure_ceilings
 
 REVISION = REVISIONS["2025-06-21"]
 FULL = make_config({}, REVISION)
@@ -42,7 +42,7 @@ def test_the_tower_sees_every_crop_and_the_projection_one():
 
 def test_ceilings_of_a_small_piece_of_work():
     threads = torch.get_num_threads()
-    found = ceilings(threads, "cpu", read_bytes=80_000, shape=(32, 64, 64), budget_s=0)
+    found = measure_ceilings(threads, "cpu", read_bytes=80_000, shape=(32, 64, 64), budget_s=0)
     assert found["read_gb_per_s"] > 0
     assert {"float32", "bfloat16", "int8"} <= set(found["matmul_tflop_per_s"])
     assert all(speed > 0 for speed in found["matmul_tflop_per_s"].values())

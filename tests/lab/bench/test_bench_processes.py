@@ -13,9 +13,9 @@ from tiny_moondream import write
 from galago.errors import InvalidRequest
 from galago.lab.bench import run
 from galago.lab.bench.case import BenchCase
-from galago.lab.bench.measure import measure, prepare
+from galago.lab.bench.measure import measure_case, warm_files
 from galago.lab.bench.processes import ChildFailed, child_command, run_child
-from galago.lab.bench.run import BenchPlan, bench
+from galago.lab.bench.run import BenchPlan, run_bench
 from galago.system.device import memory
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_what_a_library_prints_does_not_reach_the_messages(tmp_path, monkeypatch
 def test_a_case_that_fails_leaves_the_others():
     steps = []
     cases = (BenchCase("moondream9", tokens=2, runs=1), BenchCase("scenes", tokens=2, runs=1))
-    outcome = bench(
+    outcome = run_bench(
         BenchPlan(cases, rounds=2, ceilings=False), lambda done, total, what: steps.append((done, total, what))
     )
     [result], [failure] = outcome.results, outcome.failures
@@ -95,11 +95,11 @@ def test_packing_for_the_first_time_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "WORTH_KEEPING", 0)
     monkeypatch.setenv("GALAGO_CACHE", str(tmp_path / "cache"))
     case = BenchCase(str(write(tmp_path / "tiny")), "int8", width=60, height=40, tokens=4, runs=2)
-    prepare(case)
+    warm_files(case)
     [made] = (tmp_path / "cache").rglob("*.safetensors")
     written = made.stat()
     told: list[dict[str, Any]] = []
-    measure(case, 0.0, told.append)
+    measure_case(case, 0.0, told.append)
     assert made.stat().st_mtime_ns == written.st_mtime_ns
     assert [m["event"] for m in told] == ["loaded", "run", "run", "end"]
     loaded, one, other, end = told
@@ -116,7 +116,7 @@ def test_a_process_that_prepares_comes_before_each_that_measures(monkeypatch):
         return python(f"""print('{{"event": "{kind}"}}')""")
 
     monkeypatch.setattr(run, "child_command", child)
-    under_way = run._UnderWay(BenchPlan((BenchCase("tiny"),), ceilings=False), lambda done, total, what: None)
+    under_way = run._Session(BenchPlan((BenchCase("tiny"),), ceilings=False), lambda done, total, what: None)
     under_way.round("")
     assert tasks == ["prepare", "case"]
     assert under_way.processes[BenchCase("tiny")] == [[{"event": "case"}]]
@@ -151,7 +151,7 @@ def test_image_sizes():
 def test_a_clip_is_measured_as_its_frames(tmp_path):
     tiny_smolvlm.write(tmp_path)
     told = []
-    measure(BenchCase(str(tmp_path), "float32", 32, 32, 8, tokens=2, runs=2), time.monotonic(), told.append)
+    measure_case(BenchCase(str(tmp_path), "float32", 32, 32, 8, tokens=2, runs=2), time.monotonic(), told.append)
     loaded, *runs, _ = told
     assert loaded["crops"] == 8 and loaded["prefill_flop"] > 0 and loaded["encode_flop"] > 0
     assert [run["tokens"] for run in runs] == [2, 2]

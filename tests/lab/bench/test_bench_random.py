@@ -35,7 +35,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_has_the_shapes_of_the_original_and_other_values(original, cache):
     told = []
-    made = random.random_checkpoint(str(original), lambda done, total: told.append((done, total)))
+    made = random.ensure_random_checkpoint(str(original), lambda done, total: told.append((done, total)))
     assert made == cache / "random" / "tiny-random"
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (made, original))
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
@@ -53,22 +53,22 @@ def test_it_has_the_shapes_of_the_original_and_other_values(original, cache):
 
 
 def test_the_answer_never_ends_by_itself(original):
-    with open_model(random.random_checkpoint(str(original))) as model:
+    with open_model(random.ensure_random_checkpoint(str(original))) as model:
         events = list(model.submit(Request(Caption(), IMAGE, Sampling(max_tokens=30))))
     assert isinstance(events[-1], Done)
     assert events[-1].usage.completion_tokens == 30 and events[-1].finish_reason == "length"
 
 
 def test_it_is_made_once_and_again_when_the_model_has_changed(original, tmp_path):
-    made = random.random_checkpoint(str(original)) / "model.safetensors"
+    made = random.ensure_random_checkpoint(str(original)) / "model.safetensors"
     (made.parent / "mark").touch()
-    random.random_checkpoint(str(original))
+    random.ensure_random_checkpoint(str(original))
     assert (made.parent / "mark").exists()
     members = json.loads((original / "config.json").read_text())
     members["config"]["text"]["n_layers"] = 1
     smaller = write(tmp_path / "tiny", members=members)
     size = made.stat().st_size
-    assert random.random_checkpoint(str(smaller)) == made.parent
+    assert random.ensure_random_checkpoint(str(smaller)) == made.parent
     assert made.stat().st_size < size and not (made.parent / "mark").exists()
     assert sorted(f.name for f in made.parent.parent.iterdir()) == [".lock", "tiny-random"]
 
@@ -78,13 +78,13 @@ def test_what_was_interrupted_leaves_nothing(original, cache):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        random.random_checkpoint(str(original), interrupt)
+        random.ensure_random_checkpoint(str(original), interrupt)
     assert [f.name for f in (cache / "random").iterdir()] == [".lock"]
 
 
 def test_copies_are_of_the_random_model_and_not_of_the_real_one(original, monkeypatch):
     monkeypatch.setattr("galago.store.packing.WORTH_KEEPING", 1)
-    files = hub.locate(random.random_checkpoint(str(original)))
+    files = hub.locate(random.ensure_random_checkpoint(str(original)))
     assert files.name == "tiny-random"
     packed_copy(files, "int8", lambda done, total: None)
     assert packed_copies("tiny") == [] and [copy.precision for copy in packed_copies("tiny-random")] == ["int8"]
@@ -92,8 +92,8 @@ def test_copies_are_of_the_random_model_and_not_of_the_real_one(original, monkey
 
 
 def test_a_model_that_would_have_to_be_downloaded_is_not():
-    name = random.default_model()
-    made, entry = random.blueprint(name), catalog.find(name)
+    name = random.default_random_model()
+    made, entry = random.find_blueprint(name), catalog.find(name)
     assert made.name == entry.id and isinstance(entry.source, catalog.Hosted)
     sizes = shapes(make_config(made.config.get("config") or {}, REVISIONS[made.config["revision"]]))
     assert sum(map(math.prod, sizes.values())) == entry.parameters
@@ -101,21 +101,21 @@ def test_a_model_that_would_have_to_be_downloaded_is_not():
 
 
 def test_every_model_of_the_catalogue_has_a_blueprint():
-    assert [random.blueprint(e.id).name for e in catalog.entries()] == [e.id for e in catalog.entries()]
+    assert [random.find_blueprint(e.id).name for e in catalog.entries()] == [e.id for e in catalog.entries()]
     with pytest.raises(ModelNotFound, match="moondream9"):
-        random.blueprint("moondream9")
+        random.find_blueprint("moondream9")
 
 
 def test_smolvlm_at_its_true_sizes():
     for name in ("smolvlm2-500m", "smolvlm2-256m", "smolvlm2-2.2b", "smolvlm-500m", "smolvlm-256m"):
-        made, entry = random.blueprint(name), catalog.find(name)
+        made, entry = random.find_blueprint(name), catalog.find(name)
         config = make_smolvlm(made.config, made.preprocessor)
         assert sum(math.prod(source.shape) for source in checkpoint_tensors(config)) == entry.parameters
         assert config.name == entry.revision
 
 
 def test_a_random_smolvlm_answers_to_its_limit(tmp_path):
-    made = random.random_checkpoint(str(tiny_smolvlm.write(tmp_path / "smol")))
+    made = random.ensure_random_checkpoint(str(tiny_smolvlm.write(tmp_path / "smol")))
     with tiny_smolvlm.open_model(made) as model:
         *_, done = model.submit(Request(Caption(), IMAGE, Sampling(max_tokens=30)))
     assert done.usage.completion_tokens == 30 and done.finish_reason == "length"

@@ -9,9 +9,18 @@ import pytest
 from rich.console import Console
 
 from galago.errors import InvalidRequest
-from galago.lab.bench.plot import plot
-from galago.lab.bench.results import FIGURES, best, counterpart, label, ratio, read, save, spread
-from galago.lab.bench.table import report
+from galago.lab.bench.plot import plot_results
+from galago.lab.bench.results import (
+    FIGURES,
+    best_and_median,
+    figure_value,
+    find_counterpart,
+    improvement,
+    label,
+    read_results,
+    save_results,
+)
+from galago.lab.bench.table import render_results
 
 FIGURE = {figure.key: figure for figure in FIGURES}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -63,26 +72,26 @@ PEER = {
 
 def shown(*args: Any) -> str:
     out = io.StringIO()
-    Console(file=out, width=200).print(report(*args))
+    Console(file=out, width=200).print(render_results(*args))
     return out.getvalue()
 
 
 def test_best_is_the_lowest_time_and_the_highest_speed():
-    assert spread([3.0, 1.0, 2.0, 4.0]) == {"best": 1.0, "median": 2.5}
-    assert spread([3.0, 1.0], higher=True) == {"best": 3.0, "median": 2.0}
-    assert spread([None, 2.0]) == {"best": 2.0, "median": 2.0}
-    assert spread([None]) == {"best": None, "median": None}
-    assert spread([2_000_000_001, 2_000_000_003])["median"] == 2_000_000_002
-    assert spread([0.123456789])["best"] == 0.12346
+    assert best_and_median([3.0, 1.0, 2.0, 4.0]) == {"best": 1.0, "median": 2.5}
+    assert best_and_median([3.0, 1.0], higher=True) == {"best": 3.0, "median": 2.0}
+    assert best_and_median([None, 2.0]) == {"best": 2.0, "median": 2.0}
+    assert best_and_median([None]) == {"best": None, "median": None}
+    assert best_and_median([2_000_000_001, 2_000_000_003])["median"] == 2_000_000_002
+    assert best_and_median([0.123456789])["best"] == 0.12346
 
 
 def test_files_are_read_as_they_were_saved_or_printed(tmp_path):
     results = [result(), result("float32")]
-    save(results, tmp_path / "a.json")
+    save_results(results, tmp_path / "a.json")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(r) + "\n" for r in results))
     (tmp_path / "c.json").write_text(json.dumps(PEER))
-    assert read(tmp_path / "a.json") == read(tmp_path / "b.jsonl") == results
-    assert read(tmp_path / "c.json") == [PEER]
+    assert read_results(tmp_path / "a.json") == read_results(tmp_path / "b.jsonl") == results
+    assert read_results(tmp_path / "c.json") == [PEER]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', "words\nmore", "[3]"])
@@ -90,32 +99,32 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
     file = tmp_path / "saved.json"
     file.write_text(text)
     with pytest.raises(InvalidRequest, match="saved run") as refused:
-        read(file)
+        read_results(file)
     assert "\n" not in str(refused.value)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path):
     with pytest.raises(InvalidRequest, match="No such file"):
-        read(tmp_path / "none.json")
+        read_results(tmp_path / "none.json")
     with pytest.raises(InvalidRequest, match="cannot write"):
-        save([result()], tmp_path / "none" / "a.json")
+        save_results([result()], tmp_path / "none" / "a.json")
 
 
 def test_a_result_is_compared_with_its_like_or_with_the_only_one():
     now, like, other = result(), result(faster=2.0), result("float32")
-    assert counterpart(now, [other, like]) is like
-    assert counterpart(now, [other]) is other
-    assert counterpart(now, [PEER]) is PEER
-    assert counterpart(now, [other, PEER]) is None
-    assert counterpart(now, [result(tokens=8), result(image="9x9")]) is None
+    assert find_counterpart(now, [other, like]) is like
+    assert find_counterpart(now, [other]) is other
+    assert find_counterpart(now, [PEER]) is PEER
+    assert find_counterpart(now, [other, PEER]) is None
+    assert find_counterpart(now, [result(tokens=8), result(image="9x9")]) is None
 
 
 def test_a_ratio_above_one_is_better():
     fast, slow = result(faster=3.0), result()
-    assert all(ratio(FIGURE[k], fast, slow) == pytest.approx(3.0) for k in ("encode_s", "decode_tokens_per_s"))
-    assert ratio(FIGURE["peak_rss_bytes"], fast, PEER) == pytest.approx(1.5)
-    assert ratio(FIGURE["load_s"], fast, PEER) is None
-    assert best(PEER, FIGURE["peak_rss_bytes"], "median") == 3_000_000_000
+    assert all(improvement(FIGURE[k], fast, slow) == pytest.approx(3.0) for k in ("encode_s", "decode_tokens_per_s"))
+    assert improvement(FIGURE["peak_rss_bytes"], fast, PEER) == pytest.approx(1.5)
+    assert improvement(FIGURE["load_s"], fast, PEER) is None
+    assert figure_value(PEER, FIGURE["peak_rss_bytes"], "median") == 3_000_000_000
 
 
 def test_the_table_has_a_column_for_each_result():
@@ -143,7 +152,7 @@ def test_a_figure_that_was_not_measured_is_a_dash():
 
 
 def test_the_plot_has_a_bar_for_each_result():
-    drawn = ET.fromstring(plot([result(), result("float32")], [PEER]))
+    drawn = ET.fromstring(plot_results([result(), result("float32")], [PEER]))
     bars = drawn.findall(f"{SVG}g[@class='bar']")
     names = [bar.findtext(f"{SVG}text") for bar in bars]
     assert names == [label(result()), "big float32", "abacus.cpp q4, saved"]
@@ -159,10 +168,10 @@ def test_the_plot_has_a_bar_for_each_result():
 
 @pytest.mark.parametrize("faster", [1e-3, 0.7, 1.0, 300.0])
 def test_the_axis_of_a_plot_has_few_lines(faster):
-    drawn = ET.fromstring(plot([result(faster=faster)]))
+    drawn = ET.fromstring(plot_results([result(faster=faster)]))
     assert 2 <= len(drawn.findall(f"{SVG}line")) <= 8
 
 
 def test_a_plot_has_room_for_long_names():
-    drawn = ET.fromstring(plot([result(model="m" * 120)]))
+    drawn = ET.fromstring(plot_results([result(model="m" * 120)]))
     assert all(float(r.attrib["width"]) > 0 for r in drawn.iter(f"{SVG}rect"))

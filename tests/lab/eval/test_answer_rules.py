@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.lab.eval.answers import agreement, normalized, relaxed, says_yes, textvqa_accuracy, vqa_accuracy
+from galago.lab.eval.answers import (
+    agreement,
+    is_relaxed_match,
+    normalize_answer,
+    says_yes,
+    textvqa_accuracy,
+    vqa_accuracy,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +35,7 @@ from galago.lab.eval.answers import agreement, normalized, relaxed, says_yes, te
     ],
 )
 def test_vqa_normalisation(answer, plain):
-    assert normalized(answer) == plain
+    assert normalize_answer(answer) == plain
 
 
 @pytest.mark.parametrize(
@@ -90,11 +97,11 @@ def test_pope_yes(answer, yes):
     ],
 )
 def test_relaxed_accuracy(answer, true, right):
-    assert relaxed(answer, true) == right
+    assert is_relaxed_match(answer, true) == right
 
 
 @given(st.text(max_size=40), st.lists(st.text(max_size=10), min_size=1, max_size=10))
 def test_accuracies_are_shares(answer, people):
     assert 0 <= vqa_accuracy(answer, people) <= 1 and 0 <= textvqa_accuracy(answer, people) <= 1
     assert textvqa_accuracy(answer, [answer] * 10) == 1
-    assert normalized(answer).lower() == normalized(answer)
+    assert normalize_answer(answer).lower() == normalize_answer(answer)

@@ -13,7 +13,7 @@ from galago.lab.eval.motion import questions
 from galago.lab.eval.motion.draw import clip_at, draw_clip
 from galago.lab.eval.motion.plans import MOST_MOVING, STORIES
 from galago.lab.eval.motion.questions import WAYS, ClipQuestion, questions_for
-from galago.lab.eval.motion.score import MEASURES, judge, read, sort_of
+from galago.lab.eval.motion.score import MEASURES, answer_kind, judge, parse_answer
 from galago.lab.eval.motion.things import DIRECTIONS, FRAMES, SIDES, DrawnClip, MovingObject
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, COLORS, SHAPES
 
@@ -290,7 +290,7 @@ def test_every_wording_is_used(asked):
 def test_true_answers_are_right_and_others_wrong(asked):
     answers = {sort: set() for sort in ("direction", "speed", "number", "whether", "thing")}
     for _, task in asked:
-        answers[sort_of(task.text)].add(task.text)
+        answers[answer_kind(task.text)].add(task.text)
     for texts in answers.values():
         for true in texts:
             for said in texts:
@@ -325,9 +325,9 @@ def test_answers_that_say_something_else(true, said):
 
 @pytest.mark.parametrize(("direction", "said"), [(d, said) for d, all_said in WAYS.items() for said in all_said])
 def test_every_way_is_read(direction, said):
-    assert read(said, "direction") == read(direction, "direction") == frozenset(direction.split())
+    assert parse_answer(said, "direction") == parse_answer(direction, "direction") == frozenset(direction.split())
 
 
 def test_what_is_no_answer_is_refused():
     with pytest.raises(ValueError, match="sideways"):
-        sort_of("sideways")
+        answer_kind("sideways")

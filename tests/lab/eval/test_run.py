@@ -11,11 +11,11 @@ from told import Told
 from galago.batch.each import IN_FLIGHT
 from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
 from galago.lab.eval.case import Case, Cases, Task
-from galago.lab.eval.journal import opened, read
-from galago.lab.eval.paired import compare, sign_test
-from galago.lab.eval.plot import plot
-from galago.lab.eval.report import paired, scored_run, summary
-from galago.lab.eval.run import answers
+from galago.lab.eval.journal import open_journal, read_journal
+from galago.lab.eval.paired import compare_marks, sign_test
+from galago.lab.eval.plot import plot_runs
+from galago.lab.eval.report import compare_runs, run_summary, score_run
+from galago.lab.eval.run import answer_cases
 from galago.lab.eval.score import Mark
 from galago.media.clip import Clip
 from galago.request import Query
@@ -40,26 +40,26 @@ def number(request):
 
 
 def kept(file: Path, model: Told, settings=SETTINGS):
-    with opened(file, settings) as (done, keep):
-        return answers(model, made(), done=done, keep=keep)
+    with open_journal(file, settings) as (done, keep):
+        return answer_cases(model, made(), done=done, keep=keep)
 
 
 def test_two_runs_do_not_write_to_one_file(tmp_path):
     file = tmp_path / "run.jsonl"
     with (
-        opened(file, SETTINGS),
+        open_journal(file, SETTINGS),
         pytest.raises(InvalidRequest, match="another run is writing to"),
-        opened(file, SETTINGS),
+        open_journal(file, SETTINGS),
     ):
         pass
-    with opened(file, SETTINGS) as (done, _):
+    with open_journal(file, SETTINGS) as (done, _):
         assert done == []
 
 
 def test_many_at_a_time_in_the_order_of_the_cases():
     model = Told(number)
     told = []
-    records = answers(model, made(100), tell=lambda place, total: told.append((place, total)))
+    records = answer_cases(model, made(100), tell=lambda place, total: told.append((place, total)))
     assert [r.id for r in records] == [f"c{n}" for n in range(100)]
     assert [r.answer for r in records] == [str(n) for n in range(100)]
     assert model.most == IN_FLIGHT
@@ -69,10 +69,10 @@ def test_many_at_a_time_in_the_order_of_the_cases():
 
 def test_blank_images_are_grey_and_as_large():
     model = Told(number)
-    answers(model, made(3), blank=True)
+    answer_cases(model, made(3), blank=True)
     assert {i.size for i in model.images} == {(30, 20)}
     assert {i.getpixel((5, 5)) for i in model.images} == {(128, 128, 128)}
-    answers(model, made(1))
+    answer_cases(model, made(1))
     assert model.images[-1].getpixel((5, 5)) == (255, 0, 0)
 
 
@@ -96,13 +96,13 @@ def reds(request):
 
 def test_clips_are_shown_as_they_are():
     model = Told(number)
-    answers(model, clips())
+    answer_cases(model, clips())
     assert [reds(r) for r in model.requests] == [list(range(8))] * 12
 
 
 def test_shuffled_clips_keep_their_frames_but_not_their_order():
     model = Told(number)
-    answers(model, clips(), shuffled=True)
+    answer_cases(model, clips(), shuffled=True)
     orders = [tuple(reds(r)) for r in model.requests]
     assert all(sorted(order) == list(range(8)) for order in orders)
     # All questions about a clip see one order; clips differ.
@@ -110,13 +110,13 @@ def test_shuffled_clips_keep_their_frames_but_not_their_order():
     assert len(set(orders)) == 4 and tuple(range(8)) not in orders
     assert all(r.image.times == tuple(map(float, range(8))) and r.image.duration == 8.0 for r in model.requests)
     again = Told(number)
-    answers(again, clips(), shuffled=True)
+    answer_cases(again, clips(), shuffled=True)
     assert [tuple(reds(r)) for r in again.requests] == orders
 
 
 def test_blank_clips_are_grey_and_as_long():
     model = Told(number)
-    answers(model, clips(), blank=True)
+    answer_cases(model, clips(), blank=True)
     assert {len(r.image.frames) for r in model.requests} == {8}
     assert {f.getpixel((5, 5)) for r in model.requests for f in r.image.frames} == {(128, 128, 128)}
 
@@ -134,14 +134,14 @@ def test_goes_on_after_an_interruption(tmp_path, how):
     with pytest.raises(how):
         kept(file, stopped)
     assert stopped.cancelled == IN_FLIGHT - 1
-    settings, there = read(file)
+    settings, there = read_journal(file)
     assert settings == SETTINGS and [r.id for r in there] == [f"c{n}" for n in range(20)]
 
     rest = Told(number)
     records = kept(file, rest)
     assert [number(r) for r in rest.requests] == [str(n) for n in range(20, 60)]
     assert records == kept(tmp_path / "at-once.jsonl", Told(number))
-    assert read(file)[1] == records
+    assert read_journal(file)[1] == records
     assert file.read_bytes() == (tmp_path / "at-once.jsonl").read_bytes()
 
 
@@ -175,7 +175,7 @@ def test_a_file_of_another_run_is_left_alone(tmp_path):
 
 def test_an_image_that_is_missing_ends_the_run(tmp_path):
     with pytest.raises(InvalidImage, match=r"none\.png"):
-        answers(Told(number), made(5, tmp_path / "none.png"))
+        answer_cases(Told(number), made(5, tmp_path / "none.png"))
 
 
 def test_what_a_line_holds(tmp_path):
@@ -193,12 +193,12 @@ def test_what_a_line_holds(tmp_path):
 def run(right, settings=SETTINGS, count=20):
     """Answers to `count` cases, those in `right` right."""
     model = Told(lambda request: number(request) if int(number(request)) in right else "no")
-    return scored_run(TASK, settings, answers(model, made(count)))
+    return score_run(TASK, settings, answer_cases(model, made(count)))
 
 
 def test_a_paired_test_by_hand():
     a, b = run(range(0, 10)), run(range(8, 15))
-    difference = paired(TASK, a, b)["right"]
+    difference = compare_runs(TASK, a, b)["right"]
     # Right in A: 0..9, in B: 8..14. Lost are 0..7, won 10..14: of 13 at most five on one side.
     assert (difference.lost, difference.won, difference.tasks) == (8, 5, 20)
     assert difference.change == pytest.approx(7 / 20 - 10 / 20)
@@ -217,51 +217,51 @@ def test_answers_about_one_picture_stand_together(tmp_path):
         cases = [replace(case, media=tmp_path / f"{case.place // times}.png") for case in made(5 * times)]
         told = {str(case.place) for case in cases if case.place // times in right}
         model = Told(lambda request: number(request) if number(request) in told else "no")
-        return scored_run(TASK, SETTINGS, answers(model, Cases(5 * times, cases)))
+        return score_run(TASK, SETTINGS, answer_cases(model, Cases(5 * times, cases)))
 
     once, again = (asked({0, 2, 3}, 1), asked({0}, 1)), (asked({0, 2, 3}, 4), asked({0}, 4))
     for one, more in zip(once, again, strict=True):
         a, b = one.scores["right"], more.scores["right"]
         assert (b.tasks, b.share) == (4 * a.tasks, a.share) and (b.low, b.high) == pytest.approx((a.low, a.high))
-    assert paired(TASK, *again)["right"].spread == pytest.approx(paired(TASK, *once)["right"].spread)
+    assert compare_runs(TASK, *again)["right"].spread == pytest.approx(compare_runs(TASK, *once)["right"].spread)
     # A file of before pictures were noted compares with one of now, each answer for itself.
-    before = scored_run(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
-    apart = paired(TASK, before, again[1])["right"]
-    assert apart.spread == pytest.approx(paired(TASK, *again)["right"].spread / 2)
+    before = score_run(TASK, SETTINGS, [replace(record, shown="") for record in again[0].records])
+    apart = compare_runs(TASK, before, again[1])["right"]
+    assert apart.spread == pytest.approx(compare_runs(TASK, *again)["right"].spread / 2)
 
 
 def test_of_a_single_picture_answers_are_taken_as_independent():
     before, after = ([[Mark("right", hit, 1) for hit in hits]] for hits in ((1, 1, 1, 0), (0, 1, 0, 0)))
     apart = [[[mark] for mark in picture] for picture in (before[0], after[0])]
-    assert compare(before, after)["right"] == compare(*apart)["right"]
-    assert compare(before, after)["right"].spread == pytest.approx(1.96 * 1.0**0.5 / 4)  # moves -.5, .5, -.5, .5
+    assert compare_marks(before, after)["right"] == compare_marks(*apart)["right"]
+    assert compare_marks(before, after)["right"].spread == pytest.approx(1.96 * 1.0**0.5 / 4)  # moves -.5, .5, -.5, .5
 
 
 def test_nearer_is_better():
     near, far = [[Mark("d", 0.1, 1.0)]] * 3, [[Mark("d", 0.3, 1.0)]] * 3
-    found = compare(near, far, distances={"d"})["d"]
+    found = compare_marks(near, far, distances={"d"})["d"]
     assert found.change == pytest.approx(0.2) and (found.lost, found.won) == (3, 0)
 
 
 def test_runs_over_other_cases_do_not_compare():
     with pytest.raises(InvalidRequest, match="same cases"):
-        paired(TASK, run([1]), run([1], count=21))
+        compare_runs(TASK, run([1]), run([1], count=21))
     with pytest.raises(InvalidRequest, match="two tasks"):
-        paired(TASK, run([1]), run([1], SETTINGS | {"task": "other"}))
+        compare_runs(TASK, run([1]), run([1], SETTINGS | {"task": "other"}))
     with pytest.raises(ValueError, match="same cases"):
-        compare([[Mark("a", 1, 1)]], [[Mark("b", 1, 1)]])
+        compare_marks([[Mark("a", 1, 1)]], [[Mark("b", 1, 1)]])
 
 
 def test_summary_and_plot():
     one, other = run(range(10)), run(range(5), SETTINGS | {"precision": "int4 <b>"})
-    told = summary(one)
+    told = run_summary(one)
     assert told["answers"] == 20 and told["precision"] == "int8"
     assert told["measures"]["right"]["share"] == 0.5 and told["measures"]["right"]["low"] == pytest.approx(
         0.299, abs=1e-3
     )
-    drawn = plot(TASK, [one, other])
+    drawn = plot_runs(TASK, [one, other])
     assert drawn.count('class="score"') == 4 and "50.0 %" in drawn and "25.0 %" in drawn and "0.095" in drawn
     assert "&lt;b&gt;" in drawn
-    alone = summary(run([0], count=1))
+    alone = run_summary(run([0], count=1))
     assert alone["measures"]["far"]["low"] is None
     json.dumps(alone, allow_nan=False)

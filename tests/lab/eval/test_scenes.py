@@ -15,14 +15,14 @@ from galago.lab.eval.scenes.captions import common_facts, facts_of, parse_captio
 from galago.lab.eval.scenes.draw import COLORS, SHAPES, SIZES, Scene, SceneObject, draw_scene, scene_at
 from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import V1
-from galago.lab.eval.scenes.score import cases
+from galago.lab.eval.scenes.score import scene_questions
 
 SEED = 4242
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[Scene, list[SceneQuestion]]]:
-    return list(cases(SEED, 250, V1))
+    return list(scene_questions(SEED, 250, V1))
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from galago.lab.eval.places import clamp, gaze_right, iou, matched_boxes, matched_points
+from galago.lab.eval.places import clamp_box, count_matched_boxes, count_matched_points, iou, is_gaze_right
 from galago.lab.eval.scenes.draw import Scene
 from galago.lab.eval.scenes.question_mix import SceneQuestion
 from galago.lab.eval.scenes.ranges import BUNDLED, RANGES
-from galago.lab.eval.scenes.score import cases as series
-from galago.lab.eval.scenes.score import judge, plain
-from galago.lab.eval.score import Mark, mean_interval, missed, summarize, wilson
-from galago.lab.eval.tasks import load
+from galago.lab.eval.scenes.score import judge, normalize
+from galago.lab.eval.scenes.score import scene_questions as series
+from galago.lab.eval.score import Mark, below_minimum, mean_interval, summarize, wilson
+from galago.lab.eval.tasks import load_task
 from galago.request import Caption, Detect, DetectGaze, Point, Query
 
 unit = st.floats(0, 1, allow_nan=False)
@@ -70,25 +70,25 @@ def test_iou_and_matching_by_hand():
     a, b = (0.0, 0.0, 0.4, 0.4), (0.2, 0.0, 0.6, 0.4)
     assert iou(a, b) == pytest.approx(1 / 3)
     assert iou(a, (0.5, 0.5, 0.6, 0.6)) == 0
-    assert clamp((-0.1, 0.2, 1.5, 0.9)) == (0.0, 0.2, 1.0, 0.9)
-    assert matched_boxes([a, a], [a]) == 1  # a second copy is a false one
-    assert matched_boxes([b, a], [a, b]) == 2
-    assert matched_boxes([a], [b]) == 0
-    assert matched_points([(0.3, 0.1), (0.1, 0.1)], [a, b]) == 2  # the first must leave a to it
-    assert matched_points([(0.1, 0.1), (0.1, 0.2)], [a, b]) == 1
-    assert gaze_right([(0.5, 0.5)], [(0.6, 0.6)]) and not gaze_right([(0.5, 0.5)], [(0.7, 0.5)])
-    assert gaze_right([], []) and not gaze_right([(0.5, 0.5)], []) and not gaze_right([], [(0, 0)])
-    assert plain(" Red. ") == "red"
+    assert clamp_box((-0.1, 0.2, 1.5, 0.9)) == (0.0, 0.2, 1.0, 0.9)
+    assert count_matched_boxes([a, a], [a]) == 1  # a second copy is a false one
+    assert count_matched_boxes([b, a], [a, b]) == 2
+    assert count_matched_boxes([a], [b]) == 0
+    assert count_matched_points([(0.3, 0.1), (0.1, 0.1)], [a, b]) == 2  # the first must leave a to it
+    assert count_matched_points([(0.1, 0.1), (0.1, 0.2)], [a, b]) == 1
+    assert is_gaze_right([(0.5, 0.5)], [(0.6, 0.6)]) and not is_gaze_right([(0.5, 0.5)], [(0.7, 0.5)])
+    assert is_gaze_right([], []) and not is_gaze_right([(0.5, 0.5)], []) and not is_gaze_right([], [(0, 0)])
+    assert normalize(" Red. ") == "red"
 
 
 @given(st.lists(boxes, max_size=5), st.lists(boxes, max_size=5))
 def test_matching_is_one_to_one_and_symmetric(found, true):
-    count = matched_boxes(found, true)
+    count = count_matched_boxes(found, true)
     assert count <= min(len(found), len(true))
     proper = [b for b in found if b[2] > b[0] + 1e-3 and b[3] > b[1] + 1e-3]
-    assert matched_boxes(proper, proper) == len(proper)
+    assert count_matched_boxes(proper, proper) == len(proper)
     centers = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in found]
-    assert matched_points(centers, found) == len(found)
+    assert count_matched_points(centers, found) == len(found)
 
 
 def test_scores_by_hand():
@@ -113,7 +113,7 @@ def test_scores_by_hand():
     assert scores["count5"].share == 0.5 and scores["count4"].share == 0
     assert scores["caption-precision"].share == 0.5
     assert scores["caption-recall"].share == pytest.approx(1 / 3)
-    assert missed(scores, {"count5": 50, "point-f1": 70, "gaze": 1}) == [
+    assert below_minimum(scores, {"count5": 50, "point-f1": 70, "gaze": 1}) == [
         "point-f1: 66.7 % is below 70 %",
         "gaze: not measured",
     ]
@@ -123,7 +123,7 @@ def test_scores_by_hand():
 @pytest.mark.parametrize(("range", "measures"), [(1, 22), (2, 27)])
 @pytest.mark.parametrize(("lying", "share"), [(False, 1.0), (True, 0.0)])
 def test_true_answers_score_full_and_false_ones_nothing(lying, share, range, measures):
-    task = load("scenes").within(range)
+    task = load_task("scenes").within(range)
     cases = task.cases(Path(), 40, 3)
     drawn = series(3, 40, RANGES[range])
     known = {f"{place}/{n}": t for place, (_, tasks) in enumerate(drawn) for n, t in enumerate(tasks)}
@@ -147,14 +147,14 @@ def test_scenes_are_those_of_the_bundled_model_where_no_range_is_given():
     def told(task):
         return [(c.id, c.skill, c.truth, c.media.tobytes()) for c in task.cases(Path(), 4, 9)]
 
-    task = load("scenes")
+    task = load_task("scenes")
     assert task.range == BUNDLED.version and task.within(None) is task
     assert told(task) == told(task.within(BUNDLED.version)) != told(task.within(3 - BUNDLED.version))
 
 
 def test_scenes_are_asked_as_their_tasks_say():
     asked = {}
-    for case in load("scenes").cases(Path(), 30, 4):
+    for case in load_task("scenes").cases(Path(), 30, 4):
         asked.setdefault(type(case.skill), []).append(case.skill)
     assert set(asked) == {Caption, Query, Detect, Point, DetectGaze}
     assert any(q.reasoning for q in asked[Query]) and any(q.spatial_refs for q in asked[Query])

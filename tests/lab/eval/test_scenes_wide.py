@@ -15,12 +15,12 @@ from galago.lab.eval.scenes.captions import common_facts, facts_of, parse_captio
 from galago.lab.eval.scenes.draw import Scene, SceneObject, draw_scene, scene_at
 from galago.lab.eval.scenes.question_mix import SceneQuestion, caption_of, questions_for
 from galago.lab.eval.scenes.ranges import MORE_COLORS, MORE_SHAPES, SHADES, SINGLE_VIEW, TEXTURES, V1, V2
-from galago.lab.eval.scenes.score import cases
+from galago.lab.eval.scenes.score import scene_questions
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[Scene, list[SceneQuestion]]]:
-    return list(cases(4242, 400, V2))
+    return list(scene_questions(4242, 400, V2))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def tasks(drawn: list[tuple[Scene, list[SceneQuestion]]]) -> list[tuple[Scene, S
 def test_the_first_range_asks_what_it_always_asked() -> None:
     """An earlier bundled model was trained and scored on these; the order in which captions tell things is another."""
     said = hashlib.sha256()
-    for _, some in cases(777, 150, V1):
+    for _, some in scene_questions(777, 150, V1):
         for task in some:
             told = "" if task.kind in ("caption", "describe") else task.text
             said.update((task.question + task.object + told).encode())

@@ -10,9 +10,9 @@ from told import Told
 
 from galago.errors import InvalidRequest
 from galago.lab.eval.case import Case
-from galago.lab.eval.report import scored_run
-from galago.lab.eval.run import answers
-from galago.lab.eval.tasks import load, names
+from galago.lab.eval.report import score_run
+from galago.lab.eval.run import answer_cases
+from galago.lab.eval.tasks import load_task, task_names
 from galago.request import Detect, DetectGaze, Query
 
 DRAWN = ("motion", "scenes")
@@ -21,9 +21,9 @@ SETTINGS = {"task": "made", "model": "told", "precision": "none", "blank": False
 
 
 def scored(name, folder, answer, count=None, seed=0):
-    task = load(name)
-    records = answers(Told(answer), task.cases(folder, count, seed))
-    return scored_run(task, SETTINGS, records).scores
+    task = load_task(name)
+    records = answer_cases(Told(answer), task.cases(folder, count, seed))
+    return score_run(task, SETTINGS, records).scores
 
 
 def said(**by_word):
@@ -46,7 +46,7 @@ def test_vqav2(tmp_path):
 
 
 def test_vqav2_images_and_prompts(tmp_path):
-    cases = list(load("vqav2").cases(made_sets.vqav2(tmp_path), None, 0))
+    cases = list(load_task("vqav2").cases(made_sets.vqav2(tmp_path), None, 0))
     assert [c.media.name for c in cases] == [f"COCO_val2014_{i:012d}.jpg" for i in (42, 42, 581929)]
     assert cases[1].skill == Query("Give a brief lowercase answer. How many?")
     assert [c.id for c in cases] == ["1", "2", "3"]
@@ -81,7 +81,7 @@ def test_countbench(tmp_path, form):
 def test_countbench_without_an_export(tmp_path):
     (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(InvalidRequest, match=r"metadata\.jsonl.*Parquet"):
-        load("countbench").cases(tmp_path, None, 0)
+        load_task("countbench").cases(tmp_path, None, 0)
 
 
 def test_chartqa(tmp_path):
@@ -158,19 +158,19 @@ def test_coco_with_nothing_found(tmp_path):
 def test_coco_needs_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(InvalidRequest, match=r"pip install 'galago\[lab\]'"):
-        load("coco").cases(made_sets.coco(tmp_path), None, 0)
+        load_task("coco").cases(made_sets.coco(tmp_path), None, 0)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in DRAWN])
+@pytest.mark.parametrize("name", [n for n in task_names() if n not in DRAWN])
 def test_an_empty_folder_is_told_what_it_lacks(name, tmp_path):
     with pytest.raises(InvalidRequest, match=r"has no .*(json|txt)"):
-        load(name).cases(tmp_path, None, 0)
+        load_task(name).cases(tmp_path, None, 0)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in DRAWN])
+@pytest.mark.parametrize("name", [n for n in task_names() if n not in DRAWN])
 def test_a_part_of_a_set_is_drawn_by_the_seed(name, tmp_path):
     folder = getattr(made_sets, name)(tmp_path)
-    task = load(name)
+    task = load_task(name)
 
     def ids(count, seed):
         return [case.id for case in task.cases(folder, count, seed)]
@@ -186,10 +186,10 @@ def test_rows_that_lack_a_field_are_shown(tmp_path):
     folder = made_sets.textvqa(tmp_path)
     (folder / "TextVQA_0.5.1_val.json").write_text('{"data": [{"question_id": 7, "image_id": "x"}]}')
     with pytest.raises(InvalidRequest, match=r"'question_id': 7.*answers"):
-        list(load("textvqa").cases(folder, None, 0))
+        list(load_task("textvqa").cases(folder, None, 0))
     (folder / "TextVQA_0.5.1_val.json").write_text("{")
     with pytest.raises(InvalidRequest, match="cannot read"):
-        load("textvqa").cases(folder, None, 0)
+        load_task("textvqa").cases(folder, None, 0)
 
 
 def test_a_file_of_ones_own_is_a_task(tmp_path):
@@ -208,22 +208,32 @@ def test_a_file_of_ones_own_is_a_task(tmp_path):
     assert scored(str(plugin), tmp_path, lambda request: "blue")["right"].share == 1
     plugin.write_text("")
     with pytest.raises(InvalidRequest, match="no TASK"):
-        load(str(plugin))
+        load_task(str(plugin))
     with pytest.raises(InvalidRequest, match=r"no task 'vqa'; there are chartqa, .*vqav2"):
-        load("vqa")
+        load_task("vqa")
 
 
 def test_every_task_says_what_it_is():
-    assert names() == ["chartqa", "coco", "countbench", "gazefollow", "motion", "pope", "scenes", "textvqa", "vqav2"]
-    for name in names():
-        task = load(name)
+    assert task_names() == [
+        "chartqa",
+        "coco",
+        "countbench",
+        "gazefollow",
+        "motion",
+        "pope",
+        "scenes",
+        "textvqa",
+        "vqav2",
+    ]
+    for name in task_names():
+        task = load_task(name)
         assert task.about and task.measures and bool(task.files) == (name not in DRAWN)
         assert task.clips == (name == "motion")
 
 
 def test_scenes_of_another_seed_are_others():
     def first(seed: int) -> Case:
-        return next(iter(load("scenes").cases(None, 1, seed)))
+        return next(iter(load_task("scenes").cases(None, 1, seed)))
 
     assert isinstance(first(1).media, Image.Image)
     assert first(1).media.tobytes() == first(1).media.tobytes() != first(2).media.tobytes()
@@ -231,7 +241,7 @@ def test_scenes_of_another_seed_are_others():
 
 def test_clips_of_another_seed_are_others():
     def first(seed: int) -> Case:
-        return next(iter(load("motion").cases(None, 1, seed)))
+        return next(iter(load_task("motion").cases(None, 1, seed)))
 
     def pixels(case: Case) -> list[bytes]:
         return [frame.tobytes() for frame in case.media.frames]
@@ -243,6 +253,6 @@ def test_true_answers_about_clips_are_all_right():
     def key(clip, question):
         return clip.frames[0].tobytes(), clip.frames[-1].tobytes(), question
 
-    truths = {key(case.media, case.skill.question): case.truth for case in load("motion").cases(None, 6, 3)}
+    truths = {key(case.media, case.skill.question): case.truth for case in load_task("motion").cases(None, 6, 3)}
     scores = scored("motion", None, lambda request: truths[key(request.image, request.skill.question)], 6, 3)
     assert len(truths) > 10 and len(scores) > 3 and all(score.share == 1 for score in scores.values())

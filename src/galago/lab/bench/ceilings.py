@@ -12,17 +12,17 @@ from galago.system.device import pick_device, pick_threads, synchronize
 
 READ_BYTES = 1_200_000_000
 """Far more than any cache holds; about what an int8 model of two billion weights reads for a token."""
-SHAPE = (740, 2048, 8192)
+PRODUCT_SHAPE = (740, 2048, 8192)
 """Rows, inputs and outputs: a layer of Moondream2 over an image's positions."""
 BUDGET_S = 1.0
 """Spent on each measurement."""
 
 
-def ceilings(
+def measure_ceilings(
     threads: int | None,
     device: str | None,
     read_bytes: int = READ_BYTES,
-    shape: tuple[int, int, int] = SHAPE,
+    shape: tuple[int, int, int] = PRODUCT_SHAPE,
     budget_s: float = BUDGET_S,
 ) -> dict[str, Any]:
     """{"read_gb_per_s": GB/s, "matmul_tflop_per_s": {type: Tera-operations a second}} of a device, as it sustains them.
@@ -38,13 +38,13 @@ def ceilings(
         operations = 2 * rows * inner * outer
         products = {}
         for name, candidates in _products(shape, where).items():
-            times = [t for candidate in candidates if (t := _product_s(candidate, where, budget_s)) is not None]
+            times = [t for candidate in candidates if (t := _product_seconds(candidate, where, budget_s)) is not None]
             if times:
                 products[name] = operations / min(times) / 1e12
     return {"read_gb_per_s": read, "matmul_tflop_per_s": products}
 
 
-def mean_s(call: Callable[[], object], where: torch.device, budget_s: float, least: int = 3) -> float:
+def mean_seconds(call: Callable[[], object], where: torch.device, budget_s: float, least: int = 3) -> float:
     """Seconds of a call on average, after one to warm up, over as many as fit into the budget, and `least` at least.
 
     Not of the fastest: what it is compared with takes seconds too, and meets the machine's slower moments.
@@ -69,7 +69,7 @@ def sustained_read(tensors: Sequence[torch.Tensor], budget_s: float) -> float:
         return best.read(tensor) if best else torch.sum(tensor)
 
     numbers = [t.reshape(-1).view(torch.int32) for t in tensors]
-    return sum(t.nbytes for t in tensors) / mean_s(lambda: [one(t) for t in numbers], where, budget_s) / 1e9
+    return sum(t.nbytes for t in tensors) / mean_seconds(lambda: [one(t) for t in numbers], where, budget_s) / 1e9
 
 
 def _products(shape: tuple[int, int, int], where: torch.device) -> dict[str, list[Callable[[], Callable[[], object]]]]:
@@ -105,11 +105,11 @@ def _products(shape: tuple[int, int, int], where: torch.device) -> dict[str, lis
     }
 
 
-def _product_s(prepare: Callable[[], Callable[[], object]], where: torch.device, budget_s: float) -> float | None:
+def _product_seconds(prepare: Callable[[], Callable[[], object]], where: torch.device, budget_s: float) -> float | None:
     """Seconds of a product; None where this device or this torch has no such product."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # quantised tensors are said to go away some day
         try:
-            return mean_s(prepare(), where, budget_s)
+            return mean_seconds(prepare(), where, budget_s)
         except (RuntimeError, NotImplementedError, AttributeError):
             return None

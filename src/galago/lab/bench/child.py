@@ -25,18 +25,18 @@ def main() -> int:
 
     try:
         if "prepare" in task:
-            from galago.lab.bench.measure import prepare
+            from galago.lab.bench.measure import warm_files
 
-            prepare(BenchCase(**task["prepare"]))
+            warm_files(BenchCase(**task["prepare"]))
             tell({"event": "prepared"})
         elif "case" in task:
-            from galago.lab.bench.measure import measure
+            from galago.lab.bench.measure import measure_case
 
-            measure(BenchCase(**task["case"]), task["started"], tell)
+            measure_case(BenchCase(**task["case"]), task["started"], tell)
         else:
-            from galago.lab.bench.ceilings import ceilings
+            from galago.lab.bench.ceilings import measure_ceilings
 
-            tell({"event": "ceilings", **ceilings(task["threads"], task["device"])})
+            tell({"event": "ceilings", **measure_ceilings(task["threads"], task["device"])})
     except GalagoError as error:
         tell({"event": "failed", "error": str(error)})
         return 2

@@ -26,11 +26,11 @@ from galago.system.machine import usable_cores
 
 READ_S = 0.3
 """Spent after each caption on reading the weights."""
-SECOND = "What is on the left?"
+FOLLOW_UP = "What is on the left?"
 """Asked about each image after its caption: what the cache of images saves."""
 
 
-def prepare(case: BenchCase) -> None:
+def warm_files(case: BenchCase) -> None:
     """Pack the weights if that was not done yet, and read their files into the system's cache.
 
     Both would make the process that measures unlike those that come later; a process of many gigabytes that ran
@@ -47,7 +47,7 @@ def prepare(case: BenchCase) -> None:
                 pass
 
 
-def measure(case: BenchCase, started: float, tell: Callable[[ChildMessage], None]) -> None:
+def measure_case(case: BenchCase, started: float, tell: Callable[[ChildMessage], None]) -> None:
     """Load a model and caption images with it, telling `loaded`, a `run` for each caption, and `end`.
 
     The first run has `ready_s` too, when the first image was encoded, and the peaks of memory. `started` is when
@@ -71,48 +71,48 @@ def measure(case: BenchCase, started: float, tell: Callable[[ChildMessage], None
                 "threads": model.threads,
                 "torch": f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
                 "kernels": model.kernels,
-                **(_told(work) if work else {}),
+                **(_work_facts(work) if work else {}),
             }
         )
         weights = work.decode if work else ()
         for number in range(case.runs):
             before = time.monotonic() - started
-            run = _caption(model, case, number)
+            run = _time_caption(model, case, number)
             first = {}
             if number == 0:
                 # Of one image: the cache keeps those of further ones.
-                first = {"ready_s": before + run["encode_s"], **_peaks(model)}
+                first = {"ready_s": before + run["encode_s"], **_peak_memory(model)}
             read = {"read_gb_per_s": sustained_read(weights, READ_S)} if weights else {}
             tell({"event": "run", **run, **first, **read})
         tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
 
 
-def _told(work: Work) -> ChildMessage:
+def _work_facts(work: Work) -> ChildMessage:
     """`crops`, `decode_bytes` a step, `prefill_flop` a position, `encode_flop` an image or clip."""
     read = sum(t.nbytes for t in work.decode)
     return {"crops": work.crops, "decode_bytes": read, "prefill_flop": work.prefill, "encode_flop": work.encode}
 
 
-def _peaks(model: "galago.Model") -> dict[str, int]:
+def _peak_memory(model: "galago.Model") -> dict[str, int]:
     device, peak = torch.device(model.device), memory(torch.device("cpu")).peak
     return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
 
 
-def _shown(case: BenchCase, number: int) -> Image.Image | Clip:
+def _noise_input(case: BenchCase, number: int) -> Image.Image | Clip:
     # Another image each time, so that no cache of images has it already; the same ones for every case.
     shape = (max(1, case.frames), case.height, case.width, 3)
     images = [Image.fromarray(p) for p in np.random.default_rng(number).integers(0, 256, shape, np.uint8)]
     return Clip(tuple(images), tuple(map(float, range(case.frames))), case.frames) if case.frames else images[0]
 
 
-def _done(model: "galago.Model", request: Request) -> Done:
+def _run(model: "galago.Model", request: Request) -> Done:
     return next(event for event in model.submit(request) if isinstance(event, Done))
 
 
-def _caption(model: "galago.Model", case: BenchCase, number: int) -> ChildMessage:
-    shown = _shown(case, number)
-    done = _done(model, Request(Caption("normal"), shown, Sampling(max_tokens=case.tokens), detail=case.detail))
-    again = _done(model, Request(Query(SECOND), shown, Sampling(max_tokens=1), detail=case.detail)).timings
+def _time_caption(model: "galago.Model", case: BenchCase, number: int) -> ChildMessage:
+    shown = _noise_input(case, number)
+    done = _run(model, Request(Caption("normal"), shown, Sampling(max_tokens=case.tokens), detail=case.detail))
+    again = _run(model, Request(Query(FOLLOW_UP), shown, Sampling(max_tokens=1), detail=case.detail)).timings
     times, made = done.timings, done.usage.completion_tokens
     # The first token comes from the prompt's last position. After the last one nothing is computed, unless the
     # model had to say that it was the last.

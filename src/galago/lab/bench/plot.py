@@ -5,57 +5,49 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from galago.lab.bench.results import FIGURES, best, label
-from galago.system.outputs import MARK
+from galago.lab.bench.results import FIGURES, figure_value, label
+from galago.lab.svg import svg_document
 
 PHASES = (("encode_s", "encode", "#3b6fb6"), ("prefill_s", "prefill", "#e0923d"), ("decode_s", "decode", "#4f9d69"))
 WIDTH, ROW, BAR = 860, 34, 20
 """Pixels of the picture (more for long names), of a row, and of the bar in it."""
 TOP, BOTTOM, RIGHT = 96, 46, 190
 """Pixels above the first bar, below the last one, and right of the longest."""
-LEAST = 300
+MIN_BAR = 300
 """Pixels for the longest bar at least."""
-LETTER = 7.2
+LETTER_WIDTH = 7.2
 """Pixels that a letter of 13 takes at most, on the average."""
 _FIGURE = {figure.key: figure for figure in FIGURES}
 
 
-def plot(results: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]] = ()) -> str:
+def plot_results(results: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]] = ()) -> str:
     """An SVG document: the medians of each result, and of `saved` ones of the same work, in seconds.
 
     Results without any of the times are left out.
     """
     named = [*((label(r), r) for r in results), *((f"{label(r)}, saved", r) for r in saved)]
-    rows = [(name, parts, r) for name, r in named if sum(parts := _parts(r))]
-    left = 24 + LETTER * max((len(name) for name, _, _ in rows), default=0)
+    rows = [(name, parts, r) for name, r in named if sum(parts := _phase_seconds(r))]
+    left = 24 + LETTER_WIDTH * max((len(name) for name, _, _ in rows), default=0)
     height = TOP + ROW * len(rows) + BOTTOM
     longest = max((sum(parts) for _, parts, _ in rows), default=1.0)
-    step = _step(longest)
+    step = _tick_step(longest)
     ticks = max(1, math.ceil(longest / step))
-    width = max(WIDTH, math.ceil(left + LEAST + RIGHT))
+    width = max(WIDTH, math.ceil(left + MIN_BAR + RIGHT))
     scale = (width - left - RIGHT) / (ticks * step)
     first = results[0]
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        ' font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#222">',
-        f"<desc>{MARK}</desc>",
-        f"<title>{escape(_title(first))}</title>",
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="16" y="28" font-size="16" font-weight="600">{escape(_title(first))}</text>',
-        f'<text x="16" y="48" fill="#666">{escape(_subtitle(first))}</text>',
-        *_legend(),
-        *_axis(left, height - BOTTOM, ticks, step, scale),
-    ]
+    lines = [f'<text x="16" y="48" fill="#666">{escape(_subtitle(first))}</text>', *_legend()]
+    lines += _axis(left, height - BOTTOM, ticks, step, scale)
     for place, (name, parts, result) in enumerate(rows):
         lines += _bar(name, parts, result, left, TOP + ROW * place, scale)
-    return "\n".join([*lines, "</svg>", ""])
+    title = f"Caption of a {first['image']} image, {first['tokens']} tokens"
+    return svg_document(width, height, title, lines)
 
 
-def _parts(result: Mapping[str, Any]) -> list[float]:
+def _phase_seconds(result: Mapping[str, Any]) -> list[float]:
     """Seconds of each phase. Where decode is not told it is what the whole request leaves."""
-    found = [best(result, _FIGURE[key], "median") for key, _, _ in PHASES]
+    found = [figure_value(result, _FIGURE[key], "median") for key, _, _ in PHASES]
     if found[2] is None:
-        total = best(result, _FIGURE["total_s"], "median") or 0.0
+        total = figure_value(result, _FIGURE["total_s"], "median") or 0.0
         found[2] = max(0.0, total - sum(part or 0.0 for part in found[:2]))
     return [part or 0.0 for part in found]
 
@@ -75,7 +67,7 @@ def _bar(
             f"<title>{phase} {seconds:.3g} s</title></rect>"
         )
         x += width
-    speed = best(result, _FIGURE["decode_tokens_per_s"], "median")
+    speed = figure_value(result, _FIGURE["decode_tokens_per_s"], "median")
     told = f"{sum(parts):.3g} s" + (f", {speed:.3g} tokens/s" if speed else "")
     return [*lines, f'<text x="{x + 8:.1f}" y="{middle:.1f}" fill="#444">{told}</text>', "</g>"]
 
@@ -101,14 +93,10 @@ def _legend() -> list[str]:
     return lines
 
 
-def _step(longest: float) -> float:
+def _tick_step(longest: float) -> float:
     """Seconds between the lines: 1, 2 or 5 times a power of ten, for about six lines."""
     power = 10.0 ** math.floor(math.log10(longest / 6))
     return next(power * m for m in (1, 2, 5, 10) if longest / (power * m) <= 6)
-
-
-def _title(result: Mapping[str, Any]) -> str:
-    return f"Caption of a {result['image']} image, {result['tokens']} tokens"
 
 
 def _subtitle(result: Mapping[str, Any]) -> str:

@@ -52,12 +52,12 @@ def run_child(command: Sequence[str], tell: Callable[[ChildMessage], None]) -> N
                 child.wait()
             raise
         if failure is None and child.returncode != 0:
-            failure = _reason(child.returncode, errors)
+            failure = _exit_reason(child.returncode, errors)
     if failure is not None:
         raise ChildFailed(failure)
 
 
-def _reason(code: int, errors: BinaryIO) -> str:
+def _exit_reason(code: int, errors: BinaryIO) -> str:
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = "; perhaps it needed more memory than there is" if name == "SIGKILL" else ""

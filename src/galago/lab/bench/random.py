@@ -28,12 +28,12 @@ CHUNK = 1 << 20
 """Weights that are made at once, so that they stay in the processor's cache."""
 
 
-def default_model() -> str:
+def default_random_model() -> str:
     """The catalogue's first model that has to be downloaded: to measure it without is what random weights are for."""
     return next(entry.id for entry in entries() if not isinstance(entry.source, Bundled))
 
 
-def blueprint(model: str) -> Blueprint:
+def find_blueprint(model: str) -> Blueprint:
     """What to make for a model of the catalogue or a folder; nothing is downloaded. Raises ModelNotFound."""
     try:
         entry = find(model)
@@ -49,15 +49,15 @@ def blueprint(model: str) -> Blueprint:
     return make(entry.id, hub.locate(next(e for e in entries() if isinstance(e.source, Bundled)).id))
 
 
-def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
+def ensure_random_checkpoint(model: str, progress: Callable[[int, int], None] | None = None) -> Path:
     """The folder of a model's random checkpoint, made at its first use; moondream2-random is that of moondream2.
 
     `progress` is told how many bytes of how many are written. Raises ModelNotFound, CheckpointError, or
     InvalidRequest where it cannot be written.
     """
-    made = blueprint(model)
+    made = find_blueprint(model)
     folder = hub.random_folder() / f"{made.name}{hub.RANDOM}"
-    if _is_there(folder, made):
+    if _is_complete(folder, made):
         return folder
 
     def waiting(holder: str) -> None:
@@ -65,7 +65,7 @@ def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = 
 
     try:
         with locked(folder.parent / ".lock", waiting) as alone:
-            if _is_there(folder, made):
+            if _is_complete(folder, made):
                 return folder
             for left in folder.parent.glob(".making-*") if alone else ():
                 shutil.rmtree(left, ignore_errors=True)
@@ -80,7 +80,7 @@ def random_checkpoint(model: str, progress: Callable[[int, int], None] | None = 
     return folder
 
 
-def _is_there(folder: Path, made: Blueprint) -> bool:
+def _is_complete(folder: Path, made: Blueprint) -> bool:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -115,11 +115,11 @@ def write_checkpoint(folder: Path, made: Blueprint, progress: Callable[[int, int
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         done = 0
         for name, (dtype, shape) in layout.items():
-            values = _values(name, shape, generator)
+            values = _random_values(name, shape, generator)
             if dtype == torch.float32:
                 made = torch.from_numpy(np.concatenate(list(values)))
             else:
-                made = torch.from_numpy(np.concatenate([_bfloat16(v) for v in values])).view(dtype)
+                made = torch.from_numpy(np.concatenate([_to_bfloat16(v) for v in values])).view(dtype)
             if name == outline.head:
                 # A bias that is never outdone, or weights that give a logit of 0, below the largest of many.
                 made.view(shape)[outline.end] = -1e4 if len(shape) == 1 else 0.0
@@ -142,7 +142,7 @@ def _write_tokenizer(file: Path, made: Blueprint) -> None:
     backend.save(str(file))
 
 
-def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:
+def _random_values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[np.ndarray]:
     """float32 pieces of a tensor: uniform of deviation STD for matrices, 1 for gains, 0 for biases."""
     count = math.prod(shape)
     if len(shape) == 1:
@@ -155,7 +155,7 @@ def _values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -
         yield bits.astype(np.float32) * scale
 
 
-def _bfloat16(values: np.ndarray) -> np.ndarray:
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     """The upper halves of float32 numbers: bfloat16, rounded towards zero, as int16."""
     return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
 
@@ -170,4 +170,4 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 if __name__ == "__main__":
-    print(random_checkpoint(sys.argv[1] if len(sys.argv) > 1 else default_model()))
+    print(ensure_random_checkpoint(sys.argv[1] if len(sys.argv) > 1 else default_random_model()))

@@ -14,7 +14,7 @@ from typing import Any
 from galago.errors import InvalidRequest
 from galago.system.outputs import write_text
 
-Result = dict[str, Any]
+BenchResult = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,16 @@ FIGURES = (
 )
 
 
-def spread(values: Sequence[float | None], higher: bool = False) -> dict[str, float | None]:
+def best_and_median(values: Sequence[float | None], higher: bool = False) -> dict[str, float | None]:
     """The best and the median of what was measured; None where nothing was."""
     known = [v for v in values if v is not None]
     if not known:
         return {"best": None, "median": None}
-    return {"best": _rounded(max(known) if higher else min(known)), "median": _rounded(statistics.median(known))}
+    found = {"best": max(known) if higher else min(known), "median": statistics.median(known)}
+    return {which: _round_figure(value) for which, value in found.items()}
 
 
-def _rounded(value: float) -> float:
+def _round_figure(value: float) -> float:
     """Five digits, and all of a whole number's (bytes)."""
     return round(value) if value >= 1e5 else float(f"{value:.5g}")
 
@@ -70,7 +71,7 @@ def label(result: Mapping[str, Any]) -> str:
     return f"{name} {result.get('precision', '')}".strip()
 
 
-def best(result: Mapping[str, Any], figure: Figure, which: str = "best") -> float | None:
+def figure_value(result: Mapping[str, Any], figure: Figure, which: str = "best") -> float | None:
     """The best (or median) of a figure; a bare number counts as both."""
     value = result.get(figure.key)
     value = value.get(which) if isinstance(value, Mapping) else value
@@ -80,12 +81,12 @@ def best(result: Mapping[str, Any], figure: Figure, which: str = "best") -> floa
 # --- files -----------------------------------------------------------------------------------
 
 
-def save(results: Sequence[Result], path: Path) -> None:
+def save_results(results: Sequence[BenchResult], path: Path) -> None:
     """Write results as a JSON array. Raises InvalidRequest if that cannot be done."""
     write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", path)
 
 
-def read(path: Path) -> list[Result]:
+def read_results(path: Path) -> list[BenchResult]:
     """Results that were saved, or printed by --json. Raises InvalidRequest."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -107,12 +108,12 @@ def read(path: Path) -> list[Result]:
 # --- comparing -------------------------------------------------------------------------------
 
 
-def same_work(result: Mapping[str, Any], saved: Sequence[Result]) -> list[Result]:
+def same_work(result: Mapping[str, Any], saved: Sequence[BenchResult]) -> list[BenchResult]:
     """Those of the saved results with the same image size and tokens."""
     return [s for s in saved if all(s[k] == result[k] for k in ("image", "tokens"))]
 
 
-def counterpart(result: Mapping[str, Any], saved: Sequence[Result]) -> Result | None:
+def find_counterpart(result: Mapping[str, Any], saved: Sequence[BenchResult]) -> BenchResult | None:
     """What a result is to be compared with: the same model and precision, or the only one there is.
 
     None where no saved result is of the same work.
@@ -124,9 +125,9 @@ def counterpart(result: Mapping[str, Any], saved: Sequence[Result]) -> Result | 
     return candidates[0] if len(candidates) == 1 else None
 
 
-def ratio(figure: Figure, now: Mapping[str, Any], before: Mapping[str, Any]) -> float | None:
+def improvement(figure: Figure, now: Mapping[str, Any], before: Mapping[str, Any]) -> float | None:
     """How many times better the best is than before: above 1 is faster, or takes less memory."""
-    new, old = best(now, figure), best(before, figure)
+    new, old = figure_value(now, figure), figure_value(before, figure)
     if not new or not old:
         return None
     return new / old if figure.higher else old / new

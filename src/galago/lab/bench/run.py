@@ -9,7 +9,7 @@ from typing import Any
 
 from galago.lab.bench.case import BenchCase
 from galago.lab.bench.processes import ChildFailed, ChildMessage, child_command, run_child
-from galago.lab.bench.results import Result, spread
+from galago.lab.bench.results import BenchResult, best_and_median
 from galago.store.hub import RANDOM
 from galago.system.machine import machine
 
@@ -17,6 +17,7 @@ StepProgress = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""
 
 TIMES = ("encode_s", "prefill_s", "ttft_s", "again_s", "decode_s", "total_s")
+PEAKS = ("peak_rss_bytes", "peak_device_bytes")
 SAME_TYPE = {"int4": "int8"}
 """The type that a precision multiplies in, where that has another name."""
 
@@ -39,21 +40,21 @@ class BenchPlan:
 class BenchOutcome:
     """A result for each case of which at least one process came to its end, and why others did not."""
 
-    results: list[Result]
+    results: list[BenchResult]
     failures: list[str]
 
 
-def bench(plan: BenchPlan, tell: StepProgress = lambda done, total, what: None) -> BenchOutcome:
+def run_bench(plan: BenchPlan, tell: StepProgress = lambda done, total, what: None) -> BenchOutcome:
     """Carry out a plan. A case that fails is left out of later rounds."""
-    under_way = _UnderWay(plan, tell)
+    under_way = _Session(plan, tell)
     for turn in range(plan.rounds):
         under_way.round(f"round {turn + 1} of {plan.rounds}: " if plan.rounds > 1 else "")
     found = under_way.processes.items()
-    results = [_result(plan, case, told, under_way.ceilings[case]) for case, told in found if told]
+    results = [_make_result(plan, case, told, under_way.ceilings[case]) for case, told in found if told]
     return BenchOutcome(results, under_way.failures)
 
 
-class _UnderWay:
+class _Session:
     """What the children told so far: for each case and process its messages (see measure.py)."""
 
     def __init__(self, plan: BenchPlan, tell: StepProgress) -> None:
@@ -99,32 +100,32 @@ class _UnderWay:
         return messages
 
 
-def _reached(measured: Sequence[ChildMessage]) -> dict[str, Any]:
+def _summarize_ceilings(measured: Sequence[ChildMessage]) -> dict[str, Any]:
     """What the machine reached over all rounds, each {"best", "median"}; nothing if that was not measured."""
     if not measured:
         return {}
     products = [m["matmul_tflop_per_s"] for m in measured]
     return {
-        "read_gb_per_s": spread([m["read_gb_per_s"] for m in measured], higher=True),
-        "matmul_tflop_per_s": {n: spread([p.get(n) for p in products], higher=True) for n in products[0]},
+        "read_gb_per_s": best_and_median([m["read_gb_per_s"] for m in measured], higher=True),
+        "matmul_tflop_per_s": {n: best_and_median([p.get(n) for p in products], higher=True) for n in products[0]},
     }
 
 
-def _result(
+def _make_result(
     plan: BenchPlan, case: BenchCase, processes: list[list[ChildMessage]], measured: list[ChildMessage]
-) -> Result:
+) -> BenchResult:
     told = [message for messages in processes for message in messages]
     loaded, runs, ends = ([m for m in told if m["event"] == kind] for kind in ("loaded", "run", "end"))
-    facts, ceilings = loaded[0], _reached(measured)
+    facts, ceilings = loaded[0], _summarize_ceilings(measured)
     firsts = [messages[1] for messages in processes]
     figures = {
-        "load_s": spread([m["load_s"] for m in loaded]),
-        "ready_s": spread([m["ready_s"] for m in firsts]),
-        **{key: spread([m[key] for m in runs]) for key in TIMES},
-        "decode_tokens_per_s": spread([m["decode_tokens_per_s"] for m in runs], higher=True),
-        **{k: spread([m[k] for m in firsts]) for k in ("peak_rss_bytes", "peak_device_bytes") if k in firsts[0]},
-        "peak_of_all_bytes": spread([m["peak_of_all_bytes"] for m in ends]),
-        **_achieved(facts, runs),
+        "load_s": best_and_median([m["load_s"] for m in loaded]),
+        "ready_s": best_and_median([m["ready_s"] for m in firsts]),
+        **{key: best_and_median([m[key] for m in runs]) for key in TIMES},
+        "decode_tokens_per_s": best_and_median([m["decode_tokens_per_s"] for m in runs], higher=True),
+        **{key: best_and_median([m[key] for m in firsts]) for key in PEAKS if key in firsts[0]},
+        "peak_of_all_bytes": best_and_median([m["peak_of_all_bytes"] for m in ends]),
+        **_throughputs(facts, runs),
     }
     return {
         "engine": "galago",
@@ -147,7 +148,7 @@ def _result(
     }
 
 
-def _achieved(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str, dict[str, float | None]]:
+def _throughputs(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str, dict[str, float | None]]:
     """GB/s of weights in decode and in a plain read, Tera-operations a second in the rest; see families/work.py."""
     if "decode_bytes" not in facts:
         return {}
@@ -157,7 +158,7 @@ def _achieved(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str, d
     encode = [facts["encode_flop"] / m["encode_s"] / 1e12 for m in runs]
     named = {"decode_gb_per_s": decode, "read_gb_per_s": [m["read_gb_per_s"] for m in runs]}
     named |= {"prefill_tflop_per_s": prefill, "encode_tflop_per_s": encode}
-    return {key: spread(values, higher=True) for key, values in named.items()}
+    return {key: best_and_median(values, higher=True) for key, values in named.items()}
 
 
 def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _share_of_read(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[s
     """How fast decode read its weights, over how fast a plain read right after it did, 0..1."""
     pairs = [(m["decode_tokens_per_s"], m.get("read_gb_per_s")) for m in runs]
     shares = [facts.get("decode_bytes", 0) * speed / 1e9 / read for speed, read in pairs if speed and read]
-    return {"decode": spread(shares, higher=True)} if any(shares) else {}
+    return {"decode": best_and_median(shares, higher=True)} if any(shares) else {}
 
 
 def _version() -> str | None:

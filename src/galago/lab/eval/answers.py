@@ -27,13 +27,13 @@ _CONTRACTIONS = {w[:i] + w[i + 1 :]: w for w in _CONTRACTED.split() for i, lette
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
-def normalized(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """An answer as the VQA evaluation compares it: without punctuation and articles, numbers as digits.
 
     github.com/GT-Vision-Lab/VQA, vqaEval.py, oddities included: punctuation within words becomes a space, but
     none where it stands next to a space anywhere in the answer, or where a comma stands between two digits.
     """
-    text = answer = _flat(answer)
+    text = answer = _flatten(answer)
     for mark in _PUNCTUATION:
         dropped = f"{mark} " in text or f" {mark}" in text or _DIGITS_WITH_COMMA.search(text)
         answer = answer.replace(mark, "" if dropped else " ")
@@ -41,7 +41,7 @@ def normalized(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _flat(text: str) -> str:
+def _flatten(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -56,19 +56,19 @@ def agreement(answer: str, people: Sequence[str]) -> float:
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """The VQA evaluation's accuracy, 0..1. Where all people agree it compares without normalisation."""
-    answer, people = _flat(answer), [_flat(person) for person in people]
+    answer, people = _flatten(answer), [_flatten(person) for person in people]
     if len(set(people)) > 1:
-        answer, people = normalized(answer), [normalized(person) for person in people]
+        answer, people = normalize_answer(answer), [normalize_answer(person) for person in people]
     return agreement(answer, people)
 
 
 def textvqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """The TextVQA challenge's accuracy, 0..1: that of VQA, always normalised, with possessives as words."""
-    return agreement(_tokenized(answer), [_tokenized(person) for person in people])
+    return agreement(_split_possessives(answer), [_split_possessives(person) for person in people])
 
 
-def _tokenized(answer: str) -> str:
-    return normalized(answer.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+def _split_possessives(answer: str) -> str:
+    return normalize_answer(answer.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
 
 
 def says_yes(answer: str) -> bool:
@@ -77,15 +77,15 @@ def says_yes(answer: str) -> bool:
     return not {"No", "no", "not"} & set(words)
 
 
-def relaxed(answer: str, true: str, tolerance: float = 0.05) -> bool:
+def is_relaxed_match(answer: str, true: str, tolerance: float = 0.05) -> bool:
     """ChartQA's relaxed accuracy: numbers within 5 % of the true one (percentages as shares), texts the same."""
-    said, meant = (_number(text.strip()) for text in (answer, true))
+    said, meant = (_parse_number(text.strip()) for text in (answer, true))
     if said is not None and meant:
         return abs(said - meant) / abs(meant) <= tolerance
     return answer.strip().lower() == true.strip().lower()
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:

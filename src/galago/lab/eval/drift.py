@@ -24,7 +24,7 @@ Logits = dict[str, list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Answered:
+class ReferenceAnswer:
     """What the reference was fed to answer, step by step."""
 
     skill: Skill
@@ -43,7 +43,7 @@ class Divergence:
 
 
 @torch.inference_mode()
-def answered(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Skill]) -> list[Answered]:
+def reference_answers(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Skill]) -> list[ReferenceAnswer]:
     """The reference's greedy answers."""
     found = []
     for skill in skills:
@@ -59,12 +59,12 @@ def answered(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Sk
             if isinstance(step, Feed):
                 feeds.append(step)
                 (answer,) = reference.forward([cache], [step])
-        found.append(Answered(skill, tuple(feeds)))
+        found.append(ReferenceAnswer(skill, tuple(feeds)))
     return found
 
 
 @torch.inference_mode()
-def logits(m: DecoderModel, image: Image.Image, answers: Sequence[Answered]) -> Logits:
+def replay_logits(m: DecoderModel, image: Image.Image, answers: Sequence[ReferenceAnswer]) -> Logits:
     """What a model would choose from, fed with the reference's answers about the image. Raises NotANumber."""
     encoded = m.encode_image(image)
     found: Logits = {head: [] for head in m.heads}

@@ -14,7 +14,7 @@ from galago.lab.eval.case import Case, Cases
 T = TypeVar("T")
 
 
-def find(data: Path, *places: str) -> Path:
+def find_file(data: Path, *places: str) -> Path:
     """The first of these files or folders that is there. Raises InvalidRequest, which names them all."""
     for place in places:
         if (data / place).exists():
@@ -38,7 +38,7 @@ def read_lines(file: Path) -> list[Any]:
         raise InvalidRequest(f"cannot read {file}: {error}", "data") from error
 
 
-def drawn(rows: Sequence[T], count: int | None, seed: int, case: Callable[[int, T], Case | Sequence[Case]]) -> Cases:
+def sample_cases(rows: Sequence[T], count: int | None, seed: int, case: Callable[[int, T], Case | list[Case]]) -> Cases:
     """The cases of all rows, or of `count` drawn by the seed, in the order of the rows.
 
     `case` makes them of a place and a row. Raises InvalidRequest, from `each`, for a row that lacks a field.

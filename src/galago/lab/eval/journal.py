@@ -15,21 +15,23 @@ from galago.lab.eval.case import Record
 from galago.lab.eval.score import Mark
 from galago.system.files import claimed
 
-SAME = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank", "shuffled")
+RUN_KEYS = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank", "shuffled")
 """Settings that two parts of one run share."""
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Record]]:
+def read_journal(path: Path) -> tuple[dict[str, Any], list[Record]]:
     """The settings and answers in a file; a last line that was cut off is left out. Raises InvalidRequest."""
     try:
-        settings, records, _ = _parsed(path.read_bytes())
+        settings, records, _ = _parse(path.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InvalidRequest(f"cannot read {path} as answers of galago eval: {error}", "out") from error
     return settings, records
 
 
 @contextmanager
-def opened(path: Path | None, settings: Mapping[str, Any]) -> Iterator[tuple[list[Record], Callable[[Record], None]]]:
+def open_journal(
+    path: Path | None, settings: Mapping[str, Any]
+) -> Iterator[tuple[list[Record], Callable[[Record], None]]]:
     """The answers that are there already, and what adds one; without a path none are, and nothing is kept.
 
     Raises InvalidRequest where the file is of another run or cannot be written.
@@ -47,9 +49,9 @@ def opened(path: Path | None, settings: Mapping[str, Any]) -> Iterator[tuple[lis
             raise InvalidRequest(f"another run is writing to {path}; wait for it, or give another --out", "out")
         size = os.fstat(file.fileno()).st_size
         if size:
-            there, done = read(path)
-            _check(path, there, settings)
-            size = _parsed(path.read_bytes())[2]
+            there, done = read_journal(path)
+            _check_same_run(path, there, settings)
+            size = _parse(path.read_bytes())[2]
         file.truncate(size)
         if not size:
             _write(file, settings)
@@ -65,7 +67,7 @@ def _write(file: Any, value: Mapping[str, Any]) -> None:
     file.flush()
 
 
-def _parsed(data: bytes) -> tuple[dict[str, Any], list[Record], int]:
+def _parse(data: bytes) -> tuple[dict[str, Any], list[Record], int]:
     """Settings, answers, and how many bytes they take."""
     size = data.rfind(b"\n") + 1
     lines = [json.loads(line) for line in data[:size].splitlines()]
@@ -76,9 +78,7 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], list[Record], int]:
     return settings, records, size
 
 
-def _check(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    other = [
-        f"{name} {there.get(name)} there, {here.get(name)} now" for name in SAME if there.get(name) != here.get(name)
-    ]
-    if other:
+def _check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    changed = [name for name in RUN_KEYS if there.get(name) != here.get(name)]
+    if other := [f"{name} {there.get(name)} there, {here.get(name)} now" for name in changed]:
         raise InvalidRequest(f"{path} has answers of another run ({'; '.join(other)}); give another --out", "out")

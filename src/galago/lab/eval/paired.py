@@ -29,7 +29,7 @@ class Difference:
     """how likely so uneven a split of lost and won is by chance (exact sign test; McNemar's of right and wrong)"""
 
 
-def compare(
+def compare_marks(
     reference: Sequence[Sequence[Mark]],
     run: Sequence[Sequence[Mark]],
     order: Sequence[str] = (),
@@ -58,7 +58,7 @@ def _difference(found: Sequence[tuple[int, Mark, Mark]], lower_is_better: bool) 
     moves: dict[int, float] = {}
     for place, (picture, a, b) in enumerate(found):
         key = picture if several else place
-        moves[key] = moves.get(key, 0.0) + _move(b, after) - _move(a, before)
+        moves[key] = moves.get(key, 0.0) + _influence(b, after) - _influence(a, before)
     lost = sum(_missing(b) > _missing(a) for a, b in pairs)
     won = sum(_missing(b) < _missing(a) for a, b in pairs)
     if lower_is_better:
@@ -73,7 +73,7 @@ def _ratio(marks: Sequence[Mark]) -> tuple[float, float]:
     return (sum(mark.hits for mark in marks) / total if total else 0.0), total
 
 
-def _move(mark: Mark, of: tuple[float, float]) -> float:
+def _influence(mark: Mark, of: tuple[float, float]) -> float:
     share, total = of
     return (mark.hits - share * mark.total) / total if total else 0.0
 

@@ -22,13 +22,13 @@ def _area(box: Box) -> float:
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
-def clamp(box: Sequence[float]) -> Box:
+def clamp_box(box: Sequence[float]) -> Box:
     """The part of a box inside the image."""
     x0, y0, x1, y1 = (min(max(float(v), 0.0), 1.0) for v in box)
     return x0, y0, x1, y1
 
 
-def matched_boxes(found: Sequence[Box], true: Sequence[Box], least: float = 0.5) -> int:
+def count_matched_boxes(found: Sequence[Box], true: Sequence[Box], least: float = 0.5) -> int:
     """How many found boxes match a true one each, the closest pairs first."""
     pairs = [(iou(f, t), i, k) for i, f in enumerate(found) for k, t in enumerate(true)]
     used_found: set[int] = set()
@@ -42,7 +42,7 @@ def matched_boxes(found: Sequence[Box], true: Sequence[Box], least: float = 0.5)
     return len(used_true)
 
 
-def matched_points(found: Sequence[Sequence[float]], boxes: Sequence[Box]) -> int:
+def count_matched_points(found: Sequence[Sequence[float]], boxes: Sequence[Box]) -> int:
     """How many points lie in a box of their own: the greatest one-to-one assignment."""
     owner: dict[int, int] = {}  # box -> point
 
@@ -60,7 +60,7 @@ def matched_points(found: Sequence[Sequence[float]], boxes: Sequence[Box]) -> in
     return sum(assign(i, set()) for i in range(len(found)))
 
 
-def gaze_right(found: Sequence[Sequence[float]], true: Sequence[Spot], near: float = 0.15) -> bool:
+def is_gaze_right(found: Sequence[Sequence[float]], true: Sequence[Spot], near: float = 0.15) -> bool:
     """Whether a gaze (no point or one) is the true one: both none, or closer than `near`."""
     if not found or not true:
         return not found and not true

@@ -7,34 +7,27 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from galago.lab.eval.case import Task
-from galago.lab.eval.report import EvalRun, number
+from galago.lab.eval.report import EvalRun, format_score
 from galago.lab.eval.score import Score
-from galago.system.outputs import MARK
+from galago.lab.svg import svg_document
 
 COLOURS = ("#3b6fb6", "#e0923d")
 WIDTH, BAR, GAP, TOP, LEFT, RIGHT = 860, 12, 12, 76, 190, 70
 """Pixels: of the picture, a bar, between measures, above the first, left and right of the bars."""
 
 
-def plot(task: Task, runs: Sequence[EvalRun]) -> str:
+def plot_runs(task: Task, runs: Sequence[EvalRun]) -> str:
     """An SVG document of up to two runs of a task. Shares reach from 0 to 1, distances to the longest."""
     measures = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     row = BAR * len(runs) + GAP
     height = TOP + row * len(measures) + 30
     title = f"{runs[0].settings['task']}, {len(runs[0].records)} answers"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        ' font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" fill="#222">',
-        f"<desc>{MARK}</desc>",
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="16" y="28" font-size="16" font-weight="600">{escape(title)}</text>',
-    ]
+    lines = []
     for place, (run, colour) in enumerate(zip(runs, COLOURS, strict=False)):
         x = 16 + 280 * place
         lines.append(f'<rect x="{x}" y="42" width="12" height="12" fill="{colour}"/>')
         lines.append(f'<text x="{x + 18}" y="53">{escape(run.name)}</text>')
-    furthest = max((_top(run.scores, name) for name in task.distances for run in runs), default=1.0) or 1.0
+    furthest = max((_upper_end(run.scores, name) for name in task.distances for run in runs), default=1.0) or 1.0
     for place, name in enumerate(measures):
         top = TOP + row * place
         scale = (WIDTH - LEFT - RIGHT) / (furthest if name in task.distances else 1.0)
@@ -42,7 +35,7 @@ def plot(task: Task, runs: Sequence[EvalRun]) -> str:
         lines.append(f'<text x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
         for i, (run, colour) in enumerate(zip(runs, COLOURS, strict=False)):
             lines += _bar(task, name, run.scores[name], top + BAR * i, scale, colour)
-    return "\n".join([*lines, "</svg>", ""])
+    return svg_document(WIDTH, height, title, lines)
 
 
 def _bar(task: Task, name: str, score: Score, top: float, scale: float, colour: str) -> list[str]:
@@ -54,10 +47,10 @@ def _bar(task: Task, name: str, score: Score, top: float, scale: float, colour: 
         lines.append(
             f'<line x1="{low:.1f}" y1="{middle}" x2="{right:.1f}" y2="{middle}" stroke="#222" stroke-width="1.5"/>'
         )
-    told = number(task, name, score.share)
+    told = format_score(task, name, score.share)
     return [*lines, f'<text x="{right + 6:.1f}" y="{top + BAR - 2}" font-size="11" fill="#444">{told}</text>']
 
 
-def _top(scores: Mapping[str, Score], name: str) -> float:
+def _upper_end(scores: Mapping[str, Score], name: str) -> float:
     score = scores.get(name)
     return 0.0 if score is None else score.high if math.isfinite(score.high) else score.share

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from galago.errors import InvalidRequest
 from galago.lab.eval.case import Record, Task
-from galago.lab.eval.paired import Difference, compare
+from galago.lab.eval.paired import Difference, compare_marks
 from galago.lab.eval.score import Mark, Score, summarize
 
 VIEWS = ("blank", "shuffled")
@@ -36,15 +36,15 @@ class EvalRun:
         return next((name for name in VIEWS if self.settings.get(name)), "")
 
 
-def scored_run(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> EvalRun:
+def score_run(task: Task, settings: Mapping[str, Any], records: Sequence[Record]) -> EvalRun:
     """The run with its scores."""
-    scores = summarize(by_picture(records), task.measures, task.distances)
+    scores = summarize(marks_by_picture(records), task.measures, task.distances)
     if task.whole is not None and records:
         scores = task.whole(records) | scores
     return EvalRun(settings, records, scores)
 
 
-def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None) -> list[list[Mark]]:
+def marks_by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None) -> list[list[Mark]]:
     """The marks of each image or clip, by what is noted of it in `shown`, which are the same cases."""
     marks: dict[str, list[Mark]] = {}
     for record, noted in zip(records, shown or records, strict=True):
@@ -52,7 +52,7 @@ def by_picture(records: Sequence[Record], shown: Sequence[Record] | None = None)
     return list(marks.values())
 
 
-def summary(run: EvalRun) -> dict[str, Any]:
+def run_summary(run: EvalRun) -> dict[str, Any]:
     """For programs. Bounds of intervals that are not known are null."""
     measures = {name: {k: _finite(v) for k, v in asdict(score).items()} for name, score in run.scores.items()}
     return {**run.settings, "answers": len(run.records), "measures": measures}
@@ -62,7 +62,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def table(task: Task, run: EvalRun, *others: EvalRun) -> Table:
+def scores_table(task: Task, run: EvalRun, *others: EvalRun) -> Table:
     """The scores; beside them those of the same model that saw something else."""
     s = run.settings
     count = "all" if s["count"] is None else s["count"]
@@ -72,21 +72,21 @@ def table(task: Task, run: EvalRun, *others: EvalRun) -> Table:
     for name in ("n", "score", "95 % interval", *(other.view for other in others)):
         shown.add_column(name, justify="right", no_wrap=True)
     for name, score in run.scores.items():
-        cells = [str(score.tasks), number(task, name, score.share)]
-        cells.append(f"{number(task, name, score.low)} to {number(task, name, score.high)}")
-        cells += [number(task, name, o.scores[name].share) if name in o.scores else "-" for o in others]
+        cells = [str(score.tasks), format_score(task, name, score.share)]
+        cells.append(f"{format_score(task, name, score.low)} to {format_score(task, name, score.high)}")
+        cells += [format_score(task, name, o.scores[name].share) if name in o.scores else "-" for o in others]
         shown.add_row(name, *cells)
     return shown
 
 
-def number(task: Task, measure: str, value: float) -> str:
+def format_score(task: Task, measure: str, value: float) -> str:
     """Percent, or a distance."""
     if not math.isfinite(value):
         return "?"
     return f"{value:.3f}" if measure in task.distances else f"{100 * value:.1f} %"
 
 
-def paired(task: Task, a: EvalRun, b: EvalRun) -> dict[str, Difference]:
+def compare_runs(task: Task, a: EvalRun, b: EvalRun) -> dict[str, Difference]:
     """How b differs from a in each measure that is a sum over answers. Raises InvalidRequest for other cases."""
     if a.settings["task"] != b.settings["task"]:
         raise InvalidRequest(f"{a.settings['task']} and {b.settings['task']} cannot be compared: they are two tasks")
@@ -94,11 +94,11 @@ def paired(task: Task, a: EvalRun, b: EvalRun) -> dict[str, Difference]:
         raise InvalidRequest(
             f"{a.name} and {b.name} did not answer the same cases; give both one --count, --seed and --range"
         )
-    before, after = (by_picture(run.records, a.records) for run in (a, b))
-    return compare(before, after, task.measures, task.distances)
+    before, after = (marks_by_picture(run.records, a.records) for run in (a, b))
+    return compare_marks(before, after, task.measures, task.distances)
 
 
-def comparison(task: Task, a: EvalRun, b: EvalRun, differences: Mapping[str, Difference]) -> Table:
+def comparison_table(task: Task, a: EvalRun, b: EvalRun, differences: Mapping[str, Difference]) -> Table:
     """Both runs side by side."""
     shown = Table(
         title=f"{a.settings['task']}: A {a.name}, B {b.name}, {len(a.records)} answers each",
@@ -108,8 +108,8 @@ def comparison(task: Task, a: EvalRun, b: EvalRun, differences: Mapping[str, Dif
     for name in ("n", "A", "B", "B - A", "lost", "won", "p"):
         shown.add_column(name, justify="right", no_wrap=True)
     for name in a.scores:
-        cells = [str(a.scores[name].tasks), number(task, name, a.scores[name].share)]
-        cells.append(number(task, name, b.scores[name].share) if name in b.scores else "-")
+        cells = [str(a.scores[name].tasks), format_score(task, name, a.scores[name].share)]
+        cells.append(format_score(task, name, b.scores[name].share) if name in b.scores else "-")
         d = differences.get(name)
         if d is not None:
             scale, digits = (1, 3) if name in task.distances else (100, 1)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 GREY = (128, 128, 128)
 
 
-def answers(
+def answer_cases(
     model: Model,
     cases: Cases,
     *,
@@ -61,10 +61,10 @@ def answers(
     every, new = tee(cases)
 
     def request(case: Case) -> Request:
-        return Request(case.skill, _opened(case, blank, shuffled), priority="batch")
+        return Request(case.skill, _open_media(case, blank, shuffled), priority="batch")
 
     found: list[Record] = []
-    fresh = raise_errors(each((case for case in new if case.id not in known), request, model.submit, _record))
+    fresh = raise_errors(each((case for case in new if case.id not in known), request, model.submit, _make_record))
     with closing(fresh):
         for case in every:
             record = known.get(case.id) or next(fresh)
@@ -75,35 +75,35 @@ def answers(
     return found
 
 
-def _opened(case: Case, blank: bool, shuffled: bool) -> Image.Image | Picture | Clip:
+def _open_media(case: Case, blank: bool, shuffled: bool) -> Image.Image | Picture | Clip:
     if not isinstance(case.media, Clip):
         image = load_image(case.media) if isinstance(case.media, Image.Image) else open_image(case.media)
-        return _grey(image) if blank else image
-    frames = tuple(map(_grey, case.media.frames)) if blank else case.media.frames
+        return _grey_image(image) if blank else image
+    frames = tuple(map(_grey_image, case.media.frames)) if blank else case.media.frames
     if shuffled:
         # One order for all questions about a clip, which is then encoded once.
         frames = tuple(random.Random(case.place).sample(frames, len(frames)))
     return replace(case.media, frames=frames)
 
 
-def _grey(image: Image.Image | Picture) -> Image.Image:
+def _grey_image(image: Image.Image | Picture) -> Image.Image:
     return Image.new("RGB", image.size, GREY)
 
 
-def _record(case: Case, request: Request, run: Run) -> Record:
+def _make_record(case: Case, request: Request, run: Run) -> Record:
     events = list(run)
     done = events[-1]
     assert isinstance(done, Done)
-    answer = answer_of(case.skill, events)
+    answer = answer_from_events(case.skill, events)
     seconds = {name: round(value, 4) for name, value in asdict(done.timings).items()}
     marks = tuple(case.judge(answer))
     # As they come out of a file, so that runs of both kinds compare.
     truth, plain = json.loads(json.dumps([case.truth, answer]))
     shown = case.media.name if isinstance(case.media, Path) else str(case.place)
-    return Record(case.id, asked(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds, shown)
+    return Record(case.id, question_text(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds, shown)
 
 
-def answer_of(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
+def answer_from_events(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
     """What was said, or found."""
     if isinstance(skill, Caption | Query):
         return "".join(e.text for e in events if isinstance(e, TextDelta))
@@ -115,7 +115,7 @@ def answer_of(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
     return [place for place in found if place is not None]
 
 
-def asked(skill: Skill) -> str:
+def question_text(skill: Skill) -> str:
     """What was asked, for people to read."""
     if isinstance(skill, Query):
         return skill.question + "".join(f" {ref}" for ref in skill.spatial_refs)

@@ -99,7 +99,7 @@ def summarize(
     return scores
 
 
-def missed(scores: Mapping[str, Score], least: Mapping[str, float]) -> list[str]:
+def below_minimum(scores: Mapping[str, Score], least: Mapping[str, float]) -> list[str]:
     """The measures below their least percentage, in words; one not measured is missed too."""
     lines = []
     for name, percent in least.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from galago.lab.eval.motion.plans import MotionPlan, Timing, plans, story_of, timings
+from galago.lab.eval.motion.plans import MotionPlan, Timing, pick_story, story_plans, story_timings
 from galago.lab.eval.motion.things import (
     DIRECTIONS,
     FRAME_SECONDS,
@@ -24,11 +24,11 @@ from galago.lab.eval.motion.things import (
     FrameSpan,
     MovingObject,
 )
-from galago.lab.eval.scenes import things as scenes
 from galago.lab.eval.scenes.paint import paint_background
 from galago.lab.eval.scenes.phrases import one_of
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, COLORS, SIZES
 from galago.lab.eval.scenes.silhouettes import silhouette
+from galago.lab.eval.scenes.things import ObjectPlan, jitter
 from galago.media.clip import Clip
 
 _LEAST = 11.2
@@ -69,11 +69,11 @@ def draw_clip(
     count = int(rng.integers(frames[0], frames[1] + 1))
     width, height = _image_size(rng, sides)
     background = one_of(rng, tuple(BACKGROUNDS))
-    canvas = paint_background(rng, scenes.jitter(rng, BACKGROUNDS[background], 7), (width, height))
-    story = story or story_of(rng, count)
-    wanted = plans(rng, story, count)
-    placed = _all_placed(rng, story, wanted, count, canvas.size)
-    colors = [scenes.jitter(rng, COLORS[p.plan.color], 12) for p in placed]
+    canvas = paint_background(rng, jitter(rng, BACKGROUNDS[background], 7), (width, height))
+    story = story or pick_story(rng, count)
+    wanted = story_plans(rng, story, count)
+    placed = _place_all(rng, story, wanted, count, canvas.size)
+    colors = [jitter(rng, COLORS[p.plan.color], 12) for p in placed]
     sigma = float(rng.uniform(2, 14)) if rng.random() < 0.45 else 0.0
     drawn, ids = [], np.zeros((count, height, width), np.uint8)
     for i in range(count):
@@ -83,10 +83,10 @@ def draw_clip(
                 corner = (int(one.corners[i, 0]), int(one.corners[i, 1]))
                 frame.paste(color, corner, one.mask)
                 where.paste(number, corner, one.mask)
-        drawn.append(_noisy(rng, frame.reduce(2), sigma))
+        drawn.append(_add_noise(rng, frame.reduce(2), sigma))
         ids[i] = np.asarray(where)[::2, ::2]
     clip = Clip(tuple(drawn), tuple(i * FRAME_SECONDS for i in range(count)), count * FRAME_SECONDS)
-    return DrawnClip(clip, tuple(_thing(one, canvas.size) for one in placed), background, story, ids)
+    return DrawnClip(clip, tuple(_make_object(one, canvas.size) for one in placed), background, story, ids)
 
 
 def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, 
     return (long, short) if rng.random() < 0.5 else (short, long)
 
 
-def _noisy(rng: np.random.Generator, image: Image.Image, sigma: float) -> Image.Image:
+def _add_noise(rng: np.random.Generator, image: Image.Image, sigma: float) -> Image.Image:
     if not sigma:
         return image
     pixels = np.asarray(image, np.float32)
@@ -108,15 +108,15 @@ def _noisy(rng: np.random.Generator, image: Image.Image, sigma: float) -> Image.
 # --- placing --------------------------------------------------------------------------------
 
 
-def _all_placed(
+def _place_all(
     rng: np.random.Generator, story: str, wanted: list[MotionPlan], frames: int, canvas: tuple[int, int]
 ) -> list[_Placed]:
     """All things with their times and places. What does not fit gets other ones, and in time smaller sizes."""
     attempt = 0
     while True:
         placed: list[_Placed] = []
-        for plan, timing in zip(wanted, timings(rng, story, wanted, frames), strict=True):
-            found = _place(rng, plan, timing, _size(rng, len(wanted), attempt), frames, canvas, placed)
+        for plan, timing in zip(wanted, story_timings(rng, story, wanted, frames), strict=True):
+            found = _try_place(rng, plan, timing, _pick_size(rng, len(wanted), attempt), frames, canvas, placed)
             if found is None:
                 break
             placed.append(found)
@@ -125,13 +125,13 @@ def _all_placed(
         attempt += 1
 
 
-def _size(rng: np.random.Generator, things: int, attempt: int) -> str:
+def _pick_size(rng: np.random.Generator, things: int, attempt: int) -> str:
     if attempt > 6 or rng.random() < 0.12 * things:
         return "small"
     return "large" if things < 4 and attempt < 3 and rng.random() < 0.3 else "medium"
 
 
-def _place(
+def _try_place(
     rng: np.random.Generator,
     plan: MotionPlan,
     timing: Timing,
@@ -143,20 +143,20 @@ def _place(
     """A path that meets none of those placed in any frame; None when there is none."""
     short = min(canvas)
     extent = max(float(rng.uniform(*SIZES[size])), 2 * _LEAST / short)
-    mask, _ = silhouette(rng, scenes.ObjectPlan("shape", plan.name, plan.color, size, extent), short, 0)
+    mask, _ = silhouette(rng, ObjectPlan("shape", plan.name, plan.color, size, extent), short, 0)
     for _ in range(_TRIES):
-        corners = _path(rng, plan, timing, frames, canvas, mask.size)
+        corners = _try_path(rng, plan, timing, frames, canvas, mask.size)
         if corners is None:
             continue
-        inside = [i for i in range(frames) if _meet(corners[i], mask.size, np.zeros(2), canvas, 0)]
+        inside = [i for i in range(frames) if _boxes_meet(corners[i], mask.size, np.zeros(2), canvas, 0)]
         seen = max(inside[0], timing.shown[0]), min(inside[-1], timing.shown[1])
         one = _Placed(plan, timing, size, mask, corners, seen)
-        if not any(_ever_meet(one, other, short // 20 + 2) for other in placed):
+        if not any(_paths_meet(one, other, short // 20 + 2) for other in placed):
             return one
     return None
 
 
-def _path(
+def _try_path(
     rng: np.random.Generator,
     plan: MotionPlan,
     timing: Timing,
@@ -187,24 +187,24 @@ def _path(
         # Its middle is seen before it rests too, or it would just be there.
         middle = path[end - 1] + np.array(mask) / 2
         fits = bool((middle >= 0).all() and (middle <= canvas).all())
-        fits = fits and not _meet(np.rint(first), mask, np.zeros(2), canvas, 0)
+        fits = fits and not _boxes_meet(np.rint(first), mask, np.zeros(2), canvas, 0)
     if not fits:
         return None
     path = np.rint(path).astype(int)
     return path[::-1] if back else path
 
 
-def _meet(a: np.ndarray, a_size: tuple[int, int], b: np.ndarray, b_size: tuple[int, int], gap: int) -> bool:
+def _boxes_meet(a: np.ndarray, a_size: tuple[int, int], b: np.ndarray, b_size: tuple[int, int], gap: int) -> bool:
     """Whether two boxes, corner and size, are nearer than the gap."""
     return all(a[i] < b[i] + b_size[i] + gap and b[i] < a[i] + a_size[i] + gap for i in (0, 1))
 
 
-def _ever_meet(one: _Placed, other: _Placed, gap: int) -> bool:
+def _paths_meet(one: _Placed, other: _Placed, gap: int) -> bool:
     both = range(max(one.seen[0], other.seen[0]), min(one.seen[1], other.seen[1]) + 1)
-    return any(_meet(one.corners[i], one.mask.size, other.corners[i], other.mask.size, gap) for i in both)
+    return any(_boxes_meet(one.corners[i], one.mask.size, other.corners[i], other.mask.size, gap) for i in both)
 
 
-def _thing(one: _Placed, canvas: tuple[int, int]) -> MovingObject:
+def _make_object(one: _Placed, canvas: tuple[int, int]) -> MovingObject:
     middle = (one.corners + np.array(one.mask.size) / 2) / np.array(canvas)
     plan = one.plan
     track = tuple((float(x), float(y)) for x, y in middle)

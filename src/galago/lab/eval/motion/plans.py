@@ -47,14 +47,14 @@ class Timing:
     moves: FrameSpan | None = None
 
 
-def story_of(rng: np.random.Generator, frames: int) -> str:
+def pick_story(rng: np.random.Generator, frames: int) -> str:
     """What a clip of so many frames tells."""
     known = [s for s in STORIES if frames >= _LONG or s not in ("turns", "visits")]
     shares = np.array([STORIES[s] for s in known])
     return known[int(rng.choice(len(known), p=shares / shares.sum()))]
 
 
-def plans(rng: np.random.Generator, story: str, frames: int) -> list[MotionPlan]:
+def story_plans(rng: np.random.Generator, story: str, frames: int) -> list[MotionPlan]:
     """The things of a story. As many move as not more than MOST_MOVING, each number as often."""
     if story == "moves":
         moving = int(rng.integers(MOST_MOVING + 1))
@@ -87,7 +87,7 @@ def _pairs(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     return [(colors[int(i) // len(names)], names[int(i) % len(names)]) for i in chosen]
 
 
-def timings(rng: np.random.Generator, story: str, things: list[MotionPlan], frames: int) -> list[Timing]:
+def story_timings(rng: np.random.Generator, story: str, things: list[MotionPlan], frames: int) -> list[Timing]:
     """When each thing does what it does."""
     whole = (0, frames - 1)
     if story == "turns":
@@ -96,10 +96,10 @@ def timings(rng: np.random.Generator, story: str, things: list[MotionPlan], fram
     if story == "visits":
         spans = _one_after_the_other(rng, frames - 2, [int(rng.integers(1, frames // 2)) for _ in range(2)])
         return [Timing((a + 1, b + 1)) for a, b in spans] + [Timing(whole)] * (len(things) - 2)
-    return [_timing(rng, plan, frames) for plan in things]
+    return [_event_timing(rng, plan, frames) for plan in things]
 
 
-def _timing(rng: np.random.Generator, plan: MotionPlan, frames: int) -> Timing:
+def _event_timing(rng: np.random.Generator, plan: MotionPlan, frames: int) -> Timing:
     last = frames - 1
     if plan.speed:
         steps = _steps(rng, plan, last)

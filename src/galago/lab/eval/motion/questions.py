@@ -93,7 +93,7 @@ DOES_IT = (
 )  # fmt: skip
 
 
-def _task(rng: np.random.Generator, kind: str, wordings: Sequence[str], text: str, **fields: str) -> ClipQuestion:
+def _question(rng: np.random.Generator, kind: str, wordings: Sequence[str], text: str, **fields: str) -> ClipQuestion:
     """A question in one of the wordings, now and then typed carelessly."""
     question = one_of(rng, wordings).format(**fields)
     if rng.random() < 0.1:
@@ -107,7 +107,7 @@ def _moving(drawn: DrawnClip) -> list[MovingObject]:
     return [t for t in drawn.things if t.direction]
 
 
-def named(rng: np.random.Generator, drawn: DrawnClip, thing: MovingObject) -> str:
+def unique_phrase(rng: np.random.Generator, drawn: DrawnClip, thing: MovingObject) -> str:
     """A phrase that means this thing alone: 'red circle', or shorter where that is enough."""
     names = [thing.phrase] * 3
     if sum(t.name == thing.name for t in drawn.things) == 1:
@@ -119,7 +119,7 @@ def named(rng: np.random.Generator, drawn: DrawnClip, thing: MovingObject) -> st
     return one_of(rng, names)
 
 
-def _either(rng: np.random.Generator, one: MovingObject, other: MovingObject) -> str:
+def _either_phrase(rng: np.random.Generator, one: MovingObject, other: MovingObject) -> str:
     """'the red circle or the blue square', each as often first."""
     first, second = (one, other) if rng.random() < 0.5 else (other, one)
     return f"the {first.phrase} or the {second.phrase}"
@@ -130,7 +130,7 @@ def ask_direction(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | 
     if not moving:
         return None
     thing = one_of(rng, moving)
-    return _task(rng, "direction", WHICH_WAY, thing.direction, x=named(rng, drawn, thing))
+    return _question(rng, "direction", WHICH_WAY, thing.direction, x=unique_phrase(rng, drawn, thing))
 
 
 def ask_what_moves(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -149,7 +149,7 @@ def ask_what_moves(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion |
     if not asks:
         return None
     wordings, thing, way = one_of(rng, asks)
-    return _task(rng, "object", wordings, thing.phrase, way=way)
+    return _question(rng, "object", wordings, thing.phrase, way=way)
 
 
 def ask_what_comes_or_leaves(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -165,7 +165,7 @@ def ask_what_comes_or_leaves(drawn: DrawnClip, rng: np.random.Generator) -> Clip
     if not asks:
         return None
     wordings, thing = one_of(rng, asks)
-    return _task(rng, "object", wordings, thing.phrase)
+    return _question(rng, "object", wordings, thing.phrase)
 
 
 def ask_order(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -185,11 +185,11 @@ def ask_order(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None
         return None
     place = one_of(rng, ("first", "last"))
     thing = first if place == "first" else second
-    return _task(rng, "order", FIRST[event, place], thing.phrase, xy=_either(rng, first, second))
+    return _question(rng, "order", FIRST[event, place], thing.phrase, xy=_either_phrase(rng, first, second))
 
 
 def ask_count(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
-    return _task(rng, "count", HOW_MANY, str(len(_moving(drawn))))
+    return _question(rng, "count", HOW_MANY, str(len(_moving(drawn))))
 
 
 def ask_speed(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -199,9 +199,9 @@ def ask_speed(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None
     thing = one_of(rng, moving)
     others = [t for t in moving if t.speed != thing.speed]
     if others and rng.random() < 0.4:
-        pair = _either(rng, thing, one_of(rng, others))
-        return _task(rng, "speed", WHICH_IS[thing.speed], thing.phrase, xy=pair)
-    return _task(rng, "speed", HOW_FAST, thing.speed, x=named(rng, drawn, thing))
+        pair = _either_phrase(rng, thing, one_of(rng, others))
+        return _question(rng, "speed", WHICH_IS[thing.speed], thing.phrase, xy=pair)
+    return _question(rng, "speed", HOW_FAST, thing.speed, x=unique_phrase(rng, drawn, thing))
 
 
 def ask_anything(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -209,7 +209,7 @@ def ask_anything(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | N
     # Of five numbers of moving things one is none: so both answers come as often.
     if moving and rng.random() > 0.25:
         return None
-    return _task(rng, "moving", ANYTHING, "yes" if moving else "no")
+    return _question(rng, "moving", ANYTHING, "yes" if moving else "no")
 
 
 def ask_whether(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | None:
@@ -219,7 +219,7 @@ def ask_whether(drawn: DrawnClip, rng: np.random.Generator) -> ClipQuestion | No
         return None
     thing = one_of(rng, fitting)
     # Not as 'the moving thing'.
-    return _task(rng, "moving", DOES_IT, "yes" if wanted else "no", x=thing.phrase)
+    return _question(rng, "moving", DOES_IT, "yes" if wanted else "no", x=thing.phrase)
 
 
 ClipAsker = Callable[[DrawnClip, np.random.Generator], ClipQuestion | None]

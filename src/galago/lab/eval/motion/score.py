@@ -34,7 +34,7 @@ _WORDS = {
 }
 
 
-def cases(seed: int, count: int) -> Iterator[tuple[DrawnClip, list[ClipQuestion]]]:
+def clip_questions(seed: int, count: int) -> Iterator[tuple[DrawnClip, list[ClipQuestion]]]:
     """The first `count` clips of a series with their tasks, always the same."""
     for index in range(count):
         drawn = clip_at(seed, index)
@@ -43,10 +43,11 @@ def cases(seed: int, count: int) -> Iterator[tuple[DrawnClip, list[ClipQuestion]
 
 def judge(task: ClipQuestion, answer: ModelAnswer) -> list[Mark]:
     """What an answer adds to the measures."""
-    return [Mark(task.kind, float(read(str(answer), sort_of(task.text)) == read(task.text, sort_of(task.text))), 1.0)]
+    kind = answer_kind(task.text)
+    return [Mark(task.kind, float(parse_answer(str(answer), kind) == parse_answer(task.text, kind)), 1.0)]
 
 
-def sort_of(text: str) -> str:
+def answer_kind(text: str) -> str:
     """The sort of a true answer: direction, speed, number, whether or thing. Raises ValueError for any other text."""
     for sort, words in _WORDS.items():
         if all(word in words for word in _split(text)):
@@ -54,7 +55,7 @@ def sort_of(text: str) -> str:
     raise ValueError(f"{text!r} is no true answer")
 
 
-def read(answer: str, sort: str) -> frozenset[str]:
+def parse_answer(answer: str, sort: str) -> frozenset[str]:
     """What an answer says, all words apart that say nothing of this sort: 'to the left' is left."""
     words = _WORDS[sort]
     return frozenset(words[word] for word in _split(answer) if word in words)

@@ -51,7 +51,7 @@ def caption_of(scene: Scene, length: str = "normal") -> str:
     """The caption of a scene; `length` is 'short', 'normal' or 'long'."""
     if not scene.things:
         return f"An empty {scene.background} background."
-    things = told(scene.things)
+    things = caption_order(scene.things)
     parts = _join(_groups(things))
     parts = parts[0].upper() + parts[1:]
     if length == "short":
@@ -63,7 +63,7 @@ def caption_of(scene: Scene, length: str = "normal") -> str:
     return " ".join(sentences)
 
 
-def told(things: Iterable[SceneObject]) -> list[SceneObject]:
+def caption_order(things: Iterable[SceneObject]) -> list[SceneObject]:
     """Words, faces, then shapes of one name and colour after the other; things alike from left to right.
 
     What comes next then follows from what was said last alone. From left to right throughout, whoever tells must
@@ -118,7 +118,7 @@ def facts_of(scene: Scene, length: str = "normal") -> list[Fact]:
     if length != "short" or not scene.things:
         facts.append(("background", scene.background))
     if length == "long":
-        for t in told(scene.things)[:_MOST_SENTENCES]:
+        for t in caption_order(scene.things)[:_MOST_SENTENCES]:
             size = t.size if t.kind == "shape" else ""
             name, color = (t.text, "") if t.kind == "word" else (t.name, t.color)
             facts.append(("place", size, color, name, place_of(t)))

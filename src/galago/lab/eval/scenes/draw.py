@@ -71,14 +71,14 @@ def draw_scene(
     ids = np.zeros((2 * height, 2 * width), np.uint8)
     placed: list[Placed] = []
     if plans is None:
-        plans = _plans if narrow else wide.plans
+        plans = _narrow_plans if narrow else wide.wide_plans
     for plan in plans(rng, (width, height), background, base):
-        found = _place(rng, plan, placed, ids, 2 * short, overlap, turned=not narrow)
+        found = _try_place(rng, plan, placed, ids, 2 * short, overlap, turned=not narrow)
         if found is not None:
             placed.append(found)
 
-    things = [_thing(p, width, height) for p in placed]
-    look = _gaze if narrow else functools.partial(wide.gaze, size=size)
+    things = [_make_object(p, width, height) for p in placed]
+    look = _pick_gaze if narrow else functools.partial(wide.pick_gaze, size=size)
     things = [replace(t, gaze=look(rng, t.eye, things)) if t.eye else t for t in things]
     outlined = rng.random() < 0.3
     for one, thing in zip(placed, things, strict=True):
@@ -89,11 +89,11 @@ def draw_scene(
         new_ids[i + 1] = place + 1
     image, seen = finish(rng, canvas.reduce(2), short), new_ids[ids[::2, ::2]]
     if not narrow:
-        image, seen = _enlarged(compress(rng, image), seen, size)
+        image, seen = _enlarge(compress(rng, image), seen, size)
     return Scene(image, tuple(things[i] for i in order), background, seen, of)
 
 
-def _enlarged(image: Image.Image, ids: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+def _enlarge(image: Image.Image, ids: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """Both at their final size; large pictures are drawn smaller, since a model sees them so."""
     if image.size == size:
         return image, ids
@@ -126,7 +126,7 @@ def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, 
     return (long_px, short_px) if rng.random() < 0.55 else (short_px, long_px)
 
 
-def _plans(rng: np.random.Generator, size: tuple[int, int], _background: str, base: RGB) -> list[ObjectPlan]:
+def _narrow_plans(rng: np.random.Generator, size: tuple[int, int], _background: str, base: RGB) -> list[ObjectPlan]:
     """What the scene is to hold; words and faces first, since they need the most room."""
     mode = rng.random()
     short = min(size)
@@ -201,7 +201,7 @@ def _word_plan(rng: np.random.Generator, short: int, base: RGB) -> ObjectPlan:
 # --- placing --------------------------------------------------------------------------------
 
 
-def _place(
+def _try_place(
     rng: np.random.Generator,
     plan: ObjectPlan,
     placed: list[Placed],
@@ -221,7 +221,7 @@ def _place(
         return _nest(plan, placed, ids, mask, solid, local)
     for _ in range(_TRIES):
         x, y = int(rng.integers(3, across - w - 2)), int(rng.integers(3, high - h - 2))
-        near = [i for i, p in enumerate(placed) if _touch(p, x, y, w, h, short // 40 + 2)]
+        near = [i for i, p in enumerate(placed) if _is_near(p, x, y, w, h, short // 40 + 2)]
         if any(not overlap or not _may_cover(plan, placed[i].plan) for i in near):
             continue
         window = ids[y : y + h, x : x + w]
@@ -233,7 +233,12 @@ def _place(
 
 
 def _nest(
-    plan: ObjectPlan, placed: list[Placed], ids: np.ndarray, mask: Image.Image, solid: np.ndarray, local: list[Spot]
+    plan: ObjectPlan,
+    placed: list[Placed],
+    ids: np.ndarray,
+    mask: Image.Image,
+    solid: np.ndarray,
+    local: list[Spot],
 ) -> Placed | None:
     """In the middle of the thing before it, with some of that showing on every side; None when it is too small."""
     host = placed[-1] if placed else None
@@ -247,7 +252,7 @@ def _nest(
     return Placed(plan, x, y, mask, solid, [(x + px, y + py) for px, py in local], host)
 
 
-def _touch(p: Placed, x: int, y: int, w: int, h: int, gap: int) -> bool:
+def _is_near(p: Placed, x: int, y: int, w: int, h: int, gap: int) -> bool:
     pw, ph = p.mask.size
     return x < p.x + pw + gap and p.x < x + w + gap and y < p.y + ph + gap and p.y < y + h + gap
 
@@ -265,9 +270,9 @@ def _stays_visible(number: int, old: Placed, ids: np.ndarray, window: np.ndarray
     return bool(seen - lost >= (_MIN_VISIBLE + 0.03) * np.count_nonzero(old.solid))
 
 
-def _thing(p: Placed, width: int, height: int) -> SceneObject:
-    x0, y0, w, h = _spread(p, width, height)
-    host = _spread(p.host, width, height) if p.host else None
+def _make_object(p: Placed, width: int, height: int) -> SceneObject:
+    x0, y0, w, h = _relative_box(p, width, height)
+    host = _relative_box(p.host, width, height) if p.host else None
     return SceneObject(
         kind=p.plan.kind,
         name=p.plan.name,
@@ -284,12 +289,12 @@ def _thing(p: Placed, width: int, height: int) -> SceneObject:
     )
 
 
-def _spread(p: Placed, width: int, height: int) -> Box:
+def _relative_box(p: Placed, width: int, height: int) -> Box:
     """Left, top, width and height, relative to the image."""
     return p.x / (2 * width), p.y / (2 * height), p.mask.width / (2 * width), p.mask.height / (2 * height)
 
 
-def _gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject]) -> Spot | None:
+def _pick_gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject]) -> Spot | None:
     chance = rng.random()
     if chance < 0.1:
         return None

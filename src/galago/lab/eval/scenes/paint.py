@@ -58,9 +58,9 @@ def paint_thing(
     if thing.kind == "face":
         _paint_face(rng, canvas, one, thing, 0.09 if turned else 0.0)
         return
-    color = _shaded(jitter(rng, MORE_COLORS[thing.color], 12), thing.shade)
+    color = _shade(jitter(rng, MORE_COLORS[thing.color], 12), thing.shade)
     if thing.texture:
-        canvas.paste(_textured(color, thing.texture, one.mask.size), (one.x, one.y), one.mask)
+        canvas.paste(_apply_texture(color, thing.texture, one.mask.size), (one.x, one.y), one.mask)
         return
     if thing.kind == "word" or not outlined or thing.name in ("ring", "crescent"):
         canvas.paste(color, (one.x, one.y), one.mask)
@@ -73,16 +73,16 @@ def paint_thing(
     ImageDraw.Draw(canvas).polygon(inner, fill=color)
 
 
-def _shaded(color: RGB, shade: str) -> RGB:
+def _shade(color: RGB, shade: str) -> RGB:
     if not shade:
         return color
     r, g, b = (round(v * 0.55) if shade == "dark" else round(0.5 * v + 128) for v in color)
     return r, g, min(b, 255)
 
 
-def _textured(color: RGB, texture: str, size: tuple[int, int]) -> Image.Image:
+def _apply_texture(color: RGB, texture: str, size: tuple[int, int]) -> Image.Image:
     """The colour with a pattern of a lighter or a darker one, which covers less than half."""
-    mixed = _shaded(color, "dark" if luma(color) > 120 else "light")
+    mixed = _shade(color, "dark" if luma(color) > 120 else "light")
     w, h = size
     period = max(w, h) / 4.5
     down, across = np.mgrid[:h, :w] / period

@@ -20,7 +20,7 @@ def one_of(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def meant_by(phrase: str, things: Sequence[SceneObject]) -> list[SceneObject]:
+def find_things(phrase: str, things: Sequence[SceneObject]) -> list[SceneObject]:
     """The things a singular phrase means.
 
     'red circle', 'circle', 'face', 'word' or 'text' are plain; 'shape' is any shape, 'red' or
@@ -30,7 +30,7 @@ def meant_by(phrase: str, things: Sequence[SceneObject]) -> list[SceneObject]:
     words = phrase.split()
     if words[0] in SHADES or words[0] in TEXTURES:
         own = [t for t in things if words[0] in (t.shade, t.texture)]
-        return meant_by(" ".join(words[1:]), own)
+        return find_things(" ".join(words[1:]), own)
     color = words[0] if words[0] in MORE_COLORS else ""
     noun = " ".join(words[1:] if color else words) or "shape"
     if noun == "object" and not color:
@@ -112,7 +112,7 @@ def _plain_miss(shapes: list[SceneObject], rng: np.random.Generator) -> str:
         phrases = [f"{shade} {phrase_of(thing)}" for shade in SHADES]
     else:
         phrases = [f"{texture} {thing.name}" for texture in TEXTURES]
-    return one_of(rng, [p for p in phrases if not meant_by(p, shapes)] or [f"{TEXTURES[0]} word"])
+    return one_of(rng, [p for p in phrases if not find_things(p, shapes)] or [f"{TEXTURES[0]} word"])
 
 
 def unique_phrases(scene: Scene) -> list[tuple[str, SceneObject]]:

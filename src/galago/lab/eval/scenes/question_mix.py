@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from galago.lab.eval.scenes.captions import LENGTHS, caption_of, common_facts, facts_of, parse_caption, plural
-from galago.lab.eval.scenes.phrases import absent_phrase, meant_by, one_of, phrases_for
+from galago.lab.eval.scenes.phrases import absent_phrase, find_things, one_of, phrases_for
 from galago.lab.eval.scenes.question import SceneQuestion
 from galago.lab.eval.scenes.questions import WEIGHTED
-from galago.lab.eval.scenes.questions_wide import WIDE_WEIGHTED, reworded
+from galago.lab.eval.scenes.questions_wide import WIDE_WEIGHTED, reword
 from galago.lab.eval.scenes.ranges import MORE_COLORS
 from galago.lab.eval.scenes.things import Scene
 
@@ -20,8 +20,8 @@ def questions_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) ->
     length = one_of(rng, LENGTHS)
     tasks = [SceneQuestion("caption", "caption", length=length, text=caption_of(scene, length))]
     phrases = phrases_for(scene)
-    tasks += _detects(scene, rng, phrases, 2 + int(count > 10))
-    tasks += _points(scene, rng, phrases, 1 + int(rng.random() < 0.5))
+    tasks += _detect_questions(scene, rng, phrases, 2 + int(count > 10))
+    tasks += _point_questions(scene, rng, phrases, 1 + int(rng.random() < 0.5))
     tasks += [
         SceneQuestion("gaze", "gaze", eye=t.eye, points=(t.gaze,) if t.gaze else ())
         for t in scene.things
@@ -36,39 +36,39 @@ def questions_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) ->
             break
         make = weighted[int(np.searchsorted(shares, rng.random()))][0]
         task = make(scene, rng)
-        if task is not None and (key := (_key(task), task.refs)) not in seen:
+        if task is not None and (key := (_normalize_question(task), task.refs)) not in seen:
             seen.add(key)
-            tasks.append(reworded(task, rng) if wide else task)
+            tasks.append(reword(task, rng) if wide else task)
     return tasks[:count]
 
 
-def _key(task: SceneQuestion) -> str:
+def _normalize_question(task: SceneQuestion) -> str:
     return task.question.lower().rstrip("?. ").replace("colour", "color")
 
 
-def _detects(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
+def _detect_questions(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
     tasks = []
     for i in range(count):
         absent = not phrases or (i > 0 and rng.random() < 0.2)
         phrase = absent_phrase(scene, rng, plain=True) if absent else one_of(rng, phrases)
-        boxes = tuple(t.box for t in meant_by(phrase, scene.things))
-        tasks.append(SceneQuestion("detect", "detect", object=_spoken(rng, phrase), boxes=boxes))
+        boxes = tuple(t.box for t in find_things(phrase, scene.things))
+        tasks.append(SceneQuestion("detect", "detect", object=_phrase_as_typed(rng, phrase), boxes=boxes))
     return tasks
 
 
-def _points(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
+def _point_questions(scene: Scene, rng: np.random.Generator, phrases: list[str], count: int) -> list[SceneQuestion]:
     tasks = []
     for _ in range(count):
         absent = not phrases or rng.random() < 0.15
         phrase = absent_phrase(scene, rng, plain=True) if absent else one_of(rng, phrases)
-        meant = meant_by(phrase, scene.things)
+        meant = find_things(phrase, scene.things)
         points, boxes = tuple(t.center for t in meant), tuple(t.box for t in meant)
-        spoken = _spoken(rng, phrase)
+        spoken = _phrase_as_typed(rng, phrase)
         tasks.append(SceneQuestion("point", "point", object=spoken, boxes=boxes, points=points))
     return tasks
 
 
-def _spoken(rng: np.random.Generator, phrase: str) -> str:
+def _phrase_as_typed(rng: np.random.Generator, phrase: str) -> str:
     """The phrase as someone may type it: in the plural or not, at times with an article."""
     chance = rng.random()
     if phrase in MORE_COLORS or phrase == "text":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from galago.lab.eval.scenes.captions import article, caption_of, phrase_of, plural
-from galago.lab.eval.scenes.phrases import absent_phrase, meant_by, one_of, phrases_for, unique_phrases, vague_colors
+from galago.lab.eval.scenes.phrases import absent_phrase, find_things, one_of, phrases_for, unique_phrases, vague_colors
 from galago.lab.eval.scenes.question import SceneQuestion, query
 from galago.lab.eval.scenes.ranges import MORE_COLORS
 from galago.lab.eval.scenes.things import Scene, SceneObject
@@ -76,12 +76,12 @@ _COUNT = (
 )  # fmt: skip
 
 
-def _counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, list[SceneObject]] | None:
+def _pick_counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, list[SceneObject]] | None:
     """A phrase to count, chosen so that all numbers come about equally often."""
     by_count: dict[int, list[tuple[str, list[SceneObject]]]] = {}
     for phrase in phrases_for(scene):
         if phrase not in MORE_COLORS and phrase != "text":
-            things = meant_by(phrase, scene.things)
+            things = find_things(phrase, scene.things)
             by_count.setdefault(len(things), []).append((phrase, things))
     missing = absent_phrase(scene, rng)
     if missing != "text":
@@ -95,14 +95,14 @@ def _counted(scene: Scene, rng: np.random.Generator, least: int) -> tuple[str, l
 
 
 def ask_count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    found = _counted(scene, rng, 0)
+    found = _pick_counted(scene, rng, 0)
     if found is None:
         return None
     return query(rng, "count", _COUNT, str(len(found[1])), x=plural(found[0]))
 
 
 def ask_reason(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    found = _counted(scene, rng, 1)
+    found = _pick_counted(scene, rng, 1)
     if found is None:
         return None
     if len(found[1]) > 6:
@@ -196,7 +196,7 @@ def ask_read(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     return query(rng, "read", templates, words[0].text, spelt=True)
 
 
-def looking(scene: Scene, face: SceneObject) -> str | None:
+def gaze_direction(scene: Scene, face: SceneObject) -> str | None:
     """'left', 'right', 'up', 'down' or 'forward'; None between the axes (over 25 degrees off)."""
     if face.eye is None or face.gaze is None:
         return None if face.eye is None else "forward"
@@ -211,7 +211,7 @@ def looking(scene: Scene, face: SceneObject) -> str | None:
 
 def ask_face(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     faces = [t for t in scene.things if t.kind == "face"]
-    answer = looking(scene, faces[0]) if len(faces) == 1 else None
+    answer = gaze_direction(scene, faces[0]) if len(faces) == 1 else None
     if answer is None:
         return None
     templates = (

@@ -19,7 +19,7 @@ _FRAMES = (
 )  # fmt: skip
 
 
-def reworded(task: SceneQuestion, rng: np.random.Generator) -> SceneQuestion:
+def reword(task: SceneQuestion, rng: np.random.Generator) -> SceneQuestion:
     """The task, at times with its question in a frame as people and programs write it."""
     if task.kind == "describe" or rng.random() < 0.8:
         return task
@@ -45,14 +45,14 @@ def _inside(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     # What holds nothing would be asked about only to be denied, so both ways come from scenes that nest.
     if not any(t.host for t in scene.things) or len(unique) < 2:
         return None
-    apart = [(a, b) for a in unique for b in unique if _apart(a[1], b[1])]
+    apart = [(a, b) for a in unique for b in unique if _are_apart(a[1], b[1])]
     if not apart:
         return None
     (a, _), (b, _) = one_of(rng, apart)
     return query(rng, "relation", asked, "no", a=a, b=b)
 
 
-def _apart(a: SceneObject, b: SceneObject) -> bool:
+def _are_apart(a: SceneObject, b: SceneObject) -> bool:
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box, b.box
     return ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from galago.lab.eval.case import ModelAnswer
-from galago.lab.eval.places import clamp, gaze_right, matched_boxes, matched_points
+from galago.lab.eval.places import clamp_box, count_matched_boxes, count_matched_points, is_gaze_right
 from galago.lab.eval.scenes.captions import common_facts, parse_caption
 from galago.lab.eval.scenes.draw import SINGLE_VIEW, Scene, scene_at
 from galago.lab.eval.scenes.question_mix import SceneQuestion, questions_for
@@ -23,7 +23,7 @@ MEASURES = (
 )  # fmt: skip
 
 
-def cases(seed: int, count: int, of: Range = BUNDLED) -> Iterator[tuple[Scene, list[SceneQuestion]]]:
+def scene_questions(seed: int, count: int, of: Range = BUNDLED) -> Iterator[tuple[Scene, list[SceneQuestion]]]:
     """The first `count` scenes of a series with their tasks, always the same."""
     for index in range(count):
         scene = scene_at(seed, index, of)
@@ -50,15 +50,15 @@ def judge(scene: Scene, task: SceneQuestion, answer: ModelAnswer) -> list[Mark]:
         return _judge_text(task, answer)
     found, true = len(answer), len(task.boxes)
     if task.skill == "gaze":
-        return [Mark("gaze", float(gaze_right(answer, task.points)), 1.0)]
+        return [Mark("gaze", float(is_gaze_right(answer, task.points)), 1.0)]
     if task.skill == "point":
-        inside = float(matched_points(answer, task.boxes))
+        inside = float(count_matched_points(answer, task.boxes))
         return [
             Mark("point", inside, found),
             Mark("point-recall", inside, true),
             Mark("point-f1", inside, (found + true) / 2),
         ]
-    right = float(matched_boxes([clamp(box) for box in answer], task.boxes))
+    right = float(count_matched_boxes([clamp_box(box) for box in answer], task.boxes))
     marks = [Mark("detect", right, (found + true) / 2)]
     if min(scene.image.size) > SINGLE_VIEW:
         marks.append(Mark("detect-crops", right, (found + true) / 2))
@@ -76,13 +76,13 @@ def _judge_text(task: SceneQuestion, answer: str) -> list[Mark]:
             Mark(f"{task.kind}-precision", right, len(stated)),
             Mark(f"{task.kind}-recall", right, len(true)),
         ]
-    hit = float(plain(answer) == plain(task.text))
+    hit = float(normalize(answer) == normalize(task.text))
     marks = [Mark(task.kind, hit, 1.0)]
     if task.kind == "count":
         marks += [Mark(f"count{most}", hit, 1.0) for most in (4, 5) if int(task.text) <= most]
     return marks
 
 
-def plain(answer: str) -> str:
+def normalize(answer: str) -> str:
     """An answer as it is compared: lower case, without outer spaces and a trailing full stop."""
     return answer.strip().lower().rstrip(".").rstrip()

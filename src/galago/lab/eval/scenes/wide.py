@@ -47,7 +47,7 @@ def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
 # --- plans ------------------------------------------------------------------------------------
 
 
-def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
+def wide_plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """What the scene is to hold; words and faces first, since they need the most room."""
     mode = rng.random()
     if mode < 0.01:
@@ -58,39 +58,39 @@ def plans(rng: np.random.Generator, size: tuple[int, int], background: str, base
     if mode < 0.25:
         extra = int(rng.integers(4))
         words = 1 + int(rng.random() < 0.12)
-        out = [_word(rng, short, base, extra + words < 3) for _ in range(words)]
-        out += _shapes(rng, _free(rng, colors, extra), short, ratio, extra + 2, base)
+        out = [_word_plan(rng, short, base, extra + words < 3) for _ in range(words)]
+        out += _shape_plans(rng, _random_shapes(rng, colors, extra), short, ratio, extra + 2, base)
     elif mode < 0.49:
         faces = 1 + int(rng.random() < 0.12)
         extra = 1 + int(rng.integers(4))
         low, high = (0.36, 0.56) if extra + faces < 4 else (0.3, 0.42)
         out = [ObjectPlan("face", "face", "", "large", float(rng.uniform(low, high))) for _ in range(faces)]
         if rng.random() < 0.1:
-            out.append(_word(rng, short, base, False))
-        out += _shapes(rng, _free(rng, colors, extra), short, ratio, extra + 2, base)
+            out.append(_word_plan(rng, short, base, False))
+        out += _shape_plans(rng, _random_shapes(rng, colors, extra), short, ratio, extra + 2, base)
     elif mode < 0.64:
-        out = _nested(rng, colors)
+        out = _nested_plans(rng, colors)
         extra = int(rng.integers(4))
-        out += _shapes(rng, _free(rng, colors, extra), short, ratio, extra + 2, base)
+        out += _shape_plans(rng, _random_shapes(rng, colors, extra), short, ratio, extra + 2, base)
     else:
-        names = _alike(rng, colors)
-        out = _shapes(rng, names, short, ratio, len(names), base)
+        names = _similar_shapes(rng, colors)
+        out = _shape_plans(rng, names, short, ratio, len(names), base)
     return out
 
 
-def crowd(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
+def crowd_plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """Five to nine shapes of any name and colour, nearly all of them small: what is hardest to see."""
-    names = _free(rng, _clear_colors(background), 5 + int(rng.integers(5)))
-    return _shapes(rng, names, min(size), max(size) / min(size), len(names), base)
+    names = _random_shapes(rng, _clear_colors(background), 5 + int(rng.integers(5)))
+    return _shape_plans(rng, names, min(size), max(size) / min(size), len(names), base)
 
 
-def groups(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
+def group_plans(rng: np.random.Generator, size: tuple[int, int], background: str, base: RGB) -> list[ObjectPlan]:
     """Two to nine shapes of one to three kinds that share names or colours: what captions tell together."""
     colors, names = (rng.choice(items, 2, replace=False) for items in (_clear_colors(background), MORE_SHAPES))
     kinds = [(str(c), str(n)) for c, n in rng.permutation([(c, n) for c in colors for n in names])]
     kinds = kinds[: 1 + int(rng.integers(3))]
     pairs = [kinds[int(rng.integers(len(kinds)))] for _ in range(2 + int(rng.integers(8)))]
-    return _shapes(rng, pairs, min(size), max(size) / min(size), len(pairs), base)
+    return _shape_plans(rng, pairs, min(size), max(size) / min(size), len(pairs), base)
 
 
 def _clear_colors(background: str) -> tuple[str, ...]:
@@ -102,15 +102,15 @@ def _one(rng: np.random.Generator, items: Sequence[str]) -> str:
     return items[int(rng.integers(len(items)))]
 
 
-def _free(rng: np.random.Generator, colors: Sequence[str], count: int) -> list[tuple[str, str]]:
+def _random_shapes(rng: np.random.Generator, colors: Sequence[str], count: int) -> list[tuple[str, str]]:
     return [(_one(rng, colors), _one(rng, MORE_SHAPES)) for _ in range(count)]
 
 
-def _alike(rng: np.random.Generator, colors: Sequence[str]) -> list[tuple[str, str]]:
+def _similar_shapes(rng: np.random.Generator, colors: Sequence[str]) -> list[tuple[str, str]]:
     """(colour, shape) pairs; in most scenes several share one or both, so that counts spread up to nine."""
     chance, name, color = float(rng.random()), _one(rng, MORE_SHAPES), _one(rng, colors)
     if chance < 0.22:
-        return _free(rng, colors, 1 + int(rng.integers(7)))
+        return _random_shapes(rng, colors, 1 + int(rng.integers(7)))
     if chance < 0.42:  # two shapes, two colours: near misses for yes/no questions
         names = [str(v) for v in rng.choice(MORE_SHAPES, 2, replace=False)]
         two = [str(v) for v in rng.choice(colors, 2, replace=False)]
@@ -121,12 +121,12 @@ def _alike(rng: np.random.Generator, colors: Sequence[str]) -> list[tuple[str, s
         (color if same_color else _one(rng, colors), name if same_name else _one(rng, MORE_SHAPES))
         for _ in range(count)
     ]
-    others = _free(rng, colors, int(rng.integers(0, max(1, min(3, 10 - count)))))
+    others = _random_shapes(rng, colors, int(rng.integers(0, max(1, min(3, 10 - count)))))
     pairs += [(c, n) for c, n in others if c != color and n != name]
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _shapes(
+def _shape_plans(
     rng: np.random.Generator, names: list[tuple[str, str]], short: int, ratio: float, crowd: int, base: RGB
 ) -> list[ObjectPlan]:
     weights = (0.25, 0.4, 0.35) if crowd <= 2 else (0.35, 0.45, 0.2)
@@ -138,12 +138,12 @@ def _shapes(
     for color, name in names:
         size = tuple(SIZES)[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
         extent = max(float(rng.uniform(*SIZES[size])), 11.2 / short)  # 11 px: still recognisable
-        shade, texture = _finery(rng, color, size, base)
+        shade, texture = _shade_and_texture(rng, color, size, base)
         out.append(ObjectPlan("shape", name, color, size, extent, shade=shade, texture=texture))
     return out
 
 
-def _finery(rng: np.random.Generator, color: str, size: str, base: RGB) -> tuple[str, str]:
+def _shade_and_texture(rng: np.random.Generator, color: str, size: str, base: RGB) -> tuple[str, str]:
     """Shade and texture, at most one of them."""
     chance = rng.random()
     if chance < 0.4 and color in SHADED and luma(base) > 60:
@@ -153,7 +153,7 @@ def _finery(rng: np.random.Generator, color: str, size: str, base: RGB) -> tuple
     return "", ""
 
 
-def _nested(rng: np.random.Generator, colors: Sequence[str]) -> list[ObjectPlan]:
+def _nested_plans(rng: np.random.Generator, colors: Sequence[str]) -> list[ObjectPlan]:
     out = []
     for _ in range(1 + int(rng.random() < 0.35)):
         outer, inner = (str(v) for v in rng.choice(colors, 2, replace=False))
@@ -167,7 +167,7 @@ def _nested(rng: np.random.Generator, colors: Sequence[str]) -> list[ObjectPlan]
     return out
 
 
-def _word(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> ObjectPlan:
+def _word_plan(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> ObjectPlan:
     """A word, a number or letters without sense; large, since a letter should fill a patch."""
     chance = rng.random()
     if chance < 0.52:
@@ -188,7 +188,9 @@ def _word(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> Objec
 # --- looks ------------------------------------------------------------------------------------
 
 
-def gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject], *, size: tuple[int, int]) -> Spot | None:
+def pick_gaze(
+    rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject], *, size: tuple[int, int]
+) -> Spot | None:
     """The middle of a thing that lies alone in its direction, so that a look tells what is looked at."""
     if rng.random() < 0.12:
         return None

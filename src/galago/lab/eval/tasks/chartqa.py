@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from galago.lab.eval.answers import relaxed
+from galago.lab.eval.answers import is_relaxed_match
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, find, read_json
+from galago.lab.eval.files import find_file, read_json, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import Query
 
@@ -22,20 +22,20 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     rows = []
     for split in SPLITS:
         name = f"test_{split}.json"
-        found = read_json(find(data, name, f"test/{name}"))
+        found = read_json(find_file(data, name, f"test/{name}"))
         rows += [(f"{split}/{i}", split, row) for i, row in enumerate(found)]
-    images = find(data, "png", "test/png")
+    images = find_file(data, "png", "test/png")
 
     def case(place: int, of: tuple[str, str, dict[str, Any]]) -> Case:
         name, split, row = of
         told = partial(judge, split, row["label"])
         return Case(name, images / row["imgname"], Query(PROMPT + row["query"]), row["label"], told, place)
 
-    return drawn(rows, count, seed, case)
+    return sample_cases(rows, count, seed, case)
 
 
 def judge(split: str, true: str, answer: ModelAnswer) -> list[Mark]:
-    right = float(relaxed(str(answer), true))
+    right = float(is_relaxed_match(str(answer), true))
     return [Mark("relaxed", right, 1.0), Mark(split, right, 1.0)]
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from galago.errors import InvalidRequest
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Record, Task
-from galago.lab.eval.files import drawn, find, read_json
-from galago.lab.eval.places import clamp, matched_boxes
+from galago.lab.eval.files import find_file, read_json, sample_cases
+from galago.lab.eval.places import clamp_box, count_matched_boxes
 from galago.lab.eval.score import Mark, Score
 from galago.request import Detect
 from galago.values import Box
@@ -31,9 +31,9 @@ GROUPS = 20
 
 
 def cases(data: Path, count: int | None, seed: int) -> Cases:
-    _pycocotools()  # Missing it is told before hours are spent.
-    found = read_json(find(data, FILE, f"annotations/{FILE}"))
-    images = find(data, "val2017", "images/val2017")
+    _import_pycocotools()  # Missing it is told before hours are spent.
+    found = read_json(find_file(data, FILE, f"annotations/{FILE}"))
+    images = find_file(data, "val2017", "images/val2017")
     names = {c["id"]: c["name"] for c in found["categories"]}
     by_image: dict[int, dict[int, list[dict[str, Any]]]] = {}
     for a in found["annotations"]:
@@ -55,7 +55,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
                 made.append(Case(name, images / row["file_name"], skill, truth, told, place))
         return made
 
-    return drawn(found["images"], count, seed, case)
+    return sample_cases(found["images"], count, seed, case)
 
 
 def judge(truth: dict[str, Any], answer: ModelAnswer) -> list[Mark]:
@@ -66,7 +66,7 @@ def judge(truth: dict[str, Any], answer: ModelAnswer) -> list[Mark]:
         for (x, y, w, h), crowd in zip(truth["boxes"], truth["crowd"], strict=True)
         if not crowd
     ]
-    right = float(matched_boxes([clamp(box) for box in answer], true))  # type: ignore[arg-type]
+    right = float(count_matched_boxes([clamp_box(box) for box in answer], true))  # type: ignore[arg-type]
     return [
         Mark("precision50", right, len(answer)),
         Mark("recall50", right, len(true)),
@@ -74,12 +74,12 @@ def judge(truth: dict[str, Any], answer: ModelAnswer) -> list[Mark]:
     ]
 
 
-def whole(records: Sequence[Record]) -> dict[str, Score]:
+def average_precision(records: Sequence[Record]) -> dict[str, Score]:
     """Average precision over categories, and over overlaps from 0.5 to 0.95 or at 0.5.
 
     The interval is that of a jackknife over groups of images.
     """
-    evaluation = _evaluated(records)
+    evaluation = _run_cocoeval(records)
     images = list(evaluation.params.imgIds)
     per_image = np.array(evaluation.evalImgs, dtype=object).reshape(-1, len(images))
     values = _precisions(evaluation, per_image, images)
@@ -98,7 +98,7 @@ def whole(records: Sequence[Record]) -> dict[str, Score]:
     return scores
 
 
-def _pycocotools() -> Any:
+def _import_pycocotools() -> Any:
     try:
         from pycocotools import coco, cocoeval
     except ImportError as error:
@@ -106,8 +106,8 @@ def _pycocotools() -> Any:
     return coco, cocoeval
 
 
-def _evaluated(records: Sequence[Record]) -> Any:
-    coco, cocoeval = _pycocotools()
+def _run_cocoeval(records: Sequence[Record]) -> Any:
+    coco, cocoeval = _import_pycocotools()
     true: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     for record in records:
@@ -117,7 +117,7 @@ def _evaluated(records: Sequence[Record]) -> Any:
             true.append(of | {"id": len(true) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd})
         width, height = truth["size"]
         for box in record.answer:
-            x0, y0, x1, y1 = clamp(box)  # type: ignore[arg-type]
+            x0, y0, x1, y1 = clamp_box(box)  # type: ignore[arg-type]
             placed = [x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height]
             found.append(of | {"bbox": placed, "score": 1.0})
     images = [{"id": i} for i in sorted({r.truth["image"] for r in records})]
@@ -155,5 +155,5 @@ TASK = Task(
     ("map", "map50", "precision50", "recall50", "f1-50"),
     cases,
     f"annotations/{FILE}, val2017/*.jpg; pip install 'galago[lab]'",
-    whole,
+    average_precision,
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from galago.errors import InvalidRequest
-from galago.lab.eval.answers import normalized
+from galago.lab.eval.answers import normalize_answer
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, read_lines
+from galago.lab.eval.files import read_lines, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import Query
 
@@ -27,12 +27,12 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
         question = Query(PROMPT + row["question"])
         return Case(str(place_of[name]), data / name, question, number, partial(judge, number), place)
 
-    rows = _rows(data)
+    rows = _read_rows(data)
     place_of = {row.get("file_name"): i for i, row in enumerate(rows)}
-    return drawn(rows, count, seed, case)
+    return sample_cases(rows, count, seed, case)
 
 
-def _rows(data: Path) -> list[dict[str, Any]]:
+def _read_rows(data: Path) -> list[dict[str, Any]]:
     if (data / "metadata.jsonl").is_file():
         return read_lines(data / "metadata.jsonl")
     if (data / "metadata.csv").is_file():
@@ -42,7 +42,7 @@ def _rows(data: Path) -> list[dict[str, Any]]:
 
 
 def judge(number: int, answer: ModelAnswer) -> list[Mark]:
-    return [Mark("accuracy", float(normalized(str(answer)) == str(number)), 1.0)]
+    return [Mark("accuracy", float(normalize_answer(str(answer)) == str(number)), 1.0)]
 
 
 TASK = Task(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, find
+from galago.lab.eval.files import find_file, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import DetectGaze
 from galago.values import Spot
@@ -17,7 +17,7 @@ PATH, EYE, GAZE = 0, slice(6, 8), slice(8, 10)
 
 
 def cases(data: Path, count: int | None, seed: int) -> Cases:
-    with find(data, FILE).open(encoding="utf-8-sig", newline="") as file:
+    with find_file(data, FILE).open(encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     # A line for each of about ten people who said where they think that this person looks.
     people: dict[tuple[str, str], list[list[str]]] = {}
@@ -26,14 +26,14 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
 
     def case(place: int, of: tuple[str, list[list[str]]]) -> Case:
         name, seen = of
-        targets = [_spot(row[GAZE]) for row in seen]
-        x, y = (min(max(v, 0.0), 1.0) for v in _spot(seen[0][EYE]))
+        targets = [_parse_spot(row[GAZE]) for row in seen]
+        x, y = (min(max(v, 0.0), 1.0) for v in _parse_spot(seen[0][EYE]))
         return Case(name, data / seen[0][PATH], DetectGaze(eye=(x, y)), targets, partial(judge, targets), place)
 
-    return drawn([(f"{path}@{eye}", seen) for (path, eye), seen in people.items()], count, seed, case)
+    return sample_cases([(f"{path}@{eye}", seen) for (path, eye), seen in people.items()], count, seed, case)
 
 
-def _spot(values: list[str]) -> Spot:
+def _parse_spot(values: list[str]) -> Spot:
     x, y = (float(v) for v in values)
     return x, y
 

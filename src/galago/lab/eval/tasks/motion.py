@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from galago.lab.eval.case import Case, Cases, Task
-from galago.lab.eval.motion.score import MEASURES, judge
-from galago.lab.eval.motion.score import cases as clips
+from galago.lab.eval.motion.score import MEASURES, clip_questions, judge
 from galago.request import Query
 
 COUNT = 500
@@ -17,7 +16,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     count = COUNT if count is None else count
 
     def each() -> Iterator[Case]:
-        for place, (drawn, asked) in enumerate(clips(seed, count)):
+        for place, (drawn, asked) in enumerate(clip_questions(seed, count)):
             for number, task in enumerate(asked):
                 yield Case(
                     f"{place}/{number}", drawn.clip, Query(task.question), task.text, partial(judge, task), place

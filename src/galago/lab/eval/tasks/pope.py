@@ -6,7 +6,7 @@ from typing import Any
 
 from galago.lab.eval.answers import says_yes
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, find, read_lines
+from galago.lab.eval.files import find_file, read_lines, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import Query
 
@@ -19,8 +19,8 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
     rows = []
     for split in SPLITS:
         name = f"coco_pope_{split}.json"
-        rows += [(split, row) for row in read_lines(find(data, name, f"coco/{name}"))]
-    images = find(data, "val2014")
+        rows += [(split, row) for row in read_lines(find_file(data, name, f"coco/{name}"))]
+    images = find_file(data, "val2014")
 
     def case(place: int, of: tuple[str, dict[str, Any]]) -> Case:
         split, row = of
@@ -29,7 +29,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
         name = f"{split}/{row['question_id']}"
         return Case(name, images / row["image"], Query(row["text"] + PROMPT), row["label"], told, place)
 
-    return drawn(rows, count, seed, case)
+    return sample_cases(rows, count, seed, case)
 
 
 def judge(split: str, true: bool, answer: ModelAnswer) -> list[Mark]:

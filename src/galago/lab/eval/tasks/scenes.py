@@ -8,8 +8,7 @@ from typing import Any
 from galago.lab.eval.case import Case, Cases, Task
 from galago.lab.eval.scenes.question_mix import SceneQuestion
 from galago.lab.eval.scenes.ranges import BUNDLED, RANGES, Range
-from galago.lab.eval.scenes.score import MEASURES, judge, skill_of
-from galago.lab.eval.scenes.score import cases as scenes
+from galago.lab.eval.scenes.score import MEASURES, judge, scene_questions, skill_of
 
 COUNT = 500
 """Scenes where no number is given."""
@@ -26,7 +25,7 @@ def cases(
     count = COUNT if count is None else count
 
     def each() -> Iterator[Case]:
-        for place, (scene, asked) in enumerate(scenes(seed, count, of)):
+        for place, (scene, asked) in enumerate(scene_questions(seed, count, of)):
             for number, task in enumerate(asked):
                 if wanted(place, task):
                     case_id = f"{place}/{number}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from galago.lab.eval.answers import textvqa_accuracy
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, find, read_json
+from galago.lab.eval.files import find_file, read_json, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import Query
 
@@ -19,8 +19,8 @@ PROMPT = (
 
 
 def cases(data: Path, count: int | None, seed: int) -> Cases:
-    rows = read_json(find(data, FILE))["data"]
-    images = find(data, "train_images", "train_val_images/train_images")
+    rows = read_json(find_file(data, FILE))["data"]
+    images = find_file(data, "train_images", "train_val_images/train_images")
 
     def case(place: int, row: dict[str, Any]) -> Case:
         people = list(row["answers"])
@@ -29,7 +29,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
             str(row["question_id"]), image, Query(PROMPT + row["question"]), people, partial(judge, people), place
         )
 
-    return drawn(rows, count, seed, case)
+    return sample_cases(rows, count, seed, case)
 
 
 def judge(people: list[str], answer: ModelAnswer) -> list[Mark]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from galago.lab.eval.answers import vqa_accuracy
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Task
-from galago.lab.eval.files import drawn, find, read_json
+from galago.lab.eval.files import find_file, read_json, sample_cases
 from galago.lab.eval.score import Mark
 from galago.request import Query
 
@@ -17,8 +17,8 @@ KINDS = {"yes/no": "yes-no", "number": "number", "other": "other"}
 
 
 def cases(data: Path, count: int | None, seed: int) -> Cases:
-    questions, annotations = read_json(find(data, QUESTIONS)), read_json(find(data, ANNOTATIONS))
-    images = find(data, "val2014")
+    questions, annotations = read_json(find_file(data, QUESTIONS)), read_json(find_file(data, ANNOTATIONS))
+    images = find_file(data, "val2014")
     by_id = {a["question_id"]: a for a in annotations["annotations"]}
 
     def case(place: int, row: dict[str, Any]) -> Case:
@@ -28,7 +28,7 @@ def cases(data: Path, count: int | None, seed: int) -> Cases:
         told = partial(judge, KINDS[annotation["answer_type"]], people)
         return Case(str(row["question_id"]), image, Query(PROMPT + row["question"]), people, told, place)
 
-    return drawn(questions["questions"], count, seed, case)
+    return sample_cases(questions["questions"], count, seed, case)
 
 
 def judge(kind: str, people: list[str], answer: ModelAnswer) -> list[Mark]:
