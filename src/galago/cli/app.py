@@ -1,4 +1,4 @@
-"""The `galago` command: its subcommands, and how what goes wrong is told.
+"""The `galago` command: its subcommands, and how errors are printed.
 
 Commands import torch when they run, so that help answers at once.
 """
@@ -28,11 +28,11 @@ from galago.cli import (
     show,
     watch,
 )
-from galago.cli.streams import output_error, prepare
+from galago.cli.streams import output_error, prepare_streams
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
 from galago.system.signals import NO_READER, exit_code, heeded, leave
 
-FAILED = 2
+FAILURE_CODE = 2
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show, doctor):
@@ -40,7 +40,7 @@ for module in (caption, query, detect, point, gaze, watch, serve, config, bench,
 app.add_typer(models.app, name="models")
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if not wanted:
         return
     from importlib.metadata import PackageNotFoundError, version
@@ -55,7 +55,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def galago(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Compact vision-language models on the machine that you have."""
@@ -69,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
     code = 0
     with heeded() as heard:
         try:
-            code = _carried_out(args)
+            code = _run_command(args)
         except BaseException:
             # A signal in the middle of an import may come out as an error of that import.
             if not heard:
@@ -77,17 +77,17 @@ def main(args: Sequence[str] | None = None) -> int:
     return exit_code(heard[0]) if heard else code
 
 
-def _carried_out(args: Sequence[str] | None) -> int:
+def _run_command(args: Sequence[str] | None) -> int:
     try:
         code = app(args=args, prog_name="galago", standalone_mode=False)
         # The code of an Exit, or what the command returned: nothing.
         code = code if isinstance(code, int) else 0
-        return _unprinted(full) if (full := output_error()) else code
+        return _fail_output(full) if (full := output_error()) else code
     except (GalagoError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         # no_args_is_help raises the whole help text.
         helps = isinstance(error, typer.TyperException) and message.lstrip().startswith("Usage:")
-        return _failed(message if helps else f"error: {shortened(' '.join(message.splitlines()), MAX_MESSAGE)}")
+        return _fail(message if helps else f"error: {shortened(' '.join(message.splitlines()), MAX_MESSAGE)}")
     except (KeyboardInterrupt, typer.Abort):
         return exit_code(signal.SIGINT)
     except SystemExit as left:
@@ -97,32 +97,32 @@ def _carried_out(args: Sequence[str] | None) -> int:
     except OSError:
         if (full := output_error()) is None:
             raise
-        return _unprinted(full)
+        return _fail_output(full)
 
 
-def _unprinted(why: OSError) -> int:
+def _fail_output(why: OSError) -> int:
     if isinstance(why, BrokenPipeError):
         return NO_READER
-    return _failed(f"error: cannot write to standard output: {why.strerror or why}")
+    return _fail(f"error: cannot write to standard output: {why.strerror or why}")
 
 
-def _failed(message: str) -> int:
+def _fail(message: str) -> int:
     with suppress(OSError, ValueError):  # what cannot be told can be seen from the code
         typer.echo(message, err=True)
-    return FAILED
+    return FAILURE_CODE
 
 
 def run(args: Sequence[str] | None = None) -> NoReturn:
-    """The program: the command line in a process of its own. What nobody thought of is one line too."""
-    prepare()
+    """Run the command line and end the process; unexpected errors are printed as one line too."""
+    prepare_streams()
     try:
         code = main(args)
     except OSError as error:
-        code = _failed(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+        code = _fail(f"error: {error.filename or 'the system'}: {error.strerror or error}")
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        code = _failed(f"error: a fault of galago's, in {Path(place.filename).name} line {place.lineno}: {what}")
+        code = _fail(f"error: a fault of galago's, in {Path(place.filename).name} line {place.lineno}: {what}")
     leave(code)
 
 

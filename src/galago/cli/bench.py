@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from galago.choices import check_device, check_precision
-from galago.cli.options import Force
+from galago.cli.options import ForceOption
 from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
 from galago.request import Detail
@@ -61,7 +61,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Show ratios to the results saved in this file.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the results.")] = None,
-    force: Force = False,
+    force: ForceOption = False,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
     from galago.lab.bench.case import BenchCase, clip_size
@@ -79,25 +79,25 @@ def bench(
     check_models(models or [])
     check_outputs([path for path in (save, plot) if path], [compare, *(models or [])], force)
     cases = []
-    for model, named in _located(models, random):
+    for model, named in _locate_models(models, random):
         wanted: list[str | None] = [*dict.fromkeys(precision or [])]
         for name in wanted or [named]:
             seen = cast(Detail, detail)
             cases.append(BenchCase(model, name, width, height, frames, tokens, runs, threads, device, seen))
-    with _progress("Measuring") as tell:
+    with _step_bar("Measuring") as tell:
         outcome = run_bench(BenchPlan(tuple(cases), rounds, ceilings, random), tell)
     for failure in outcome.failures:
         typer.echo(f"error: {failure}", err=True)
     if outcome.results:
-        _give(outcome.results, saved, json, save, plot)
+        _output_results(outcome.results, saved, json, save, plot)
     if outcome.failures:
         raise typer.Exit(2)
 
 
-def _located(models: list[str] | None, random: bool) -> list[tuple[str, str | None]]:
-    """What to load for each model, and the precision that its name asked for if that is lost otherwise.
+def _locate_models(models: list[str] | None, random: bool) -> list[tuple[str, str | None]]:
+    """For each model what to load, and the precision in its name where that would be lost otherwise.
 
-    It is downloaded or made first, where needed, so that no child has to.
+    Downloads or makes what is missing, so that no child process has to.
     """
     if not random:
         from galago.store.hub import locate
@@ -110,13 +110,13 @@ def _located(models: list[str] | None, random: bool) -> list[tuple[str, str | No
 
     found = []
     for model in dict.fromkeys(models or [default_random_model()]):
-        with _progress(f"Making random weights for {model}") as tell:
+        with _step_bar(f"Making random weights for {model}") as tell:
             folder = ensure_random_checkpoint(model, lambda done, total: tell(done, total, ""))
         found.append((str(folder), with_precision(model)[1]))
     return found
 
 
-def _give(
+def _output_results(
     results: "list[BenchResult]", saved: "list[BenchResult] | None", json: bool, save: Path | None, plot: Path | None
 ) -> None:
     if save is not None:
@@ -142,7 +142,7 @@ def _give(
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+def _step_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on standard error, where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

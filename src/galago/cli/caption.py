@@ -6,9 +6,9 @@ import typer
 
 from galago.answers import answer_of
 from galago.arguments import request_of
-from galago.cli.options import Frames, Json, Loading, Media, MoreMedia, Stream, TextSettings, settings_of, takes_groups
-from galago.cli.running import Output, each_media
-from galago.cli.words import sources_of
+from galago.cli import options
+from galago.cli.inputs import collect_sources
+from galago.cli.running import AnswerPrinter, ask_media
 from galago.request import Caption, Length
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ Examples:
   galago caption clip.mp4 --model smolvlm2 --fps 2"""
 
 
-@takes_groups
+@options.expand_groups
 def caption(
-    media: Media = None,
-    more: MoreMedia = None,
+    media: options.MediaArgument = None,
+    more: options.MediaOption = None,
     length: Annotated[Length, typer.Option(help="How much to say.")] = "normal",
-    stream: Stream = False,
-    json: Json = False,
+    stream: options.StreamOption = False,
+    json: options.JsonOption = False,
     *,
-    frames: Frames,
-    text: TextSettings,
-    loading: Loading,
+    frames: options.FrameOptions,
+    text: options.TextOptions,
+    loading: options.ModelOptions,
 ) -> None:
     """Describe images and videos."""
-    sources = sources_of(media, more, "galago caption photo.jpg", "IMAGE or VIDEO")
-    settings = settings_of(text)
+    sources = collect_sources(media, more, "galago caption photo.jpg", "IMAGE or VIDEO")
+    settings = options.collect_settings(text)
     skill = Caption(length)
-    output = Output(sources, json, stream)
+    output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
     about = request_of(skill, None, settings, "interactive" if stream else "batch")
 
@@ -50,4 +50,4 @@ def caption(
         answer = answer_of(skill, run, stream)
         output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
-    each_media(sources, loading, frames, about, show)
+    ask_media(sources, loading, frames, about, show)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from galago.cli.options import takes_groups
-from galago.cli.server_flags import Config, Names, ServerFlags, in_force
+from galago.cli.options import expand_groups
+from galago.cli.server_flags import ConfigOption, ModelNames, ServerFlags, read_server_settings
 from galago.cli.streams import print_json
 
 EXAMPLES = """\b
@@ -15,35 +15,35 @@ Examples:
   galago config --config galago.toml --port 9000 --json"""
 
 
-@takes_groups
+@expand_groups
 def config(
-    names: Names = None,
-    config: Config = None,
+    names: ModelNames = None,
+    config: ConfigOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     *,
     flags: ServerFlags,
 ) -> None:
     """Tell what `galago serve` would do with the same flags, and where each setting comes from."""
-    found = in_force(names, flags, config)
-    told = {setting: _shown(setting, value) for setting, value in asdict(found.settings).items()}
+    found = read_server_settings(names, flags, config)
+    told = {setting: _hide_secrets(setting, value) for setting, value in asdict(found.settings).items()}
     if json:
         both = {setting: {"value": value, "from": found.origins[setting]} for setting, value in told.items()}
         print_json(both)
         return
-    rows = [(setting, _text(value), found.origins[setting]) for setting, value in told.items()]
+    rows = [(setting, _format_value(value), found.origins[setting]) for setting, value in told.items()]
     first, second = (max(len(row[column]) for row in rows) for column in range(2))
     for setting, value, origin in rows:
         typer.echo(f"{setting:{first}}  {value:{second}}  {origin}")
 
 
-def _shown(setting: str, value: Any) -> Any:
+def _hide_secrets(setting: str, value: Any) -> Any:
     from galago.server.settings import SECRET
 
     # Four letters tell which key it is, and of a short one too much.
     return [f"…{key[-4:]}" if len(key) > 8 else "…" for key in value] if setting in SECRET else value
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     match value:
         case None | () | []:
             return "-"

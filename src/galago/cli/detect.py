@@ -5,21 +5,10 @@ from typing import TYPE_CHECKING
 
 from galago.answers import answer_of
 from galago.arguments import request_of
-from galago.cli.drawing import drawings_for, write
-from galago.cli.options import (
-    Draw,
-    Force,
-    ImagesAndObject,
-    Json,
-    Loading,
-    MoreImages,
-    Object,
-    ObjectSettings,
-    settings_of,
-    takes_groups,
-)
-from galago.cli.running import Output, decoded, each_image
-from galago.cli.words import sources_and_words
+from galago.cli import options
+from galago.cli.drawing import drawing_paths, save_drawing
+from galago.cli.inputs import split_words
+from galago.cli.running import AnswerPrinter, ask_images, decode_image
 from galago.request import Detect, Point, check_skill
 
 if TYPE_CHECKING:
@@ -34,27 +23,27 @@ Examples:
   galago detect *.jpg "red car" --draw drawings/ --json"""
 
 
-def finding(kind: type[Detect | Point], help: str) -> Callable[..., None]:
+def object_command(kind: type[Detect | Point], help: str) -> Callable[..., None]:
     """The command of a skill that finds what an object is called; `help` is what it says of itself."""
     name = kind.__name__.lower()
 
     def command(
-        words: ImagesAndObject = None,
-        more: MoreImages = None,
-        prompt: Object = None,
-        draw: Draw = None,
-        force: Force = False,
-        json: Json = False,
+        words: options.ObjectArguments = None,
+        more: options.ImagesOption = None,
+        prompt: options.ObjectOption = None,
+        draw: options.DrawOption = None,
+        force: options.ForceOption = False,
+        json: options.JsonOption = False,
         *,
-        limits: ObjectSettings,
-        loading: Loading,
+        limits: options.ObjectOptions,
+        loading: options.ModelOptions,
     ) -> None:
-        images, object = sources_and_words(words, more, prompt, f"galago {name} photo.jpg person")
+        images, object = split_words(words, more, prompt, f"galago {name} photo.jpg person")
         skill = kind(object, limits.max_objects)
         check_skill(skill)
-        settings = settings_of(limits)
-        output = Output(images, json)
-        drawings = drawings_for(draw, images, object, (loading.named, limits.variant), force)
+        settings = options.collect_settings(limits)
+        output = AnswerPrinter(images, json)
+        drawings = drawing_paths(draw, images, object, (loading.named, limits.variant), force)
 
         def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
             from galago.media.draw import draw as drawn
@@ -62,18 +51,18 @@ def finding(kind: type[Detect | Point], help: str) -> Callable[..., None]:
             answer = answer_of(skill, run)
             [(what, found)] = answer.items()
             places = [tuple(one.values()) for one in found]
-            output.show(images[place], answer, [table(object, places, image.size)])
+            output.show(images[place], answer, [format_places(object, places, image.size)])
             if path := drawings[place]:
                 shown = {"boxes" if what == "objects" else what: places}
-                write(drawn(decoded(image), **shown, label=object), path)
+                save_drawing(drawn(decode_image(image), **shown, label=object), path)
 
-        each_image(images, loading, request_of(skill, None, settings, "batch"), show)
+        ask_images(images, loading, request_of(skill, None, settings, "batch"), show)
 
     command.__name__, command.__doc__ = name, help
-    return takes_groups(command)
+    return options.expand_groups(command)
 
 
-def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
+def format_places(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
     """A line for each box or point: its pixels, then 0..1."""
     lines = [f"{len(found)} x {name}"]
     if found:
@@ -85,4 +74,4 @@ def table(name: str, found: Sequence[Sequence[float]], size: tuple[int, int]) ->
     return "\n".join(lines)
 
 
-detect = finding(Detect, "Find objects: their bounding boxes, in pixels and relative to the image.")
+detect = object_command(Detect, "Find objects: their bounding boxes, in pixels and relative to the image.")

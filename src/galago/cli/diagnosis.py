@@ -1,4 +1,4 @@
-"""What there is of this machine, which models it can run, and what keeps them slower than they could be."""
+"""Facts for `galago doctor`: the machine, which models it can run, and what keeps them slower than they could be."""
 
 import os
 import platform
@@ -35,15 +35,15 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Advice:
-    """What is slower, or does not go, and the command that mends it, where one does."""
+    """What is slow or does not work, and the command that mends it, where there is one."""
 
     what: str
     command: str | None = None
 
 
 @dataclass(frozen=True)
-class Torch:
-    """What PyTorch says of itself, or why it says nothing."""
+class TorchFacts:
+    """What PyTorch reports, or why it cannot be imported."""
 
     version: str | None = None
     error: str | None = None
@@ -56,9 +56,9 @@ class Torch:
     """the instruction set of our kernels that run, on a CPU"""
 
 
-def examine() -> dict[str, Any]:
-    """All that is found, as JSON holds it: see the names. Takes about as long as PyTorch takes to be imported."""
-    torch, here = _torch(), installed()
+def diagnose() -> dict[str, Any]:
+    """All that was found, as a JSON object. Takes about as long as importing PyTorch."""
+    torch, here = _inspect_torch(), installed()
     free = system_memory()
     budget = int(SHARE * (free if torch.memory is None else torch.memory))
     kind = torch.device.partition(":")[0]
@@ -88,7 +88,7 @@ def examine() -> dict[str, Any]:
             "device_free_bytes": torch.memory,
             "for_models_bytes": budget,
         },
-        "disk": [_disk(what, folder) for what, folder in _folders().items()],
+        "disk": [_disk_facts(what, folder) for what, folder in _cache_folders().items()],
         "models": [
             {
                 "id": entry.id,
@@ -104,16 +104,16 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _torch() -> Torch:
+def _inspect_torch() -> TorchFacts:
     try:
         torch = import_module("torch")
         from galago.kernels import kernels
         from galago.system.device import available_memory, pick_device
     except Exception as error:  # missing, or a library that it needs is
-        return Torch(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        return TorchFacts(error=f"{type(error).__name__}: {error}".splitlines()[0])
     device = pick_device(None)
     found = kernels() if device.type == "cpu" else None
-    return Torch(
+    return TorchFacts(
         version=torch.__version__,
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -123,28 +123,28 @@ def _torch() -> Torch:
     )
 
 
-def _folders() -> dict[str, Path]:
+def _cache_folders() -> dict[str, Path]:
     from huggingface_hub import constants
 
     return {"downloads": Path(constants.HF_HUB_CACHE), "packed copies": cache_folder()}
 
 
-def _disk(what: str, folder: Path) -> dict[str, Any]:
+def _disk_facts(what: str, folder: Path) -> dict[str, Any]:
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     writable = os.access(there, os.W_OK)
     return {"what": what, "folder": str(folder), "free_bytes": shutil.disk_usage(there).free, "writable": writable}
 
 
-def _advice(torch: Torch, budget: int, best: str | None) -> Iterator[Advice]:
+def _advice(torch: TorchFacts, budget: int, best: str | None) -> Iterator[Advice]:
     if torch.version is None:
         yield Advice(f"PyTorch cannot be imported, and no model runs without it ({torch.error})", "pip install torch")
     else:
-        yield from _of_speed(torch)
+        yield from _speed_advice(torch)
     if best is None:
         yield Advice(f"no model for photographs fits in {size_of(budget)} of memory: end other programs, or allow more")
     elif not set(installed()) & {entry.id for entry in photographic()}:
         yield Advice("no model for photographs is installed", f"galago models pull {best}")
-    for disk in (_disk(what, folder) for what, folder in _folders().items()):
+    for disk in (_disk_facts(what, folder) for what, folder in _cache_folders().items()):
         if not disk["writable"]:
             variable = "HF_HOME" if disk["what"] == "downloads" else "GALAGO_CACHE"
             yield Advice(f"{disk['folder']} cannot be written ({disk['what']})", f"export {variable}=/another/folder")
@@ -152,14 +152,14 @@ def _advice(torch: Torch, budget: int, best: str | None) -> Iterator[Advice]:
         yield Advice("videos cannot be read but animated GIF, WebP and PNG", "pip install av")
 
 
-def _of_speed(torch: Torch) -> Iterator[Advice]:
+def _speed_advice(torch: TorchFacts) -> Iterator[Advice]:
     chosen, sets = os.environ.get("GALAGO_KERNELS", ""), instruction_sets()
     if torch.device == "cpu":
         if Path("/dev/nvidia0").exists():
             what = f"there is an NVIDIA GPU that this PyTorch ({torch.version}) does not use"
             yield Advice(what, "pip install --force-reinstall torch" if "+cpu" in str(torch.version) else "nvidia-smi")
         if torch.kernels is None:
-            yield _without_kernels(chosen, sets)
+            yield _kernel_advice(chosen, sets)
         elif chosen and sets and torch.kernels != sets[0]:
             yield Advice(f"GALAGO_KERNELS keeps to {chosen}, and this processor has {sets[0]}", "unset GALAGO_KERNELS")
         elif refused := refused_set(torch.kernels):
@@ -170,7 +170,7 @@ def _of_speed(torch: Torch) -> Iterator[Advice]:
         yield Advice(what, f"unset {' '.join(limiting)}" if limiting else f"galago serve --threads {usable_cores()}")
 
 
-def _without_kernels(chosen: str, sets: tuple[str, ...]) -> Advice:
+def _kernel_advice(chosen: str, sets: tuple[str, ...]) -> Advice:
     slow = "galago's own kernels do not run, and PyTorch's are slower in int8 and int4"
     if chosen:
         return Advice(f"{slow}: GALAGO_KERNELS is {chosen}", "unset GALAGO_KERNELS")

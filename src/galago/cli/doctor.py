@@ -20,9 +20,9 @@ Examples:
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Tell what this machine has, which models it can run, and what would make them quicker."""
-    from galago.cli.diagnosis import examine
+    from galago.cli.diagnosis import diagnose
 
-    found = examine()
+    found = diagnose()
     if json:
         print_json(found)
     else:

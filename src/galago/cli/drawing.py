@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def drawings_for(
+def drawing_paths(
     draw: Path | None, sources: Sequence[str], label: str, others: Sequence[str | None] = (), force: bool = False
 ) -> list[Path | None]:
     """Where each image's drawing goes: `draw` itself, or under the image's name in the folder `draw`.
@@ -30,7 +30,7 @@ def drawings_for(
         return [None] * len(sources)
     kept = [Path(source) for source in (*sources, *others) if source and "://" not in source and source != "-"]
     if os.path.isdir(draw) or not draw.suffix:
-        chosen = list(_names_in(draw, sources, label, kept, force))
+        chosen = list(_paths_in(draw, sources, label, kept, force))
     elif len(sources) > 1:
         raise InvalidRequest(f"--draw {draw} is one file for {len(sources)} images; give a folder, as --draw drawings/")
     else:
@@ -47,7 +47,7 @@ def drawings_for(
     return list(chosen)
 
 
-def _names_in(folder: Path, sources: Sequence[str], label: str, kept: Sequence[Path], force: bool) -> Iterator[Path]:
+def _paths_in(folder: Path, sources: Sequence[str], label: str, kept: Sequence[Path], force: bool) -> Iterator[Path]:
     used: set[str] = set()
     added = re.sub(r"\W+", "-", label).strip("-")[:40] or "found"
     for source in sources:
@@ -65,7 +65,7 @@ def _names_in(folder: Path, sources: Sequence[str], label: str, kept: Sequence[P
         yield folder / f"{name}.png"
 
 
-def write(image: "Image.Image", path: Path) -> None:
+def save_drawing(image: "Image.Image", path: Path) -> None:
     """Save a drawing and say where. Raises InvalidRequest if that cannot be done."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.cli.options import Force, Loading, takes_groups
+from galago.cli.options import ForceOption, ModelOptions, expand_groups
 from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, quoted
 from galago.store.hub import check_models
@@ -33,7 +33,7 @@ Examples:
   galago eval --compare monday.jsonl tuesday.jsonl"""
 
 
-@takes_groups
+@expand_groups
 def eval(
     task: Annotated[
         str | None, typer.Argument(metavar="TASK", help="One of `galago eval list`, or a Python file with a TASK.")
@@ -76,9 +76,9 @@ def eval(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    force: Force = False,
+    force: ForceOption = False,
     *,
-    loading: Loading,
+    loading: ModelOptions,
 ) -> None:
     """Measure how well a model answers, on drawn scenes and on data sets that you have."""
     from galago.lab.eval import tasks
@@ -99,27 +99,27 @@ def eval(
     if compare is not None and views:
         option = "--blank" if blank else "--shuffle-frames"
         raise InvalidRequest(f"--compare and {option} exclude each other", views[0])
-    what = _What(task, tasks.load_task(task).within(range), data, count, seed)
+    what = _TaskPart(task, tasks.load_task(task).within(range), data, count, seed)
     if shuffle and not what.task.clips:
         raise InvalidRequest(f"--shuffle-frames is for tasks about clips; {task} asks about images", "shuffle_frames")
     loading = replace(loading, model=loading.model or what.task.model)
-    wanted = _least(what.task, least or [])
+    wanted = _parse_minimums(what.task, least or [])
     sides = list(compare or ())
     loading.check()
     check_models([side for side in sides if not side.endswith(".jsonl")])
-    answers = _files_of(out, sides, views)
-    written = [*answers, *map(_summary_of, answers), *([plot] if plot else [])]
+    answers = _answer_files(out, sides, views)
+    written = [*answers, *map(_summary_path, answers), *([plot] if plot else [])]
     check_outputs(written, [data, task, loading.model, *sides], force)
     if compare is not None:
-        runs = [_either(what, side, out, loading, place) for place, side in enumerate(sides)]
+        runs = [_compared_run(what, side, out, loading, place) for place, side in enumerate(sides)]
     else:
-        runs = [_asked(what, loading, view, out) for view in ("", *views)]
-    _give(what.task, runs, compare is not None, json, plot)
-    _judge(runs[-1] if compare is not None else runs[0], wanted)
+        runs = [_ask_model(what, loading, view, out) for view in ("", *views)]
+    _output_scores(what.task, runs, compare is not None, json, plot)
+    _check_minimums(runs[-1] if compare is not None else runs[0], wanted)
 
 
 @dataclass(frozen=True)
-class _What:
+class _TaskPart:
     """A task, and which part of its data."""
 
     name: str
@@ -129,7 +129,7 @@ class _What:
     seed: int
 
 
-def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
+def _parse_minimums(task: "Task", given: Sequence[str]) -> dict[str, float]:
     wanted = {}
     for text in given:
         name, _, percent = text.partition("=")
@@ -145,34 +145,34 @@ def _least(task: "Task", given: Sequence[str]) -> dict[str, float]:
     return wanted
 
 
-def _either(what: _What, side: str, out: Path | None, loading: Loading, place: int) -> "EvalRun":
+def _compared_run(what: _TaskPart, side: str, out: Path | None, loading: ModelOptions, place: int) -> "EvalRun":
     """One side of a comparison: the answers in a file, or those of a model of this name."""
     from galago.lab.eval.journal import read_journal
     from galago.lab.eval.report import score_run
 
     if side.endswith(".jsonl"):
         return score_run(what.task, *read_journal(Path(side)))
-    return _asked(what, replace(loading, model=side), "", out and _beside(out, "AB"[place]))
+    return _ask_model(what, replace(loading, model=side), "", out and _sibling_path(out, "AB"[place]))
 
 
-def _files_of(out: Path | None, sides: Sequence[str], views: Sequence[str]) -> list[Path]:
+def _answer_files(out: Path | None, sides: Sequence[str], views: Sequence[str]) -> list[Path]:
     """Where answers will be kept."""
     if out is None:
         return []
     if sides:
-        return [_beside(out, "AB"[place]) for place, side in enumerate(sides) if not side.endswith(".jsonl")]
-    return [out, *(_beside(out, view) for view in views)]
+        return [_sibling_path(out, "AB"[place]) for place, side in enumerate(sides) if not side.endswith(".jsonl")]
+    return [out, *(_sibling_path(out, view) for view in views)]
 
 
-def _summary_of(out: Path) -> Path:
+def _summary_path(out: Path) -> Path:
     return out.with_suffix(".summary.json")
 
 
-def _beside(path: Path, what: str) -> Path:
+def _sibling_path(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}{path.suffix}")
 
 
-def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalRun":
+def _ask_model(what: _TaskPart, loading: ModelOptions, view: str, out: Path | None) -> "EvalRun":
     """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
     from galago.lab.eval.journal import open_journal
     from galago.lab.eval.report import VIEWS, run_summary, score_run
@@ -181,7 +181,7 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalR
     if what.task.files and what.data is None:
         raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
     cases = what.task.cases(what.data or Path(), what.count, what.seed)
-    out = _beside(out, view) if out and view else out
+    out = _sibling_path(out, view) if out and view else out
     shown = {name: view == name for name in VIEWS}
     with loading.open() as model:
         if out and out.is_file() and not is_ours(out):
@@ -202,11 +202,11 @@ def _asked(what: _What, loading: Loading, view: str, out: Path | None) -> "EvalR
                 raise
     run = score_run(what.task, settings, records)
     if out:
-        write_text(jsonlib.dumps(run_summary(run), indent=1) + "\n", _summary_of(out))
+        write_text(jsonlib.dumps(run_summary(run), indent=1) + "\n", _summary_path(out))
     return run
 
 
-def _give(task: "Task", runs: Sequence["EvalRun"], compared: bool, json: bool, plot: Path | None) -> None:
+def _output_scores(task: "Task", runs: Sequence["EvalRun"], compared: bool, json: bool, plot: Path | None) -> None:
     from rich.console import Console
 
     from galago.lab.eval.plot import plot_runs
@@ -228,7 +228,7 @@ def _give(task: "Task", runs: Sequence["EvalRun"], compared: bool, json: bool, p
     console.print(comparison_table(task, runs[0], runs[1], differences) if compared else scores_table(task, *runs))
 
 
-def _judge(run: "EvalRun", wanted: dict[str, float]) -> None:
+def _check_minimums(run: "EvalRun", wanted: dict[str, float]) -> None:
     from galago.lab.eval.score import below_minimum
 
     if short := below_minimum(run.scores, wanted):

@@ -6,10 +6,10 @@ import typer
 
 from galago.answers import answer_of
 from galago.arguments import request_of
-from galago.cli.drawing import drawings_for, write
-from galago.cli.options import Draw, Force, Images, Json, Loading, MoreImages, Seed, numbers, settings_of, takes_groups
-from galago.cli.running import Output, decoded, each_image
-from galago.cli.words import sources_of
+from galago.cli import options
+from galago.cli.drawing import drawing_paths, save_drawing
+from galago.cli.inputs import collect_sources
+from galago.cli.running import AnswerPrinter, ask_images, decode_image
 from galago.request import DetectGaze, check_skill
 from galago.values import Box, Spot
 
@@ -25,47 +25,47 @@ Examples:
   galago gaze photo.jpg --face 0.35,0.2,0.5,0.4 --accurate"""
 
 
-@takes_groups
+@options.expand_groups
 def gaze(
-    given: Images = None,
-    more: MoreImages = None,
+    given: options.ImagesArgument = None,
+    more: options.ImagesOption = None,
     eye: Annotated[str | None, typer.Option(metavar="X,Y", help="Where the eyes are, in 0..1.")] = None,
     face: Annotated[
         str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The box of the face, in 0..1; needed by --accurate.")
     ] = None,
     accurate: Annotated[bool, typer.Option("--accurate", help="Ask from many points of the face; slower.")] = False,
-    draw: Draw = None,
-    force: Force = False,
-    json: Json = False,
-    seed: Seed = None,
+    draw: options.DrawOption = None,
+    force: options.ForceOption = False,
+    json: options.JsonOption = False,
+    seed: options.SeedOption = None,
     *,
-    loading: Loading,
+    loading: options.ModelOptions,
 ) -> None:
     """Find where a person looks."""
-    images = sources_of(given, more, "galago gaze photo.jpg --eye 0.42,0.31")
-    box = cast(Box, numbers(face, "--face", 4)) if face else None
-    spot = cast(Spot, numbers(eye, "--eye", 2)) if eye else None
+    images = collect_sources(given, more, "galago gaze photo.jpg --eye 0.42,0.31")
+    box = cast(Box, options.parse_numbers(face, "--face", 4)) if face else None
+    spot = cast(Spot, options.parse_numbers(eye, "--eye", 2)) if eye else None
     skill = DetectGaze(spot, box, accurate)
     check_skill(skill)
-    settings = settings_of(seed=seed)
-    output, drawings = Output(images, json), drawings_for(draw, images, "gaze", (loading.named,), force)
+    settings = options.collect_settings(seed=seed)
+    output, drawings = AnswerPrinter(images, json), drawing_paths(draw, images, "gaze", (loading.named,), force)
 
     def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
         from galago.media.draw import draw as drawn
 
         answer = answer_of(skill, run)
         found = answer["gaze"]
-        output.show(images[place], answer, [_told(found, image.size)])
+        output.show(images[place], answer, [_format_gaze(found, image.size)])
         if path := drawings[place]:
             boxes = [box] if box else []
             eyes = [spot] if spot else [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
             lines = [(start, (found["x"], found["y"])) for start in eyes if found]
-            write(drawn(decoded(image), boxes=boxes, gazes=lines), path)
+            save_drawing(drawn(decode_image(image), boxes=boxes, gazes=lines), path)
 
-    each_image(images, loading, request_of(skill, None, settings, "batch"), show)
+    ask_images(images, loading, request_of(skill, None, settings, "batch"), show)
 
 
-def _told(found: dict[str, float] | None, size: tuple[int, int]) -> str:
+def _format_gaze(found: dict[str, float] | None, size: tuple[int, int]) -> str:
     if found is None:
         return "looks at nothing in the image"
     x, y = found["x"], found["y"]

@@ -1,4 +1,4 @@
-"""What a command is given: images and videos, and the words about them, in whatever order and by whatever option."""
+"""Parsing what a command is given into its images and videos, and the words about them."""
 
 import os
 import re
@@ -9,21 +9,23 @@ from galago.errors import InvalidRequest, quoted, shortened
 
 _SUFFIXES = "jpe?g|png|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mkv|mov|avi"
 _MEDIA = re.compile(rf"-|data:.*|[a-z][a-z0-9+.-]*://.*|\S*\.({_SUFFIXES})", re.IGNORECASE)
-"""What is written as an image or a video is, whether or not there is one."""
+"""What looks like an image or a video, whether or not there is one."""
 
 
-def sources_of(given: Sequence[str] | None, more: Sequence[str] | None, example: str, what: str = "IMAGE") -> list[str]:
-    """All images, those of --image too; a file:// URL becomes the path that it means.
+def collect_sources(
+    given: Sequence[str] | None, more: Sequence[str] | None, example: str, what: str = "IMAGE"
+) -> list[str]:
+    """All images of arguments and options; file:// URLs become paths.
 
     Raises InvalidRequest where there is none, with an `example` of how it is done.
     """
-    sources = [path_of(source) for source in (*(given or ()), *(more or ()))]
+    sources = [path_from_url(source) for source in (*(given or ()), *(more or ()))]
     if not sources:
         raise InvalidRequest(f"{what} is missing; as in: {example}")
     return sources
 
 
-def sources_and_words(
+def split_words(
     given: Sequence[str] | None,
     more: Sequence[str] | None,
     words: str | None,
@@ -33,7 +35,7 @@ def sources_and_words(
     shown: str = "IMAGE",
     optional: bool = False,
 ) -> tuple[list[str], str]:
-    """The images and the words about them: of --prompt, or the last of what is given.
+    """Split arguments into the images and the words about them: those of --prompt, or the last argument.
 
     Errors call the two `shown` and `what`, and give an `example`. Raises InvalidRequest where one is missing, the
     images unless they are `optional`. Words that are a file's name are none.
@@ -41,7 +43,7 @@ def sources_and_words(
     given = list(given or ())
     if words is None and given and not _is_media(given[-1]):
         words = given.pop()
-    sources = [path_of(source) for source in (*given, *(more or ()))]
+    sources = [path_from_url(source) for source in (*given, *(more or ()))]
     if words is None:
         after = f" after {shortened(sources[-1])}" if sources else ""
         raise InvalidRequest(f"{what} is missing{after}; as in: {example}")
@@ -54,7 +56,7 @@ def _is_media(word: str) -> bool:
     return _MEDIA.fullmatch(word) is not None or os.path.isfile(word)
 
 
-def path_of(source: str) -> str:
+def path_from_url(source: str) -> str:
     """The path that a file:// URL means; any other source as it is. Raises InvalidRequest."""
     if source[:6].lower() != "file:/" or os.path.exists(source):
         return source

@@ -19,21 +19,23 @@ from galago.store.catalog import Bundled, Entry, entries, find, lookup, routes, 
 
 app = typer.Typer(rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `galago models`, or a repository: owner/name.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name of `galago models`, or a repository: owner/name.")
+]
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
+ModelsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
 
 
 @app.callback(invoke_without_command=True)
-def models(context: typer.Context, json: Json = False) -> None:
+def models(context: typer.Context, json: ModelsJsonOption = False) -> None:
     """List the models, or pull and remove them."""
     if context.invoked_subcommand is None:
         list_models(json)
 
 
 @app.command("list")
-def list_models(json: Json = False) -> None:
+def list_models(json: ModelsJsonOption = False) -> None:
     """List the models: what each takes on disk and in memory, and what it is. The same as `galago models`."""
     from galago.store.hub import installed, random_checkpoints, repositories
     from galago.store.packed_cache import copies_without_model
@@ -42,7 +44,7 @@ def list_models(json: Json = False) -> None:
     left = {name: copies for name, copies in copies_without_model().items() if name not in random}
     if json:
         for entry in entries():
-            print_json(_described(entry, here.get(entry.id)))
+            print_json(_entry_json(entry, here.get(entry.id)))
         for name, files in pulled.items():
             known = {"id": name, "family": files.family, "commit": files.commit, "installed": True}
             print_json({**known, "bytes": files.size})
@@ -54,25 +56,25 @@ def list_models(json: Json = False) -> None:
             told = {"id": name, "packed_copies": [copy.precision for copy in copies], "installed": False}
             print_json({**told, "bytes": sum(copy.size for copy in copies)})
         return
-    rows = [Row(e.id, e.description, size_of(here[e.id]) if e.id in here else "-", _memory(e)) for e in entries()]
+    rows = [ModelRow(e.id, e.description, size_of(here[e.id]) if e.id in here else "-", _memory(e)) for e in entries()]
     for name, files in pulled.items():
-        rows.append(Row(name, f"{files.family}, at commit {files.commit}", size_of(files.size)))
+        rows.append(ModelRow(name, f"{files.family}, at commit {files.commit}", size_of(files.size)))
     for route in routes():
         ways = "; ".join(f"{', '.join(way.takes)}: {' or '.join(way.models)}" for way in route.ways)
-        rows.append(Row(route.id, f"{route.description} ({ways})"))
+        rows.append(ModelRow(route.id, f"{route.description} ({ways})"))
     for name, size in random.items():
-        rows.append(Row(name, "random weights, made by `galago bench --random`", size_of(size)))
+        rows.append(ModelRow(name, "random weights, made by `galago bench --random`", size_of(size)))
     for name, copies in left.items():
         precisions = ", ".join(copy.precision for copy in copies)
         about = f"packed copies in {precisions} of what is gone or not known; `galago models remove` deletes them"
-        rows.append(Row(name, about, size_of(sum(copy.size for copy in copies))))
+        rows.append(ModelRow(name, about, size_of(sum(copy.size for copy in copies))))
     # Only a terminal has a width that lines must keep to.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    typer.echo("\n".join(_listed(rows, width)))
+    typer.echo("\n".join(_format_rows(rows, width)))
 
 
 @app.command()
-def pull(name: Name) -> None:
+def pull(name: ModelArgument) -> None:
     """Download a model, so that it can be used without a network."""
     from galago.store.hub import fetch, files_of_repository, installed, remote
 
@@ -101,10 +103,10 @@ def remove(
         plain, packed = hub.remove_random(name), packed_cache.remove_packed(name)
         if not plain + packed:
             raise ModelNotFound(f"there are no random weights {name}; `galago models` lists those that are kept")
-        _freed(name, plain, packed)
+        _print_freed(name, plain, packed)
         return
     if hub.remote(name):
-        _freed(name, hub.remove(name), packed_cache.remove_packed(name))
+        _print_freed(name, hub.remove(name), packed_cache.remove_packed(name))
         return
     if lookup(name) is None:
         _remove_copies(name)
@@ -128,11 +130,11 @@ def remove(
         freed = 0
     else:
         packed = packed_cache.remove_packed(entry.id)
-    _freed(entry.id, freed, packed)
+    _print_freed(entry.id, freed, packed)
 
 
 @app.command()
-def path(name: Name) -> None:
+def path(name: ModelArgument) -> None:
     """Print where the weights of a model are on this machine. Nothing is downloaded."""
     from galago.store.hub import locate
 
@@ -154,12 +156,12 @@ def _remove_copies(name: str) -> None:
     typer.echo(f"{name}: {size_of(packed_cache.remove_copies(copies))} freed, packed copies in {precisions}")
 
 
-def _freed(name: str, plain: int, packed: int) -> None:
+def _print_freed(name: str, plain: int, packed: int) -> None:
     part = f", {size_of(packed)} of it in packed copies" if packed else ""
     typer.echo(f"{name}: {size_of(plain + packed)} freed{part}")
 
 
-def _described(entry: Entry, size: int | None) -> dict[str, object]:
+def _entry_json(entry: Entry, size: int | None) -> dict[str, object]:
     untold = ("source", "kv_values", "context", "counted")
     return {
         **{field.name: getattr(entry, field.name) for field in fields(entry) if field.name not in untold},
@@ -171,7 +173,7 @@ def _described(entry: Entry, size: int | None) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A line of the list; `memory` has a cell for each of PRECISIONS, or none at all."""
 
     name: str
@@ -183,7 +185,7 @@ class Row:
 LEGEND = "GB of memory at the peak of a request on a CPU; ~ is counted, not measured"
 
 
-def _listed(rows: Sequence[Row], width: int | None) -> list[str]:
+def _format_rows(rows: Sequence[ModelRow], width: int | None) -> list[str]:
     """A line for each model; with what it is below it, or all of it below its name, where a line would be too wide."""
     first, second = max(len(row.name) for row in rows), max(len("on disk"), *(len(row.disk) for row in rows))
 
@@ -196,20 +198,20 @@ def _listed(rows: Sequence[Row], width: int | None) -> list[str]:
     if width is None:
         return [f"{head}  {LEGEND}", *(f"{numbers[row.name]}  {row.about}" for row in rows)]
     if len(head) > width:
-        return [line for row in rows for line in _stacked(row, width)]
-    below = {row.name: _wrapped(row.about, width) for row in rows}
+        return [line for row in rows for line in _format_narrow(row, width)]
+    below = {row.name: _wrap(row.about, width) for row in rows}
     lines = [line for row in rows for line in (numbers[row.name].rstrip(), *below[row.name])]
-    return [head, *lines, *_wrapped(LEGEND, width)]
+    return [head, *lines, *_wrap(LEGEND, width)]
 
 
-def _stacked(row: Row, width: int) -> list[str]:
+def _format_narrow(row: ModelRow, width: int) -> list[str]:
     told = ", ".join(f"{name} {cell}" for name, cell in zip(PRECISIONS, row.memory, strict=False))
     texts = (row.about, told and f"memory: {told} GB")
     disk = "" if row.disk == "-" else row.disk
-    return [f"{row.name}  {disk}".rstrip(), *(line for text in texts for line in _wrapped(text, width))]
+    return [f"{row.name}  {disk}".rstrip(), *(line for text in texts for line in _wrap(text, width))]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrap(text: str, width: int) -> list[str]:
     return wrap(text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 

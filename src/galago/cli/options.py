@@ -1,4 +1,4 @@
-"""The options that several commands have, and what they say of themselves in --help."""
+"""Options that several commands share, with their help texts."""
 
 import inspect
 import os
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from galago.model import Model
 
 Texts = list[str] | None
-Images = Annotated[
+ImagesArgument = Annotated[
     Texts, typer.Argument(metavar="IMAGE", help="Paths or URLs; - reads standard input.", show_default=False)
 ]
-MoreImages = Annotated[
+ImagesOption = Annotated[
     Texts, typer.Option("--image", metavar="IMAGE", help="The same as IMAGE; may be given again.", show_default=False)
 ]
-ImagesAndObject = Annotated[
+ObjectArguments = Annotated[
     Texts,
     typer.Argument(
         metavar="IMAGE|OBJECT",
@@ -34,16 +34,16 @@ ImagesAndObject = Annotated[
         show_default=False,
     ),
 ]
-Object = Annotated[
+ObjectOption = Annotated[
     str | None, typer.Option("--prompt", "--object", metavar="OBJECT", help="The same as OBJECT.", show_default=False)
 ]
-Media = Annotated[
+MediaArgument = Annotated[
     Texts,
     typer.Argument(
         metavar="IMAGE|VIDEO", help="Paths or URLs of images or videos; - reads standard input.", show_default=False
     ),
 ]
-MoreMedia = Annotated[
+MediaOption = Annotated[
     Texts,
     typer.Option(
         "--image",
@@ -53,40 +53,40 @@ MoreMedia = Annotated[
         show_default=False,
     ),
 ]
-Question = Annotated[
+QuestionOption = Annotated[
     str | None, typer.Option("--prompt", metavar="QUESTION", help="The same as QUESTION.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")]
-Draw = Annotated[
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
+StreamOption = Annotated[bool, typer.Option("--stream", help="Print the text as it is made.")]
+DrawOption = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="Draw what was found: a picture to write, or a folder for several images."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that galago did not write; never an input.")]
-Variant = Annotated[str | None, typer.Option(metavar="FILE", help="A LoRA variant to apply.")]
-Detail = Annotated[
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that galago did not write; never an input.")]
+VariantOption = Annotated[str | None, typer.Option(metavar="FILE", help="A LoRA variant to apply.")]
+DetailOption = Annotated[
     str | None, typer.Option(metavar="low|high", help="low sees a large image as a whole only: quicker, and coarser.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Makes what is drawn at random repeat.")]
+SeedOption = Annotated[int | None, typer.Option(help="Makes what is drawn at random repeat.")]
 
-Precision = Annotated[
+PrecisionOption = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16, float16, int8 or int4; by default what the model's name or --profile says."),
 ]
-Profile = Annotated[
+ProfileOption = Annotated[
     str | None,
     typer.Option(
         help="optimized: the quickest for the device, the default from 100 M parameters on. standard: float32."
     ),
 ]
-Revision = Annotated[
+RevisionOption = Annotated[
     str | None, typer.Option(help="Whose behaviour a local checkpoint has, as 2025-06-21, if it does not tell.")
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads that compute; by default all cores.")]
 
 
 @dataclass(frozen=True)
-class Loading:
+class ModelOptions:
     """Which model, and how it is to run."""
 
     model: Annotated[
@@ -98,11 +98,11 @@ class Loading:
             "that is installed and fits.",
         ),
     ] = None
-    precision: Precision = None
-    profile: Profile = None
+    precision: PrecisionOption = None
+    profile: ProfileOption = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")] = None
-    revision: Revision = None
-    threads: Threads = None
+    revision: RevisionOption = None
+    threads: ThreadsOption = None
 
     def check(self) -> None:
         """Find what is wrong before PyTorch is imported, which takes seconds. Raises GalagoError."""
@@ -123,9 +123,9 @@ class Loading:
         self.check()
         import galago
 
-        return galago.load(**{**asdict(self), "model": self.named or self._chosen(skill)})
+        return galago.load(**{**asdict(self), "model": self.named or self._choose_default(skill)})
 
-    def _chosen(self, skill: str | None) -> str:
+    def _choose_default(self, skill: str | None) -> str:
         from galago.fleet.default_model import SHARE, choose
         from galago.system.device import available_memory, pick_device
 
@@ -136,7 +136,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameOptions:
     """Which frames of a video are looked at."""
 
     fps: Annotated[
@@ -150,13 +150,13 @@ class Frames:
         ),
     ] = None
 
-    def of(self, usual: "FrameSampling") -> "FrameSampling":
-        """The usual, but for what was given. Raises InvalidRequest for what is out of range."""
+    def override(self, usual: "FrameSampling") -> "FrameSampling":
+        """The usual sampling with the options that were given. Raises InvalidRequest for what is out of range."""
         return replace(usual, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class TextOptions:
     """How text is drawn."""
 
     max_tokens: Annotated[
@@ -165,25 +165,25 @@ class TextSettings:
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; higher is more varied.")] = 0.0
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this probability.")] = 1.0
     min_p: Annotated[float, typer.Option(help="Leave out tokens less likely than this share of the likeliest.")] = 0.0
-    seed: Seed = None
+    seed: SeedOption = None
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
     ] = None
-    variant: Variant = None
-    detail: Detail = None
+    variant: VariantOption = None
+    detail: DetailOption = None
 
 
 @dataclass(frozen=True)
-class ObjectSettings:
+class ObjectOptions:
     """How objects are looked for."""
 
     max_objects: Annotated[int, typer.Option(help="Find so many at most.")] = 50
-    variant: Variant = None
-    detail: Detail = None
+    variant: VariantOption = None
+    detail: DetailOption = None
 
 
-def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses of options: each of their fields becomes an option of its own."""
+def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: parameters that are dataclasses of options become one option for each of their fields."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     flat: list[inspect.Parameter] = []
@@ -206,7 +206,7 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any) -> dict[str, Any]:
+def collect_settings(group: TextOptions | ObjectOptions | None = None, **more: Any) -> dict[str, Any]:
     """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
     from galago.arguments import request_of
     from galago.request import Caption
@@ -220,7 +220,7 @@ def settings_of(group: TextSettings | ObjectSettings | None = None, **more: Any)
     return settings
 
 
-def numbers(text: str, option: str, *counts: int) -> tuple[float, ...]:
+def parse_numbers(text: str, option: str, *counts: int) -> tuple[float, ...]:
     """The numbers of an option such as 0.5,0.4. Raises InvalidRequest unless there are as many as allowed."""
     try:
         values = tuple(float(part) for part in text.split(","))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from galago.choices import BITS
-from galago.cli.streams import json_name, print_json
+from galago.cli.streams import json_path, print_json
 from galago.errors import InvalidRequest, ModelNotFound, quoted, size_of
 from galago.store.catalog import find, with_precision
 from galago.store.hub import check_models
@@ -36,7 +36,7 @@ def quantize(
         raise InvalidRequest(f"cannot quantize to {quoted(to)}; use {' or '.join(BITS)}", "precision")
     if (asked := with_precision(model)[1]) not in (None, to):
         raise InvalidRequest(f"{model} asks for {asked}, and --to for {to}", "precision")
-    folder = out or _known(model, to)
+    folder = out or _default_folder(model, to)
     if folder is not None:
         check_folder(folder, [model], force)
     check_models([model])
@@ -52,7 +52,7 @@ def quantize(
         told = {
             "model": files.name,
             "precision": to,
-            "folder": json_name(folder),
+            "folder": json_path(folder),
             "bytes": after,
             "bytes_before": before,
         }
@@ -61,7 +61,7 @@ def quantize(
         typer.echo(f"{folder}: {size_of(after)}, before {size_of(before)}")
 
 
-def _known(model: str, to: str) -> Path | None:
+def _default_folder(model: str, to: str) -> Path | None:
     try:
         return Path(f"{find(model).id}-{to}")
     except ModelNotFound:

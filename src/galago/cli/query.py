@@ -7,20 +7,9 @@ import typer
 
 from galago.answers import answer_of
 from galago.arguments import request_of
-from galago.cli.options import (
-    Frames,
-    Json,
-    Loading,
-    MoreMedia,
-    Question,
-    Stream,
-    TextSettings,
-    numbers,
-    settings_of,
-    takes_groups,
-)
-from galago.cli.running import Output, each_media
-from galago.cli.words import sources_and_words
+from galago.cli import options
+from galago.cli.inputs import split_words
+from galago.cli.running import AnswerPrinter, ask_media
 from galago.request import Query, check_skill
 
 if TYPE_CHECKING:
@@ -39,7 +28,7 @@ Examples:
   galago query "What is the capital of Kenya?\""""
 
 
-@takes_groups
+@options.expand_groups
 def query(
     words: Annotated[
         list[str] | None,
@@ -49,28 +38,28 @@ def query(
             show_default=False,
         ),
     ] = None,
-    more: MoreMedia = None,
-    prompt: Question = None,
+    more: options.MediaOption = None,
+    prompt: options.QuestionOption = None,
     *,
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Think first, and show the thoughts.")] = False,
     ref: Annotated[
         list[str] | None,
         typer.Option(metavar="X,Y[,X1,Y1]", help="A point or box, in 0..1, that the question is about; repeatable."),
     ] = None,
-    stream: Stream = False,
-    json: Json = False,
-    frames: Frames,
-    text: TextSettings,
-    loading: Loading,
+    stream: options.StreamOption = False,
+    json: options.JsonOption = False,
+    frames: options.FrameOptions,
+    text: options.TextOptions,
+    loading: options.ModelOptions,
 ) -> None:
     """Ask a question about images or videos, or without one."""
     example = 'galago query photo.jpg "How many people?"'
-    sources, question = sources_and_words(words, more, prompt, example, what="QUESTION", optional=True)
-    refs = tuple(numbers(r, "--ref", 2, 4) for r in ref or ())
+    sources, question = split_words(words, more, prompt, example, what="QUESTION", optional=True)
+    refs = tuple(options.parse_numbers(r, "--ref", 2, 4) for r in ref or ())
     skill = Query(question, reasoning, cast(Any, refs))
     check_skill(skill)
-    settings = settings_of(text)
-    output = Output(sources, json, stream)
+    settings = options.collect_settings(text)
+    output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
     about = request_of(skill, None, settings, "interactive" if stream else "batch")
 
@@ -81,7 +70,7 @@ def query(
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))
 
     if sources:
-        each_media(sources, loading, frames, about, show)
+        ask_media(sources, loading, frames, about, show)
     else:
         with loading.open() as model:
             show(0, None, model.submit(about))

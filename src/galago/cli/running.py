@@ -1,4 +1,4 @@
-"""What the commands share: opening images and videos, asking the model about each, and printing its answers."""
+"""What commands share: opening images and videos, asking the model about each, and printing the answers."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from galago.cli.options import Frames, Loading
-from galago.cli.streams import json_name, print_json, standard_input
+from galago.cli.options import FrameOptions, ModelOptions
+from galago.cli.streams import json_path, print_json, standard_input
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
 from galago.system.progress import progress_bar
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from galago.request import Request
 
 
-class Output:
+class AnswerPrinter:
     """Standard output: answers as JSON, or as text after the source's name where there are several."""
 
     def __init__(self, sources: Sequence[str], as_json: bool, stream: bool = False) -> None:
@@ -39,7 +39,7 @@ class Output:
     def show(self, source: str | None, answer: Mapping[str, Any], plain: Iterable[str]) -> None:
         """Print one source's answer: the dict, or the pieces of `plain`, which may still be under way."""
         if self.as_json:
-            named = {} if source is None else {"image": json_name(source)}
+            named = {} if source is None else {"image": json_path(source)}
             print_json({**named, **answer})
             return
         pieces = iter(plain)
@@ -52,33 +52,32 @@ class Output:
         typer.echo()
 
 
-def each_image(
+def ask_images(
     sources: Sequence[str],
-    loading: Loading,
+    loading: ModelOptions,
     about: "Request",
     show: "Callable[[int, Image.Image | Picture, Run], None]",
 ) -> None:
-    """Ask the same about each image, many at a time; `show` gets its place in `sources`, itself and the run, in order.
+    """Submit the same request for each image, many at a time, and call show(index, image, run) in their order.
 
     Where no model is named it is one that has the skills of objects.
-
     An image that cannot be read does not keep the others: its error is printed, and the exit code at the
     end is 2. The model is loaded when the first image is open.
     """
     from galago.media.load import open_image
 
     loading.check()
-    _each(sources, loading, lambda source, model: open_image(source), about, show, "objects")
+    _ask_each(sources, loading, lambda source, model: open_image(source), about, show, "objects")
 
 
-def each_media(
+def ask_media(
     sources: Sequence[str],
-    loading: Loading,
-    frames: Frames,
+    loading: ModelOptions,
+    frames: FrameOptions,
     about: "Request",
     show: "Callable[[int, Image.Image | Picture | Clip, Run], None]",
 ) -> None:
-    """The same of images and videos: of a video such frames as the model looks at, but for what `frames` says.
+    """Like ask_images, for images and videos; of a video the model sees the frames it samples, or those of `frames`.
 
     Raises InvalidRequest where that is out of range. To a model that looks at images only a video is one that cannot
     be read. The model is loaded before the first video is decoded.
@@ -87,24 +86,24 @@ def each_media(
     from galago.media.timeline import FrameSampling
 
     loading.check()
-    frames.of(FrameSampling())
+    frames.override(FrameSampling())
 
     def opened(source: "FileSource", model: "Callable[[str | None], Model]") -> "Image.Image | Picture | Clip":
         def sampling() -> FrameSampling | None:
             usual = model("video").video_sampling
-            return None if usual is None else frames.of(usual)
+            return None if usual is None else frames.override(usual)
 
         try:
             return open_media(source, sampling)
         except UnsupportedTask as error:
             raise InvalidVideo(str(error)) from error
 
-    _each(sources, loading, opened, about, show)
+    _ask_each(sources, loading, opened, about, show)
 
 
-def _each(
+def _ask_each(
     sources: Sequence[str],
-    loading: Loading,
+    loading: ModelOptions,
     opened: "Callable[[FileSource, Callable[[str | None], Model]], Any]",
     about: "Request",
     show: "Callable[[int, Any, Run], None]",
@@ -147,15 +146,15 @@ def _each(
         raise typer.Exit(2)
 
 
-def decoded(image: "Image.Image | Picture") -> "Image.Image":
-    """Its pixels, to draw on."""
+def decode_image(image: "Image.Image | Picture") -> "Image.Image":
+    """The decoded pixels of an image, to draw on."""
     from galago.media.picture import Picture
 
     return image.decoded() if isinstance(image, Picture) else image
 
 
 def open_source(source: str) -> "FileSource":
-    """What is read for a source. Raises InvalidImage for a folder, and where there is no standard input."""
+    """Standard input for -, any other source as it is. Raises InvalidImage for a folder or a closed input."""
     if source == "-":
         return standard_input()
     if "://" not in source and os.path.isdir(source):  # which takes a data: URL for no name, and not for an error

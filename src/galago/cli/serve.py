@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from galago.cli.options import takes_groups
-from galago.cli.server_flags import Config, Names, ServerFlags, in_force
+from galago.cli.options import expand_groups
+from galago.cli.server_flags import ConfigOption, ModelNames, ServerFlags, read_server_settings
 from galago.errors import InvalidRequest, quoted
 from galago.store.catalog import check_revision
 from galago.store.hub import check_models
@@ -28,12 +28,12 @@ Examples:
   galago serve --config galago.toml"""
 
 
-@takes_groups
-def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> None:
+@expand_groups
+def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: ServerFlags) -> None:
     """Answer over HTTP, to clients of OpenAI's chat completions and of Moondream's API."""
-    settings = in_force(names, flags, config).settings
+    settings = read_server_settings(names, flags, config).settings
     # Before the models: a port that is taken should not be found out a minute later.
-    listener = _bound(settings.host, settings.port)
+    listener = _bind(settings.host, settings.port)
     with listener:
         # And a wrong name not seconds later, when all is imported.
         check_models(settings.model or (), routes=True)
@@ -48,7 +48,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
             who = "can be reached by other machines, and whoever reaches it may use it"
             log.warning("%s %s: set --api-key", settings.host, who)
         in_flight = InFlight()
-        app = create_app(_pool(settings), settings, in_flight)
+        app = create_app(_make_pool(settings), settings, in_flight)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
@@ -73,7 +73,7 @@ def serve(names: Names = None, config: Config = None, *, flags: ServerFlags) -> 
         app.state.opened.result()
 
 
-def _pool(settings: "Settings") -> "ModelPool":
+def _make_pool(settings: "Settings") -> "ModelPool":
     """Where the models will be."""
     import galago
     from galago.engine.decoding import MOST, SHARE, set_decoding_limit
@@ -88,7 +88,7 @@ def _pool(settings: "Settings") -> "ModelPool":
     return pool
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     """A socket that holds the port. Raises InvalidRequest that names it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""The flags of `galago serve`, and what is in force with them."""
+"""The flags of `galago serve`, and the settings that follow from them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.cli.options import Precision, Profile, Revision, Texts, Threads
+from galago.cli.options import PrecisionOption, ProfileOption, RevisionOption, Texts, ThreadsOption
 
 if TYPE_CHECKING:
     from galago.server.sources import InForce
 
-Names = Annotated[Texts, typer.Argument(metavar="[MODEL]...", help="The same as --model; the first is the default.")]
+ModelNames = Annotated[
+    Texts, typer.Argument(metavar="[MODEL]...", help="The same as --model; the first is the default.")
+]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class ServerFlags:
         str | None, typer.Option(help="The address to listen at (127.0.0.1); 0.0.0.0 lets other machines in.")
     ] = None
     port: Annotated[int | None, typer.Option(help="0 takes one that is free, and tells it. (8080)")] = None
-    profile: Profile = None
-    precision: Precision = None
+    profile: ProfileOption = None
+    precision: PrecisionOption = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = None
-    revision: Revision = None
-    threads: Threads = None
+    revision: RevisionOption = None
+    threads: ThreadsOption = None
     max_memory_gb: Annotated[
         float | None, typer.Option(help="GB that models may take in memory, with their caches and keys and values.")
     ] = None
@@ -95,14 +97,14 @@ class ServerFlags:
     log_content: Annotated[bool | None, typer.Option(help="Let prompts and answers into the log. (off)")] = None
 
 
-Config = Annotated[
+ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Settings in TOML, or a JSON file of the AI Manual Assistant."),
 ]
 
 
-def in_force(names: Texts, flags: ServerFlags, config: Path | None) -> "InForce":
-    """The settings from everywhere, with warnings told. Raises InvalidRequest."""
+def read_server_settings(names: Texts, flags: ServerFlags, config: Path | None) -> "InForce":
+    """Settings from flags, environment and file; warnings go to standard error. Raises InvalidRequest."""
     from galago.server.sources import read_settings
 
     given = {flag: value or None if isinstance(value, list) else value for flag, value in asdict(flags).items()}

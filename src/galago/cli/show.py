@@ -8,7 +8,7 @@ import typer
 
 from galago.backends.memory_estimate import model_entry, peak_bytes
 from galago.choices import check_device
-from galago.cli.streams import json_name, print_json
+from galago.cli.streams import json_path, print_json
 from galago.errors import size_of
 from galago.store.catalog import Entry, Local, Route, lookup, with_precision
 from galago.store.hub import check_models, locate, remote
@@ -32,16 +32,16 @@ def show(
         locate(model, offline=True)  # says how to get it
     match lookup(model):
         case Route() as route:
-            told, shown = _route_told(route, model, device), _print_route
+            told, shown = _route_facts(route, model, device), _print_route
         case _:
-            told, shown = _told(model_entry(model), with_precision(model)[1], device), _print
+            told, shown = _model_facts(model_entry(model), with_precision(model)[1], device), _print_model
     if json:
         print_json(told)
     else:
         shown(told)
 
 
-def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, Any]:
+def _model_facts(entry: Entry, precision: str | None, device: str | None) -> dict[str, Any]:
     from galago.backends.backend import loader
     from galago.store.hub import files_of
     from galago.store.packed_cache import copies_of, packed_copies
@@ -61,9 +61,9 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
         "parameters": entry.parameters,
         "installed": files is not None,
         "bytes": None if files is None else sum(f.stat().st_size for f in files),
-        "files": [json_name(f) for f in files or ()],
+        "files": [json_path(f) for f in files or ()],
         "packed": [
-            {"precision": c.precision, "bytes": c.size, "file": json_name(c.file)}
+            {"precision": c.precision, "bytes": c.size, "file": json_path(c.file)}
             for c in copies
             if c.precision in precisions
         ],
@@ -80,7 +80,7 @@ def _told(entry: Entry, precision: str | None, device: str | None) -> dict[str, 
     }
 
 
-def _print(told: Mapping[str, Any]) -> None:
+def _print_model(told: Mapping[str, Any]) -> None:
     backend = None if told["family"] else told["backend"]
     lines = [("", told["description"]), ("backend", backend)]
     lines += [(name, told[name]) for name in ("family", "revision", "commit", "license")]
@@ -107,7 +107,7 @@ def _print(told: Mapping[str, Any]) -> None:
         typer.echo(f"! {fallback}")
 
 
-def _route_told(route: Route, name: str, device: str | None) -> dict[str, Any]:
+def _route_facts(route: Route, name: str, device: str | None) -> dict[str, Any]:
     from galago.backends.memory_estimate import memory_needed
     from galago.fleet.routing import ways_of
 

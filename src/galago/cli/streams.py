@@ -1,4 +1,4 @@
-"""The standard streams as strangers have them: closed, full, read no further, or of an encoding that lacks letters."""
+"""Standard streams that may be closed, full, no longer read, or in an encoding that lacks letters."""
 
 import codecs
 import io
@@ -16,17 +16,17 @@ from galago.errors import InvalidImage
 _ERRORS = "galago.names"
 
 
-def prepare() -> None:
-    """Let a process have all three streams, and print whatever names files have. For the start of a program."""
+def prepare_streams() -> None:
+    """Open missing standard streams, and let stdout print any file name. Called once, when the program starts."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # or the next file that is opened would be taken for the stream
-    codecs.register_error(_ERRORS, _as_it_is)
+    codecs.register_error(_ERRORS, _keep_undecodable)
     before = sys.stdout
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_Output(closed=before is None)),
+        io.BufferedWriter(_StandardOutput(closed=before is None)),
         encoding=before.encoding if before else None,
         errors=_ERRORS,
         line_buffering=bool(before) and before.isatty(),
@@ -35,8 +35,8 @@ def prepare() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  nobody is left to be told anything
 
 
-class _Output(io.FileIO):
-    """Standard output that remembers why it took something no more, since Python tells that only once."""
+class _StandardOutput(io.FileIO):
+    """Standard output that remembers its first write error, which Python reports only once."""
 
     def __init__(self, closed: bool) -> None:
         super().__init__(1, "wb", closefd=False)
@@ -55,8 +55,8 @@ class _Output(io.FileIO):
             raise
 
 
-def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The bytes of a name that is not UTF-8; of letters that the encoding lacks their numbers."""
+def _keep_undecodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Codec error handler: keep bytes that are not UTF-8, and escape letters that the encoding lacks."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -73,7 +73,7 @@ def print_json(value: Any) -> None:
     typer.echo(text)
 
 
-def json_name(path: str | Path) -> str:
+def json_path(path: str | Path) -> str:
     """A path for JSON; one that is not UTF-8, which JSON cannot hold, as a file:// URL, which commands take too."""
     try:
         str(path).encode()
@@ -90,10 +90,10 @@ def standard_input() -> BinaryIO:
 
 
 def output_error() -> OSError | None:
-    """Why standard output takes no more; None where all that was printed has arrived."""
+    """Flush standard output; the error that kept it from being written, or None."""
     try:
         sys.stdout.flush()
     except OSError as error:
         return error
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw.error if isinstance(raw, _Output) else None
+    return raw.error if isinstance(raw, _StandardOutput) else None

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from galago.cli.options import Frames, Loading, Question, TextSettings, settings_of, takes_groups
+from galago.cli import options
+from galago.cli.inputs import split_words
 from galago.cli.running import open_source
 from galago.cli.streams import print_json
-from galago.cli.words import sources_and_words
 from galago.errors import InvalidRequest
 from galago.request import Query, check_skill
 from galago.system.progress import Progress, progress_bar
@@ -20,7 +20,7 @@ Examples:
   galago watch clip.gif "What color is the light?" --json"""
 
 
-@takes_groups
+@options.expand_groups
 def watch(
     words: Annotated[
         list[str] | None,
@@ -33,12 +33,12 @@ def watch(
     more: Annotated[
         list[str] | None, typer.Option("--video", "--image", metavar="VIDEO", help="The same as VIDEO.")
     ] = None,
-    prompt: Question = None,
+    prompt: options.QuestionOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per frame.")] = False,
     *,
-    frames: Frames,
-    text: TextSettings,
-    loading: Loading,
+    frames: options.FrameOptions,
+    text: options.TextOptions,
+    loading: options.ModelOptions,
 ) -> None:
     """Ask a question about a video: when the answer is yes, or which answer it has when."""
     from galago.batch.watch import spans
@@ -47,13 +47,13 @@ def watch(
     from galago.media.video import load_clip
 
     example = 'galago watch clip.mp4 "Is there a person?"'
-    videos, question = sources_and_words(words, more, prompt, example, what="QUESTION", shown="VIDEO")
+    videos, question = split_words(words, more, prompt, example, what="QUESTION", shown="VIDEO")
     if len(videos) > 1:
         raise InvalidRequest(f"one video at a time, not {len(videos)}; as in: {example}")
     check_skill(Query(question))
-    settings = settings_of(text)
+    settings = options.collect_settings(text)
     loading.check()
-    sampling = frames.of(FrameSampling())
+    sampling = frames.override(FrameSampling())
     clip = load_clip(open_source(videos[0]), sampling)
     with loading.open() as model, progress_bar("Frames") as tell:
         answers = _counted(watched(model, clip, question, settings=settings), len(clip.frames), tell)
