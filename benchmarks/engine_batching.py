@@ -32,7 +32,7 @@ from galago.errors import GalagoError
 from galago.lab.bench.case import image_size
 from galago.lab.bench.random import ensure_random_checkpoint
 from galago.lab.bench.table import format_number
-from galago.system.machine import machine
+from galago.system.machine import describe_machine
 
 PARTS = ("decode", "repeated", "questions", "gaps", "overhead")
 QUESTIONS = 4
@@ -223,7 +223,7 @@ def main() -> int:
     document = {
         "date": date,
         "command": shlex.join(["python", *sys.argv]),
-        "machine": machine(),
+        "machine": describe_machine(),
         **about,
         **{key: getattr(args, key) for key in ("image", "tokens", "threads", "runs")},
         "parts": found,

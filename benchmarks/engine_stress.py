@@ -31,7 +31,7 @@ from stress_requests import FAILS, Asked, draw_requests
 import galago
 from galago.errors import EngineBusy, GalagoError
 from galago.request import Done, Event, Request
-from galago.system.device import memory
+from galago.system.device import memory_in_use
 
 if TYPE_CHECKING:
     from galago.engine.engine import EngineRun
@@ -274,7 +274,7 @@ def resident(device: str) -> int:
     """Bytes in use once the engine is idle and has tidied up."""
     gc.collect()
     time.sleep(SETTLE_S)
-    return memory(torch.device(device)).used
+    return memory_in_use(torch.device(device)).used
 
 
 def main() -> int:

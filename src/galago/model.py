@@ -43,7 +43,7 @@ from galago.request import (
     check,
 )
 from galago.store.catalog import entries
-from galago.system.forked import computed
+from galago.system.forked import run_after_fork
 from galago.values import is_whole
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def load(
     name = str(model)
     load = partial(loader_of(name).load, name, precision=precision, profile=profile, device=device, revision=revision)
     folder = None if variants is None else Path(variants)
-    return Model(computed(lambda: load(variants=folder, threads=threads, progress=progress, limits=limits)))
+    return Model(run_after_fork(lambda: load(variants=folder, threads=threads, progress=progress, limits=limits)))
 
 
 class Model:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from galago.errors import InvalidRequest
-from galago.system.outputs import check_folder, check_outputs, is_ours, replacing, write_text
+from galago.system.outputs import check_folder, check_outputs, is_ours, replace_file, write_text
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_what_ends_early_leaves_the_old_file_whole(tmp_path: Path) -> None:
     file = tmp_path / "old.json"
     write_text("old", file)
     file.chmod(0o640)
-    with pytest.raises(KeyboardInterrupt), replacing(file) as out:
+    with pytest.raises(KeyboardInterrupt), replace_file(file) as out:
         out.write(b"half")
         raise KeyboardInterrupt
     assert contents(tmp_path) == {"old.json": b"old"}

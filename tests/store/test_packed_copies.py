@@ -20,7 +20,7 @@ from galago.cli.app import main
 from galago.engine.metrics import exposition
 from galago.errors import CheckpointError, size_of
 from galago.store import hub, packing
-from galago.system.files import PART, locked
+from galago.system.files import PART, lock_file
 
 PACK = """
 import os, sys
@@ -135,7 +135,7 @@ def test_of_two_with_one_process_id_one_packs_and_the_other_waits(
 
 
 def test_one_that_waits_can_be_interrupted(cache: Path, packer: Callable[[], subprocess.Popen[str]]) -> None:
-    with locked(cache / ".lock", lambda who: None):
+    with lock_file(cache / ".lock", lambda who: None):
         second = packer()
         assert second.stderr and "waits for" in second.stderr.readline()
         second.send_signal(signal.SIGINT)
@@ -224,7 +224,7 @@ def test_what_a_killed_packer_left_goes_also_where_nothing_is_packed_any_more(fo
     kept = copy(folder)
     half = cache / f".{kept.name}.0123456789abcdef{PART}"
     half.write_bytes(b"half")
-    with locked(cache / ".lock", lambda who: None):
+    with lock_file(cache / ".lock", lambda who: None):
         assert copy(folder) == kept and half.exists(), "somebody packs here"
         assert main(["models", "remove", "./none"]) == 2 and half.exists()
     assert copy(folder) == kept

@@ -91,15 +91,15 @@ def main(picture: str) -> None:
     names = [module.name for module in modules if "._" not in module.name]
     for name in names:
         importlib.import_module(name)
-    from galago.system.device import memory
+    from galago.system.device import memory_in_use
     from galago.system.machine import system_memory
-    from galago.system.signals import STOPPING
+    from galago.system.signals import STOP_SIGNALS
 
     with galago.load("scenes") as model:
         answer = model.query(Path(picture), "What color is the circle?")["answer"]
-        used = memory(importlib.import_module("torch").device("cpu"))
+        used = memory_in_use(importlib.import_module("torch").device("cpu"))
         facts = {"answer": answer, "kernels": model.kernels, "free": system_memory(), "used": [used.used, used.peak]}
-    print(json.dumps({"modules": names, "stopping": [number.name for number in STOPPING], **facts}))
+    print(json.dumps({"modules": names, "stopping": [number.name for number in STOP_SIGNALS], **facts}))
 
 
 if __name__ == "__main__":

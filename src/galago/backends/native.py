@@ -20,7 +20,7 @@ from galago.precision.quantised import fallbacks, linear_kernels
 from galago.store import hub
 from galago.store.catalog import Entry, Local, entry_of, with_precision
 from galago.store.packing import packed_copy
-from galago.system.device import pick_device, pick_threads, threads_cut, with_threads
+from galago.system.device import pick_device, pick_threads, threads_warning, with_threads
 
 
 class Native(Engine):
@@ -67,7 +67,7 @@ def load(
     limits: Limits | None = None,
 ) -> Native:
     """See galago.load."""
-    cut = filter(None, [threads_cut(threads)])
+    cut = filter(None, [threads_warning(threads)])
     threads = pick_threads(threads)
     where = pick_device(device)
     check_precision(precision)  # a wrong name is told before a download

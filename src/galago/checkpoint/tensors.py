@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galago.errors import CheckpointError, shortened
-from galago.system.files import written_whole
+from galago.system.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +259,7 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         with partial.open("r+b") as out:
             out.truncate(8 + len(text) + size)
             out.write(len(text).to_bytes(8, "little") + text)

@@ -30,7 +30,7 @@ from galago.cli import (
 )
 from galago.cli.streams import output_error, prepare_streams
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
-from galago.system.signals import NO_READER, exit_code, heeded, leave
+from galago.system.signals import BROKEN_PIPE_CODE, catch_stop_signals, exit_code, exit_process
 
 FAILURE_CODE = 2
 
@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
     141 where whoever reads the output has gone, as `head` does: nothing is said then.
     """
     code = 0
-    with heeded() as heard:
+    with catch_stop_signals() as heard:
         try:
             code = _run_command(args)
         except BaseException:
@@ -92,7 +92,7 @@ def _run_command(args: Sequence[str] | None) -> int:
         return exit_code(signal.SIGINT)
     except SystemExit as left:
         if isinstance(left.__context__, BrokenPipeError):  # to which typer has this answer
-            return NO_READER
+            return BROKEN_PIPE_CODE
         raise
     except OSError:
         if (full := output_error()) is None:
@@ -102,7 +102,7 @@ def _run_command(args: Sequence[str] | None) -> int:
 
 def _fail_output(why: OSError) -> int:
     if isinstance(why, BrokenPipeError):
-        return NO_READER
+        return BROKEN_PIPE_CODE
     return _fail(f"error: cannot write to standard output: {why.strerror or why}")
 
 
@@ -123,7 +123,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         code = _fail(f"error: a fault of galago's, in {Path(place.filename).name} line {place.lineno}: {what}")
-    leave(code)
+    exit_process(code)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from galago.system.machine import (
     cpu_name,
     instruction_sets,
     most_threads,
-    refused_set,
     system_memory,
     usable_cores,
+    withheld_set,
 )
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -162,7 +162,7 @@ def _speed_advice(torch: TorchFacts) -> Iterator[Advice]:
             yield _kernel_advice(chosen, sets)
         elif chosen and sets and torch.kernels != sets[0]:
             yield Advice(f"GALAGO_KERNELS keeps to {chosen}, and this processor has {sets[0]}", "unset GALAGO_KERNELS")
-        elif refused := refused_set(torch.kernels):
+        elif refused := withheld_set(torch.kernels):
             yield Advice(f"the system keeps this processor's {refused} from programs: {torch.kernels} is used")
     if torch.threads < usable_cores():
         what = f"PyTorch computes with {torch.threads} of {usable_cores()} cores"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galago.errors import InvalidRequest
-from galago.system.outputs import MARK, check_folder, check_outputs, is_given, may_replace, replacing
+from galago.system.outputs import MARK, check_folder, check_outputs, is_given, may_replace, replace_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,6 +81,6 @@ def save_drawing(image: "Image.Image", path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from error
-    with replacing(path) as file:
+    with replace_file(path) as file:
         image.save(file, format=kind, **about)
     typer.echo(f"wrote {path}", err=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from galago.engine.tier import TierStats
 from galago.nn.finite import is_finite
-from galago.system.files import PART, written_whole
+from galago.system.files import PART, atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class DiskCache:
 
     def _write(self, file: Path, header: bytes, payload: bytes) -> None:
         # Not synced, which would keep the engine waiting: what a power cut leaves fails its checksum.
-        with written_whole(file, sync=False) as part:
+        with atomic_write(file, sync=False) as part:
             with part.open("wb") as out:
                 out.write(header)
                 out.write(payload)

@@ -25,7 +25,7 @@ from galago.nn.passes import Passes
 from galago.request import Detail
 from galago.system.device import return_memory, synchronize
 from galago.system.machine import usable_cores
-from galago.system.threads import begin
+from galago.system.threads import submit_or_run
 
 LARGE = 64 << 20
 """Bytes of a picture whose memory goes back to the system before the next may have as much."""
@@ -136,7 +136,7 @@ class Encoder:
                 self._with_keys.put((s, start, *made.result()))
             self._wake()
 
-        begin(self._threads, make_keys).add_done_callback(put)
+        submit_or_run(self._threads, make_keys).add_done_callback(put)
 
     def _key_of(self, image_input: ImageInput, prefix: Prefix, start: Start, s: Sequence) -> str:
         """The key of an image, empty once the sequence has gone. A Picture that is not known is decoded and cut."""
@@ -248,7 +248,7 @@ class Encoder:
     def _crops_of(self, key: str, image_input: ImageInput) -> "Future[Crops]":
         if isinstance(image_input.image, Picture):
             return self._crops[key]
-        crops = begin(self._threads, self._model.make_crops, image_input.image, image_input.detail)
+        crops = submit_or_run(self._threads, self._model.make_crops, image_input.image, image_input.detail)
         crops.add_done_callback(lambda _: self._wake())
         return crops
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from galago.errors import InvalidImage, quoted, shortened
-from galago.system.inflate import KNOWN, TooLarge, codings, inflate
+from galago.system.inflate import CODINGS, TooLarge, inflate, parse_codings
 from galago.version import USER_AGENT
 
 MAX_BYTES = 32 * 2**20
@@ -123,8 +123,8 @@ def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline:
 
 def _unpacked(body: bytes, response: httpx.Response, target: httpx.URL, max_bytes: int) -> bytes:
     """The body of a server that compresses without being asked."""
-    for coding in reversed(codings(response.headers.get("content-encoding", ""))):
-        if coding not in KNOWN:
+    for coding in reversed(parse_codings(response.headers.get("content-encoding", ""))):
+        if coding not in CODINGS:
             raise InvalidImage(f"{shortened(str(target))} came compressed as {quoted(coding)}, which was not asked for")
         try:
             body = inflate(body, max_bytes)

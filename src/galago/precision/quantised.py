@@ -12,7 +12,7 @@ from galago.kernels import Kernels, kernels
 from galago.precision import Precision
 from galago.precision.linear import LinearWeight, float_product, gelu
 from galago.precision.quantise import Quantised, values
-from galago.system.machine import refused_set
+from galago.system.machine import withheld_set
 
 FEW_ROWS = 16
 """Up to here torch's weight-only product is the faster one, above quantised activations are."""
@@ -164,7 +164,7 @@ def fallbacks(device: torch.device, bits: int | None) -> list[str]:
     if bits is None or device.type != "cpu":
         return []
     if best := kernels():
-        refused = refused_set(best.name)
+        refused = withheld_set(best.name)
         return [f"the system keeps {refused} from this process: {best.name} is used"] if refused else []
     found = [
         "galago's own kernels are not in use (not built, damaged, for another processor, or turned off): torch's run"

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from galago.errors import InvalidRequest, quoted
 from galago.server.errors import Refused
-from galago.system.inflate import KNOWN, TooLarge, codings, inflate
+from galago.system.inflate import CODINGS, TooLarge, inflate, parse_codings
 
 Json = dict[str, Any]
 
@@ -39,9 +39,9 @@ def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
 
     Raises Refused where it would be larger, is damaged, or is compressed in another way.
     """
-    for coding in reversed(codings(encoding)):
-        if coding not in KNOWN:
-            told = f"the body has Content-Encoding {quoted(coding)}; {' and '.join(KNOWN)} are unpacked here"
+    for coding in reversed(parse_codings(encoding)):
+        if coding not in CODINGS:
+            told = f"the body has Content-Encoding {quoted(coding)}; {' and '.join(CODINGS)} are unpacked here"
             raise Refused("unsupported_encoding", told)
         try:
             body = inflate(body, limit)

@@ -16,7 +16,7 @@ from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, start_page, style
 from galago.server.running import Host, waited
-from galago.system.device import memory, pick_device
+from galago.system.device import memory_in_use, pick_device
 from galago.version import VERSION
 
 
@@ -123,7 +123,7 @@ def _told(facts: Facts) -> Json:
 
 def _memory(device: str) -> Json:
     """Of the process, or on an accelerator of its memory there; and what decoded pictures take of it."""
-    used = memory(torch.device(device))
-    rooms = {"pictures": DECODING, "clips": CLIPS}
-    decoding = {name: {"used_bytes": room.taken, "allowed_bytes": room.most} for name, room in rooms.items()}
+    used = memory_in_use(torch.device(device))
+    budgets = {"pictures": DECODING, "clips": CLIPS}
+    decoding = {name: {"used_bytes": budget.taken, "allowed_bytes": budget.most} for name, budget in budgets.items()}
     return {"used_bytes": used.used, "peak_bytes": used.peak, "of": used.of, "decoding": decoding}

@@ -140,7 +140,7 @@ class Host:
         size = min(needed, 4 * MAX_PIXELS)
         timeout = self.settings.timeout if asked.request.timeout is None else asked.request.timeout
         begin, left = time.perf_counter(), False
-        entering = asyncio.ensure_future(waited(lambda: CLIPS.enter(size, lambda: not left)))
+        entering = asyncio.ensure_future(waited(lambda: CLIPS.acquire(size, lambda: not left)))
         going = asyncio.ensure_future(_gone(http))
         try:
             await asyncio.wait({entering, going}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -151,7 +151,7 @@ class Host:
                 CLIPS.wake()
             with anyio.CancelScope(shield=True):
                 if await entering:
-                    stack.callback(CLIPS.leave, size)
+                    stack.callback(CLIPS.release, size)
         if not left:
             spent = time.perf_counter() - begin
             kept = None if timeout is None else max(timeout - spent, 1e-3)

@@ -16,7 +16,7 @@ from galago.errors import CheckpointError
 from galago.families import ModelFiles
 from galago.store.catalog import lookup
 from galago.store.hub import cache_folder, repositories
-from galago.system.files import PART, held_if_free
+from galago.system.files import PART, try_lock_file
 
 SOURCE = "galago.source"
 """What a copy of a folder's weights says of it in its metadata: where the folder, or the weights file, was."""
@@ -112,7 +112,7 @@ def discard_halves(folder: Path) -> None:
     """Delete what killed packers left in a folder of copies, unless somebody packs there now."""
     with contextlib.suppress(OSError):  # such as a folder that cannot be written
         if any(_halves(folder)):
-            with held_if_free(folder / ".lock") as held:
+            with try_lock_file(folder / ".lock") as held:
                 delete_halves(folder, alone=held)
 
 

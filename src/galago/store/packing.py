@@ -20,7 +20,7 @@ from galago.families.family import family
 from galago.precision import BITS
 from galago.store.hub import blaming, check
 from galago.store.packed_cache import delete_halves, described, discard_halves, explained, file_name, packed_folder
-from galago.system.files import UNFINISHED, locked
+from galago.system.files import UNFINISHED, lock_file
 from galago.system.progress import Progress, progress_bar
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
     def waiting(holder: str) -> None:
         log.warning("%s waits for %s, which packs weights in %s", name, holder, folder)
 
-    with locked(folder / ".lock", waiting) as alone:
+    with lock_file(folder / ".lock", waiting) as alone:
         delete_halves(folder, alone=alone)
         yield
 
@@ -132,7 +132,7 @@ def quantise_model(files: ModelFiles, precision: str, folder: Path, progress: Pr
             blaming(files.name, files.source),
             _bar(f"Packing {files.name} to {precision}", progress) as tell,
             explained(folder),
-            locked(partial / ".lock", waiting),
+            lock_file(partial / ".lock", waiting),
         ):
             # A model of its own says nothing of the folders of whoever made it.
             revision = _pack(replace(files, source=None), precision, partial / "model.safetensors", tell)

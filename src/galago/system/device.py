@@ -28,8 +28,8 @@ NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes in use now and at the peak, and in words of what."""
+class MemoryUse:
+    """Bytes in use now and at the peak, and what is counted."""
 
     used: int
     peak: int
@@ -63,15 +63,15 @@ def pick_threads(n: int | None = None) -> int:
     return min(torch.get_num_threads(), usable_cores()) if n is None else min(n, most_threads())
 
 
-def threads_cut(n: int | None) -> str | None:
-    """What is to be told where so many threads are wanted and fewer compute."""
+def threads_warning(n: int | None) -> str | None:
+    """A warning where more threads are wanted than can run at a time; None otherwise."""
     if n is None or n <= (most := most_threads()):
         return None
     who = "the container's limit allows" if container_cores() else "this process may use"
     return f"threads: {most} compute, fewer than were asked for: {who} no more at a time, and others would only wait"
 
 
-_giving = threading.Lock()
+_threads_lock = threading.Lock()
 
 
 def use_threads(n: int) -> None:
@@ -82,7 +82,7 @@ def use_threads(n: int) -> None:
     """
     if n == torch.get_num_threads():
         return
-    with _giving:
+    with _threads_lock:
         given = _in_new_thread(torch.get_num_threads)
         torch.set_num_threads(n)
         _in_new_thread(lambda: torch.set_num_threads(given))
@@ -98,7 +98,7 @@ def _in_new_thread(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def with_threads(n: int) -> Iterator[None]:
-    """The same for as long as this lasts."""
+    """Compute with n threads inside the block; see use_threads."""
     before = torch.get_num_threads()
     use_threads(n)
     try:
@@ -118,7 +118,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left, in any of the ways that this is told."""
+    """Whether an error means that a device or the system ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     said = str(error) if isinstance(error, RuntimeError) else ""
@@ -149,20 +149,20 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def memory(device: torch.device) -> Memory:
+def memory_in_use(device: torch.device) -> MemoryUse:
     """Memory in use on the device."""
     if device.type == "cuda":
         used, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-        return Memory(used, peak, f"tensors on {device}")
+        return MemoryUse(used, peak, f"tensors on {device}")
     if device.type == "mps":
         used = torch.mps.current_allocated_memory()
-        return Memory(used, used, "tensors on mps, whose peak is not told")
+        return MemoryUse(used, used, "tensors on mps, whose peak is not told")
     # Linux counts into ru_maxrss what the parent had when it started this process; its status file does not.
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         found = {line[:5]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-        return Memory(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]), "resident memory of the process")
+        return MemoryUse(found["VmRSS"], max(found["VmHWM"], found["VmRSS"]), "resident memory of the process")
     if resource is None:
-        return Memory(*windows.resident_memory(), "resident memory of the process")
+        return MemoryUse(*windows.resident_memory(), "resident memory of the process")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Memory(peak, peak, "resident memory of the process at its peak; this system does not tell it now")
+    return MemoryUse(peak, peak, "resident memory of the process at its peak; this system does not tell it now")

@@ -1,4 +1,4 @@
-"""Writing files so that others see them whole or not at all, and holding locks that a dead holder lets go of."""
+"""Atomic writes, and file locks that end with the process that holds them."""
 
 import logging
 import os
@@ -17,15 +17,15 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 PART = ".part"
-"""How the name of a file ends that is still being written."""
+"""Suffix of a file that is still being written."""
 UNFINISHED = ".quantizing"
 """A folder that quantise_model works in, inside the one that it is asked for."""
 POLL_S = 0.1
 
 
 @contextmanager
-def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A new, empty file beside `path`, under a name that nobody else has; it takes the place of `path` at the end.
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a new, empty file beside `path`, under a unique name, which replaces `path` at the end.
 
     Who reads `path` finds what was there before or all of the new, and of two writers the later one's. What does not
     come to its end is deleted. The name ends in .part, so a library that goes by endings has to be told the format.
@@ -33,7 +33,7 @@ def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
     /dev/stdout) is given itself, to be written in place. `sync` waits until the data are on the disk, so that a power
     cut does not leave the name without them. Raises OSError, PermissionError for a file that may not be written.
     """
-    if in_place(path):
+    if is_written_in_place(path):
         yield path
         return
     path = Path(os.path.realpath(path))
@@ -56,8 +56,8 @@ def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the lock file `path` against other threads and processes; whether it could be locked.
+def lock_file(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
+    """Hold an exclusive lock on the file `path`, against threads and processes; yields whether it could be locked.
 
     Whoever holds it already is waited for, and `waiting` is told once who that is. A holder that is killed lets go of
     it. Some file systems have no locks (NFS without a lock service): then there is a warning and False, and two may be
@@ -67,7 +67,7 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             held = _lock(path, file.fileno(), waiting)
-            if not _is_at(file.fileno(), path):
+            if not _is_same_file(file.fileno(), path):
                 continue  # it was deleted meanwhile, and others may hold another one
             if held:
                 file.truncate(0)
@@ -78,7 +78,7 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
             return
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
             return True
         except BlockingIOError:
             if not told:
-                waiting(_holder(file))
+                waiting(_read_holder(file))
                 told = True
             # Not a lock that blocks: that would keep a thread where no stop reaches it.
             time.sleep(POLL_S)
@@ -104,10 +104,10 @@ def _lock(path: Path, file: int, waiting: Callable[[str], None]) -> bool:
             return False
 
 
-def claimed(file: int) -> bool:
-    """Lock a file that this process appends to, until it is closed; False where another one has it.
+def try_lock(file: int) -> bool:
+    """Lock an open file until it is closed; False if another process has the lock.
 
-    True too where there are no locks.
+    True too on file systems without locks.
     """
     try:
         if fcntl is not None:
@@ -120,8 +120,8 @@ def claimed(file: int) -> bool:
 
 
 @contextmanager
-def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock file of `locked` unless somebody does; whether it is held. False too where there are no locks."""
+def try_lock_file(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if it is free; yields whether it is held. False too on file systems without locks."""
     with path.open("a+b") as file:
         try:
             if fcntl is not None:
@@ -132,14 +132,14 @@ def held_if_free(path: Path) -> Iterator[bool]:
         yield held
 
 
-def _holder(file: int) -> str:
+def _read_holder(file: int) -> str:
     with open(os.dup(file), "rb") as opened:
         opened.seek(0)
         return opened.read(200).decode(errors="replace") or "another process"
 
 
-def in_place(path: Path) -> bool:
-    """Whether it is written as it stands: a terminal, a pipe or /dev/null, of which nothing is lost."""
+def is_written_in_place(path: Path) -> bool:
+    """Whether `path` is written in place, since it is no regular file: a terminal, a pipe or /dev/null."""
     # /dev/stdout may lead to a file, which the shell has opened: to put another in its place would lose the output.
     first = path.absolute().parts[1:3]
     opened = first[:1] == ("proc",) or first in (("dev", "stdout"), ("dev", "stderr"), ("dev", "fd"))

@@ -1,4 +1,4 @@
-"""Computing in a process that was forked off."""
+"""Computing with PyTorch in a child process that was forked."""
 
 import os
 import threading
@@ -10,8 +10,8 @@ T = TypeVar("T")
 _process = os.getpid()
 
 
-def computed(call: Callable[[], T]) -> T:
-    """What `call` gives; in a child of the process that imported this, from a thread of its own.
+def run_after_fork(call: Callable[[], T]) -> T:
+    """Return call(); in a forked child of the process that imported this, run it in a thread of its own.
 
     OpenMP, which PyTorch computes with, keeps helpers for each thread. The one that forked has none left in the child,
     does not know, and waits for them for ever; a new thread begins with new ones.

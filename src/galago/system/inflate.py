@@ -1,23 +1,23 @@
-"""Unpacking what was compressed for its way over HTTP, within a bound."""
+"""Decompressing HTTP bodies, within a bound."""
 
 import zlib
 
-KNOWN = ("gzip", "deflate")
+CODINGS = ("gzip", "deflate")
 """Content codings that are unpacked here."""
 
 
 class TooLarge(ValueError):
-    """It would be larger than the bound, or is endless."""
+    """The body would be larger than the bound."""
 
 
-def codings(header: str) -> list[str]:
+def parse_codings(header: str) -> list[str]:
     """The codings of a Content-Encoding header, in the order in which they were applied."""
     names = [name.strip().lower().removeprefix("x-") for name in header.split(",")]
     return [name for name in names if name not in ("", "identity")]
 
 
 def inflate(data: bytes, most: int) -> bytes:
-    """What gzip or deflate (zlib's format) made of at most `most` bytes.
+    """Decompress gzip or deflate (zlib's format) data of at most `most` bytes.
 
     No more than that is ever unpacked. Raises TooLarge, and ValueError for what is damaged, ends early or goes on.
     """

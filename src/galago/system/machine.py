@@ -1,4 +1,4 @@
-"""What the machine, or the container, gives this process: cores and memory, told without PyTorch."""
+"""Cores, instruction sets and memory that this process may use, container limits included, without PyTorch."""
 
 import contextlib
 import math
@@ -38,7 +38,7 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     return {"cpu": cpu_name(), "system": f"{platform.system()} {platform.machine()}"}
 
 
@@ -53,7 +53,7 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for name, needed in SETS.items() if needed <= flags)
 
 
-def refused_set(running: str) -> str | None:
+def withheld_set(running: str) -> str | None:
     """A better instruction set than the one whose kernels run, which the system keeps from this process."""
     sets = instruction_sets()
     return sets[0] if running in sets[1:] and not os.environ.get("GALAGO_KERNELS") else None
@@ -90,7 +90,7 @@ def _allowed_cpus() -> set[int]:
 def container_cores(root: Path = Path("/")) -> float | None:
     """Cores' worth of time that the control groups of this process allow (2.5, say); None without a limit."""
     limits = []
-    for group, version in _groups(root, "cpu"):
+    for group, version in _control_groups(root, "cpu"):
         with contextlib.suppress(OSError, ValueError):
             if version == 1:
                 names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -121,7 +121,7 @@ def container_memory(root: Path = Path("/")) -> int | None:
     Pages of files that were not used lately do not count: the kernel drops them first.
     """
     left = []
-    for group, version in _groups(root, "memory"):
+    for group, version in _control_groups(root, "memory"):
         limit, usage, unused = MEMORY_V1 if version == 1 else MEMORY_V2
         with contextlib.suppress(OSError, ValueError):
             most = int((group / limit).read_text())  # "max" is none
@@ -130,7 +130,7 @@ def container_memory(root: Path = Path("/")) -> int | None:
     return min(left, default=None)
 
 
-def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """The folders of the control groups that this process is in, those further up included, and their version."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Files that commands write: what may be replaced, told before the work, and how they get to their place whole."""
+"""Files that commands write: checked before the work, and replaced only when the new one is whole."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from galago.errors import InvalidRequest
-from galago.system.files import UNFINISHED, in_place, written_whole
+from galago.system.files import UNFINISHED, atomic_write, is_written_in_place
 
 MARK = "drawn by galago"
-"""What our pictures say of themselves."""
+"""Written into our pictures, so that we may replace them."""
 _OURS = re.compile(
     rb"(?:\x89PNG|\xff\xd8|<svg).*drawn by galago"  # drawings, plots
     rb'|\[?\s*\{\s*"engine": "galago"'  # results of galago bench
@@ -21,7 +21,7 @@ _OURS = re.compile(
     re.DOTALL,
 )
 _HEAD = 64 << 10
-"""Bytes of a file that tell whose it is."""
+"""Bytes of a file that are searched for MARK."""
 
 
 def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = (), force: bool = False) -> None:
@@ -31,24 +31,24 @@ def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = 
     replaced, whatever name or link it is called by, nor another's file in a given folder; any other that Galago did
     not write takes `force`.
     """
-    kept = _existing(given)
-    places = [_place(path) for path in outputs]
+    kept = _existing_paths(given)
+    places = [_normalized_path(path) for path in outputs]
     for number, path in enumerate(outputs):
         if places[number] in places[:number]:
             raise InvalidRequest(f"{path} is given for two outputs; give each a name of its own")
         if os.path.isdir(path):
-            raise _cannot(path, "it is a folder")
+            raise _write_error(path, "it is a folder")
         if not os.path.isdir(path.absolute().parent):
-            raise _cannot(path, f"no folder {path.absolute().parent}")
-        if in_place(path):
+            raise _write_error(path, f"no folder {path.absolute().parent}")
+        if is_written_in_place(path):
             continue
         if is_given(path, kept):
-            raise _cannot(path, "it was given to be read, and is never overwritten; choose another name")
+            raise _write_error(path, "it was given to be read, and is never overwritten; choose another name")
         if not may_replace(path, force):
-            raise _cannot(path, "galago did not write the file that is there; choose another name, or --force")
+            raise _write_error(path, "galago did not write the file that is there; choose another name, or --force")
         if os.path.exists(path) and not os.access(path, os.W_OK):
-            raise _cannot(path, "it is read-only")
-        _try_folder(path.resolve().parent, path)
+            raise _write_error(path, "it is read-only")
+        _check_writable(path.resolve().parent, path)
 
 
 def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: bool = False) -> None:
@@ -58,17 +58,17 @@ def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: b
     """
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
     if not there.is_dir():
-        raise _cannot(folder, f"{there} is not a folder")
-    for path in _existing(given):
+        raise _write_error(folder, f"{there} is not a folder")
+    for path in _existing_paths(given):
         if folder.exists() and folder.samefile(path if path.is_dir() else path.parent):
-            raise _cannot(folder, "it holds the original; choose another folder")
+            raise _write_error(folder, "it holds the original; choose another folder")
     if there == folder and not force and any(file.name != UNFINISHED for file in folder.iterdir()):
         raise InvalidRequest(f"{folder} is not empty; choose another, or write into it with --force", "out")
-    _try_folder(there, folder)
+    _check_writable(there, folder)
 
 
 def is_given(path: Path, given: Iterable[Path]) -> bool:
-    """Whether this is one of these files, by whatever name, or another's in one of these folders."""
+    """Whether `path` is one of the `given` files, by whatever name, or another's file in a given folder."""
     if not os.path.exists(path):
         return False
     for other in given:
@@ -80,7 +80,7 @@ def is_given(path: Path, given: Iterable[Path]) -> bool:
 
 
 def may_replace(path: Path, force: bool = False) -> bool:
-    """Whether nothing is lost where this is written: nothing is there, or our own, or `force` says so."""
+    """Whether `path` may be written: nothing is there, or a file of ours, or `force` is set."""
     return force or not os.path.exists(path) or is_ours(path)
 
 
@@ -95,40 +95,40 @@ def is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of this one when it is whole; what ends early leaves the old one as it was.
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that replaces `path` once it is whole; an error leaves the old file as it was.
 
     Raises InvalidRequest where it cannot be written.
     """
     try:
-        with written_whole(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             yield file
     except OSError as error:
-        raise _cannot(path, error.strerror or str(error)) from error
+        raise _write_error(path, error.strerror or str(error)) from error
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a file whole; see replacing()."""
-    with replacing(path) as file:
+    """Write a text file atomically; raises as replace_file does."""
+    with replace_file(path) as file:
         file.write(text.encode())
 
 
-def _place(path: Path) -> str:
-    """The same for all names of one file, on a file system that takes large and small letters as one too."""
+def _normalized_path(path: Path) -> str:
+    """The same text for all names of one file, case-insensitive file systems included."""
     return unicodedata.normalize("NFC", str(path.resolve())).casefold()
 
 
-def _existing(given: Iterable[str | Path | None]) -> list[Path]:
+def _existing_paths(given: Iterable[str | Path | None]) -> list[Path]:
     return [path for one in given if one and (path := Path(one).expanduser()).exists()]
 
 
-def _try_folder(folder: Path, path: Path) -> None:
-    """Find out whether a file can be made there, which rights alone do not tell."""
+def _check_writable(folder: Path, path: Path) -> None:
+    """Raise InvalidRequest unless a file can be made in the folder, which permissions alone do not tell."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise _cannot(path, error.strerror or str(error)) from error
+        raise _write_error(path, error.strerror or str(error)) from error
 
 
-def _cannot(path: Path, why: str) -> InvalidRequest:
+def _write_error(path: Path, why: str) -> InvalidRequest:
     return InvalidRequest(f"cannot write {path}: {why}", "out")

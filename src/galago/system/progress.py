@@ -1,16 +1,16 @@
-"""How far something is: who is told, and bars for people."""
+"""Progress callbacks, and progress bars."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
-"""Told how many are done, and of how many: bytes of a download, tensors, images."""
+"""Called with (done, total): bytes of a download, tensors, images."""
 
 
 @contextmanager
 def progress_bar(title: str, *, of_bytes: bool = False, stays: bool = False) -> Iterator[Progress]:
-    """A bar on standard error, where that is a terminal; it goes at its end unless it `stays`."""
+    """A progress bar on standard error if that is a terminal; it is cleared at the end unless it `stays`."""
     from rich import progress as rich
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""How a command ends early: by Ctrl-C, SIGTERM (a container or service is stopped) or SIGHUP (a terminal is closed)."""
+"""Ending a command early: Ctrl-C, SIGTERM (a container or service is stopped), SIGHUP (a terminal is closed)."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Windows has no SIGHUP."""
-NO_READER = 141
-"""The exit code where nobody reads the output any more: that of SIGPIPE, which Windows has not."""
+BROKEN_PIPE_CODE = 141
+"""The exit code where nobody reads the output any more: that of SIGPIPE, which Windows lacks."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came. What is half done is cleared away as after Ctrl-C."""
+    """Raised when a stop signal comes; what is half done is cleaned up as after Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -24,22 +24,22 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(number: int) -> int:
-    """What shells tell of a program that a signal ended: 130, 143 or 129."""
+    """The exit code of a program that a signal ended: 130, 143 or 129."""
     return 128 + number
 
 
-def at_once() -> None:
-    """Let the next of these signals end the process then and there, by the system's own way."""
-    for number in STOPPING:
+def restore_default_handlers() -> None:
+    """Let the next stop signal end the process at once, as the system does by default."""
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
-def heeded() -> Iterator[list[int]]:
-    """The first of the signals raises Stopped in the main thread, a second ends the process at once.
+def catch_stop_signals() -> Iterator[list[int]]:
+    """Raise Stopped in the main thread at the first stop signal; a second one ends the process at once.
 
-    Gives a list that holds the signal once it came. What was ignored stays so, as under nohup.
+    Yields a list that holds the signal once it came. Ignored signals stay ignored, as under nohup.
     """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -47,11 +47,11 @@ def heeded() -> Iterator[list[int]]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        at_once()
+        restore_default_handlers()
         heard.append(number)
         raise Stopped(number)
 
-    wanted = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield heard
@@ -61,12 +61,12 @@ def heeded() -> Iterator[list[int]]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Lets a signal that comes inside act at the end: a process that is being started is not lost sight of."""
+def defer_signals() -> Iterator[None]:
+    """Defer stop signals until the end of the block, so that a child process that is being started is not orphaned."""
     came: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
-        acting = [number for number in STOPPING if callable(signal.getsignal(number))]
+        acting = [number for number in STOP_SIGNALS if callable(signal.getsignal(number))]
         before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in acting}
     try:
         yield
@@ -77,7 +77,7 @@ def held() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process with this exit code, whatever its other threads do.
 
     The interpreter's own end would wait for some of them, and cut others off in the middle of C++, which aborts.

@@ -1,4 +1,4 @@
-"""Work for a pool of threads."""
+"""Submitting work to a pool of threads."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def begin(pool: Executor, call: Callable[..., T], *args: Any) -> "Future[T]":
-    """Have it done by a thread; or here and now, where Python or the system gives none."""
+def submit_or_run(pool: Executor, call: Callable[..., T], *args: Any) -> "Future[T]":
+    """Run call(*args) in the pool, or right here where no thread can be started."""
     try:
         return pool.submit(call, *args)
     except RuntimeError:  # after the end of the main thread, or past the system's limit

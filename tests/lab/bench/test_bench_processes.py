@@ -16,7 +16,7 @@ from galago.lab.bench.case import BenchCase
 from galago.lab.bench.measure import measure_case, warm_files
 from galago.lab.bench.processes import ChildFailed, child_command, run_child
 from galago.lab.bench.run import BenchPlan, run_bench
-from galago.system.device import memory
+from galago.system.device import memory_in_use
 
 CPU = torch.device("cpu")
 
@@ -124,15 +124,15 @@ def test_a_process_that_prepares_comes_before_each_that_measures(monkeypatch):
 
 def test_the_peak_is_that_of_the_process_itself():
     """Not of the process that started it, as Linux' ru_maxrss has it."""
-    held = bytearray(memory(CPU).peak + 200_000_000)
+    held = bytearray(memory_in_use(CPU).peak + 200_000_000)
     held[::4096] = bytes([1]) * len(held[::4096])
     told: list[dict[str, Any]] = []
     code = (
-        "import json, torch; from galago.system.device import memory; "
-        "print(json.dumps({'event': memory(torch.device('cpu')).peak}))"
+        "import json, torch; from galago.system.device import memory_in_use; "
+        "print(json.dumps({'event': memory_in_use(torch.device('cpu')).peak}))"
     )
     run_child(python(code), told.append)
-    assert 20_000_000 < told[0]["event"] < len(held) <= memory(CPU).peak
+    assert 20_000_000 < told[0]["event"] < len(held) <= memory_in_use(CPU).peak
 
 
 def test_image_sizes():

@@ -21,7 +21,7 @@ from galago.media.clip import Clip
 from galago.request import Caption, Done, Query, Request, Sampling
 from galago.store import hub
 from galago.store.packing import packed_copy
-from galago.system.device import memory
+from galago.system.device import memory_in_use
 from galago.system.machine import usable_cores
 
 READ_S = 0.3
@@ -84,7 +84,7 @@ def measure_case(case: BenchCase, started: float, tell: Callable[[ChildMessage],
                 first = {"ready_s": before + run["encode_s"], **_peak_memory(model)}
             read = {"read_gb_per_s": sustained_read(weights, READ_S)} if weights else {}
             tell({"event": "run", **run, **first, **read})
-        tell({"event": "end", "peak_of_all_bytes": memory(torch.device("cpu")).peak})
+        tell({"event": "end", "peak_of_all_bytes": memory_in_use(torch.device("cpu")).peak})
 
 
 def _work_facts(work: Work) -> ChildMessage:
@@ -94,8 +94,8 @@ def _work_facts(work: Work) -> ChildMessage:
 
 
 def _peak_memory(model: "galago.Model") -> dict[str, int]:
-    device, peak = torch.device(model.device), memory(torch.device("cpu")).peak
-    return {"peak_rss_bytes": peak} | ({} if device.type == "cpu" else {"peak_device_bytes": memory(device).peak})
+    device, peaks = torch.device(model.device), {"peak_rss_bytes": memory_in_use(torch.device("cpu")).peak}
+    return peaks if device.type == "cpu" else peaks | {"peak_device_bytes": memory_in_use(device).peak}
 
 
 def _noise_input(case: BenchCase, number: int) -> Image.Image | Clip:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from galago.errors import GalagoError
-from galago.system.signals import held
+from galago.system.signals import defer_signals
 
 ChildMessage = dict[str, Any]
 
@@ -35,7 +35,7 @@ def run_child(command: Sequence[str], tell: Callable[[ChildMessage], None]) -> N
     with tempfile.TemporaryFile() as errors:
         child: subprocess.Popen[bytes] | None = None
         try:
-            with held():
+            with defer_signals():
                 child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
             assert child.stdout is not None
             with child.stdout as told:

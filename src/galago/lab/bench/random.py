@@ -20,7 +20,7 @@ from galago.families.family import Blueprint, family
 from galago.families.tokenizer import load_tokenizer
 from galago.store import hub
 from galago.store.catalog import Bundled, entries, find
-from galago.system.files import locked
+from galago.system.files import lock_file
 
 log = logging.getLogger(__name__)
 STD = 0.02
@@ -64,7 +64,7 @@ def ensure_random_checkpoint(model: str, progress: Callable[[int, int], None] | 
         log.warning("waiting for %s, which makes random weights in %s", holder, folder.parent)
 
     try:
-        with locked(folder.parent / ".lock", waiting) as alone:
+        with lock_file(folder.parent / ".lock", waiting) as alone:
             if _is_complete(folder, made):
                 return folder
             for left in folder.parent.glob(".making-*") if alone else ():

@@ -11,7 +11,7 @@ from galago.lab.bench.case import BenchCase
 from galago.lab.bench.processes import ChildFailed, ChildMessage, child_command, run_child
 from galago.lab.bench.results import BenchResult, best_and_median
 from galago.store.hub import RANDOM
-from galago.system.machine import machine
+from galago.system.machine import describe_machine
 
 StepProgress = Callable[[int, int, str], None]
 """Told how many steps of how many are done, and what is under way."""
@@ -131,7 +131,7 @@ def _make_result(
         "engine": "galago",
         "version": _version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {**machine(), "cores": facts["cores"], "torch": facts["torch"]},
+        "machine": {**describe_machine(), "cores": facts["cores"], "torch": facts["torch"]},
         "model": facts["model"].removesuffix(RANDOM) if plan.random else facts["model"],
         **{key: facts[key] for key in ("precision", "device", "threads", "kernels")},
         "random_weights": plan.random,

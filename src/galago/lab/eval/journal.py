@@ -13,7 +13,7 @@ from typing import Any
 from galago.errors import InvalidRequest
 from galago.lab.eval.case import Record
 from galago.lab.eval.score import Mark
-from galago.system.files import claimed
+from galago.system.files import try_lock
 
 RUN_KEYS = ("task", "model", "weights", "revision", "precision", "seed", "count", "range", "blank", "shuffled")
 """Settings that two parts of one run share."""
@@ -45,7 +45,7 @@ def open_journal(
     except OSError as error:
         raise InvalidRequest(f"cannot write {path}: {error.strerror or error}", "out") from error
     with file:
-        if path.is_file() and not claimed(file.fileno()):
+        if path.is_file() and not try_lock(file.fileno()):
             raise InvalidRequest(f"another run is writing to {path}; wait for it, or give another --out", "out")
         size = os.fstat(file.fileno()).st_size
         if size:

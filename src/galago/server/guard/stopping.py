@@ -22,7 +22,7 @@ from galago.errors import EngineClosed
 from galago.server.errors import Reply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
 from galago.server.guard.connection_limit import ConnectionLimit
-from galago.system.signals import STOPPING, at_once, exit_code
+from galago.system.signals import STOP_SIGNALS, exit_code, restore_default_handlers
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
             yield
             return
         # Under nohup a terminal that is closed ends nothing.
-        wanted = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self.handle_exit) for number in wanted}
         try:
             yield
@@ -161,7 +161,7 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        at_once()  # which does not wait for this thread
+        restore_default_handlers()  # which does not wait for this thread
         self.ended_by, self.should_exit = sig, True
         self._deadline = time.monotonic() + self._grace
         cutoff_timer = threading.Timer(self._grace, self._exit_now)

@@ -1,4 +1,4 @@
-"""A bound on what the users of some memory take together, and a line of those who wait for it."""
+"""A bound on the memory that decoding takes, with a queue of those who wait for it."""
 
 import threading
 from collections import deque
@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Room:
-    """So many bytes that users take and give back; who finds too few waits, first come, first served.
+class DecodeBudget:
+    """A semaphore over bytes: a holder that finds too few left waits, first come, first served.
 
-    There may be `users` of them at once, None for any number. Who wants more than there are waits until all are there,
-    and goes alone. Every method may be called from
-    any thread. A user must not take again while it holds some: two that did would wait for each other.
+    At most `users` hold some at once, None for any number. One that wants more than `most` waits until nobody else
+    holds any. Every method may be called from any thread. A holder must not acquire again: two that did would wait for
+    each other.
     """
 
     def __init__(self, most: int, users: int | None = None) -> None:
         self.most, self._most_users = most, users
         self.peak = 0
         """the most that was taken at once"""
-        self.empty()
+        self.reset()
 
-    def empty(self) -> None:
-        """Begin anew, in a child that was forked off: the threads of those inside and in the line are not there."""
+    def reset(self) -> None:
+        """Start anew in a forked child, which lacks the threads that hold or wait."""
         self._changed = threading.Condition()
         self._line: deque[object] = deque()
         self._taken = self._users = 0
@@ -33,24 +33,24 @@ class Room:
 
     @property
     def waiting(self) -> int:
-        """Users in the line."""
+        """How many wait."""
         return len(self._line)
 
     @contextmanager
     def hold(self, size: int, wanted: Callable[[], bool] = lambda: True) -> Iterator[bool]:
-        """Wait for so many bytes, and hold them meanwhile.
+        """Wait for so many bytes, and hold them inside the block; yields whether they are held.
 
-        False, and none are held, as soon as it is no longer `wanted`: that is asked whenever `wake` is called.
+        Gives up, and yields False, when `wanted` is false: that is asked whenever `wake` is called.
         """
-        held = self.enter(size, wanted)
+        held = self.acquire(size, wanted)
         try:
             yield held
         finally:
             if held:
-                self.leave(size)
+                self.release(size)
 
-    def enter(self, size: int, wanted: Callable[[], bool] = lambda: True) -> bool:
-        """The same where the end is elsewhere: to be followed by one `leave` of the same size, if True."""
+    def acquire(self, size: int, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Like `hold` without a block: if it returns True, `release` of the same size must follow."""
         place = object()
         with self._changed:
             self._line.append(place)
@@ -66,7 +66,7 @@ class Room:
                 self._line.remove(place)
                 self._changed.notify_all()
 
-    def leave(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Give back so many bytes."""
         with self._changed:
             self._taken = max(0, self._taken - size)  # nothing, in a child, for what its parent had taken
@@ -74,7 +74,7 @@ class Room:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have those in the line look again whether they are wanted."""
+        """Have those who wait ask again whether they are wanted."""
         with self._changed:
             self._changed.notify_all()
 
