@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from galago import model as blocking
-from galago.answers import answer_of
-from galago.arguments import Settings, gaze_skill, limit_of, query_skill
+from galago.answers import collect_answer
+from galago.arguments import SettingsDict, object_limit, read_gaze, read_query
 from galago.backends.backend import Run
-from galago.model import Model, Source, Turn
+from galago.model import MediaSource, MessageDict, Model
 from galago.request import Caption, Detect, Done, Encode, Encoding, Event, Length, Message, Point, Request, Skill
 
 
@@ -48,45 +48,49 @@ class AsyncModel:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    async def encode_image(self, image: Source, settings: Settings | None = None) -> Encoding:
+    async def encode_image(self, image: MediaSource, settings: SettingsDict | None = None) -> Encoding:
         if isinstance(image, Encoding):
             return image
         return cast(Encoding, (await self._result(Encode(), image, settings))["image"])
 
-    async def caption(self, image: Source, length: str = "normal", settings: Settings | None = None) -> dict[str, Any]:
+    async def caption(
+        self, image: MediaSource, length: str = "normal", settings: SettingsDict | None = None
+    ) -> dict[str, Any]:
         return await self._result(Caption(cast(Length, length)), image, settings)
 
     async def query(
         self,
-        image: Source | None = None,
+        image: MediaSource | None = None,
         question: str | None = None,
         reasoning: bool = False,
         spatial_refs: Sequence[Sequence[float]] | None = None,
-        settings: Settings | None = None,
+        settings: SettingsDict | None = None,
     ) -> dict[str, Any]:
-        return await self._result(query_skill(question, reasoning, spatial_refs), image, settings)
+        return await self._result(read_query(question, reasoning, spatial_refs), image, settings)
 
-    async def chat(self, messages: Sequence[Turn | Message], settings: Settings | None = None) -> dict[str, Any]:
+    async def chat(
+        self, messages: Sequence[MessageDict | Message], settings: SettingsDict | None = None
+    ) -> dict[str, Any]:
         skill = await asyncio.to_thread(self.model.conversation, messages)
         return await self._result(skill, None, settings)
 
-    async def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
-        return await self._result(Detect(object, **limit_of(settings)), image, settings)
+    async def detect(self, image: MediaSource, object: str, settings: SettingsDict | None = None) -> dict[str, Any]:
+        return await self._result(Detect(object, **object_limit(settings)), image, settings)
 
-    async def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
-        return await self._result(Point(object, **limit_of(settings)), image, settings)
+    async def point(self, image: MediaSource, object: str, settings: SettingsDict | None = None) -> dict[str, Any]:
+        return await self._result(Point(object, **object_limit(settings)), image, settings)
 
     async def detect_gaze(
         self,
-        image: Source,
+        image: MediaSource,
         eye: Sequence[float] | Mapping[str, float] | None = None,
         face: Sequence[float] | Mapping[str, float] | None = None,
         *,
         prioritize_accuracy: bool = False,
         force_detect: bool = False,
-        settings: Settings | None = None,
+        settings: SettingsDict | None = None,
     ) -> dict[str, Any]:
-        return await self._result(gaze_skill(eye, face, None, prioritize_accuracy, force_detect), image, settings)
+        return await self._result(read_gaze(eye, face, None, prioritize_accuracy, force_detect), image, settings)
 
     def events(self, request: Request) -> AsyncGenerator[Event, None]:
         """The events of a request, as galago.aio.events gives them."""
@@ -102,8 +106,8 @@ class AsyncModel:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def _result(self, skill: Skill, image: Source | None, settings: Settings | None) -> dict[str, Any]:
-        return answer_of(skill, await _all(lambda: self.model.start(skill, image, settings)))
+    async def _result(self, skill: Skill, image: MediaSource | None, settings: SettingsDict | None) -> dict[str, Any]:
+        return collect_answer(skill, await _collect_events(lambda: self.model.start(skill, image, settings)))
 
 
 async def events_of(runs: Sequence[Run]) -> AsyncGenerator[tuple[int, Event], None]:
@@ -143,6 +147,6 @@ async def _events_from(start: Callable[[], Run]) -> AsyncGenerator[Event, None]:
             yield event
 
 
-async def _all(start: Callable[[], Run]) -> list[Event]:
+async def _collect_events(start: Callable[[], Run]) -> list[Event]:
     async with aclosing(_events_from(start)) as found:
         return [event async for event in found]

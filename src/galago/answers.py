@@ -1,9 +1,9 @@
-"""What the methods of a Model give back, made of a run's events. The shapes are those of Moondream's own clients."""
+"""Collecting a run's events into what a Model's methods return, in the shapes of Moondream's own clients."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from galago.arguments import BOX, spot
+from galago.arguments import BOX_KEYS, spot_dict
 from galago.backends.backend import Run
 from galago.request import (
     Caption,
@@ -24,7 +24,7 @@ from galago.request import (
 )
 
 
-def answer_of(skill: Skill, run: Run | list[Event], stream: bool = False) -> dict[str, Any]:
+def collect_answer(skill: Skill, run: Run | list[Event], stream: bool = False) -> dict[str, Any]:
     """The answer to a skill, as the Model's method of that name returns it; with `stream` its text as an iterator.
 
     Raises the request's error, of a stream while it is read. Leaving early cancels the run.
@@ -32,12 +32,12 @@ def answer_of(skill: Skill, run: Run | list[Event], stream: bool = False) -> dic
     events = iter(run) if isinstance(run, list) else _events(run)
     match skill:
         case Detect():
-            return {"objects": [dict(zip(BOX, e.box, strict=True)) for e in events if isinstance(e, ObjectFound)]}
+            return {"objects": [dict(zip(BOX_KEYS, e.box, strict=True)) for e in events if isinstance(e, ObjectFound)]}
         case Point():
-            return {"points": [spot(e.point) for e in events if isinstance(e, PointFound)]}
+            return {"points": [spot_dict(e.point) for e in events if isinstance(e, PointFound)]}
         case DetectGaze():
             [found] = [e.point for e in events if isinstance(e, GazeFound)]
-            return {"gaze": spot(found) if found else None}
+            return {"gaze": spot_dict(found) if found else None}
         case Encode():
             [image] = [e.image for e in events if isinstance(e, ImageEncoded)]
             return {"image": image}
@@ -51,9 +51,9 @@ def answer_of(skill: Skill, run: Run | list[Event], stream: bool = False) -> dic
     return {**result, "caption" if isinstance(skill, Caption) else "answer": pieces if stream else "".join(pieces)}
 
 
-def answered(_: object, request: Request, run: Run) -> dict[str, Any]:
-    """The same of a request, for batch.each."""
-    return answer_of(request.skill, run)
+def collect_mapped_answer(_: object, request: Request, run: Run) -> dict[str, Any]:
+    """collect_answer with the arguments that batch.each passes."""
+    return collect_answer(request.skill, run)
 
 
 def _events(run: Run) -> Iterator[Event]:

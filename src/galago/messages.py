@@ -1,4 +1,4 @@
-"""Messages as clients of OpenAI's API, transformers, Ollama and Anthropic write them: whose, and what they show."""
+"""Reading messages as clients of OpenAI's API, transformers, Ollama and Anthropic write them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from galago.media.source import decode_data_url
 from galago.request import Media, Message, Role
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-TEXTS = ("text", "input_text")
-SHOWS = {
+TEXT_PARTS = ("text", "input_text")
+MEDIA_PARTS = {
     **dict.fromkeys(("image_url", "input_image", "image"), False),
     **dict.fromkeys(("video_url", "input_video", "video"), True),
 }
-"""Types of parts that show something, and whether that is a video."""
-BESIDE = {"images": False, "image": False, "image_url": False, "videos": True, "video": True, "video_url": True}
-"""What stands beside a message's content and is shown with it, and whether that is a video."""
-INSIDE = ("url", "path", "base64", "data")
-"""Members of an object around an image or a video, in which it may be."""
-Turn = Mapping[str, Any]
+"""Types of parts that hold an image or a video, and whether it is a video."""
+ATTACHED = {"images": False, "image": False, "image_url": False, "videos": True, "video": True, "video_url": True}
+"""Members of a message, beside its content, that hold images or videos, and whether those are videos."""
+HOLDERS = ("url", "path", "base64", "data")
+"""Members of an object around an image or a video that may hold it."""
+MessageDict = Mapping[str, Any]
 """A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
 part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded; or a
 dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...} (or
@@ -28,11 +28,8 @@ content are shown before it. Messages of one side that follow each other are one
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something is shown: the value, the path to it, and the object that holds it, if one does beside others.
-
-    The value is None where there is nothing.
-    """
+class MediaField:
+    """An image or a video in a body: its value (None if missing), the path to it, and the object that holds it."""
 
     value: Any
     path: str
@@ -40,41 +37,41 @@ class Place:
 
     @property
     def encoded(self) -> bool:
-        """Whether it is the bytes of a file in base64, going by its name."""
+        """Whether the value is a file in base64, going by the member's name."""
         return self.path.rpartition(".")[2] in ("base64", "data")
 
 
-def place_in(part: Mapping[str, Any], video: bool, path: str) -> Place:
-    """Where a part shows its image or video; `path` is that of the part, with its dot."""
-    usual, *others = names_of(video)
+def part_media(part: Mapping[str, Any], video: bool, path: str) -> MediaField:
+    """The image or video of a content part; `path` is that of the part, with a dot at its end."""
+    usual, *others = media_members(video)
     name = next((name for name in (usual, *others) if part.get(name) is not None), usual)
-    return place_of(part.get(name), path + name, part)
+    return media_field(part.get(name), path + name, part)
 
 
-def names_of(video: bool) -> tuple[str, ...]:
-    """The members of a part in which its image or video may be, the usual one first."""
-    return ("video_url", "video", *INSIDE, "source") if video else ("image_url", "image", *INSIDE, "source")
+def media_members(video: bool) -> tuple[str, ...]:
+    """The members of a part that may hold its image or video, the usual one first."""
+    return ("video_url", "video", *HOLDERS, "source") if video else ("image_url", "image", *HOLDERS, "source")
 
 
-def place_of(value: Any, path: str, holder: Mapping[str, Any] | None = None) -> Place:
-    """Where an image or video is that is given as itself or as an object around it."""
+def media_field(value: Any, path: str, holder: Mapping[str, Any] | None = None) -> MediaField:
+    """An image or video that is given as itself or as an object around it."""
     if not isinstance(value, Mapping):
-        return Place(value, path, holder)
-    name = next((name for name in INSIDE if value.get(name) is not None), INSIDE[0])
-    return Place(value.get(name), f"{path}.{name}", value)
+        return MediaField(value, path, holder)
+    name = next((name for name in HOLDERS if value.get(name) is not None), HOLDERS[0])
+    return MediaField(value.get(name), f"{path}.{name}", value)
 
 
-def places_beside(message: Mapping[str, Any], path: str) -> list[tuple[Place, bool]]:
-    """What is shown with a message without being a part of its content, and whether each is a video."""
+def attached_media(message: Mapping[str, Any], path: str) -> list[tuple[MediaField, bool]]:
+    """The images and videos of a message that are not parts of its content, and whether each is a video."""
     found = []
-    for name, video in BESIDE.items():
+    for name, video in ATTACHED.items():
         value = message.get(name)
         if value is None or (isinstance(value, list | tuple | Mapping) and not value):
             continue
         if isinstance(value, list | tuple):
-            found += [(place_of(one, f"{path}{name}.{i}"), video) for i, one in enumerate(value)]
+            found += [(media_field(one, f"{path}{name}.{i}"), video) for i, one in enumerate(value)]
         else:
-            found.append((place_of(value, path + name), video))
+            found.append((media_field(value, path + name), video))
     return found
 
 
@@ -91,14 +88,14 @@ def read_messages(messages: Any, opened: Callable[[Any], Media]) -> tuple[Messag
 def _message(given: Any, path: str, opened: Callable[[Any], Media]) -> Message:
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{path[:-1]} must be a dict with a role and content", path[:-1])
-    known = ("role", "content", "name", *BESIDE)
+    known = ("role", "content", "name", *ATTACHED)
     if unknown := [quoted(name) for name, value in given.items() if name not in known and not _is_empty(value)]:
         raise InvalidRequest(f"{path[:-1]} has {unknown[0]}; known are {', '.join(known)}", path[:-1])
     role = given.get("role")
     side = ROLES.get(role) if isinstance(role, str) else None
     if side is None:
         raise InvalidRequest(f"{path}role must be one of {', '.join(ROLES)}", f"{path}role")
-    shown = [_opened(place, opened) for place, _ in places_beside(given, path)]
+    shown = [_open_field(place, opened) for place, _ in attached_media(given, path)]
     content = given.get("content")
     if content is None and (shown or side != "user"):
         content = ()
@@ -107,24 +104,24 @@ def _message(given: Any, path: str, opened: Callable[[Any], Media]) -> Message:
     if not isinstance(content, str | list | tuple):
         raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
     parts = [content] if isinstance(content, str) else content
-    return Message(side, (*shown, *(_part(part, f"{path}content.{j}.", opened) for j, part in enumerate(parts))))
+    return Message(side, (*shown, *(_read_part(part, f"{path}content.{j}.", opened) for j, part in enumerate(parts))))
 
 
-def _part(part: Any, path: str, opened: Callable[[Any], Media]) -> str | Media:
+def _read_part(part: Any, path: str, opened: Callable[[Any], Media]) -> str | Media:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
-        return _opened(Place(part, path[:-1]), opened)
+        return _open_field(MediaField(part, path[:-1]), opened)
     kind = part.get("type")
-    if kind in TEXTS and isinstance(part.get("text"), str):
+    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
-    if not isinstance(kind, str) or kind not in SHOWS:
-        allowed = f"{', '.join(SHOWS)}, or text with its text"
+    if not isinstance(kind, str) or kind not in MEDIA_PARTS:
+        allowed = f"{', '.join(MEDIA_PARTS)}, or text with its text"
         raise InvalidRequest(f"{path}type must be one of {allowed}", f"{path}type")
-    return _opened(place_in(part, SHOWS[kind], path), opened)
+    return _open_field(part_media(part, MEDIA_PARTS[kind], path), opened)
 
 
-def _opened(place: Place, opened: Callable[[Any], Media]) -> Media:
+def _open_field(place: MediaField, opened: Callable[[Any], Media]) -> Media:
     if place.value is None:
         raise InvalidRequest(f"{place.path} is required: a path, a URL, bytes or an image", place.path)
     try:

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from galago import arguments
-from galago.answers import answer_of, answered
-from galago.arguments import Settings, request_of
+from galago.answers import collect_answer, collect_mapped_answer
+from galago.arguments import SettingsDict, make_request
 from galago.backends.backend import Backend, Run, loader_of
 from galago.batch.each import each, raise_errors
 from galago.engine.limits import Limits
@@ -24,9 +24,9 @@ from galago.media.clip import Clip
 from galago.media.image import load_image
 from galago.media.load import load_media, open_image, open_media
 from galago.media.source import FileSource
-from galago.messages import Turn, read_messages
+from galago.messages import MessageDict, read_messages
 from galago.request import (
-    STILL,
+    STILL_SKILLS,
     Caption,
     Chat,
     Detect,
@@ -47,7 +47,7 @@ from galago.system.forked import run_after_fork
 from galago.values import is_whole
 
 log = logging.getLogger(__name__)
-Source = FileSource | Image.Image | np.ndarray | Clip | Encoding
+MediaSource = FileSource | Image.Image | np.ndarray | Clip | Encoding
 """An image or a video: a path, a URL, the bytes of a file, an open file; a PIL image or a clip; or what is encoded."""
 
 
@@ -148,27 +148,27 @@ class Model:
         """Let go of cached images, and hand memory back to the system, before the next step."""
         self.backend.trim()
 
-    def encode_image(self, image: Source, settings: Settings | None = None) -> Encoding:
+    def encode_image(self, image: MediaSource, settings: SettingsDict | None = None) -> Encoding:
         """See an image or a video once, for many questions about it; of the settings `variant` and `detail` matter."""
-        arguments.sampling_from(settings)
+        arguments.read_sampling(settings)
         if isinstance(image, Encoding):
             return image
         return cast(Encoding, self._answer(Encode(), image, settings)["image"])
 
     def caption(
-        self, image: Source, length: str = "normal", stream: bool = False, settings: Settings | None = None
+        self, image: MediaSource, length: str = "normal", stream: bool = False, settings: SettingsDict | None = None
     ) -> dict[str, Any]:
         """{"caption": text} that is short, normal or long; an iterator of pieces of text with `stream`."""
         return self._answer(Caption(cast(Length, length)), image, settings, stream)
 
     def query(
         self,
-        image: Source | None = None,
+        image: MediaSource | None = None,
         question: str | None = None,
         reasoning: bool = False,
         spatial_refs: Sequence[Sequence[float]] | None = None,
         stream: bool = False,
-        settings: Settings | None = None,
+        settings: SettingsDict | None = None,
     ) -> dict[str, Any]:
         """{"answer": text}, or an iterator of pieces of text with `stream`.
 
@@ -176,32 +176,32 @@ class Model:
         about. With `reasoning` the result also has "reasoning": {"text", "grounding": [{"start_idx",
         "end_idx", "points"}]}, characters of that text and the points that they speak of.
         """
-        return self._answer(arguments.query_skill(question, reasoning, spatial_refs), image, settings, stream)
+        return self._answer(arguments.read_query(question, reasoning, spatial_refs), image, settings, stream)
 
     def chat(
-        self, messages: Sequence[Turn | Message], stream: bool = False, settings: Settings | None = None
+        self, messages: Sequence[MessageDict | Message], stream: bool = False, settings: SettingsDict | None = None
     ) -> dict[str, Any]:
         """{"answer": text} to a conversation that ends with a user turn, or an iterator of pieces with `stream`."""
         return self._answer(self.conversation(messages), None, settings, stream)
 
-    def detect(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
+    def detect(self, image: MediaSource, object: str, settings: SettingsDict | None = None) -> dict[str, Any]:
         """{"objects": [{"x_min", "y_min", "x_max", "y_max"}]}; boxes may reach past 0..1."""
-        return self._answer(Detect(object, **arguments.limit_of(settings)), image, settings)
+        return self._answer(Detect(object, **arguments.object_limit(settings)), image, settings)
 
-    def point(self, image: Source, object: str, settings: Settings | None = None) -> dict[str, Any]:
+    def point(self, image: MediaSource, object: str, settings: SettingsDict | None = None) -> dict[str, Any]:
         """{"points": [{"x", "y"}]}, one in each object of that name."""
-        return self._answer(Point(object, **arguments.limit_of(settings)), image, settings)
+        return self._answer(Point(object, **arguments.object_limit(settings)), image, settings)
 
     def detect_gaze(
         self,
-        image: Source,
+        image: MediaSource,
         eye: Sequence[float] | Mapping[str, float] | None = None,
         face: Sequence[float] | Mapping[str, float] | None = None,
-        unstable_settings: Settings | None = None,
+        unstable_settings: SettingsDict | None = None,
         *,
         prioritize_accuracy: bool = False,
         force_detect: bool = False,
-        settings: Settings | None = None,
+        settings: SettingsDict | None = None,
     ) -> dict[str, Any]:
         """{"gaze": {"x", "y"} or None}: where the person with this eye (x, y) looks.
 
@@ -209,15 +209,15 @@ class Model:
         the setting `seed`, which takes an image that is not yet encoded. Both flags may also stand in
         `unstable_settings`, as upstream has them.
         """
-        skill = arguments.gaze_skill(eye, face, unstable_settings, prioritize_accuracy, force_detect)
+        skill = arguments.read_gaze(eye, face, unstable_settings, prioritize_accuracy, force_detect)
         return self._answer(skill, image, settings)
 
     def map(
         self,
         skill: Skill,
-        images: Iterable[Source | None],
+        images: Iterable[MediaSource | None],
         *,
-        settings: Settings | None = None,
+        settings: SettingsDict | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Iterator[dict[str, Any] | GalagoError]:
         """The answers to a skill of galago.request about each image or video, in their order, many at a time.
@@ -233,16 +233,16 @@ class Model:
         no more requests.
         """
         check(callable(progress), "progress", "a function of how many are done")
-        about, images = self._about(skill, settings, "batch"), arguments.many(images, "images")
+        about, images = self._template(skill, settings, "batch"), arguments.iterate(images, "images")
 
-        def request(image: Source | None) -> Request:
-            return replace(about, image=self._waiting(image, isinstance(skill, STILL)))
+        def request(image: MediaSource | None) -> Request:
+            return replace(about, image=self._defer_media(image, isinstance(skill, STILL_SKILLS)))
 
-        return each(images, request, self.submit, answered, progress=progress)
+        return each(images, request, self.submit, collect_mapped_answer, progress=progress)
 
     def answer_question(
         self,
-        image: Source,
+        image: MediaSource,
         question: str,
         tokenizer: object = None,
         chat_history: str = "",
@@ -261,7 +261,7 @@ class Model:
         return answer
 
     def batch_answer(
-        self, images: Sequence[Source], prompts: Sequence[str], tokenizer: object = None, **kwargs: object
+        self, images: Sequence[MediaSource], prompts: Sequence[str], tokenizer: object = None, **kwargs: object
     ) -> list[str]:
         """One answer for each pair of image and question."""
         for name, given in {"images": images, "prompts": prompts}.items():
@@ -269,10 +269,10 @@ class Model:
         if len(images) != len(prompts):
             raise InvalidRequest(f"{len(images)} images and {len(prompts)} prompts do not pair", "prompts")
 
-        def request(pair: tuple[Source, str]) -> Request:
-            return request_of(Query(pair[1]), self._waiting(pair[0]), {"max_tokens": 256}, "batch")
+        def request(pair: tuple[MediaSource, str]) -> Request:
+            return make_request(Query(pair[1]), self._defer_media(pair[0]), {"max_tokens": 256}, "batch")
 
-        answers = raise_errors(each(zip(images, prompts, strict=True), request, self.submit, answered))
+        answers = raise_errors(each(zip(images, prompts, strict=True), request, self.submit, collect_mapped_answer))
         return [answer["answer"].strip() for answer in answers]
 
     def submit(self, request: Request) -> Run:
@@ -281,15 +281,15 @@ class Model:
         self.backend.facts.check_skill(request.skill)
         return self.backend.submit(request)
 
-    def start(self, skill: Skill, image: Source | None = None, settings: Settings | None = None) -> Run:
+    def start(self, skill: Skill, image: MediaSource | None = None, settings: SettingsDict | None = None) -> Run:
         """Open an image or a video and submit a request about it, with settings as the methods take them."""
-        about = self._about(skill, settings)  # what is wrong with it is told before the image is read
-        opened = None if image is None else self._opened(image, isinstance(skill, STILL))
+        about = self._template(skill, settings)  # what is wrong with it is told before the image is read
+        opened = None if image is None else self._open_media(image, isinstance(skill, STILL_SKILLS))
         return self.submit(replace(about, image=opened))
 
-    def conversation(self, messages: Sequence[Turn | Message]) -> Chat:
+    def conversation(self, messages: Sequence[MessageDict | Message]) -> Chat:
         """Messages as `chat` takes them, checked, with their images and videos opened."""
-        return Chat(read_messages(messages, self._opened))
+        return Chat(read_messages(messages, self._open_media))
 
     def close(self) -> None:
         """End everything under way with EngineClosed. A closed model refuses requests."""
@@ -301,27 +301,27 @@ class Model:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _about(self, skill: Skill, settings: Settings | None, priority: Priority = "interactive") -> Request:
+    def _template(self, skill: Skill, settings: SettingsDict | None, priority: Priority = "interactive") -> Request:
         """A request for a skill, whose image is still to come. Raises UnsupportedTask for one that the model lacks."""
-        about = request_of(skill, None, settings, priority)
+        about = make_request(skill, None, settings, priority)
         self.backend.facts.check_skill(skill)
         return about
 
-    def _opened(self, source: Source, still: bool = False) -> Image.Image | Clip | Encoding:
+    def _open_media(self, source: MediaSource, still: bool = False) -> Image.Image | Clip | Encoding:
         if isinstance(source, Encoding | Clip):
             return source
         if still or isinstance(source, Image.Image):
             return load_image(source)
         return load_media(source, lambda: self.video_sampling)
 
-    def _waiting(self, source: Source | None, still: bool = False) -> Media | None:
-        """The same; a file that holds an image is decoded only when its turn comes."""
+    def _defer_media(self, source: MediaSource | None, still: bool = False) -> Media | None:
+        """Like _open_media, but an image file is decoded only when its turn comes."""
         if source is None or isinstance(source, Encoding | Clip | Image.Image | np.ndarray):
-            return None if source is None else self._opened(source, still)
+            return None if source is None else self._open_media(source, still)
         return open_image(source) if still else open_media(source, lambda: self.video_sampling)
 
     def _answer(
-        self, skill: Skill, image: Source | None, settings: Settings | None, stream: bool = False
+        self, skill: Skill, image: MediaSource | None, settings: SettingsDict | None, stream: bool = False
     ) -> dict[str, Any]:
         check(isinstance(stream, bool), "stream", "True or False")
-        return answer_of(skill, self.start(skill, image, settings), stream)
+        return collect_answer(skill, self.start(skill, image, settings), stream)

@@ -106,12 +106,12 @@ class Chat:
 
     def __post_init__(self) -> None:
         _check_messages(self.messages)
-        turns = one_turn_each((m.role, m.parts) for m in self.messages)
+        turns = merge_turns((m.role, m.parts) for m in self.messages)
         if len(turns) < len(self.messages):
             object.__setattr__(self, "messages", tuple(Message(role, parts) for role, parts in turns))
 
 
-def one_turn_each(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Role, tuple[P, ...]]]:
+def merge_turns(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Role, tuple[P, ...]]]:
     """Messages, each a side and its parts, as the turns of a conversation: each of another side than the one before.
 
     Texts that meet where two messages do are paragraphs of one.
@@ -131,7 +131,7 @@ def one_turn_each(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Ro
 
 Detail = Literal["low", "high"]
 Skill = Caption | Query | Detect | Point | DetectGaze | Chat | Encode
-STILL = Detect | Point | DetectGaze
+STILL_SKILLS = Detect | Point | DetectGaze
 """Skills that look at images only: of what moves at its first frame."""
 
 
@@ -208,11 +208,11 @@ class Request:
         check_skill(self.skill)
         check(isinstance(self.sampling, Sampling), "sampling", "a Sampling")
         check(self.variant is None or is_text(self.variant), "variant", "the name of a LoRA file, or None")
-        check(_one_of(self.priority, Priority), "priority", "interactive or batch")
+        check(_is_one_of(self.priority, Priority), "priority", "interactive or batch")
         limit = self.timeout
         check(limit is None or (is_number(limit) and limit > 0), "timeout", "seconds > 0, or null")
         details = self.detail if isinstance(self.detail, tuple) else (self.detail,)
-        check(all(_one_of(detail, Detail) for detail in details), "detail", "low or high")
+        check(all(_is_one_of(detail, Detail) for detail in details), "detail", "low or high")
         each = len(details) == len(self.shown)
         check(each or not isinstance(self.detail, tuple), "detail", "one for all that is shown, or as many as that")
         told = self.top_logprobs
@@ -321,12 +321,12 @@ Event = TextDelta | Reasoning | ObjectFound | PointFound | GazeFound | ImageEnco
 # --- checks ----------------------------------------------------------------------------------
 
 
-def _one_of(value: Any, choices: Any) -> bool:
+def _is_one_of(value: Any, choices: Any) -> bool:
     # Arrays compare element by element.
     return isinstance(value, str) and value in get_args(choices)
 
 
-def _relative(values: Any, count: tuple[int, ...]) -> bool:
+def _are_relative(values: Any, count: tuple[int, ...]) -> bool:
     return isinstance(values, tuple) and len(values) in count and all(is_number(v) and 0 <= v <= 1 for v in values)
 
 
@@ -336,11 +336,11 @@ def _check_text(value: Any, param: str, kind: str) -> None:
 
 
 def _check_messages(messages: Any) -> None:
-    """Raise InvalidRequest for what is no conversation, whatever it says."""
+    """Raise InvalidRequest for messages of wrong types, whatever their texts are."""
     allowed = "Messages of a system, user or assistant, with a text or a tuple of parts"
     check(isinstance(messages, tuple) and all(isinstance(m, Message) for m in messages), "messages", allowed)
     for i, m in enumerate(messages):
-        check(_one_of(m.role, Role), f"messages.{i}.role", "system, user or assistant")
+        check(_is_one_of(m.role, Role), f"messages.{i}.role", "system, user or assistant")
         check(isinstance(m.content, str | tuple), f"messages.{i}.content", "a text or a tuple of parts")
         texts = [part for part in m.parts if isinstance(part, str)]
         check(all(map(is_text, texts)), f"messages.{i}.content", "without half of a surrogate pair")
@@ -350,20 +350,20 @@ def check_skill(skill: Skill) -> None:
     """Raise InvalidRequest, naming the argument, where a skill's arguments are out of range."""
     match skill:
         case Caption(length):
-            check(_one_of(length, Length), "length", "short, normal or long")
+            check(_is_one_of(length, Length), "length", "short, normal or long")
         case Query(question, reasoning, refs):
             _check_text(question, "question", "a text")
             check(isinstance(reasoning, bool), "reasoning", "True or False")
             places = "points (x, y) or boxes (x0, y0, x1, y1), all in 0..1"
-            check(isinstance(refs, tuple) and all(_relative(ref, (2, 4)) for ref in refs), "spatial_refs", places)
+            check(isinstance(refs, tuple) and all(_are_relative(ref, (2, 4)) for ref in refs), "spatial_refs", places)
         case Detect(name, most) | Point(name, most):
             _check_text(name, "object", "a name")
             check(is_whole(most) and most >= 1, "max_objects", "a whole number >= 1")
         case DetectGaze(eye, face, accurate, force):
             for flag, value in {"prioritize_accuracy": accurate, "force_detect": force}.items():
                 check(isinstance(value, bool), flag, "True or False")
-            check(eye is None or _relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
-            check(face is None or _relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
+            check(eye is None or _are_relative(eye, (2,)), "eye", "a point (x, y) in 0..1")
+            check(face is None or _are_relative(face, (4,)), "face", "a box (x_min, y_min, x_max, y_max) in 0..1")
             check(face is not None if accurate else eye is not None, "face" if accurate else "eye", "given")
         case Chat(messages):
             check(messages and messages[-1].role == "user", "messages", "a conversation that ends with a user turn")

@@ -78,10 +78,10 @@ def test_a_pipe_as_large_as_an_upload_is_taken(tmp_path: Path, monkeypatch: pyte
         os.close(writing)
         with os.fdopen(reading, "rb") as file:
             if size == 10:
-                with source.opened(file) as (found, _):
+                with source.open_file(file) as (found, _):
                     assert found.read() == b"x" * size
             else:
-                with pytest.raises(source.InvalidImage, match="came out of a pipe"), source.opened(file):
+                with pytest.raises(source.InvalidImage, match="came out of a pipe"), source.open_file(file):
                     pass
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from galago.answers import answer_of
+from galago.answers import collect_answer
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.engine import Engine
 from galago.engine.kv_cache import KVCache
@@ -252,7 +252,7 @@ def test_an_engine_that_is_let_go_ends_its_thread() -> None:
 
 def test_encoding_takes_its_turn(engine: Engine) -> None:
     request = Request(Encode(), Image.new("RGB", (5, 4)), variant="v")
-    encoded = answer_of(request.skill, engine.submit(request))["image"]
+    encoded = collect_answer(request.skill, engine.submit(request))["image"]
     assert (encoded.model, encoded.variant, encoded.size) == ("gated", "v", (5, 4))
 
 

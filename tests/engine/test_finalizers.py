@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from standin import Plan, Standin, ask, picture
 
-from galago.answers import answer_of
+from galago.answers import collect_answer
 from galago.engine import metrics
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
@@ -46,7 +46,7 @@ def test_letting_go_waits_for_no_lock(by_hand: None) -> None:
     model = Standin()
     model.step_in = step_in
     engine = Engine(model, Limits(running=1))
-    pieces = answer_of(Query("x"), engine.submit(ask(Plan(steps=9))), stream=True)["answer"]
+    pieces = collect_answer(Query("x"), engine.submit(ask(Plan(steps=9))), stream=True)["answer"]
     next(pieces)
     Knot(pieces)
     Knot(engine.submit(ask(Plan(steps=9))))

@@ -237,7 +237,7 @@ def test_grids(row: list[Any]) -> None:
 def test_frame_sampling(row: list[Any]) -> None:
     total, fps, duration, most, wanted, indices = row
     given = timeline.Timeline([i / fps for i in range(total)], duration)
-    assert timeline.chosen(given, timeline.FrameSampling(wanted, most)) == indices
+    assert timeline.choose_frames(given, timeline.FrameSampling(wanted, most)) == indices
 
 
 @pytest.mark.parametrize("row", rows("video_prompt"))

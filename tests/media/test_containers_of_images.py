@@ -14,7 +14,7 @@ from galago.errors import InvalidImage
 from galago.media.image import load_image
 from galago.media.load import load_media
 from galago.media.picture import open_picture
-from galago.media.png import png_parts
+from galago.media.png import split_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 LARGE = zlib.compress(bytes(3 << 20))
@@ -50,10 +50,10 @@ def test_a_png_without_its_texts_is_a_png() -> None:
     noted = png(
         PIXELS.astype(np.uint32), before=chunk(b"tEXt", b"a\0b") * 2, after=chunk(b"pHYs", bytes(9)) + TEXTS["zTXt"]
     )
-    left = png_parts(io.BytesIO(noted)).pixels
+    left = split_png(io.BytesIO(noted)).pixels
     assert left.read() == png(PIXELS.astype(np.uint32), after=chunk(b"pHYs", bytes(9)))
     assert left.seek(-4, io.SEEK_END) == len(plain) + 21 - 4 and left.tell() == len(plain) + 17
-    assert png_parts(io.BytesIO(plain)).pixels.read() == plain
+    assert split_png(io.BytesIO(plain)).pixels.read() == plain
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9, 0.99])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.image import Decoded, decode, load_image
+from galago.media.image import DecodedImage, decode, load_image
 
 
 def photo(**options: Any) -> bytes:
@@ -48,7 +48,7 @@ def test_a_few_lines_may_be_missing_and_no_more(name: str) -> None:
     data = JPEGS[name]
     expected = np.asarray(load_image(data)).astype(int)
 
-    def tried(share: float) -> Decoded | None:
+    def tried(share: float) -> DecodedImage | None:
         try:
             return decode(io.BytesIO(data[: int(len(data) * share)]), "photo")
         except InvalidImage as error:

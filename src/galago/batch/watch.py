@@ -7,8 +7,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from galago.answers import answer_of
-from galago.arguments import Settings, request_of
+from galago.answers import collect_answer
+from galago.arguments import SettingsDict, make_request
 from galago.backends.backend import Run
 from galago.batch.each import each, raise_errors
 from galago.media.clip import Clip
@@ -31,7 +31,7 @@ def watch(
     *,
     fps: float = 1.0,
     max_frames: int = 64,
-    settings: Settings | None = None,
+    settings: SettingsDict | None = None,
 ) -> Iterator[tuple[float, str]]:
     """(seconds, answer) for frames of a video, in their order; `spans` puts equal answers together.
 
@@ -40,14 +40,14 @@ def watch(
     Model.query. Raises InvalidVideo and InvalidRequest at once, and while it goes on what the engine raises. Ending it
     early cancels what is under way.
     """
-    about = request_of(Query(question), None, settings, "batch")
+    about = make_request(Query(question), None, settings, "batch")
     clip = video if isinstance(video, Clip) else load_clip(video, FrameSampling(fps, max_frames))
 
     def request(frame: tuple[float, Image.Image]) -> Request:
         return replace(about, image=frame[1])
 
     def answer(frame: tuple[float, Image.Image], _: Request, run: Run) -> tuple[float, str]:
-        return frame[0], answer_of(about.skill, run)["answer"].strip()
+        return frame[0], collect_answer(about.skill, run)["answer"].strip()
 
     return raise_errors(each(zip(clip.times, clip.frames, strict=True), request, model.submit, answer))
 

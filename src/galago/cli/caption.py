@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galago.answers import answer_of
-from galago.arguments import request_of
+from galago.answers import collect_answer
+from galago.arguments import make_request
 from galago.cli import options
 from galago.cli.inputs import collect_sources
 from galago.cli.running import AnswerPrinter, ask_media
@@ -44,10 +44,10 @@ def caption(
     skill = Caption(length)
     output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
-    about = request_of(skill, None, settings, "interactive" if stream else "batch")
+    about = make_request(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip", run: "Run") -> None:
-        answer = answer_of(skill, run, stream)
+        answer = collect_answer(skill, run, stream)
         output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
     ask_media(sources, loading, frames, about, show)

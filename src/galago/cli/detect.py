@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from galago.answers import answer_of
-from galago.arguments import request_of
+from galago.answers import collect_answer
+from galago.arguments import make_request
 from galago.cli import options
 from galago.cli.drawing import drawing_paths, save_drawing
 from galago.cli.inputs import split_words
@@ -46,17 +46,17 @@ def object_command(kind: type[Detect | Point], help: str) -> Callable[..., None]
         drawings = drawing_paths(draw, images, object, (loading.named, limits.variant), force)
 
         def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
-            from galago.media.draw import draw as drawn
+            from galago.media.draw import draw_findings
 
-            answer = answer_of(skill, run)
+            answer = collect_answer(skill, run)
             [(what, found)] = answer.items()
             places = [tuple(one.values()) for one in found]
             output.show(images[place], answer, [format_places(object, places, image.size)])
             if path := drawings[place]:
                 shown = {"boxes" if what == "objects" else what: places}
-                save_drawing(drawn(decode_image(image), **shown, label=object), path)
+                save_drawing(draw_findings(decode_image(image), **shown, label=object), path)
 
-        ask_images(images, loading, request_of(skill, None, settings, "batch"), show)
+        ask_images(images, loading, make_request(skill, None, settings, "batch"), show)
 
     command.__name__, command.__doc__ = name, help
     return options.expand_groups(command)

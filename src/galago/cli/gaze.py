@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from galago.answers import answer_of
-from galago.arguments import request_of
+from galago.answers import collect_answer
+from galago.arguments import make_request
 from galago.cli import options
 from galago.cli.drawing import drawing_paths, save_drawing
 from galago.cli.inputs import collect_sources
@@ -51,18 +51,18 @@ def gaze(
     output, drawings = AnswerPrinter(images, json), drawing_paths(draw, images, "gaze", (loading.named,), force)
 
     def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
-        from galago.media.draw import draw as drawn
+        from galago.media.draw import draw_findings
 
-        answer = answer_of(skill, run)
+        answer = collect_answer(skill, run)
         found = answer["gaze"]
         output.show(images[place], answer, [_format_gaze(found, image.size)])
         if path := drawings[place]:
             boxes = [box] if box else []
             eyes = [spot] if spot else [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
             lines = [(start, (found["x"], found["y"])) for start in eyes if found]
-            save_drawing(drawn(decode_image(image), boxes=boxes, gazes=lines), path)
+            save_drawing(draw_findings(decode_image(image), boxes=boxes, gazes=lines), path)
 
-    ask_images(images, loading, request_of(skill, None, settings, "batch"), show)
+    ask_images(images, loading, make_request(skill, None, settings, "batch"), show)
 
 
 def _format_gaze(found: dict[str, float] | None, size: tuple[int, int]) -> str:

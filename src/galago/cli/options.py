@@ -208,12 +208,12 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def collect_settings(group: TextOptions | ObjectOptions | None = None, **more: Any) -> dict[str, Any]:
     """The settings that were given, checked before a model is loaded. Raises InvalidRequest."""
-    from galago.arguments import request_of
+    from galago.arguments import make_request
     from galago.request import Caption
 
     given = {**(asdict(group) if group else {}), **more}
     settings = {name: value for name, value in given.items() if value is not None and value != []}
-    request_of(Caption(), None, settings)
+    make_request(Caption(), None, settings)
     variant = settings.get("variant")
     if variant is not None and not os.path.isfile(variant):
         raise InvalidRequest(f"no file {variant}; --variant names the file of a LoRA", "variant")

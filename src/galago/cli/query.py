@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from galago.answers import answer_of
-from galago.arguments import request_of
+from galago.answers import collect_answer
+from galago.arguments import make_request
 from galago.cli import options
 from galago.cli.inputs import split_words
 from galago.cli.running import AnswerPrinter, ask_media
@@ -61,10 +61,10 @@ def query(
     settings = options.collect_settings(text)
     output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
-    about = request_of(skill, None, settings, "interactive" if stream else "batch")
+    about = make_request(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip | None", run: "Run") -> None:
-        answer = answer_of(skill, run, stream)
+        answer = collect_answer(skill, run, stream)
         thought = [f"({answer['reasoning']['text'].strip()})\n"] if reasoning else []
         pieces = answer["answer"] if stream else [answer["answer"].strip()]
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))

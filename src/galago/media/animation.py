@@ -18,29 +18,29 @@ MAX_WORK = 4_000_000_000
 """Pixels of all frames together: each of them is decoded."""
 
 
-def is_one(head: bytes) -> bool:
+def is_animation_format(head: bytes) -> bool:
     """Whether a file that begins with these bytes, 12 at least, is of one of the formats: a still image or not."""
     return head[:4] == b"GIF8" or head[:8] == b"\x89PNG\r\n\x1a\n" or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
 
 
-def moves(file: BinaryIO) -> bool:
+def is_animated(file: BinaryIO) -> bool:
     """Whether a file of one of the formats has more than one frame; not where it is too damaged to tell."""
     # Pillow's decoders raise whatever comes on damaged bytes.
-    with suppress(Exception), _opened(file) as image:
+    with suppress(Exception), _open(file) as image:
         return bool(image.is_animated)  # type: ignore[attr-defined]
     return False
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     kind = format_of(file)
     if kind not in FORMATS:
         raise Unreadable(f"is not {' or '.join(FORMATS)}")
     return open_as(kind, file)
 
 
-def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
+def read_timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
     """When each frame is shown. Raises Unreadable."""
-    with _opened(file) as image:
+    with _open(file) as image:
         pixels = image.width * image.height
         if pixels > limits.pixels:
             raise Unreadable(f"has {image.width} x {image.height} pixels; {limits.pixels / 1e6:g} million are allowed")
@@ -65,11 +65,11 @@ def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
         return Timeline(times, now / 1000, cut=cut)
 
 
-def frames(
+def read_frames(
     file: BinaryIO, timeline: Timeline, places: Sequence[int], limits: VideoLimits
 ) -> Iterator[tuple[float, Image.Image]]:
     """The frames at these places of the timeline, each with its time."""
-    with _opened(file) as image:
+    with _open(file) as image:
         orientation = orientation_of(image, file)
         for place in places:
             image.seek(place)

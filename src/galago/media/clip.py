@@ -1,4 +1,4 @@
-"""What is left of a video once it was read: some of its frames."""
+"""Frames of a video, in memory."""
 
 from dataclasses import dataclass
 

@@ -50,7 +50,7 @@ CUT_S = 1.0
 SAME_S = 1e-6
 
 
-def is_one(head: bytes) -> bool:
+def is_video(head: bytes) -> bool:
     """Whether a file that begins with these bytes, HEAD of them if it is not shorter, is of one of the formats."""
     if head[4:8] in BOXES:
         return head[4:8] != b"ftyp" or head[8:12] not in STILL
@@ -59,9 +59,9 @@ def is_one(head: bytes) -> bool:
     return head.startswith(STARTS) or any(head[at::step][:3] == b"\x47" * 3 for at, step in PACKETS)
 
 
-def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
+def read_timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
     """When each frame is shown, from the heads of all packets; nothing is decoded. Raises Unreadable."""
-    with _opened(file, limits) as (container, stream):
+    with _open(file, limits) as (container, stream):
         begin, length = (container.start_time or 0) / 1e6, (container.duration or 0) / 1e6
         if container.format.name.startswith(TO_THE_END) and length > begin:
             length -= begin
@@ -85,7 +85,7 @@ def timeline(file: BinaryIO, limits: VideoLimits) -> Timeline:
                         keys.add(stamp)
                 if len(stamps) > limits.frames:
                     raise Unreadable(f"has more than {limits.frames} frames")
-        except _av().FFmpegError:
+        except _import_av().FFmpegError:
             broken = True
         if not stamps:
             return Timeline((), 0.0)
@@ -105,17 +105,17 @@ def _timeline(stamps: set[int], keys: set[int], end: int, stream: "VideoStream",
     return Timeline(times, float((end - first) * base), [float((k - first) * base) for k in sorted(keys)], first, cut)
 
 
-def frames(
+def read_frames(
     file: BinaryIO, timeline: Timeline, places: Sequence[int], limits: VideoLimits
 ) -> Iterator[tuple[float, Image.Image]]:
     """The frames at these places of the timeline, each with its time; what cannot be decoded is left out.
 
     Where a key frame lies between one and the next, decoding goes on from there.
     """
-    with _opened(file, limits) as (container, stream):
+    with _open(file, limits) as (container, stream):
         indexed = container.format.name.startswith(INDEXED)
         decoder = _decoder(stream)
-        decoded, at = _decoded(container, stream, decoder, timeline.origin), 0.0
+        decoded, at = _decode(container, stream, decoder, timeline.origin), 0.0
         for done, place in enumerate(places):
             wanted = timeline.times[place]
             before = bisect_right(timeline.keys, wanted + SAME_S)
@@ -123,32 +123,32 @@ def frames(
             if sought := indexed and key - at > SEEK_S:
                 assert stream.time_base is not None
                 # Where this fails, what comes next is not what is wanted, or it is walked to.
-                with suppress(_av().FFmpegError):
+                with suppress(_import_av().FFmpegError):
                     container.seek(timeline.origin + round(key / stream.time_base), stream=stream)
                 decoder.flush_buffers()
-                decoded = _decoded(container, stream, decoder, timeline.origin)
+                decoded = _decode(container, stream, decoder, timeline.origin)
             found = next((f for f in decoded if f[0] >= wanted - SAME_S), None)
             if sought and (found is None or found[0] > wanted + SAME_S):
                 # The file's index is wrong.
-                yield from frames(file, replace(timeline, keys=()), places[done:], limits)
+                yield from read_frames(file, replace(timeline, keys=()), places[done:], limits)
                 return
             if found is None:
                 return
             at = found[0]
-            yield at, _image(found[1], limits)
+            yield at, _to_image(found[1], limits)
 
 
-def _decoded(
+def _decode(
     container: "InputContainer", stream: "VideoStream", decoder: Any, origin: int
 ) -> Iterator[tuple[float, "VideoFrame"]]:
     """Frames from here on, with their times. What is damaged is left out."""
     base = stream.time_base
     assert base is not None
-    with suppress(_av().FFmpegError):
+    with suppress(_import_av().FFmpegError):
         for packet in container.demux(stream):
             found: Sequence[VideoFrame] = ()
             # After a damaged piece the next key frame mends the picture.
-            with suppress(_av().FFmpegError):
+            with suppress(_import_av().FFmpegError):
                 found = decoder.decode(packet if packet.size else None)
             for frame in found:
                 if frame.pts is not None and not frame.is_corrupt:
@@ -160,12 +160,12 @@ def _decoder(stream: "VideoStream") -> "CodecContext":
     own = stream.codec_context
     if stream.metadata.get("alpha_mode") != "1" or own.name not in ("vp8", "vp9"):
         return own
-    decoder = _av().CodecContext.create("libvpx" if own.name == "vp8" else "libvpx-vp9", "r")
+    decoder = _import_av().CodecContext.create("libvpx" if own.name == "vp8" else "libvpx-vp9", "r")
     decoder.options = own.options
     return decoder
 
 
-def _av() -> Any:
+def _import_av() -> Any:
     try:
         import av
     except ImportError:
@@ -174,9 +174,9 @@ def _av() -> Any:
 
 
 @contextmanager
-def _opened(file: BinaryIO, limits: VideoLimits) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def _open(file: BinaryIO, limits: VideoLimits) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """The file from its start, and the stream of pictures in it."""
-    av = _av()
+    av = _import_av()
     file.seek(0)
     pixels = {"max_pixels": str(limits.pixels)}
     only = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
@@ -202,14 +202,14 @@ def _check(width: int, height: int, limits: VideoLimits) -> None:
         raise Unreadable(f"has {width} x {height} pixels; {limits.pixels / 1e6:g} million are allowed")
 
 
-def _image(frame: "VideoFrame", limits: VideoLimits) -> Image.Image:
+def _to_image(frame: "VideoFrame", limits: VideoLimits) -> Image.Image:
     _check(frame.width, frame.height, limits)
     alpha = any(part.is_alpha for part in frame.format.components)
     image = Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24"))
-    return load_image(_upright(image, frame), max_pixels=limits.pixels)
+    return load_image(_turn_upright(image, frame), max_pixels=limits.pixels)
 
 
-def _upright(image: Image.Image, frame: "VideoFrame") -> Image.Image:
+def _turn_upright(image: Image.Image, frame: "VideoFrame") -> Image.Image:
     """Turned and mirrored as the display matrix says: a point x, y is shown at ax + cy, bx + dy."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

@@ -10,7 +10,7 @@ COLOUR = (230, 30, 90)
 PAPER = (255, 255, 255)
 
 
-def draw(
+def draw_findings(
     image: Image.Image,
     *,
     boxes: Iterable[Box] = (),

@@ -38,33 +38,33 @@ def fetch(
     """
     deadline = time.monotonic() + max_seconds
     url = url.strip()
-    target = _parsed(url)
+    target = _parse_url(url)
     try:
         # A proxy would resolve names anew, out of reach of the judgement.
-        with httpx.Client(trust_env=not public_only) as client, _ended_at(deadline) as trace:
+        with httpx.Client(trust_env=not public_only) as client, _close_at(deadline) as trace:
             for _ in range(MAX_REDIRECTS + 1):
                 # Pictures do not shrink any further.
                 headers = {"accept-encoding": "identity", "accept": "image/*, video/*, */*;q=0.8"}
                 request = client.build_request("GET", target, headers={**headers, "user-agent": USER_AGENT})
                 if public_only:
-                    _pin(request, allowed_hosts)
+                    _pin_address(request, allowed_hosts)
                 request.extensions["trace"] = trace
-                request.extensions["timeout"] = httpx.Timeout(_left(target, deadline)).as_dict()
+                request.extensions["timeout"] = httpx.Timeout(_seconds_left(target, deadline)).as_dict()
                 response = client.send(request, stream=True)
                 try:
                     if response.has_redirect_location:
-                        target = _parsed(str(target.join(response.headers["location"])))
+                        target = _parse_url(str(target.join(response.headers["location"])))
                         continue
-                    return _body(response, target, max_bytes, deadline)
+                    return _read_body(response, target, max_bytes, deadline)
                 finally:
                     response.close()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        _left(target, deadline)
+        _seconds_left(target, deadline)
         raise InvalidImage(f"could not fetch {shortened(url)}: {error or type(error).__name__}") from error
     raise InvalidImage(f"could not fetch {shortened(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def _parsed(url: str) -> httpx.URL:
+def _parse_url(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -74,8 +74,8 @@ def _parsed(url: str) -> httpx.URL:
     return parsed
 
 
-def _left(target: httpx.URL, deadline: float) -> float:
-    """The seconds up to the deadline. Raises InvalidImage when it is over."""
+def _seconds_left(target: httpx.URL, deadline: float) -> float:
+    """Seconds until the deadline. Raises InvalidImage when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise InvalidImage(f"{shortened(str(target))} took too long to arrive")
@@ -83,8 +83,8 @@ def _left(target: httpx.URL, deadline: float) -> float:
 
 
 @contextmanager
-def _ended_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """A trace for requests, whose connections end at the deadline, whatever is read from them then.
+def _close_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """Yield a trace for requests that shuts their connections down at the deadline, even in the middle of a read.
 
     Limits of the client's are for each wait, so a server that sends a byte now and then would go on for days.
     """
@@ -108,7 +108,7 @@ def _ended_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], No
         timer.cancel()
 
 
-def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline: float) -> bytes:
+def _read_body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline: float) -> bytes:
     if response.status_code != 200:
         raise InvalidImage(f"could not fetch {shortened(str(target))}: the server answered {response.status_code}")
     body = bytearray()
@@ -116,13 +116,13 @@ def _body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline:
         body += chunk
         if len(body) > max_bytes:
             raise InvalidImage(f"{shortened(str(target))} is larger than {max_bytes / 2**20:g} MiB")
-        _left(target, deadline)
-    _left(target, deadline)
-    return _unpacked(bytes(body), response, target, max_bytes)
+        _seconds_left(target, deadline)
+    _seconds_left(target, deadline)
+    return _decompress(bytes(body), response, target, max_bytes)
 
 
-def _unpacked(body: bytes, response: httpx.Response, target: httpx.URL, max_bytes: int) -> bytes:
-    """The body of a server that compresses without being asked."""
+def _decompress(body: bytes, response: httpx.Response, target: httpx.URL, max_bytes: int) -> bytes:
+    """The decompressed body of a server that compresses without being asked."""
     for coding in reversed(parse_codings(response.headers.get("content-encoding", ""))):
         if coding not in CODINGS:
             raise InvalidImage(f"{shortened(str(target))} came compressed as {quoted(coding)}, which was not asked for")
@@ -135,8 +135,8 @@ def _unpacked(body: bytes, response: httpx.Response, target: httpx.URL, max_byte
     return body
 
 
-def _pin(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
-    """Aim the request at an address of its host that was judged; the host keeps its name in TLS and headers."""
+def _pin_address(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
+    """Send the request to an address of its host that was checked; TLS and headers keep the host's name."""
     host = request.url.host
     try:
         found = socket.getaddrinfo(host, request.url.port, type=socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Which image format a file has, told by how it begins, and opening it as that one and no other."""
+"""Recognising image formats by their first bytes, and opening a file as that format and no other."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.png import PNG, png_parts
+from galago.media.png import PNG, split_png
 from galago.media.samples import BITS
 
 # Not every format that Pillow knows: some of them start other programs.
@@ -66,7 +66,7 @@ def format_of(file: BinaryIO) -> str | None:
 
 
 def _is_tga(file: BinaryIO, head: bytes) -> bool:
-    """It has no mark at its beginning: its header must make sense, and its pixels be there or its footer."""
+    """Whether it is a TGA, which has no signature: its header must make sense, and its pixels or footer be there."""
     if len(head) < 18 or head[1] > 1 or head[2] not in (1, 2, 3, 9, 10, 11) or (head[2] in (1, 9)) != head[1]:
         return False
     width, height, bits = int.from_bytes(head[12:14], "little"), int.from_bytes(head[14:16], "little"), head[16]
@@ -81,7 +81,7 @@ def _is_tga(file: BinaryIO, head: bytes) -> bool:
     return head[2] < 9 and size >= 18 + head[0] + table + width * height * -(-bits // 8)
 
 
-def unwrapped(file: BinaryIO) -> BinaryIO:
+def unwrap_icon(file: BinaryIO) -> BinaryIO:
     """The picture in an icon, if it is a PNG, of which Pillow would believe what the icon says; else the file itself.
 
     Raises ValueError for an icon whose picture is larger than it says.
@@ -111,14 +111,14 @@ def open_as(kind: str, file: BinaryIO) -> Image.Image:
     installed."""
     file.seek(0)
     try:
-        image = _opener(kind)(png_parts(file).pixels if kind == "PNG" else file, "")
+        image = _opener(kind)(split_png(file).pixels if kind == "PNG" else file, "")
     except SyntaxError as error:
         raise ValueError(_REASONS.get(str(error), str(error))) from error
     tiles = getattr(image, "tile", None)
     if tiles and kind == "PNG":
         _scale_key(image, tiles[0].args)
     if tiles and kind == "TIFF":
-        image.tile = [_mended(tile, image) for tile in tiles]  # type: ignore[attr-defined]
+        image.tile = [_fix_tile(tile, image) for tile in tiles]  # type: ignore[attr-defined]
     return image
 
 
@@ -149,7 +149,7 @@ def has_key_of_16_bits(image: Image.Image) -> bool:
     return bool(image.format == "PNG" and tiles and tiles[0].args == "RGB;16B" and "transparency" in image.info)
 
 
-def lower_halves(image: Image.Image, file: BinaryIO) -> Image.Image | None:
+def lower_bytes(image: Image.Image, file: BinaryIO) -> Image.Image | None:
     """The lower bytes of the samples of such a PNG, of which Pillow keeps the upper ones alone; None of others."""
     if not has_key_of_16_bits(image):
         return None
@@ -161,8 +161,8 @@ def lower_halves(image: Image.Image, file: BinaryIO) -> Image.Image | None:
         return low
 
 
-def _mended(tile: Any, image: Image.Image) -> Any:
-    """A piece of a TIFF with the right notion of its bytes."""
+def _fix_tile(tile: Any, image: Image.Image) -> Any:
+    """A tile of a TIFF with the right byte order."""
     rawmode, *more = tile.args
     if tile.codec_name == "libtiff":
         # It has put the bytes in the machine's order already.

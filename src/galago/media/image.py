@@ -12,11 +12,11 @@ from PIL import Image
 
 from galago.errors import InvalidImage
 from galago.media import jpeg
-from galago.media.formats import FORMATS, format_of, has_key_of_16_bits, lower_halves, open_as, unwrapped
-from galago.media.orientation import MIRRORED, TAG, UPRIGHT, orientation_in, turned_size
-from galago.media.png import png_parts
+from galago.media.formats import FORMATS, format_of, has_key_of_16_bits, lower_bytes, open_as, unwrap_icon
+from galago.media.orientation import MIRRORED, TAG, UPRIGHT, read_orientation, turned_size
+from galago.media.png import split_png
 from galago.media.samples import is_rgb, to_rgb
-from galago.media.source import FileSource, from_array, opened
+from galago.media.source import FileSource, from_array, open_file
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _RESIZING = 1
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What is known of an image before any pixel of it is decoded."""
 
     size: tuple[int, int]
@@ -45,7 +45,7 @@ class Header:
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
+class DecodedImage:
     """An RGB image, upright, and what of it could not be read, a sentence each."""
 
     image: Image.Image
@@ -66,15 +66,15 @@ def load_image(source: Image.Image | np.ndarray | FileSource, *, max_pixels: int
     if isinstance(source, np.ndarray):
         source = from_array(source)
     if not isinstance(source, Image.Image):
-        with opened(source) as (file, name):
+        with open_file(source) as (file, name):
             return read_image(file, name or "the image", max_pixels)
-    with _told("the image"):
-        _check(source.size, "the image", max_pixels)
+    with _as_invalid_image("the image"):
+        _check_size(source.size, "the image", max_pixels)
         return to_rgb(source)
 
 
 def read_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> Image.Image:
-    """The same of an open file. Errors call it by its name, and say what of is `known` where it is nothing of that."""
+    """Like load_image, from an open file. Errors call it by `name`; `known` is what it should have been."""
     decoded = decode(file, name, max_pixels, known)
     for warning in decoded.warnings:
         log.warning(warning)
@@ -83,11 +83,11 @@ def read_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: s
 
 def decode(
     file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN, mirrored: bool = False
-) -> Decoded:
-    """The same with its warnings, which are not logged; `mirrored` has left and right exchanged."""
+) -> DecodedImage:
+    """Like read_image, but returns warnings instead of logging them; `mirrored` exchanges left and right."""
     warnings: tuple[str, ...] = ()
-    with _told(name), _headed(file, name, max_pixels, known) as (image, orientation, file):
-        low, region = lower_halves(image, file), _region(image)
+    with _as_invalid_image(name), _open_header(file, name, max_pixels, known) as (image, orientation, file):
+        low, region = lower_bytes(image, file), _frame_region(image)
         cut = ""
         try:
             image.load()
@@ -99,7 +99,7 @@ def decode(
             image.fp = None  # type: ignore[attr-defined]  # so that the file stays open
             image.close()
             file.seek(0)
-            found = jpeg.mended(file.read())
+            found = jpeg.repair(file.read())
             if found is None:
                 raise OSError(cut)
             image, missing = found
@@ -111,47 +111,47 @@ def decode(
             whole = Image.new("RGB", image.size, "white")
             whole.paste(rgb.crop(region), region[:2])
             rgb = whole
-        return Decoded(rgb, warnings)
+        return DecodedImage(rgb, warnings)
 
 
-def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> Header:
-    """What the header tells, checked as far as that goes; raises InvalidImage as load_image does."""
-    with _told(name), _headed(file, name, max_pixels, known) as (image, orientation, _):
-        return Header(turned_size(image.size, orientation), decoding_bytes(image, orientation))
+def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> ImageHeader:
+    """Read and check the header alone; raises InvalidImage as load_image does."""
+    with _as_invalid_image(name), _open_header(file, name, max_pixels, known) as (image, orientation, _):
+        return ImageHeader(turned_size(image.size, orientation), decoding_bytes(image, orientation))
 
 
 @contextmanager
-def _headed(file: BinaryIO, name: str, max_pixels: int, known: str) -> Iterator[tuple[Image.Image, int, BinaryIO]]:
-    """An image of which no pixel is decoded yet, how it will have to be turned when it is, and the file it is in."""
+def _open_header(file: BinaryIO, name: str, max_pixels: int, known: str) -> Iterator[tuple[Image.Image, int, BinaryIO]]:
+    """Yield an image of which no pixel is decoded yet, its orientation, and the file that it is in."""
     if not file.seek(0, io.SEEK_END):
         raise InvalidImage(f"{name} is empty")
-    file = unwrapped(file)
+    file = unwrap_icon(file)
     kind = format_of(file)
     if kind is None:
         raise InvalidImage(f"{name} is not {known}")
     with open_as(kind, file) as image:
-        _check(image.size, name, max_pixels)
+        _check_size(image.size, name, max_pixels)
         yield image, orientation_of(image, file), file
 
 
 def orientation_of(image: Image.Image, file: BinaryIO) -> int:
-    """How the image of a file is still to be turned once it is decoded."""
+    """The EXIF orientation that is left to apply once the image is decoded."""
     if image.format == "PNG":
         # Pillow would decode all of it to see whether there is something behind its pixels.
-        return orientation_in(png_parts(file).exif)
+        return read_orientation(split_png(file).exif)
     # A TIFF it turns itself.
-    return UPRIGHT if image.format == "TIFF" else orientation_in(image.info.get("exif"))
+    return UPRIGHT if image.format == "TIFF" else read_orientation(image.info.get("exif"))
 
 
-def _region(image: Image.Image) -> tuple[int, int, int, int]:
-    """Where the frame lies that is decoded: x0, y0, x1, y1."""
+def _frame_region(image: Image.Image) -> tuple[int, int, int, int]:
+    """The part of the image that its first frame covers: x0, y0, x1, y1."""
     tiles = getattr(image, "tile", ()) if image.format == "GIF" else ()
     return tiles[0].extents if tiles else (0, 0, *image.size)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever goes wrong is an InvalidImage of one line."""
+def _as_invalid_image(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong into an InvalidImage of one line."""
     try:
         yield
     except (InvalidImage, MemoryError):
@@ -162,7 +162,7 @@ def _told(name: str) -> Iterator[None]:
         raise InvalidImage(f"{name} cannot be decoded: {reason}") from error
 
 
-def _check(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise InvalidImage(f"{name} has {width} x {height} pixels; {max_pixels / 1e6:g} million are allowed")

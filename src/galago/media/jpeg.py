@@ -1,4 +1,4 @@
-"""JPEG files whose end is missing: what of them is whole."""
+"""Repairing JPEG files whose end is missing."""
 
 import hashlib
 import io
@@ -23,20 +23,20 @@ def ends_early(error: Exception) -> bool:
     return isinstance(error, OSError) and "truncated" in str(error)
 
 
-def mended(data: bytes) -> tuple[Image.Image, int] | None:
-    """The picture that a cut JPEG still has, decoded, and how many of its last lines are missing; None if too many.
+def repair(data: bytes) -> tuple[Image.Image, int] | None:
+    """Decode a truncated JPEG: the image, and how many of its last lines are missing; None if too many.
 
     What is missing is what changes when the data goes on in one way or another.
     """
     data = data.rstrip(b"\xff")
-    if not _all_begun(data):
+    if not _is_complete_enough(data):
         return None
     last = [*_RESTART.finditer(data)][-1:]
     restart = bytes([0xFF, 0xD0 + (data[last[0].start() + 1] - 0xD0 + 1) % 8 if last else 0xD0])
-    plain = [*_lines(data + END)]
+    plain = [*_line_digests(data + END)]
     whole = len(plain)
     for more in (NOISE, restart + NOISE):
-        whole = min(whole, _common(plain, _lines(data + more + END)))
+        whole = min(whole, _common_prefix(plain, _line_digests(data + more + END)))
     image = JpegImageFile(io.BytesIO(data + END))
     missing = max(0, image.height - whole * ROWS)
     if missing > min(MOST_LINES, image.height // 4):
@@ -45,12 +45,12 @@ def mended(data: bytes) -> tuple[Image.Image, int] | None:
     return image, missing
 
 
-def _common(lines: list[bytes], others: Iterator[bytes]) -> int:
-    """How many of the first ones are the same."""
+def _common_prefix(lines: list[bytes], others: Iterator[bytes]) -> int:
+    """The length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(lines, others, strict=True)) if a != b), len(lines))
 
 
-def _lines(data: bytes) -> Iterator[bytes]:
+def _line_digests(data: bytes) -> Iterator[bytes]:
     """Digests of the lines of a picture, ROWS at a time."""
     with JpegImageFile(io.BytesIO(data)) as image:
         image.load()
@@ -59,7 +59,7 @@ def _lines(data: bytes) -> Iterator[bytes]:
             yield hashlib.blake2b(part.tobytes(), digest_size=16).digest()
 
 
-def _all_begun(data: bytes) -> bool:
+def _is_complete_enough(data: bytes) -> bool:
     """Whether every coefficient of every component is in a scan that has begun, to its last bit (ITU T.81, B.2)."""
     components: dict[int, set[int]] = {}
     at = 2

@@ -1,4 +1,4 @@
-"""Reading what may be an image or a video: how it begins tells which."""
+"""Reading files that may be images or videos: their first bytes tell which."""
 
 from collections.abc import Callable
 from typing import BinaryIO, TypeVar
@@ -10,7 +10,7 @@ from galago.errors import UnsupportedTask
 from galago.media import animation, containers, image
 from galago.media.clip import Clip
 from galago.media.picture import Picture, read_picture
-from galago.media.source import FileSource, opened
+from galago.media.source import FileSource, open_file
 from galago.media.timeline import FrameSampling
 from galago.media.video import read_clip
 
@@ -31,28 +31,28 @@ def load_media(source: np.ndarray | FileSource, sampling: Callable[[], FrameSamp
     """
     if isinstance(source, np.ndarray):
         return image.load_image(source)
-    return _media(source, sampling, lambda file, name: image.read_image(file, name, known=KNOWN))
+    return _read_media(source, sampling, lambda file, name: image.read_image(file, name, known=KNOWN))
 
 
 def open_media(source: FileSource, sampling: Callable[[], FrameSampling | None]) -> Image.Image | Picture | Clip:
-    """The same, but a still image waits as its file until a model looks at it, and shows its damage only then."""
-    return _media(source, sampling, lambda file, name: read_picture(file, name, KNOWN))
+    """Like load_media, but a still image is decoded only when a model looks at it; damage shows only then."""
+    return _read_media(source, sampling, lambda file, name: read_picture(file, name, KNOWN))
 
 
 def open_image(source: FileSource) -> Image.Image | Picture:
-    """An image, or the first frame of an animation, that waits in the same way. Raises InvalidImage."""
-    with opened(source) as (file, name):
+    """An image, or the first frame of an animation, that is decoded later too. Raises InvalidImage."""
+    with open_file(source) as (file, name):
         return read_picture(file, name or "the image")
 
 
-def _media(
+def _read_media(
     source: FileSource, sampling: Callable[[], FrameSampling | None], still: Callable[[BinaryIO, str], Still]
 ) -> Still | Clip:
-    with opened(source) as (file, name):
+    with open_file(source) as (file, name):
         file.seek(0)
         head = file.read(containers.HEAD)
-        moving = animation.is_one(head) and animation.moves(file)
-        video = containers.is_one(head) and not animation.is_one(head)
+        moving = animation.is_animation_format(head) and animation.is_animated(file)
+        video = containers.is_video(head) and not animation.is_animation_format(head)
         if (moving or video) and (wanted := sampling()):
             return read_clip(file, name or "the video", wanted)
         if video:

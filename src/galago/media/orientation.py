@@ -1,4 +1,4 @@
-"""How a picture is to be turned so that it stands as viewers show it (EXIF, tag 274)."""
+"""EXIF orientation (tag 274): reading it, and turning images upright."""
 
 from typing import Literal
 
@@ -20,8 +20,8 @@ MIRRORED = {1: 2, 2: 1, 3: 4, 4: 3, 5: 6, 6: 5, 7: 8, 8: 7}
 """The orientation that shows what another does with left and right exchanged."""
 
 
-def orientation_in(exif: bytes | None) -> int:
-    """1..8 as EXIF data says; 1, which is upright, where it says nothing, or nothing that makes sense."""
+def read_orientation(exif: bytes | None) -> int:
+    """The orientation in EXIF data, 1..8; 1, which is upright, where it is missing or makes no sense."""
     data = (exif or b"").removeprefix(b"Exif\0\0")
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
 
@@ -43,7 +43,7 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def paste_turned(whole: Image.Image, strip: Image.Image, top: int, orientation: int) -> None:
-    """Put rows of an image, from its row `top` on, where they belong in the whole that is turned."""
+    """Paste rows of an image, from its row `top` on, where they belong in the turned whole."""
     if orientation == UPRIGHT:
         whole.paste(strip, (0, top))
         return

@@ -1,4 +1,4 @@
-"""An image file that is decoded when its turn comes: until then it takes no more memory than the file has."""
+"""An image file that is decoded later: until then it takes no more memory than the file has."""
 
 import io
 import logging
@@ -48,7 +48,7 @@ class Picture:
         return self.size[1]
 
     def decoded(self) -> Image.Image:
-        """As load_image gives it. Raises InvalidImage where the file does not hold what its header says."""
+        """Decode the picture, as load_image does. Raises InvalidImage where the file is not what its header says."""
         try:
             decoded = decode(io.BytesIO(self.data), self.name, self.max_pixels, mirrored=self.mirrored)
             if decoded.image.size != self.size:
@@ -63,7 +63,7 @@ class Picture:
         return decoded.image
 
     def mirror(self) -> "Picture":
-        """The same from left to right."""
+        """The picture with left and right exchanged."""
         more = 0 if self.mirrored else 4 * self.width * self.height
         return replace(
             self, mirrored=not self.mirrored, needs=self.needs + more, reading=threading.Lock(), known=list["_Hash"]()
@@ -80,7 +80,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, param: str | None
 
 
 def read_picture(file: BinaryIO, name: str, known: str = KNOWN) -> Picture | Image.Image:
-    """The same from an open file, whose errors call it by its name; the image itself where that takes less memory."""
+    """Like open_picture, from an open file, named in errors; the decoded image where that takes less memory."""
     header = read_header(file, name, known=known)
     if file.seek(0, io.SEEK_END) > header.needs:
         return read_image(file, name, known=known)

@@ -1,4 +1,4 @@
-"""A PNG without what is not its picture: comments and colour profiles, which may unpack to any size."""
+"""Reading a PNG without its comments and colour profiles, which may unpack to any size."""
 
 import io
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ LEFT_OUT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 @dataclass(frozen=True, eq=False)
 class PngParts:
-    """What is looked at of a PNG."""
+    """The chunks of a PNG that matter."""
 
     pixels: BinaryIO
     """the file, but for the chunks that are LEFT_OUT; reads from the whole, of which nothing is copied"""
@@ -20,8 +20,8 @@ class PngParts:
     """the first eXIf chunk's"""
 
 
-def png_parts(file: BinaryIO) -> PngParts:
-    """What is looked at of a PNG. A file that is damaged or cut off stays so."""
+def split_png(file: BinaryIO) -> PngParts:
+    """Leave out the chunks that do not matter. A file that is damaged or truncated stays so."""
     spans: list[tuple[int, int]] = []
     exif, begin, end = None, 0, len(PNG)
     for kind, at, length in _chunks(file):
@@ -37,11 +37,11 @@ def png_parts(file: BinaryIO) -> PngParts:
     if not spans:
         return PngParts(file, exif)
     spans.append((begin, max(begin, size)))
-    return PngParts(cast(BinaryIO, io.BufferedReader(_Spans(file, spans))), exif)
+    return PngParts(cast(BinaryIO, io.BufferedReader(_SplicedFile(file, spans))), exif)
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and length of each chunk that is whole."""
+    """Type, offset and length of each chunk that is complete."""
     size = file.seek(0, io.SEEK_END)
     at = len(PNG)
     while at + 12 <= size:
@@ -54,8 +54,8 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
-class _Spans(io.RawIOBase):
-    """Pieces of a file, each from one place to another, as if they were one."""
+class _SplicedFile(io.RawIOBase):
+    """Spans of a file, (begin, end) each, read as if they were one file."""
 
     def __init__(self, file: BinaryIO, spans: list[tuple[int, int]]) -> None:
         self._file, self._spans, self._at = file, spans, 0

@@ -1,4 +1,4 @@
-"""Samples of any depth and kind as RGB of 8 bits, strip by strip, so that what lies between takes hardly any memory."""
+"""Converting samples of any depth and kind to 8-bit RGB, strip by strip, which takes hardly any memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -9,9 +9,9 @@ from PIL import Image
 from galago.media.orientation import UPRIGHT, paste_turned, turned_size
 
 STRIP = 64
-"""Rows that are brought to RGB at a time."""
-Strip = Callable[[Image.Image, int], Image.Image]
-"""Makes RGB of rows of an image, the first of which is its row `top`."""
+"""Rows that are converted at a time."""
+StripConverter = Callable[[Image.Image, int], Image.Image]
+"""Converts rows of an image to RGB; called with a strip and the index of its first row."""
 
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 """TIFF's tags: what 0 stands for, bits of a sample, and what kind of number it is."""
@@ -21,7 +21,7 @@ SCALE_IT = "scale it to 8 bits, or to 0..65535, or floating point to 0..1"
 
 
 def is_rgb(image: Image.Image) -> bool:
-    """Whether an image's own memory can be what is looked at."""
+    """Whether an image can be used as it is, without a copy."""
     # These two hold on to what they decoded with, which takes more than a copy of the pixels.
     return image.mode == "RGB" and not image.has_transparency_data and image.format not in ("WEBP", "AVIF")
 
@@ -35,7 +35,7 @@ def to_rgb(image: Image.Image, orientation: int = UPRIGHT, low: Image.Image | No
     image.load()
     if orientation == UPRIGHT and is_rgb(image):
         return image
-    convert = _converter(image, low)
+    convert = _make_converter(image, low)
     flat = Image.new("RGB", turned_size(image.size, orientation), "white")
     for top, strip in _strips(image):
         paste_turned(flat, convert(strip, top), top, orientation)
@@ -47,20 +47,20 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + STRIP, image.height)))
 
 
-def _converter(image: Image.Image, low: Image.Image | None) -> Strip:
+def _make_converter(image: Image.Image, low: Image.Image | None) -> StripConverter:
     tags = getattr(image, "tag_v2", {})
     signed_bytes = image.mode == "L" and tags.get(SAMPLE_FORMAT, (1,))[0] == 2
     if image.mode in ("I", "F") or image.mode.startswith("I;16") or signed_bytes:
-        return _grey(image, tags)
+        return _grey_converter(image, tags)
     if low is not None:
-        return _keyed(image, low)
-    if image.has_transparency_data and not _hides_all(image):
-        return _composited
+        return _key_converter(image, low)
+    if image.has_transparency_data and not _is_fully_transparent(image):
+        return _over_white
     return lambda strip, top: strip.convert("RGB")
 
 
-def _composited(strip: Image.Image, top: int) -> Image.Image:
-    """Over white."""
+def _over_white(strip: Image.Image, top: int) -> Image.Image:
+    """Alpha over white."""
     if strip.mode == "La":
         strip = strip.convert("LA")
     strip = strip.convert("RGBA")
@@ -69,7 +69,7 @@ def _composited(strip: Image.Image, top: int) -> Image.Image:
     return flat
 
 
-def _hides_all(image: Image.Image) -> bool:
+def _is_fully_transparent(image: Image.Image) -> bool:
     """Whether alpha is 0 everywhere and there are colours behind it, as in what Windows' clipboard gives."""
     if image.mode not in ("LA", "RGBA"):
         return False
@@ -77,8 +77,8 @@ def _hides_all(image: Image.Image) -> bool:
     return not alpha and any(colours)
 
 
-def _keyed(image: Image.Image, low: Image.Image) -> Strip:
-    """White where a sample of 16 bits in each band is the transparent one."""
+def _key_converter(image: Image.Image, low: Image.Image) -> StripConverter:
+    """A converter that makes the transparent colour of a 16-bit RGB image white."""
     key = np.array(image.info["transparency"])
 
     def convert(strip: Image.Image, top: int) -> Image.Image:
@@ -93,8 +93,8 @@ def _keyed(image: Image.Image, low: Image.Image) -> Strip:
 # --- greys of other than 8 bits --------------------------------------------------------------
 
 
-def _grey(image: Image.Image, tags: Any) -> Strip:
-    """Scaled so that what the format calls white is white."""
+def _grey_converter(image: Image.Image, tags: Any) -> StripConverter:
+    """A converter that scales grey samples so that what the format calls white is white."""
     whole = tags.get(SAMPLE_FORMAT, (1,))[0] == 1
     unsigned = whole and tags.get(BITS, (0,))[0] == 32  # Pillow takes them for signed ones
     key = image.info.get("transparency")
@@ -103,7 +103,7 @@ def _grey(image: Image.Image, tags: Any) -> Strip:
         values = np.asarray(strip)
         return values.view(np.uint32) if unsigned else values.view(np.int8) if values.dtype == np.uint8 else values
 
-    white = _white(image, tags, (samples(strip) for _, strip in _strips(image)))
+    white = _white_value(image, tags, (samples(strip) for _, strip in _strips(image)))
     black = 255.0 if tags.get(PHOTOMETRIC) == 0 else 0.0
 
     def convert(strip: Image.Image, top: int) -> Image.Image:
@@ -117,7 +117,7 @@ def _grey(image: Image.Image, tags: Any) -> Strip:
     return convert
 
 
-def _white(image: Image.Image, tags: Any, samples: Iterable[np.ndarray]) -> float:
+def _white_value(image: Image.Image, tags: Any, samples: Iterable[np.ndarray]) -> float:
     """The value that is shown white; 0 is black. Raises ValueError where nothing says so.
 
     Where the format does not tell (whole numbers of 32 bits, Pillow's modes I and F), 255 if nothing is above, else
@@ -139,7 +139,7 @@ def _white(image: Image.Image, tags: Any, samples: Iterable[np.ndarray]) -> floa
 
 
 def _extremes(samples: Iterable[np.ndarray]) -> tuple[float, float, bool]:
-    """The least and the largest, and whether all are whole numbers; not a number where any is none."""
+    """The least, the largest (NaN where any sample is), and whether all are whole numbers."""
     least, most, whole = np.inf, -np.inf, True
     for values in samples:
         # minimum and maximum, unlike min and max, keep what is not a number

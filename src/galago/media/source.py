@@ -26,7 +26,7 @@ class Readable(Protocol):
 
 FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap | Readable
 """A path, an http(s) or data: URL, the bytes of a file, or a file that is open for reading."""
-What = Literal["image", "video"]
+MediaKind = Literal["image", "video"]
 
 _INVALID = {"image": InvalidImage, "video": InvalidVideo}
 _USUAL = {"image": "png", "video": "mp4"}
@@ -42,15 +42,15 @@ SOURCES = "a path, an http://, https:// or data: URL, bytes or an open file"
 
 
 @contextmanager
-def opened(source: FileSource, what: What = "image") -> Iterator[tuple[BinaryIO, str | None]]:
-    """The file, which can be read from anywhere in it, and what errors call it; None if it has no name.
+def open_file(source: FileSource, what: MediaKind = "image") -> Iterator[tuple[BinaryIO, str | None]]:
+    """Open a source as a seekable file; yields it and the name that errors call it by, or None.
 
     URLs are fetched within the bounds of fetch(). Raises InvalidImage, or InvalidVideo of what should be a video,
     with the reason: missing, not to be read or fetched, too large for that, not base64.
     """
     with ExitStack() as stack:
         try:
-            found = _found(source, what, stack)
+            found = _open(source, what, stack)
         except InvalidImage as error:
             raise _INVALID[what](str(error)) from error
         yield found
@@ -60,10 +60,10 @@ def from_array(array: Any) -> Image.Image:
     """An image from a NumPy array, uint8 [height, width, 3]. Raises InvalidImage for any other, and says what helps."""
     if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8 and array.size:
         return Image.fromarray(np.ascontiguousarray(array))
-    raise InvalidImage(_not_taken(array, "image"))
+    raise InvalidImage(_wrong_type(array, "image"))
 
 
-def _found(source: Any, what: What, stack: ExitStack) -> tuple[BinaryIO, str | None]:
+def _open(source: Any, what: MediaKind, stack: ExitStack) -> tuple[BinaryIO, str | None]:
     if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
         return io.BytesIO(source), None
     if isinstance(source, str):
@@ -82,18 +82,18 @@ def _found(source: Any, what: What, stack: ExitStack) -> tuple[BinaryIO, str | N
     if isinstance(source, str | os.PathLike):
         name = shortened(str(source), 200)
         try:
-            return _seekable(stack.enter_context(Path(source).open("rb")), what), name
+            return _make_seekable(stack.enter_context(Path(source).open("rb")), what), name
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             if len(str(source)) > 200 and "." not in str(source):
                 reason += f"; base64 is written as data:{what}/{_USUAL[what]};base64,..."
             raise InvalidImage(f"cannot read {name}: {reason}") from error
     if hasattr(source, "read") and not isinstance(source, type):
-        return _readable(source, what), None
-    raise InvalidImage(_not_taken(source, what))
+        return _from_reader(source, what), None
+    raise InvalidImage(_wrong_type(source, what))
 
 
-def _not_taken(source: Any, what: str) -> str:
+def _wrong_type(source: Any, what: str) -> str:
     kind = type(source).__name__
     if hasattr(source, "shape") and hasattr(source, "dtype") and not isinstance(source, type):
         held = f"{kind} of {source.dtype} {quoted(list(source.shape))}"
@@ -101,22 +101,22 @@ def _not_taken(source: Any, what: str) -> str:
     return f"the {what} must be {SOURCES}, not {kind}"
 
 
-def _readable(file: Any, what: str) -> BinaryIO:
-    """Bytes to read from what is more or less a file."""
+def _from_reader(file: Any, what: str) -> BinaryIO:
+    """A seekable file of bytes from an object that has `read`."""
     if inspect.iscoroutinefunction(file.read) and hasattr(file, "file"):
         file = file.file  # an upload, whose own methods are to be awaited
     if isinstance(file, io.TextIOBase) and hasattr(file, "buffer"):
         file = file.buffer  # opened as text, which no picture is
     try:
-        return _seekable(file, what)
+        return _make_seekable(file, what)
     except InvalidImage:
         raise
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InvalidImage(f"the {what} cannot be read from this {type(file).__name__}: {error}") from error
 
 
-def _seekable(file: Any, what: str) -> BinaryIO:
-    """The file itself, or what comes out of a pipe, which may be as large as an upload."""
+def _make_seekable(file: Any, what: str) -> BinaryIO:
+    """The file itself, or the contents of a pipe, up to MAX_BYTES."""
     if hasattr(file, "seek") and hasattr(file, "seekable") and file.seekable():
         file.seek(0)
         if isinstance(file.read(0), bytes):
@@ -153,7 +153,7 @@ def decode_data_url(text: str, what: str = "image") -> bytes:
             f"the {what} is given as the path of a file, which is not read here; {_ALLOWED.format(what)}"
         )
     try:
-        data = _base64(unquote(encoded) if "%" in encoded else encoded)
+        data = _decode_base64(unquote(encoded) if "%" in encoded else encoded)
     except ValueError:
         raise InvalidImage(f"the {what} is not valid base64") from None
     if not data:
@@ -161,7 +161,7 @@ def decode_data_url(text: str, what: str = "image") -> bytes:
     return data
 
 
-def _base64(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     # Nearly all need none of the repairs, which take ten times as long as the decoding.
     with suppress(ValueError):
         return base64.b64decode(text, validate=True)

@@ -1,4 +1,4 @@
-"""When the frames of a video are shown, and which of them are looked at."""
+"""The times of a video's frames, and choosing those that a model looks at."""
 
 import math
 from bisect import bisect_right
@@ -63,8 +63,8 @@ class Unreadable(Exception):
     """Why a video cannot be read; the text goes on after its name."""
 
 
-def chosen(timeline: Timeline, sampling: FrameSampling) -> list[int]:
-    """Places of the frames to look at, ascending, none twice.
+def choose_frames(timeline: Timeline, sampling: FrameSampling) -> list[int]:
+    """Indices of the frames to look at, ascending, none twice.
 
     As SmolVLM2 samples (transformers, video_processing_smolvlm.py): evenly from the first frame to the last,
     those included, but without a second at both ends of a long video. That counts frames; where they do not

@@ -9,8 +9,8 @@ from PIL import Image
 from galago.errors import InvalidVideo, UnsupportedTask
 from galago.media import animation, containers
 from galago.media.clip import Clip
-from galago.media.source import FileSource, opened
-from galago.media.timeline import FrameSampling, Timeline, Unreadable, VideoLimits, chosen
+from galago.media.source import FileSource, open_file
+from galago.media.timeline import FrameSampling, Timeline, Unreadable, VideoLimits, choose_frames
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ def load_clip(source: FileSource, sampling: FrameSampling | None = None, limits:
     logged. Raises InvalidVideo with the reason: missing, empty, not a video, without pictures or frames, or
     past the limits; UnsupportedTask where PyAV is not installed and the file needs it.
     """
-    with opened(source, "video") as (file, name):
+    with open_file(source, "video") as (file, name):
         return read_clip(file, name or "the video", sampling, limits)
 
 
 def read_clip(
     file: BinaryIO, name: str, sampling: FrameSampling | None = None, limits: VideoLimits | None = None
 ) -> Clip:
-    """The same of an open file, which errors call by its name."""
+    """Like load_clip, from an open file, which errors call by its name."""
     try:
         return _read(file, name, sampling or FrameSampling(), limits or VideoLimits())
     except (InvalidVideo, UnsupportedTask):
@@ -50,11 +50,11 @@ def _read(file: BinaryIO, name: str, sampling: FrameSampling, limits: VideoLimit
     if size > limits.bytes:
         raise Unreadable(f"has {size / 2**20:.0f} MiB; {limits.bytes / 2**20:g} are allowed")
     file.seek(0)
-    reader = animation if animation.is_one(file.read(12)) else containers
-    timeline = reader.timeline(file, limits)
+    reader = animation if animation.is_animation_format(file.read(12)) else containers
+    timeline = reader.read_timeline(file, limits)
     _check(timeline, limits)
-    places = chosen(timeline, sampling)
-    shown = [(time, _fitted(image, sampling)) for time, image in reader.frames(file, timeline, places, limits)]
+    places = choose_frames(timeline, sampling)
+    shown = [(time, _fit(image, sampling)) for time, image in reader.read_frames(file, timeline, places, limits)]
     if not shown:
         raise Unreadable("cannot be decoded: no frame of it is readable")
     warnings: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ def _check(timeline: Timeline, limits: VideoLimits) -> None:
         raise Unreadable(f"is {timeline.duration:.0f} s long; {limits.seconds:g} are allowed")
 
 
-def _fitted(image: Image.Image, sampling: FrameSampling) -> Image.Image:
+def _fit(image: Image.Image, sampling: FrameSampling) -> Image.Image:
     most = sampling.longest_edge
     if max(image.size) > most:
         image.thumbnail((most, most), Image.Resampling.LANCZOS)

@@ -7,8 +7,8 @@ from typing import Any
 from galago.errors import InvalidRequest, quoted
 from galago.media.clip import Clip
 from galago.media.picture import Picture
-from galago.messages import ROLES, SHOWS, TEXTS, place_in, places_beside
-from galago.request import Chat, Message, Request, Role, one_turn_each
+from galago.messages import MEDIA_PARTS, ROLES, TEXT_PARTS, attached_media, part_media
+from galago.request import Chat, Message, Request, Role, merge_turns
 from galago.server.bodies import Json
 from galago.server.errors import Refused
 from galago.server.fields import Shown, check_text, read, required, shown_at
@@ -32,7 +32,7 @@ def read_turns(given: Json) -> list[Turn]:
         if last is None:
             raise InvalidRequest("what is shown needs a message of the user", beside[0].path)
         read_so_far[last] = ("user", (*beside, *read_so_far[last][1]))
-    turns = [(role, _asking(parts)) for role, parts in one_turn_each(read_so_far)]
+    turns = [(role, _asking(parts)) for role, parts in merge_turns(read_so_far)]
     images = shown_in(turns)
     if len(images) > MAX_IMAGES:
         raise Refused("too_many_images", f"a request holds {MAX_IMAGES} images at most", images[MAX_IMAGES].path)
@@ -96,18 +96,18 @@ def _part(part: Any, path: str, role: Role) -> Parts:
         raise InvalidRequest(f"{path} must be an object or a string", path)
     at = f"{path}."
     kind = required(read(part, "type", str, at), f"{at}type")
-    if kind in TEXTS:
+    if kind in TEXT_PARTS:
         return (*_beside(part, at, role), required(read(part, "text", str, at), f"{at}text"))
     if kind == "refusal" and role == "assistant":
         return (required(read(part, "refusal", str, at), f"{at}refusal"),)
-    if kind in SHOWS and role == "user":
-        return (shown_at(place_in(part, SHOWS[kind], at), SHOWS[kind]),)
+    if kind in MEDIA_PARTS and role == "user":
+        return (shown_at(part_media(part, MEDIA_PARTS[kind], at), MEDIA_PARTS[kind]),)
     raise InvalidRequest(f"a part of type {quoted(kind)} cannot stand in a turn of the {role}", f"{at}type")
 
 
 def _beside(owner: Json, path: str, role: Role = "user") -> list[Shown]:
     """What is shown with a message, or with all of them, without being a part of its content."""
-    shown = [shown_at(place, video) for place, video in places_beside(owner, path)]
+    shown = [shown_at(place, video) for place, video in attached_media(owner, path)]
     if shown and role != "user":
         raise InvalidRequest(f"only a message of the user shows something, not one of the {role}", shown[0].path)
     return shown

@@ -20,7 +20,7 @@ from galago.media.picture import Picture, open_picture
 from galago.media.source import decode_data_url
 from galago.media.timeline import FrameSampling
 from galago.media.video import load_clip
-from galago.messages import Place
+from galago.messages import MediaField
 from galago.request import Detail, Request, Sampling
 from galago.server.bodies import Json
 from galago.values import is_text
@@ -115,7 +115,7 @@ def check_text(text: str, path: str) -> None:
         raise InvalidRequest(f"{path} holds half of a surrogate pair", path)
 
 
-def shown_at(place: Place, video: bool) -> Shown:
+def shown_at(place: MediaField, video: bool) -> Shown:
     """The image or video at this place of a request."""
     above, _, name = place.path.rpartition(".")
     url = required(read({name: place.value}, name, str, f"{above}." if above else ""), place.path)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from galago.arguments import BOX, SPOT
+from galago.arguments import BOX_KEYS, SPOT_KEYS
 from galago.errors import InvalidRequest, UnsupportedTask
-from galago.messages import places_beside
+from galago.messages import attached_media
 from galago.request import Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill
 from galago.server.bodies import Json, load_json
 from galago.server.errors import Refused
@@ -78,7 +78,7 @@ def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
 
 def _shown(given: Json) -> tuple[Shown, ...]:
     """What is shown, under whichever of the names that clients have for it."""
-    shown = tuple(shown_at(place, video) for place, video in places_beside(given, ""))
+    shown = tuple(shown_at(place, video) for place, video in attached_media(given, ""))
     check_all_is_seen(given, shown, "give it as image_url")
     return shown
 
@@ -104,7 +104,7 @@ def _point(given: Json, most: int | None) -> Point:
 
 
 def _gaze(given: Json, most: int | None) -> DetectGaze:
-    forms = {"eye": SPOT, "face": BOX}
+    forms = {"eye": SPOT_KEYS, "face": BOX_KEYS}
     eye, face = (None if given.get(n) is None else _position(given[n], n, form) for n, form in forms.items())
     flags, path = read(given, "unstable_settings", dict) or {}, "unstable_settings."
     accurate = read(flags, "prioritize_accuracy", bool, path) or False
@@ -122,7 +122,7 @@ def _object(given: Json) -> str:
 
 def _refs(given: Json) -> tuple[Spot | Box, ...]:
     refs = read(given, "spatial_refs", list) or []
-    return tuple(_position(ref, f"spatial_refs.{i}", SPOT, BOX) for i, ref in enumerate(refs))
+    return tuple(_position(ref, f"spatial_refs.{i}", SPOT_KEYS, BOX_KEYS) for i, ref in enumerate(refs))
 
 
 def _position(value: Any, path: str, *forms: tuple[str, ...]) -> Any:

@@ -5,7 +5,7 @@ What a schema cannot say is in its description; such requests are answered with 
 
 from typing import Any
 
-from galago.messages import BESIDE, INSIDE, SHOWS, TEXTS, names_of
+from galago.messages import ATTACHED, HOLDERS, MEDIA_PARTS, TEXT_PARTS, media_members
 from galago.server.bodies import Json
 from galago.server.fields import DETAILS
 from galago.server.openai import INSTEAD, MAX_CHOICES, UNSUPPORTED
@@ -44,15 +44,15 @@ def shown_schemas() -> Json:
 
 def _shown(itself: Json, more: Json) -> Json:
     """An image or a video, as itself or as an object around it, in the first member that is not null."""
-    ways = [record({name: itself}, {**dict.fromkeys(INSIDE[:i], NULL), **more}) for i, name in enumerate(INSIDE)]
+    ways = [record({name: itself}, {**dict.fromkeys(HOLDERS[:i], NULL), **more}) for i, name in enumerate(HOLDERS)]
     return {"anyOf": [itself, *ways]}
 
 
 def _part(video: bool, more: Json) -> Json:
     """A part that shows something, in the first member that is not null; `more` stands beside what is no object."""
-    itself, names = VIDEO if video else IMAGE, names_of(video)
+    itself, names = VIDEO if video else IMAGE, media_members(video)
     objects = {"allOf": [{"type": "object"}, ref(VIDEO_ if video else IMAGE_)]}
-    kind = {"type": choice(*(name for name, moves in SHOWS.items() if moves is video))}
+    kind = {"type": choice(*(name for name, moves in MEDIA_PARTS.items() if moves is video))}
     before = [dict.fromkeys(names[:i], NULL) for i in range(len(names))]
     plain = [record({**kind, name: itself}, nulls | more) for name, nulls in zip(names, before, strict=True)]
     around = [record({**kind, name: objects}, nulls) for name, nulls in zip(names, before, strict=True)]
@@ -62,7 +62,7 @@ def _part(video: bool, more: Json) -> Json:
 def _beside(usual: str | None = None) -> Json:
     """What is shown with a message, or with a whole request, outside of its content."""
     told = f"as {usual}, as clients of other servers have it" if usual else "shown too, before the text; one or several"
-    shown = {name: ref(VIDEO_ if video else IMAGE_) for name, video in BESIDE.items()}
+    shown = {name: ref(VIDEO_ if video else IMAGE_) for name, video in ATTACHED.items()}
     return {
         name: {"anyOf": [_NOTHING, one, array(one)], "description": "what is looked at" if name == usual else told}
         for name, one in shown.items()
@@ -97,10 +97,10 @@ def _sampling() -> Json:
 def chat_request() -> Json:
     refusal = record({"type": choice("refusal"), "refusal": TEXT})
     none = {name: {"enum": _FALSY} for name in ("tool_calls", "function_call", "audio")}
-    nowhere = dict.fromkeys(BESIDE, _NOTHING)
+    nowhere = dict.fromkeys(ATTACHED, _NOTHING)
 
     def text(beside: Json) -> Json:
-        return record({"type": choice(*TEXTS), "text": TEXT}, beside)
+        return record({"type": choice(*TEXT_PARTS), "text": TEXT}, beside)
 
     def turn(roles: list[str], parts: list[Json], beside: Json) -> Json:
         content = may({"anyOf": [TEXT, array({"anyOf": [TEXT, *parts]})]})
@@ -174,7 +174,7 @@ def skill_requests() -> Json:
         **beside,
     }
     stream = {"stream": may(FLAG, "answer with server-sent events")}
-    seen = [{"required": [name], "properties": {name: _something(video)}} for name, video in BESIDE.items()]
+    seen = [{"required": [name], "properties": {name: _something(video)}} for name, video in ATTACHED.items()]
     spot, box = array(SHARE, 2, 2), array(SHARE, 4, 4)
     corners = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
     at = record({"x": SHARE, "y": SHARE}, {"x_min": {"not": {}}})

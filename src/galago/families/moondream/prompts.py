@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from galago.errors import InvalidRequest
 from galago.families.moondream.config import MoondreamConfig
 from galago.families.tokenizer import Tokenizer
-from galago.request import Length, Message, one_turn_each
+from galago.request import Length, Message, merge_turns
 from galago.values import Box, Spot
 
 
@@ -88,7 +88,7 @@ def conversation(c: MoondreamConfig, messages: Sequence[Message]) -> str:
     """A conversation as one question: system text first, earlier turns as the 2024 releases wrote them."""
     system = [m.text for m in messages if m.role == "system"]
     # With system text taken out of between them, two turns may be one.
-    turns = one_turn_each((m.role, [m.text]) for m in messages if m.role != "system")
+    turns = merge_turns((m.role, [m.text]) for m in messages if m.role != "system")
     labels = {"user": "Question: ", "assistant": "Answer: "}
     spoken = list(turns[0][1]) if len(turns) == 1 else [labels[role] + text for role, (text,) in turns]
     text = "\n\n".join((*system, *spoken))
