@@ -29,7 +29,7 @@ from batching_parts import EDGES_MS, Figures, Images, decode, figures, gaps, ove
 
 import galago
 from galago.errors import GalagoError
-from galago.lab.bench.case import image_size
+from galago.lab.bench.case import parse_image_size
 from galago.lab.bench.random import ensure_random_checkpoint
 from galago.lab.bench.table import format_number
 from galago.system.machine import describe_machine
@@ -45,7 +45,7 @@ LLAMA = Path(__file__).resolve().parent / "peers" / "llama_server.py"
 def measured(checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What each part gave, and which model did it."""
     found: dict[str, Any] = {}
-    images = Images(image_size(args.image))
+    images = Images(parse_image_size(args.image))
     with galago.load(checkpoint, precision=args.precision, device=args.device, threads=args.threads) as model:
         found["about"] = {"model": model.name, "precision": model.precision, "kernels": model.kernels}
         model.query(images.new(), "Is it warm?", settings={"max_tokens": 4})

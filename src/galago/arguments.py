@@ -36,7 +36,7 @@ def check_settings(settings: SettingsDict | None) -> dict[str, Any]:
     return {name: to_python(value) for name, value in given.items() if value is not None}
 
 
-def read_sampling(settings: SettingsDict | None) -> Sampling:
+def sampling_from_settings(settings: SettingsDict | None) -> Sampling:
     """Sampling from a settings dict as Moondream's clients pass it (its other settings are read elsewhere)."""
     given = {name: value for name, value in check_settings(settings).items() if name in _SAMPLING}
     match given.get("stop"):
@@ -56,7 +56,7 @@ def make_request(
     skill: Skill, image: Media | None, settings: SettingsDict | None, priority: Priority = "interactive"
 ) -> Request:
     """The request for a skill with these settings."""
-    given, sampling = check_settings(settings), read_sampling(settings)
+    given, sampling = check_settings(settings), sampling_from_settings(settings)
     return Request(skill, image, sampling, given.get("variant"), given.get("detail", "high"), priority)
 
 

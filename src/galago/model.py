@@ -150,7 +150,7 @@ class Model:
 
     def encode_image(self, image: MediaSource, settings: SettingsDict | None = None) -> Encoding:
         """See an image or a video once, for many questions about it; of the settings `variant` and `detail` matter."""
-        arguments.read_sampling(settings)
+        arguments.sampling_from_settings(settings)
         if isinstance(image, Encoding):
             return image
         return cast(Encoding, self._answer(Encode(), image, settings)["image"])

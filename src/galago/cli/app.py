@@ -43,12 +43,9 @@ app.add_typer(models.app, name="models")
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from galago.version import INSTALLED
 
-    try:
-        typer.echo(f"galago {version('galago')}")
-    except PackageNotFoundError:
-        typer.echo("galago, run from a source tree that is not installed")
+    typer.echo(f"galago {INSTALLED}" if INSTALLED else "galago, run from a source tree that is not installed")
     raise typer.Exit
 
 

@@ -64,12 +64,12 @@ def bench(
     force: ForceOption = False,
 ) -> None:
     """Measure speed and memory: each model and precision in a process of its own."""
-    from galago.lab.bench.case import BenchCase, clip_size
+    from galago.lab.bench.case import BenchCase, parse_clip_size
     from galago.lab.bench.results import read_results
     from galago.lab.bench.run import BenchPlan, run_bench
 
     # What can be wrong is looked at before minutes are spent.
-    frames, width, height = clip_size(image)
+    frames, width, height = parse_clip_size(image)
     if detail not in ("low", "high"):
         raise InvalidRequest(f"--detail must be low or high, not {quoted(detail)}", "detail")
     saved = None if compare is None else read_results(compare)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from galago.system.machine import (
     usable_cores,
     withheld_set,
 )
+from galago.version import INSTALLED
 
 COMPILERS = ("c++", "g++", "clang++")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -65,7 +65,7 @@ def diagnose() -> dict[str, Any]:
     need = partial(memory_needed, device=kind)
     best = recommended(budget, None, need)
     return {
-        "galago": _version("galago"),
+        "galago": INSTALLED,
         "python": platform.python_version(),
         "pytorch": torch.version,
         "pytorch_error": torch.error,
@@ -181,10 +181,3 @@ def _kernel_advice(chosen: str, sets: tuple[str, ...]) -> Advice:
         compiler = "xcode-select --install" if sys.platform == "darwin" else "apt install g++"
         return Advice(f"{slow}: they were not built, as there is no C++ compiler", f"{compiler} && {build}")
     return Advice(f"{slow}: they were not built, or are damaged or of another version", build)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -136,16 +136,16 @@ def test_the_peak_is_that_of_the_process_itself():
 
 
 def test_image_sizes():
-    from galago.lab.bench.case import clip_size, image_size
+    from galago.lab.bench.case import parse_clip_size, parse_image_size
 
-    assert image_size("1024x768") == (1024, 768)
-    assert (clip_size("1024x768"), clip_size("8x512X512")) == ((0, 1024, 768), (8, 512, 512))
+    assert parse_image_size("1024x768") == (1024, 768)
+    assert (parse_clip_size("1024x768"), parse_clip_size("8x512X512")) == ((0, 1024, 768), (8, 512, 512))
     for wrong in ("1024", "0x10", "-3x4", "axb", "10x10x10", "99999x99999", "1e3x4", ""):
         with pytest.raises(InvalidRequest, match="--image"):
-            image_size(wrong)
+            parse_image_size(wrong)
     for wrong in ("8x", "0x8x8", "1x2x3x4", "900x900x900"):
         with pytest.raises(InvalidRequest, match="--image"):
-            clip_size(wrong)
+            parse_clip_size(wrong)
 
 
 def test_a_clip_is_measured_as_its_frames(tmp_path):

@@ -1,4 +1,4 @@
-"""What one process measures."""
+"""A benchmark case: what one child process measures."""
 
 import re
 from dataclasses import dataclass
@@ -37,20 +37,20 @@ class BenchCase:
 
     @property
     def image(self) -> str:
-        """Its size, and how it is looked at if that is not the usual way."""
+        """The size of its images, with the frames of clips, and the detail where it is low."""
         frames = f"{self.frames}x" if self.frames else ""
         return f"{frames}{self.width}x{self.height}" + (" low" if self.detail == "low" else "")
 
 
-def image_size(text: str) -> tuple[int, int]:
+def parse_image_size(text: str) -> tuple[int, int]:
     """Width and height in pixels of 1024x768. Raises InvalidRequest."""
-    frames, *size = clip_size(text)
+    frames, *size = parse_clip_size(text)
     if frames:
         raise InvalidRequest(f"--image must be WIDTHxHEIGHT in pixels, as 1024x768, not {quoted(text)}", "image")
     return size[0], size[1]
 
 
-def clip_size(text: str) -> tuple[int, int, int]:
+def parse_clip_size(text: str) -> tuple[int, int, int]:
     """Frames (0 of a still image), width and height in pixels of 1024x768 or 8x512x512. Raises InvalidRequest."""
     found = re.fullmatch(r"(?:(\d{1,3})x)?(\d{1,6})x(\d{1,6})", text.strip().lower())
     if not found or not all(int(part) for part in found.groups() if part is not None):

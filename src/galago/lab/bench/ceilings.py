@@ -1,4 +1,4 @@
-"""What the machine reaches on the plainest work: reading memory, and multiplying matrices."""
+"""Hardware ceilings: how fast the machine reads memory and multiplies matrices."""
 
 import time
 import warnings

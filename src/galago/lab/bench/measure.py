@@ -1,4 +1,4 @@
-"""What a child process does for one case."""
+"""Measuring one case, in a child process."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Starting a child process and reading what it tells."""
+"""Starting a child process and reading its messages."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def child_command(task: ChildMessage) -> list[str]:
 
 
 def run_child(command: Sequence[str], tell: Callable[[ChildMessage], None]) -> None:
-    """Run a command to its end, telling each message as it comes.
+    """Run a command to its end, and call `tell` with each message as it comes.
 
     The child is killed when `tell` raises or this is interrupted. Raises ChildFailed.
     """

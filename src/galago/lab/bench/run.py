@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from galago.lab.bench.case import BenchCase
@@ -12,9 +11,10 @@ from galago.lab.bench.processes import ChildFailed, ChildMessage, child_command,
 from galago.lab.bench.results import BenchResult, best_and_median
 from galago.store.hub import RANDOM
 from galago.system.machine import describe_machine
+from galago.version import INSTALLED
 
 StepProgress = Callable[[int, int, str], None]
-"""Told how many steps of how many are done, and what is under way."""
+"""Called with (steps done, steps in all, what is being measured)."""
 
 TIMES = ("encode_s", "prefill_s", "ttft_s", "again_s", "decode_s", "total_s")
 PEAKS = ("peak_rss_bytes", "peak_device_bytes")
@@ -55,7 +55,7 @@ def run_bench(plan: BenchPlan, tell: StepProgress = lambda done, total, what: No
 
 
 class _Session:
-    """What the children told so far: for each case and process its messages (see measure.py)."""
+    """A run in progress: the messages of the child processes so far, by case and process (see measure.py)."""
 
     def __init__(self, plan: BenchPlan, tell: StepProgress) -> None:
         self.plan = plan
@@ -101,7 +101,7 @@ class _Session:
 
 
 def _summarize_ceilings(measured: Sequence[ChildMessage]) -> dict[str, Any]:
-    """What the machine reached over all rounds, each {"best", "median"}; nothing if that was not measured."""
+    """The ceilings over all rounds, each {"best", "median"}; empty if they were not measured."""
     if not measured:
         return {}
     products = [m["matmul_tflop_per_s"] for m in measured]
@@ -129,7 +129,7 @@ def _make_result(
     }
     return {
         "engine": "galago",
-        "version": _version(),
+        "version": INSTALLED,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**describe_machine(), "cores": facts["cores"], "torch": facts["torch"]},
         "model": facts["model"].removesuffix(RANDOM) if plan.random else facts["model"],
@@ -162,7 +162,7 @@ def _throughputs(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[str
 
 
 def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """The best figures of the best ceilings and the median of the median, 0..1; of what has a ceiling."""
+    """Figures as shares of their ceilings, 0..1: the best of the best, the median of the median."""
     if not ceilings or "prefill_tflop_per_s" not in figures:
         return {}
     product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
@@ -179,11 +179,3 @@ def _share_of_read(facts: Mapping[str, Any], runs: list[ChildMessage]) -> dict[s
     pairs = [(m["decode_tokens_per_s"], m.get("read_gb_per_s")) for m in runs]
     shares = [facts.get("decode_bytes", 0) * speed / 1e9 / read for speed, read in pairs if speed and read]
     return {"decode": best_and_median(shares, higher=True)} if any(shares) else {}
-
-
-def _version() -> str | None:
-    """None where galago runs from a source tree that is not installed."""
-    try:
-        return version("galago")
-    except PackageNotFoundError:
-        return None

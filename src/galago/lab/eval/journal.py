@@ -32,7 +32,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Record]]:
 def open_journal(
     path: Path | None, settings: Mapping[str, Any]
 ) -> Iterator[tuple[list[Record], Callable[[Record], None]]]:
-    """The answers that are there already, and what adds one; without a path none are, and nothing is kept.
+    """Yield the answers that the file of a run has, and a function that adds one. Without a path nothing is kept.
 
     Raises InvalidRequest where the file is of another run or cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Two runs over the same cases, compared answer by answer: what is a difference, and what is chance.
+"""Paired comparison of two runs over the same cases: what is a difference, and what is chance.
 
 The marks of a run come in the same order whatever was answered, so those of two runs pair up.
 """

@@ -51,7 +51,7 @@ def answer_cases(
     keep: Callable[[Record], None] = lambda record: None,
     tell: Callable[[int, int], None] = lambda place, total: None,
 ) -> list[Record]:
-    """The answers to all cases, in their order, those that are `done` among them.
+    """Ask a model all cases, many at a time; the answers in the order of the cases, `done` ones among them.
 
     With `blank` the model sees grey images of the same size: what is guessed without looking; with `shuffled` the
     frames of clips in random order: what is told without the order of time. `keep` gets each new answer, `tell` how
@@ -104,7 +104,7 @@ def _make_record(case: Case, request: Request, run: Run) -> Record:
 
 
 def answer_from_events(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
-    """What was said, or found."""
+    """The text of the events, or the places that were found."""
     if isinstance(skill, Caption | Query):
         return "".join(e.text for e in events if isinstance(e, TextDelta))
     found = [

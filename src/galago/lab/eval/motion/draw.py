@@ -24,7 +24,7 @@ from galago.lab.eval.motion.things import (
     FrameSpan,
     MovingObject,
 )
-from galago.lab.eval.scenes.paint import paint_background
+from galago.lab.eval.scenes.paint import add_noise, paint_background
 from galago.lab.eval.scenes.phrases import one_of
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, COLORS, SIZES
 from galago.lab.eval.scenes.silhouettes import silhouette
@@ -83,7 +83,8 @@ def draw_clip(
                 corner = (int(one.corners[i, 0]), int(one.corners[i, 1]))
                 frame.paste(color, corner, one.mask)
                 where.paste(number, corner, one.mask)
-        drawn.append(_add_noise(rng, frame.reduce(2), sigma))
+        small = frame.reduce(2)
+        drawn.append(add_noise(rng, np.asarray(small, np.float32), sigma) if sigma else small)
         ids[i] = np.asarray(where)[::2, ::2]
     clip = Clip(tuple(drawn), tuple(i * FRAME_SECONDS for i in range(count)), count * FRAME_SECONDS)
     return DrawnClip(clip, tuple(_make_object(one, canvas.size) for one in placed), background, story, ids)
@@ -95,14 +96,6 @@ def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, 
     short = round(math.exp(rng.uniform(math.log(low), math.log(high))))
     long = min(round(short * rng.uniform(1, 1.25)), high)
     return (long, short) if rng.random() < 0.5 else (short, long)
-
-
-def _add_noise(rng: np.random.Generator, image: Image.Image, sigma: float) -> Image.Image:
-    if not sigma:
-        return image
-    pixels = np.asarray(image, np.float32)
-    pixels = pixels + np.float32(sigma) * rng.standard_normal(pixels.shape, dtype=np.float32)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 # --- placing --------------------------------------------------------------------------------

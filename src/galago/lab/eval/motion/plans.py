@@ -1,4 +1,4 @@
-"""What clips are to tell: what their things do, in which direction, how fast and when.
+"""Plans of clips: what their objects do, in which direction, how fast and when.
 
 All that is drawn here is as likely run backwards, and so is its place: without their order the frames of a clip
 tell neither which way along its line a thing moves nor what of two comes first.

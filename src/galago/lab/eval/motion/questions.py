@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from galago.lab.eval.motion.things import DrawnClip, MovingObject
-from galago.lab.eval.scenes.phrases import one_of
+from galago.lab.eval.scenes.phrases import one_of, type_carelessly
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,7 @@ DOES_IT = (
 
 def _question(rng: np.random.Generator, kind: str, wordings: Sequence[str], text: str, **fields: str) -> ClipQuestion:
     """A question in one of the wordings, now and then typed carelessly."""
-    question = one_of(rng, wordings).format(**fields)
-    if rng.random() < 0.1:
-        question = question.rstrip("?.")
-    if rng.random() < 0.08:
-        question = question[0].lower() + question[1:]
-    return ClipQuestion(kind, question, text)
+    return ClipQuestion(kind, type_carelessly(rng, one_of(rng, wordings).format(**fields), 0.1), text)
 
 
 def _moving(drawn: DrawnClip) -> list[MovingObject]:

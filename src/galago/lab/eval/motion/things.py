@@ -1,4 +1,4 @@
-"""What a drawn clip is: its things, where they are in every frame, and what they do."""
+"""The types of drawn clips: moving objects, where they are in every frame, and what they do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRAME_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class MovingObject:
-    """One thing of a clip. No two of a clip share both colour and shape, and none ever hides another."""
+    """An object of a clip. No two of a clip share both colour and shape, and none ever hides another."""
 
     name: str
     """one of scenes' SHAPES"""

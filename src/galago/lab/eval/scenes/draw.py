@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from galago.lab.eval.scenes import wide
-from galago.lab.eval.scenes.paint import clutter, compress, finish, paint_background, paint_thing
+from galago.lab.eval.scenes.paint import camera_effects, clutter, compress, paint_background, paint_thing
+from galago.lab.eval.scenes.phrases import one_of, pick_weighted, readable_inks
 from galago.lab.eval.scenes.ranges import BACKGROUNDS, BUNDLED, COLORS, RGB, SHAPES, SINGLE_VIEW, SIZES, WORDS, Range
 from galago.lab.eval.scenes.silhouettes import silhouette
-from galago.lab.eval.scenes.things import ObjectPlan, Placed, Scene, SceneObject, jitter, luma
+from galago.lab.eval.scenes.things import ObjectPlan, Placed, Scene, SceneObject, jitter
 from galago.values import Box, Spot
 
 __all__ = [
@@ -61,7 +62,7 @@ def draw_scene(
     size = _image_size(rng, sides) if narrow else wide.image_size(rng, sides)
     width, height = size if narrow else wide.drawn_size(size)
     short = min(width, height)
-    background = _pick(rng, tuple(BACKGROUNDS), (0.36, 0.16, 0.16, 0.16, 0.16))
+    background = pick_weighted(rng, tuple(BACKGROUNDS), (0.36, 0.16, 0.16, 0.16, 0.16))
     base = jitter(rng, BACKGROUNDS[background], 7)
     canvas = paint_background(rng, base, (width, height))
     if not narrow:
@@ -87,7 +88,7 @@ def draw_scene(
     new_ids = np.zeros(len(things) + 1, np.uint8)
     for place, i in enumerate(order):
         new_ids[i + 1] = place + 1
-    image, seen = finish(rng, canvas.reduce(2), short), new_ids[ids[::2, ::2]]
+    image, seen = camera_effects(rng, canvas.reduce(2), short), new_ids[ids[::2, ::2]]
     if not narrow:
         image, seen = _enlarge(compress(rng, image), seen, size)
     return Scene(image, tuple(things[i] for i in order), background, seen, of)
@@ -103,14 +104,6 @@ def _enlarge(image: Image.Image, ids: np.ndarray, size: tuple[int, int]) -> tupl
 
 
 # --- choosing -------------------------------------------------------------------------------
-
-
-def _pick(rng: np.random.Generator, items: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    return items[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
-
-
-def _one(rng: np.random.Generator, items: tuple[str, ...]) -> str:
-    return items[int(rng.integers(len(items)))]
 
 
 def _image_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
@@ -156,7 +149,7 @@ def _narrow_plans(rng: np.random.Generator, size: tuple[int, int], _background: 
     if count > 4:
         weights = (0.5, 0.45, 0.05)
     for color, name in names:
-        label = _pick(rng, tuple(SIZES), weights)
+        label = pick_weighted(rng, tuple(SIZES), weights)
         extent = max(float(rng.uniform(*SIZES[label])), 11.2 / short)  # 11 px: still recognisable
         plans.append(ObjectPlan("shape", name, color, label, extent))
     return plans
@@ -165,37 +158,35 @@ def _narrow_plans(rng: np.random.Generator, size: tuple[int, int], _background: 
 def _shape_names(rng: np.random.Generator) -> list[tuple[str, str]]:
     """(colour, shape) pairs; often several that share one or both, so that counts spread."""
     colors = tuple(COLORS)
-    style = _pick(rng, ("free", "shape", "color", "same", "grid"), (0.32, 0.18, 0.14, 0.18, 0.18))
-    name, color = _one(rng, SHAPES), _one(rng, colors)
+    style = pick_weighted(rng, ("free", "shape", "color", "same", "grid"), (0.32, 0.18, 0.14, 0.18, 0.18))
+    name, color = one_of(rng, SHAPES), one_of(rng, colors)
     if style == "free":
         count = 1 + int(rng.integers(6))
-        return [(_one(rng, colors), _one(rng, SHAPES)) for _ in range(count)]
+        return [(one_of(rng, colors), one_of(rng, SHAPES)) for _ in range(count)]
     if style == "grid":  # two shapes, two colours: near misses for yes/no questions
         two_names = tuple(str(v) for v in rng.choice(SHAPES, 2, replace=False))
         two_colors = tuple(str(v) for v in rng.choice(colors, 2, replace=False))
         count = 2 + int(rng.integers(5))
-        return [(_one(rng, two_colors), _one(rng, two_names)) for _ in range(count)]
+        return [(one_of(rng, two_colors), one_of(rng, two_names)) for _ in range(count)]
     count = 2 + int(rng.integers(5))
     pairs = [
         (
-            color if style in ("color", "same") else _one(rng, colors),
-            name if style in ("shape", "same") else _one(rng, SHAPES),
+            color if style in ("color", "same") else one_of(rng, colors),
+            name if style in ("shape", "same") else one_of(rng, SHAPES),
         )
         for _ in range(count)
     ]
     others = int(rng.integers(0, max(1, 7 - count)))
-    pairs += [(_one(rng, colors), _one(rng, SHAPES)) for _ in range(min(others, 2))]
+    pairs += [(one_of(rng, colors), one_of(rng, SHAPES)) for _ in range(min(others, 2))]
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
 def _word_plan(rng: np.random.Generator, short: int, base: RGB) -> ObjectPlan:
-    text = _one(rng, WORDS)
+    text = one_of(rng, WORDS)
     text = text.upper() if rng.random() < 0.5 else text
-    inks = tuple(c for c, rgb in COLORS.items() if abs(luma(rgb) - luma(base)) > 70)
-    inks = inks or tuple(c for c, rgb in COLORS.items() if abs(luma(rgb) - luma(base)) > 45)
     height = max(float(rng.uniform(0.13, 0.26)), 10.5 / short)
     size = "small" if height < 0.17 else "medium" if height < 0.22 else "large"
-    return ObjectPlan("word", "word", _one(rng, inks), size, height, text)
+    return ObjectPlan("word", "word", one_of(rng, readable_inks(COLORS, base)), size, height, text)
 
 
 # --- placing --------------------------------------------------------------------------------
@@ -240,7 +231,7 @@ def _nest(
     solid: np.ndarray,
     local: list[Spot],
 ) -> Placed | None:
-    """In the middle of the thing before it, with some of that showing on every side; None when it is too small."""
+    """Place a plan in the middle of the thing before it, which shows on every side; None when that is too small."""
     host = placed[-1] if placed else None
     if host is None or host.plan.name not in wide.HOSTS or host.plan.color == plan.color:
         return None
@@ -300,7 +291,7 @@ def _pick_gaze(rng: np.random.Generator, eye: Spot, things: Sequence[SceneObject
         return None
     far = [t.center for t in things if math.dist(t.center, eye) >= 0.2]
     if far and chance < 0.7:
-        return far[int(rng.integers(len(far)))]
+        return one_of(rng, far)
     while True:
         point = (float(rng.uniform(0.03, 0.97)), float(rng.uniform(0.03, 0.97)))
         if math.dist(point, eye) >= 0.2:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from galago.lab.eval.scenes.phrases import one_of
 from galago.lab.eval.scenes.ranges import MORE_COLORS, RGB
 from galago.lab.eval.scenes.things import Placed, SceneObject, jitter, luma
 
@@ -99,14 +100,14 @@ def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thin
     """`turn`: how far the features move towards what is looked at, in widths of the head."""
     w, h = one.mask.size
     x, y = one.x, one.y
-    skin = jitter(rng, _SKINS[int(rng.integers(len(_SKINS)))], 6)
+    skin = jitter(rng, one_of(rng, _SKINS), 6)
     dark = (30, 24, 22)
     draw = ImageDraw.Draw(canvas)
     head = (x, y, x + w - 1, y + h - 1)
     draw.ellipse(head, fill=skin)
     if rng.random() < 0.7:
         reach = float(rng.uniform(32, 50))  # half angle of the hair, degrees from straight up
-        hair = jitter(rng, _HAIR[int(rng.integers(len(_HAIR)))], 8)
+        hair = jitter(rng, one_of(rng, _HAIR), 8)
         angles = np.radians(np.linspace(270 - reach, 270 + reach, 24))
         rim = np.stack([np.cos(angles) * w, np.sin(angles) * h], axis=1) / 2
         center = (x + (w - 1) / 2, y + (h - 1) / 2)
@@ -172,7 +173,7 @@ def compress(rng: np.random.Generator, image: Image.Image) -> Image.Image:
         return read.convert("RGB")
 
 
-def finish(rng: np.random.Generator, image: Image.Image, short: int) -> Image.Image:
+def camera_effects(rng: np.random.Generator, image: Image.Image, short: int) -> Image.Image:
     """What a camera would add: sometimes blur, noise, a different exposure."""
     if rng.random() < 0.12:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.007 * short))))
@@ -182,6 +183,10 @@ def finish(rng: np.random.Generator, image: Image.Image, short: int) -> Image.Im
         return image
     if not sigma:
         return image.point(lambda v: min(255, round(v * gain)))
-    pixels = np.asarray(image, np.float32) * np.float32(gain)
-    pixels += np.float32(sigma) * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return add_noise(rng, np.asarray(image, np.float32) * np.float32(gain), sigma)
+
+
+def add_noise(rng: np.random.Generator, pixels: np.ndarray, sigma: float) -> Image.Image:
+    """The image of float32 pixels with Gaussian noise of this deviation."""
+    pixels = pixels + np.float32(sigma) * rng.standard_normal(pixels.shape, dtype=np.float32)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from galago.lab.eval.scenes.captions import phrase_of
-from galago.lab.eval.scenes.ranges import MORE_COLORS, SHADED, SHADES, TEXTURES
-from galago.lab.eval.scenes.things import Scene, SceneObject
+from galago.lab.eval.scenes.ranges import MORE_COLORS, RGB, SHADED, SHADES, TEXTURES
+from galago.lab.eval.scenes.things import Scene, SceneObject, luma
 
 T = TypeVar("T")
 
@@ -20,8 +20,26 @@ def one_of(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
+def pick_weighted(rng: np.random.Generator, items: Sequence[T], weights: Sequence[float]) -> T:
+    """One item, each as likely as its share of the weights."""
+    return items[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
+
+
+def readable_inks(colors: Mapping[str, RGB], base: RGB) -> tuple[str, ...]:
+    """The colours that stand out from a background; those that do so less where none does."""
+    apart = {color: abs(luma(rgb) - luma(base)) for color, rgb in colors.items()}
+    return tuple(c for c in apart if apart[c] > 70) or tuple(c for c in apart if apart[c] > 45)
+
+
+def type_carelessly(rng: np.random.Generator, question: str, unmarked: float) -> str:
+    """The question, now and then (in a share of `unmarked`) without its mark, or with a small first letter."""
+    if rng.random() < unmarked:
+        question = question.rstrip("?.")
+    return question[0].lower() + question[1:] if rng.random() < 0.08 else question
+
+
 def find_things(phrase: str, things: Sequence[SceneObject]) -> list[SceneObject]:
-    """The things a singular phrase means.
+    """The objects that a singular phrase means.
 
     'red circle', 'circle', 'face', 'word' or 'text' are plain; 'shape' is any shape, 'red' or
     'red shape' a shape of that colour, 'object' whatever is drawn. 'light', 'dark' or a texture may

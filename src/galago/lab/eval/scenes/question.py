@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galago.lab.eval.scenes.phrases import one_of
+from galago.lab.eval.scenes.phrases import one_of, type_carelessly
 from galago.request import Length
 from galago.values import Box, Spot
 
@@ -30,7 +30,7 @@ class SceneQuestion:
     spelt: bool = False  # the answer stands in the picture, letter by letter
 
 
-def query(
+def make_question(
     rng: np.random.Generator,
     kind: str,
     templates: Sequence[str],
@@ -44,8 +44,5 @@ def query(
     question = one_of(rng, templates).format(**fields)
     if "color" in question and rng.random() < 0.3:
         question = question.replace("color", "colour")
-    if rng.random() < 0.12:
-        question = question.rstrip("?.")
-    if rng.random() < 0.08:
-        question = question[0].lower() + question[1:]
+    question = type_carelessly(rng, question, 0.12)
     return SceneQuestion("query", kind, question=question, text=answer, refs=refs, reasoning=reasoning, spelt=spelt)

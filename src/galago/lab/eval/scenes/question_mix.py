@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from galago.lab.eval.scenes.captions import LENGTHS, caption_of, common_facts, facts_of, parse_caption, plural
-from galago.lab.eval.scenes.phrases import absent_phrase, find_things, one_of, phrases_for
+from galago.lab.eval.scenes.phrases import absent_phrase, find_things, one_of, phrases_for, pick_weighted
 from galago.lab.eval.scenes.question import SceneQuestion
 from galago.lab.eval.scenes.questions import WEIGHTED
 from galago.lab.eval.scenes.questions_wide import WIDE_WEIGHTED, reword
@@ -29,13 +29,12 @@ def questions_for(scene: Scene, rng: np.random.Generator, *, count: int = 14) ->
     ]
     wide = scene.range.version > 1
     weighted = WIDE_WEIGHTED if wide else WEIGHTED
-    shares = np.cumsum([weight for _, weight in weighted]) / sum(weight for _, weight in weighted)
+    makers, weights = zip(*weighted, strict=True)
     seen: set[tuple[str, object]] = set()
     for _ in range(3 * count):  # many a draw has no fitting question in this scene
         if len(tasks) >= count:
             break
-        make = weighted[int(np.searchsorted(shares, rng.random()))][0]
-        task = make(scene, rng)
+        task = pick_weighted(rng, makers, weights)(scene, rng)
         if task is not None and (key := (_normalize_question(task), task.refs)) not in seen:
             seen.add(key)
             tasks.append(reword(task, rng) if wide else task)

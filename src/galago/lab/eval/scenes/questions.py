@@ -9,7 +9,7 @@ import numpy as np
 
 from galago.lab.eval.scenes.captions import article, caption_of, phrase_of, plural
 from galago.lab.eval.scenes.phrases import absent_phrase, find_things, one_of, phrases_for, unique_phrases, vague_colors
-from galago.lab.eval.scenes.question import SceneQuestion, query
+from galago.lab.eval.scenes.question import SceneQuestion, make_question
 from galago.lab.eval.scenes.ranges import MORE_COLORS
 from galago.lab.eval.scenes.things import Scene, SceneObject
 from galago.values import Box, Spot
@@ -30,7 +30,7 @@ def ask_color(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     many = ("What color are the {x}?", "What is the color of the {x}?", "Which color are the {x}?",
             "Tell me the color of the {x}.", "What color do the {x} have?")  # fmt: skip
     (answer,) = by_name[name]
-    return query(rng, "color", many if several else one, answer,
+    return make_question(rng, "color", many if several else one, answer,
                   x=plural(name) if several else name)  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def ask_shape(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "What is the shape of the {x} object?", "What kind of shape is the {x} one?",
         "What is the {x} thing?",
     )  # fmt: skip
-    return query(rng, "shape", templates, by_color[color][0], x=color)
+    return make_question(rng, "shape", templates, by_color[color][0], x=color)
 
 
 def ask_presence(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -63,7 +63,7 @@ def ask_presence(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None
         "Is there {x}?", "Is there {x} in the image?", "Is there {x} in the picture?",
         "Does the image contain {x}?", "Can you see {x}?", "Do you see {x} here?",
     )  # fmt: skip
-    return query(rng, "presence", templates, "yes" if answer else "no", x=name)
+    return make_question(rng, "presence", templates, "yes" if answer else "no", x=name)
 
 
 _RARITY = {
@@ -98,7 +98,7 @@ def ask_count(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     found = _pick_counted(scene, rng, 0)
     if found is None:
         return None
-    return query(rng, "count", _COUNT, str(len(found[1])), x=plural(found[0]))
+    return make_question(rng, "count", _COUNT, str(len(found[1])), x=plural(found[0]))
 
 
 def ask_reason(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -108,7 +108,7 @@ def ask_reason(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     if len(found[1]) > 6:
         return None
     steps = tuple((f" {phrase_of(t)}", t.center) for t in found[1])
-    return query(rng, "reason", _COUNT, str(len(steps)), reasoning=steps, x=plural(found[0]))
+    return make_question(rng, "reason", _COUNT, str(len(steps)), reasoning=steps, x=plural(found[0]))
 
 
 _SIDES = {  # axis, sign of the difference
@@ -136,7 +136,7 @@ def ask_relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None
         answer = rng.random() < 0.5
         templates = ("Is the {a} {side} the {b}?", "Is the {a} located {side} the {b}?",
                      "Can you see the {a} {side} the {b}?", "Is {a} {side} {b}?")  # fmt: skip
-        return query(
+        return make_question(
             rng, "relation", templates, "yes" if answer else "no",
             a=first, b=second, side=side if answer else _OPPOSITE[side],
         )  # fmt: skip
@@ -157,7 +157,7 @@ def _what_is_beside(
                 "What is {side} the {x}?", "What do you see {side} the {x}?",
                 "Which object is {side} the {x}?", "What can be seen {side} the {x}?",
             )  # fmt: skip
-            return query(rng, "relation", templates, phrase_of(beside[0]), side=side, x=phrase)
+            return make_question(rng, "relation", templates, phrase_of(beside[0]), side=side, x=phrase)
     return None
 
 
@@ -173,10 +173,10 @@ def ask_size(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     if biggest and (not smallest or rng.random() < 0.5):
         templates = ("What is the largest shape?", "Which shape is the largest?",
                      "What is the biggest shape?", "Which shape is the biggest?")  # fmt: skip
-        return query(rng, "size", templates, extents[-1][1])
+        return make_question(rng, "size", templates, extents[-1][1])
     templates = ("What is the smallest shape?", "Which shape is the smallest?",
                  "What is the smallest shape here?", "Name the smallest shape.")  # fmt: skip
-    return query(rng, "size", templates, extents[0][1])
+    return make_question(rng, "size", templates, extents[0][1])
 
 
 def _extent(scene: Scene, thing: SceneObject) -> float:
@@ -193,7 +193,7 @@ def ask_read(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "What does the text say?", "What does it say?", "What is written in the image?",
         "Read the text.", "What word is shown?", "Which word is written here?",
     )  # fmt: skip
-    return query(rng, "read", templates, words[0].text, spelt=True)
+    return make_question(rng, "read", templates, words[0].text, spelt=True)
 
 
 def gaze_direction(scene: Scene, face: SceneObject) -> str | None:
@@ -219,7 +219,7 @@ def ask_face(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "In which direction is the face looking?", "Which direction do the eyes look?",
         "Which way are the eyes looking?",
     )  # fmt: skip
-    return query(rng, "face", templates, answer)
+    return make_question(rng, "face", templates, answer)
 
 
 def ask_background(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -227,7 +227,7 @@ def ask_background(scene: Scene, rng: np.random.Generator) -> SceneQuestion | No
         "What color is the background?", "What is the background color?",
         "Which color does the background have?", "Tell me the color of the background.",
     )  # fmt: skip
-    return query(rng, "background", templates, scene.background)
+    return make_question(rng, "background", templates, scene.background)
 
 
 def ask_describe(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -235,7 +235,7 @@ def ask_describe(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None
         "Describe this image.", "What is in the picture?", "What do you see?",
         "What is shown in the image?", "Describe the picture.", "What does the image show?",
     )  # fmt: skip
-    return query(rng, "describe", templates, caption_of(scene, "normal"))
+    return make_question(rng, "describe", templates, caption_of(scene, "normal"))
 
 
 def ask_refer(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -257,7 +257,7 @@ def ask_refer(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         asks.append((("What does this say?", "Read this.", "What word is this?",
                       "What is written here?"), thing.text))  # fmt: skip
     templates, answer = one_of(rng, asks)
-    return query(rng, "refer", templates, answer, refs=(ref,), spelt=answer == thing.text)
+    return make_question(rng, "refer", templates, answer, refs=(ref,), spelt=answer == thing.text)
 
 
 def _inside(scene: Scene, rng: np.random.Generator, i: int) -> Spot:

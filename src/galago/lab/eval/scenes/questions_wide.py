@@ -9,7 +9,7 @@ import numpy as np
 from galago.lab.eval.scenes import questions as q
 from galago.lab.eval.scenes.captions import phrase_of
 from galago.lab.eval.scenes.phrases import one_of, unique_phrases
-from galago.lab.eval.scenes.question import SceneQuestion, query
+from galago.lab.eval.scenes.question import SceneQuestion, make_question
 from galago.lab.eval.scenes.ranges import TEXTURES
 from galago.lab.eval.scenes.things import Scene, SceneObject
 
@@ -37,11 +37,11 @@ def _inside(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
             "What does the {x} contain?",
         )  # fmt: skip
         if sum(t.host == outer.box for t in scene.things) == 1:
-            return query(rng, "relation", templates, phrase_of(inner), x=phrase)
+            return make_question(rng, "relation", templates, phrase_of(inner), x=phrase)
     asked = ("Is the {a} inside the {b}?", "Is the {a} in the {b}?", "Does the {b} contain the {a}?")
     if held and rng.random() < 0.5:
         (a, _), (b, _) = one_of(rng, held)
-        return query(rng, "relation", asked, "yes", a=a, b=b)
+        return make_question(rng, "relation", asked, "yes", a=a, b=b)
     # What holds nothing would be asked about only to be denied, so both ways come from scenes that nest.
     if not any(t.host for t in scene.things) or len(unique) < 2:
         return None
@@ -49,7 +49,7 @@ def _inside(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     if not apart:
         return None
     (a, _), (b, _) = one_of(rng, apart)
-    return query(rng, "relation", asked, "no", a=a, b=b)
+    return make_question(rng, "relation", asked, "no", a=a, b=b)
 
 
 def _are_apart(a: SceneObject, b: SceneObject) -> bool:
@@ -67,7 +67,7 @@ def _shade(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "Is the {x} a light or a dark one?",
         "How dark is the {x}: light or dark?",
     )
-    return query(rng, "shade", templates, thing.shade, x=phrase)
+    return make_question(rng, "shade", templates, thing.shade, x=phrase)
 
 
 def _texture(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -81,7 +81,7 @@ def _texture(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "What pattern does the {x} have?", "Is the {x} plain, striped, dotted or checkered?",
         "Which pattern is on the {x}?", "What texture does the {x} have?",
     )  # fmt: skip
-    return query(rng, "texture", templates, thing.texture or "plain", x=phrase)
+    return make_question(rng, "texture", templates, thing.texture or "plain", x=phrase)
 
 
 _PLACES = ("first", "second", "third", "last")
@@ -99,7 +99,7 @@ def _letter(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     noun = "digit" if text.isdigit() else "letter"
     templates = ("What is the {n} {x} of the word?", "Which {x} comes {n} in the text?", "What is the {n} {x}?",
                  "Read the {n} {x}.")  # fmt: skip
-    return query(rng, "letter", templates, text[at], spelt=True, n=place, x=noun)
+    return make_question(rng, "letter", templates, text[at], spelt=True, n=place, x=noun)
 
 
 def _face(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
@@ -120,7 +120,7 @@ def _look(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
         "What is the face looking at?", "What does the face look at?", "At what are the eyes looking?",
         "Which object is the face looking at?", "What has the face's attention?",
     )  # fmt: skip
-    return query(rng, "look", templates, phrase_of(seen[0]) if seen else "the viewer")
+    return make_question(rng, "look", templates, phrase_of(seen[0]) if seen else "the viewer")
 
 
 WIDE_WEIGHTED: tuple[tuple[q.SceneAsker, float], ...] = (

@@ -1,4 +1,4 @@
-"""What a scene is: its things, its colours, its sizes."""
+"""The types of drawn scenes: objects, pictures, and plans of what to draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from galago.values import Box, Spot
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn thing; all coordinates are relative to the image, 0..1, origin top left."""
+    """A drawn object; all coordinates are relative to the image, 0..1, origin top left."""
 
     kind: str  # 'shape', 'face' or 'word'
     name: str  # one of the range's shapes, 'face' or 'word'

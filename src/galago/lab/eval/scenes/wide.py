@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from galago.lab.eval.scenes.phrases import one_of, pick_weighted, readable_inks
 from galago.lab.eval.scenes.ranges import MORE_COLORS, MORE_SHAPES, MORE_WORDS, RGB, SHADED, SHADES, SIZES, TEXTURES
 from galago.lab.eval.scenes.ranges import SINGLE_VIEW as SINGLE
 from galago.lab.eval.scenes.things import ObjectPlan, SceneObject, luma
@@ -89,7 +90,7 @@ def group_plans(rng: np.random.Generator, size: tuple[int, int], background: str
     colors, names = (rng.choice(items, 2, replace=False) for items in (_clear_colors(background), MORE_SHAPES))
     kinds = [(str(c), str(n)) for c, n in rng.permutation([(c, n) for c in colors for n in names])]
     kinds = kinds[: 1 + int(rng.integers(3))]
-    pairs = [kinds[int(rng.integers(len(kinds)))] for _ in range(2 + int(rng.integers(8)))]
+    pairs = [one_of(rng, kinds) for _ in range(2 + int(rng.integers(8)))]
     return _shape_plans(rng, pairs, min(size), max(size) / min(size), len(pairs), base)
 
 
@@ -98,27 +99,23 @@ def _clear_colors(background: str) -> tuple[str, ...]:
     return tuple(c for c in MORE_COLORS if c not in hidden)
 
 
-def _one(rng: np.random.Generator, items: Sequence[str]) -> str:
-    return items[int(rng.integers(len(items)))]
-
-
 def _random_shapes(rng: np.random.Generator, colors: Sequence[str], count: int) -> list[tuple[str, str]]:
-    return [(_one(rng, colors), _one(rng, MORE_SHAPES)) for _ in range(count)]
+    return [(one_of(rng, colors), one_of(rng, MORE_SHAPES)) for _ in range(count)]
 
 
 def _similar_shapes(rng: np.random.Generator, colors: Sequence[str]) -> list[tuple[str, str]]:
     """(colour, shape) pairs; in most scenes several share one or both, so that counts spread up to nine."""
-    chance, name, color = float(rng.random()), _one(rng, MORE_SHAPES), _one(rng, colors)
+    chance, name, color = float(rng.random()), one_of(rng, MORE_SHAPES), one_of(rng, colors)
     if chance < 0.22:
         return _random_shapes(rng, colors, 1 + int(rng.integers(7)))
     if chance < 0.42:  # two shapes, two colours: near misses for yes/no questions
         names = [str(v) for v in rng.choice(MORE_SHAPES, 2, replace=False)]
         two = [str(v) for v in rng.choice(colors, 2, replace=False)]
-        return [(_one(rng, two), _one(rng, names)) for _ in range(2 + int(rng.integers(6)))]
+        return [(one_of(rng, two), one_of(rng, names)) for _ in range(2 + int(rng.integers(6)))]
     count = 2 + int(rng.choice(8, p=_CROWDS))
     same_color, same_name = chance > 0.6, chance < 0.6 or chance > 0.78
     pairs = [
-        (color if same_color else _one(rng, colors), name if same_name else _one(rng, MORE_SHAPES))
+        (color if same_color else one_of(rng, colors), name if same_name else one_of(rng, MORE_SHAPES))
         for _ in range(count)
     ]
     others = _random_shapes(rng, colors, int(rng.integers(0, max(1, min(3, 10 - count)))))
@@ -136,7 +133,7 @@ def _shape_plans(
         weights = (0.0, 0.6, 0.4)
     out = []
     for color, name in names:
-        size = tuple(SIZES)[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
+        size = pick_weighted(rng, tuple(SIZES), weights)
         extent = max(float(rng.uniform(*SIZES[size])), 11.2 / short)  # 11 px: still recognisable
         shade, texture = _shade_and_texture(rng, color, size, base)
         out.append(ObjectPlan("shape", name, color, size, extent, shade=shade, texture=texture))
@@ -147,9 +144,9 @@ def _shade_and_texture(rng: np.random.Generator, color: str, size: str, base: RG
     """Shade and texture, at most one of them."""
     chance = rng.random()
     if chance < 0.4 and color in SHADED and luma(base) > 60:
-        return _one(rng, SHADES), ""
+        return one_of(rng, SHADES), ""
     if chance > 0.72 and size != "small" and color not in ("white", "gray", "black"):
-        return "", _one(rng, TEXTURES)
+        return "", one_of(rng, TEXTURES)
     return "", ""
 
 
@@ -158,11 +155,11 @@ def _nested_plans(rng: np.random.Generator, colors: Sequence[str]) -> list[Objec
     for _ in range(1 + int(rng.random() < 0.35)):
         outer, inner = (str(v) for v in rng.choice(colors, 2, replace=False))
         extent = float(rng.uniform(0.38, 0.5))
-        out.append(ObjectPlan("shape", _one(rng, HOSTS), outer, "large", extent))
+        out.append(ObjectPlan("shape", one_of(rng, HOSTS), outer, "large", extent))
         if rng.random() < 0.75:
             # A tilted square reaches further than the inside of a circle.
             small = float(rng.uniform(SIZES["small"][0], min(SIZES["small"][1], 0.44 * extent)))
-            name = _one(rng, [s for s in MORE_SHAPES if s != "ring"])
+            name = one_of(rng, [s for s in MORE_SHAPES if s != "ring"])
             out.append(ObjectPlan("shape", name, inner, "small", small, inside=True))
     return out
 
@@ -171,18 +168,16 @@ def _word_plan(rng: np.random.Generator, short: int, base: RGB, alone: bool) -> 
     """A word, a number or letters without sense; large, since a letter should fill a patch."""
     chance = rng.random()
     if chance < 0.52:
-        text = _one(rng, MORE_WORDS)
+        text = one_of(rng, MORE_WORDS)
     elif chance < 0.8:
         text = str(int(rng.integers(10, 100))) if rng.random() < 0.8 else str(int(rng.integers(10)))
     else:
-        text = "".join(_one(rng, _SPELT) for _ in range(1 + int(rng.integers(4))))
+        text = "".join(one_of(rng, _SPELT) for _ in range(1 + int(rng.integers(4))))
     case = rng.random()
     text = text.upper() if case < 0.55 else text.capitalize() if case < 0.65 else text
-    inks = tuple(c for c, rgb in MORE_COLORS.items() if abs(luma(rgb) - luma(base)) > 70)
-    inks = inks or tuple(c for c, rgb in MORE_COLORS.items() if abs(luma(rgb) - luma(base)) > 45)
     height = max(float(rng.uniform(0.2, 0.36) if alone else rng.uniform(0.17, 0.27)), 11 / short)
     size = "small" if height < 0.2 else "medium" if height < 0.27 else "large"
-    return ObjectPlan("word", "word", _one(rng, inks), size, height, text)
+    return ObjectPlan("word", "word", one_of(rng, readable_inks(MORE_COLORS, base)), size, height, text)
 
 
 # --- looks ------------------------------------------------------------------------------------
@@ -202,4 +197,4 @@ def pick_gaze(
         if math.dist(t.center, eye) >= 0.2
         and sum(abs(math.remainder(angle - other, math.tau)) < _CLEAR for other in angles) == 1
     ]
-    return clear[int(rng.integers(len(clear)))] if clear else None
+    return one_of(rng, clear) if clear else None
