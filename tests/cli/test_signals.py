@@ -111,8 +111,8 @@ def test_bench_ends_the_process_that_it_measures() -> None:
 def test_eval_keeps_its_answers_and_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     asked = ("eval", "scenes", "-m", checkpoint, "--range", 1, "--out", out)
-    with Command(*asked, "--count", 4) as command:
-        command.until("1/4")
+    with Command(*asked, "--count", 8) as command:
+        command.until("/8")
         command.send(TERM)
         code, said = command.ended()
     assert code == 128 + TERM and quiet(said), said
@@ -120,7 +120,7 @@ def test_eval_keeps_its_answers_and_goes_on(checkpoint: Path, tmp_path: Path) ->
     settings, *answers = map(json.loads, out.read_bytes().splitlines())
     assert settings["task"] == "scenes" and answers
     assert files_in(tmp_path) == [out.name]
-    with Command(*asked, "--count", 4) as again:
+    with Command(*asked, "--count", 8) as again:
         code, said = again.ended()
     assert code == 0 and f"goes on after {len(answers)} answers" in said
 
