@@ -36,7 +36,7 @@ class MediaField:
     holder: Mapping[str, Any] | None = None
 
     @property
-    def encoded(self) -> bool:
+    def is_base64(self) -> bool:
         """Whether the value is a file in base64, going by the member's name."""
         return self.path.rpartition(".")[2] in ("base64", "data")
 
@@ -126,7 +126,7 @@ def _open_field(place: MediaField, opened: Callable[[Any], Media]) -> Media:
         raise InvalidRequest(f"{place.path} is required: a path, a URL, bytes or an image", place.path)
     try:
         value = place.value
-        return opened(decode_data_url(value) if place.encoded and isinstance(value, str) else value)
+        return opened(decode_data_url(value) if place.is_base64 and isinstance(value, str) else value)
     except InvalidRequest as error:
         error.param = error.param or place.path
         raise

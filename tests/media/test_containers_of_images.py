@@ -40,7 +40,7 @@ TEXTS = {
 def test_texts_and_profiles_of_a_png_are_left_out(name: str, place: str) -> None:
     data = png(PIXELS.astype(np.uint32), **{place: TEXTS[name]})
     assert np.array_equal(np.asarray(load_image(data)), PIXELS)
-    assert np.array_equal(np.asarray(open_picture(data).decoded()), PIXELS)
+    assert np.array_equal(np.asarray(open_picture(data).decode()), PIXELS)
     image = load_media(data, lambda: None)
     assert isinstance(image, Image.Image) and np.array_equal(np.asarray(image), PIXELS)
 
@@ -126,7 +126,7 @@ def test_heic() -> None:
     wide = PIXELS.repeat(4, 0).repeat(4, 1).astype(int)
     data = heic()
     assert open_picture(data).size == (120, 80)
-    for image in (load_image(data), open_picture(data).decoded(), load_media(data, lambda: None)):
+    for image in (load_image(data), open_picture(data).decode(), load_media(data, lambda: None)):
         assert isinstance(image, Image.Image) and np.abs(np.asarray(image) - wide).mean() < 3
     assert open_picture(heic(6)).size == load_image(heic(6)).size == (80, 120)
     with pytest.raises(InvalidImage):

@@ -70,11 +70,11 @@ def whole(data: bytes) -> Image.Image:
 def test_the_pixels_of_every_kind(name: str) -> None:
     data = FILES[name]
     picture, expected = open_picture(data), whole(data)
-    image = picture.decoded()
+    image = picture.decode()
     assert picture.size == image.size == expected.size and image.mode == "RGB"
     assert image.tobytes() == load_image(data).tobytes() == expected.tobytes()
-    assert picture.mirror().decoded().tobytes() == ImageOps.mirror(expected).tobytes()
-    assert picture.mirror().mirror().decoded().tobytes() == expected.tobytes()
+    assert picture.mirror().decode().tobytes() == ImageOps.mirror(expected).tobytes()
+    assert picture.mirror().mirror().decode().tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -93,7 +93,7 @@ def test_only_the_header_is_read_at_first() -> None:
     cut = open_picture(data[: len(data) // 2], param="messages.0")
     assert cut.size == (WIDTH, HEIGHT)
     with pytest.raises(InvalidImage, match="truncated") as said:
-        cut.decoded()
+        cut.decode()
     assert said.value.param == "messages.0"
     for broken, why in ((b"", "empty"), (b"nothing", "not an image")):
         with pytest.raises(InvalidImage, match=why):

@@ -259,7 +259,7 @@ def encode(image: Image.Image, variant: str | None = None, detail: Detail = "hig
 
 
 def decoded(image: Image.Image | Picture) -> Image.Image:
-    return image.decoded() if isinstance(image, Picture) else image
+    return image.decode() if isinstance(image, Picture) else image
 
 
 def made(prefix: Prefix, variant: str | None) -> EncodedImage:

@@ -43,7 +43,7 @@ def object_command(kind: type[Detect | Point], help: str) -> Callable[..., None]
         check_skill(skill)
         settings = options.collect_settings(limits)
         output = AnswerPrinter(images, json)
-        drawings = drawing_paths(draw, images, object, (loading.named, limits.variant), force)
+        drawings = drawing_paths(draw, images, object, (loading.model_name, limits.variant), force)
 
         def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
             from galago.media.draw import draw_findings

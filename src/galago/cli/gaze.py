@@ -48,7 +48,7 @@ def gaze(
     skill = DetectGaze(spot, box, accurate)
     check_skill(skill)
     settings = options.collect_settings(seed=seed)
-    output, drawings = AnswerPrinter(images, json), drawing_paths(draw, images, "gaze", (loading.named,), force)
+    output, drawings = AnswerPrinter(images, json), drawing_paths(draw, images, "gaze", (loading.model_name,), force)
 
     def show(place: int, image: "Image.Image | Picture", run: "Run") -> None:
         from galago.media.draw import draw_findings

@@ -111,10 +111,10 @@ class ModelOptions:
         check_device(self.device)
         check_threads(self.threads)
         check_revision(self.revision)
-        check_models([] if self.named is None else [self.named])
+        check_models([] if self.model_name is None else [self.model_name])
 
     @property
-    def named(self) -> str | None:
+    def model_name(self) -> str | None:
         """The model that was asked for, here or in the environment."""
         return self.model or configured()
 
@@ -123,7 +123,7 @@ class ModelOptions:
         self.check()
         import galago
 
-        return galago.load(**{**asdict(self), "model": self.named or self._choose_default(skill)})
+        return galago.load(**{**asdict(self), "model": self.model_name or self._choose_default(skill)})
 
     def _choose_default(self, skill: str | None) -> str:
         from galago.fleet.default_model import SHARE, choose

@@ -150,7 +150,7 @@ def decode_image(image: "Image.Image | Picture") -> "Image.Image":
     """The decoded pixels of an image, to draw on."""
     from galago.media.picture import Picture
 
-    return image.decoded() if isinstance(image, Picture) else image
+    return image.decode() if isinstance(image, Picture) else image
 
 
 def open_source(source: str) -> "FileSource":

@@ -56,7 +56,7 @@ def watch(
     sampling = frames.override(FrameSampling())
     clip = load_clip(open_source(videos[0]), sampling)
     with loading.open() as model, progress_bar("Frames") as tell:
-        answers = _counted(watched(model, clip, question, settings=settings), len(clip.frames), tell)
+        answers = _count_frames(watched(model, clip, question, settings=settings), len(clip.frames), tell)
         if json:
             for time, answer in answers:
                 print_json({"time": round(time, 3), "answer": answer})
@@ -88,7 +88,7 @@ def clock(seconds: float, tenths: bool = False) -> str:
 Answers = Iterable[tuple[float, str]]
 
 
-def _counted(answers: Answers, total: int, tell: Progress) -> Answers:
+def _count_frames(answers: Answers, total: int, tell: Progress) -> Answers:
     for done, answer in enumerate(answers, start=1):
         tell(done, total)
         yield answer

@@ -157,7 +157,7 @@ class Encoder:
                 return key
 
     def _decode_and_crop(self, picture: Picture, detail: Detail, prefix: Prefix, start: Start) -> str:
-        image = picture.decoded()
+        image = picture.decode()
         if not picture.known:
             picture.known.append(pixel_digest(image))
         key = pixel_key(picture.known[0], self._model.identity, detail)

@@ -47,7 +47,7 @@ class Picture:
     def height(self) -> int:
         return self.size[1]
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Decode the picture, as load_image does. Raises InvalidImage where the file is not what its header says."""
         try:
             decoded = decode(io.BytesIO(self.data), self.name, self.max_pixels, mirrored=self.mirrored)
