@@ -1,4 +1,4 @@
-"""The words that say how a model is to run, and whether there is such a model: checked without PyTorch.
+"""Names of precisions, profiles and devices, checked without PyTorch.
 
 PyTorch takes seconds to import, and a mistyped name should not.
 """
@@ -42,7 +42,7 @@ def default_precision(parameters: int, device: str, profile: str | None = None) 
 
 
 def check_device(name: str | None) -> None:
-    """Whether it is the name of one; whether it is here PyTorch knows."""
+    """Raise InvalidRequest unless it names a device, whether or not this machine has it."""
     if name is not None and not re.fullmatch(DEVICE, name):
         raise InvalidRequest(f"unknown device {quoted(name)}; use auto, cpu, cuda or mps", "device")
 

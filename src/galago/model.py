@@ -123,7 +123,7 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue, those under way not counted."""
+        """Requests in the queue, without those that are running."""
         return int(self.stats()["queue"]["waiting"])
 
     @property

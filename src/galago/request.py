@@ -74,7 +74,7 @@ class Encode:
 
 
 Media = Union["Image.Image", "Picture", "Clip", Encoding]
-"""What a model looks at: an image, one that is still its file, or a clip; or what came of one that it saw before."""
+"""What a model looks at: an image, an image file that is not decoded yet, a clip, or one that it encoded before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +112,7 @@ class Chat:
 
 
 def merge_turns(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Role, tuple[P, ...]]]:
-    """Messages, each a side and its parts, as the turns of a conversation: each of another side than the one before.
-
-    Texts that meet where two messages do are paragraphs of one.
-    """
+    """Merge consecutive messages (role, parts) of one role into one turn; texts that meet become paragraphs of one."""
     turns: list[tuple[Role, tuple[P, ...]]] = []
     for role, parts in messages:
         if turns and turns[-1][0] == role:
@@ -132,7 +129,7 @@ def merge_turns(messages: Iterable[tuple[Role, Sequence[P]]]) -> list[tuple[Role
 Detail = Literal["low", "high"]
 Skill = Caption | Query | Detect | Point | DetectGaze | Chat | Encode
 STILL_SKILLS = Detect | Point | DetectGaze
-"""Skills that look at images only: of what moves at its first frame."""
+"""Skills that look at images only: of a video at its first frame."""
 
 
 @dataclass(frozen=True)
@@ -188,20 +185,20 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     variant: str | None = None
     detail: Detail | tuple[Detail, ...] = "high"
-    """of all that is shown, or of each"""
+    """of all images and videos, or one for each"""
     priority: Priority = "interactive"
     timeout: float | None = None
     top_logprobs: int | None = None
 
     @property
     def shown(self) -> "tuple[Media, ...]":
-        """All that the model is to look at."""
+        """All images and videos of the request, in their order."""
         own = () if self.image is None else (self.image,)
         messages = self.skill.messages if isinstance(self.skill, Chat) else ()
         return (*own, *(shown for message in messages for shown in message.shown))
 
     def detail_of(self, i: int) -> Detail:
-        """The detail of the i-th that is shown."""
+        """The detail of the i-th image or video."""
         return self.detail[i] if isinstance(self.detail, tuple) else self.detail
 
     def __post_init__(self) -> None:

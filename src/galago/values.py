@@ -1,4 +1,4 @@
-"""The plain values that requests are made of, and whether a value is one of them."""
+"""The plain values that requests are made of, and checks of them."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ Spot = tuple[float, float]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one; True and not-a-number are none."""
+    """Whether it is a number; True and NaN are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
