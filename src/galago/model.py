@@ -233,10 +233,10 @@ class Model:
         no more requests.
         """
         check(callable(progress), "progress", "a function of how many are done")
-        about, images = self._template(skill, settings, "batch"), arguments.iterate(images, "images")
+        template, images = self._template(skill, settings, "batch"), arguments.iterate(images, "images")
 
         def request(image: MediaSource | None) -> Request:
-            return replace(about, image=self._defer_media(image, isinstance(skill, STILL_SKILLS)))
+            return replace(template, image=self._defer_media(image, isinstance(skill, STILL_SKILLS)))
 
         return each(images, request, self.submit, collect_mapped_answer, progress=progress)
 
@@ -283,9 +283,9 @@ class Model:
 
     def start(self, skill: Skill, image: MediaSource | None = None, settings: SettingsDict | None = None) -> Run:
         """Open an image or a video and submit a request about it, with settings as the methods take them."""
-        about = self._template(skill, settings)  # what is wrong with it is told before the image is read
+        template = self._template(skill, settings)  # what is wrong with it is told before the image is read
         opened = None if image is None else self._open_media(image, isinstance(skill, STILL_SKILLS))
-        return self.submit(replace(about, image=opened))
+        return self.submit(replace(template, image=opened))
 
     def conversation(self, messages: Sequence[MessageDict | Message]) -> Chat:
         """Messages as `chat` takes them, checked, with their images and videos opened."""
@@ -303,9 +303,9 @@ class Model:
 
     def _template(self, skill: Skill, settings: SettingsDict | None, priority: Priority = "interactive") -> Request:
         """A request for a skill, whose image is still to come. Raises UnsupportedTask for one that the model lacks."""
-        about = make_request(skill, None, settings, priority)
+        template = make_request(skill, None, settings, priority)
         self.backend.facts.check_skill(skill)
-        return about
+        return template
 
     def _open_media(self, source: MediaSource, still: bool = False) -> Image.Image | Clip | Encoding:
         if isinstance(source, Encoding | Clip):

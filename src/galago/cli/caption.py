@@ -44,10 +44,10 @@ def caption(
     skill = Caption(length)
     output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
-    about = make_request(skill, None, settings, "interactive" if stream else "batch")
+    template = make_request(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip", run: "Run") -> None:
         answer = collect_answer(skill, run, stream)
         output.show(sources[place], answer, answer["caption"] if stream else [answer["caption"].strip()])
 
-    ask_media(sources, loading, frames, about, show)
+    ask_media(sources, loading, frames, template, show)

@@ -61,7 +61,7 @@ def query(
     settings = options.collect_settings(text)
     output = AnswerPrinter(sources, json, stream)
     # A text that is watched while it is made goes before others.
-    about = make_request(skill, None, settings, "interactive" if stream else "batch")
+    template = make_request(skill, None, settings, "interactive" if stream else "batch")
 
     def show(place: int, shown: "Image.Image | Picture | Clip | None", run: "Run") -> None:
         answer = collect_answer(skill, run, stream)
@@ -70,7 +70,7 @@ def query(
         output.show(sources[place] if sources else None, answer, chain(thought, pieces))
 
     if sources:
-        ask_media(sources, loading, frames, about, show)
+        ask_media(sources, loading, frames, template, show)
     else:
         with loading.open() as model:
-            show(0, None, model.submit(about))
+            show(0, None, model.submit(template))

@@ -55,10 +55,10 @@ class AnswerPrinter:
 def ask_images(
     sources: Sequence[str],
     loading: ModelOptions,
-    about: "Request",
+    template: "Request",
     show: "Callable[[int, Image.Image | Picture, Run], None]",
 ) -> None:
-    """Submit the same request for each image, many at a time, and call show(index, image, run) in their order.
+    """Submit the same request for each image, many at a time, and call show(place, image, run) in their order.
 
     Where no model is named it is one that has the skills of objects.
     An image that cannot be read does not keep the others: its error is printed, and the exit code at the
@@ -67,14 +67,14 @@ def ask_images(
     from galago.media.load import open_image
 
     loading.check()
-    _ask_each(sources, loading, lambda source, model: open_image(source), about, show, "objects")
+    _ask_each(sources, loading, lambda source, get_model: open_image(source), template, show, "objects")
 
 
 def ask_media(
     sources: Sequence[str],
     loading: ModelOptions,
     frames: FrameOptions,
-    about: "Request",
+    template: "Request",
     show: "Callable[[int, Image.Image | Picture | Clip, Run], None]",
 ) -> None:
     """Like ask_images, for images and videos; of a video the model sees the frames it samples, or those of `frames`.
@@ -88,9 +88,9 @@ def ask_media(
     loading.check()
     frames.override(FrameSampling())
 
-    def opened(source: "FileSource", model: "Callable[[str | None], Model]") -> "Image.Image | Picture | Clip":
+    def open_one(source: "FileSource", get_model: "Callable[[str | None], Model]") -> "Image.Image | Picture | Clip":
         def sampling() -> FrameSampling | None:
-            usual = model("video").video_sampling
+            usual = get_model("video").video_sampling
             return None if usual is None else frames.override(usual)
 
         try:
@@ -98,14 +98,14 @@ def ask_media(
         except UnsupportedTask as error:
             raise InvalidVideo(str(error)) from error
 
-    _ask_each(sources, loading, opened, about, show)
+    _ask_each(sources, loading, open_one, template, show)
 
 
 def _ask_each(
     sources: Sequence[str],
     loading: ModelOptions,
-    opened: "Callable[[FileSource, Callable[[str | None], Model]], Any]",
-    about: "Request",
+    open_one: "Callable[[FileSource, Callable[[str | None], Model]], Any]",
+    template: "Request",
     show: "Callable[[int, Any, Run], None]",
     needs: str | None = None,
 ) -> None:
@@ -115,17 +115,17 @@ def _ask_each(
     loaded: list[Model] = []
     with ExitStack() as stack:
 
-        def model(needs: str | None) -> "Model":
+        def get_model(needs: str | None) -> "Model":
             # Who asks first says what it must be able to do, where none is named.
             if not loaded:
                 loaded.append(stack.enter_context(loading.open(needs)))
             return loaded[0]
 
         def request(place: int) -> "Request":
-            return replace(about, image=opened(open_source(sources[place]), model))
+            return replace(template, image=open_one(open_source(sources[place]), get_model))
 
         def submit(request: "Request") -> "Run":
-            return model(needs).submit(request)
+            return get_model(needs).submit(request)
 
         def finish(place: int, request: "Request", run: "Run") -> None:
             show(place, request.image, run)
