@@ -103,8 +103,8 @@ def test_a_file_that_breaks_off_fails_its_own_request() -> None:
 
 
 def test_many_requests_about_one_picture_decode_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, real = list[Picture](), Picture.decoded
-    monkeypatch.setattr(Picture, "decoded", lambda self: (decoded.append(self), real(self))[1])
+    decoded, real = list[Picture](), Picture.decode
+    monkeypatch.setattr(Picture, "decode", lambda self: (decoded.append(self), real(self))[1])
     model = Standin()
     engine = Engine(model)
     one = filed(picture(1, 3))

@@ -13,8 +13,8 @@ from galago.system.files import atomic_write, lock_file
 HOLD = """
 import sys
 from pathlib import Path
-from galago.system.files import locked
-with locked(Path(sys.argv[1]), lambda who: None):
+from galago.system.files import lock_file
+with lock_file(Path(sys.argv[1]), lambda who: None):
     print("held", flush=True)
     sys.stdin.read()
 """
