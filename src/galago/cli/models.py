@@ -19,11 +19,9 @@ from galago.store.catalog import Bundled, Entry, entries, find, lookup, routes, 
 
 app = typer.Typer(rich_markup_mode=None)
 
-ModelArgument = Annotated[
+ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A name of `galago models`, or a repository: owner/name.")
 ]
-
-
 ModelsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
 
 
@@ -74,7 +72,7 @@ def list_models(json: ModelsJsonOption = False) -> None:
 
 
 @app.command()
-def pull(name: ModelArgument) -> None:
+def pull(name: ModelName) -> None:
     """Download a model, so that it can be used without a network."""
     from galago.store.hub import fetch, files_of_repository, installed, remote
 
@@ -134,7 +132,7 @@ def remove(
 
 
 @app.command()
-def path(name: ModelArgument) -> None:
+def path(name: ModelName) -> None:
     """Print where the weights of a model are on this machine. Nothing is downloaded."""
     from galago.store.hub import locate
 
