@@ -22,7 +22,7 @@ from galago.cli.app import main
 from galago.fleet.pool import ModelPool
 from galago.request import Caption, Detect, Encode, Skill
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 from galago.store import catalog, hub
 from galago.store.catalog import Bundled, entries
 
@@ -52,7 +52,7 @@ def data_url() -> str:
 @pytest.fixture
 def url() -> Iterator[str]:
     pool = ModelPool(1_000_000, keep_alive=None, options={"device": "cpu"})
-    with serving(create_app(pool, Settings(model=("toy",)))) as address:
+    with serving(create_app(pool, ServerSettings(model=("toy",)))) as address:
         yield address
 
 

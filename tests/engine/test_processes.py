@@ -89,13 +89,13 @@ def test_a_server_of_before_a_fork_loads_its_models_anew() -> None:
     held, over = threading.Event(), threading.Event()
 
     def hold():
-        with pool._changed:
+        with pool._condition:
             held.set()
             over.wait()
 
     def answered():
         with TestClient(app, base_url="http://localhost") as client:
-            app.state.opened.result()
+            app.state.startup.result()
             body = {"messages": [{"role": "user", "content": "what shape?"}], "max_tokens": 4}
             said = client.post("/v1/chat/completions", json=body), client.get("/health"), client.get("/metrics")
             return [reply.status_code for reply in said]

@@ -20,7 +20,7 @@ from galago.errors import CheckpointError
 from galago.fleet.pool import ModelPool
 from galago.lab.bench.random import ensure_random_checkpoint
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 from galago.store import hub
 
 QUESTION, SETTINGS = "Why?", {"max_tokens": 8}
@@ -51,7 +51,7 @@ def said(folder: Path, photo: Path) -> str:
 
 @pytest.fixture
 def url(folder: Path) -> Iterator[str]:
-    with serving(create_app(ModelPool(2 << 30, keep_alive=None), Settings(model=(str(folder),)))) as address:
+    with serving(create_app(ModelPool(2 << 30, keep_alive=None), ServerSettings(model=(str(folder),)))) as address:
         yield address
 
 

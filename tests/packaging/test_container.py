@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 
 Stages = dict[str, list[tuple[str, str]]]
 IMAGES = ("cpu", "cuda")
@@ -96,7 +96,7 @@ def test_nobody_is_killed_before_the_end_of_a_stop(root: Path, compose: dict[str
     given = [service["stop_grace_period"] for service in compose["services"].values()]
     given += re.findall(r"^TimeoutStopSec=(.*)$", unit, re.MULTILINE)
     # Docker's own is 10 s.
-    assert len(given) == 3 and all(Settings().grace_s < int(seconds.rstrip("s")) <= 10 for seconds in given)
+    assert len(given) == 3 and all(ServerSettings().grace_s < int(seconds.rstrip("s")) <= 10 for seconds in given)
 
 
 def test_every_way_of_serving_is_a_command_that_runs(root: Path, stages: Stages, compose: dict[str, Any]) -> None:

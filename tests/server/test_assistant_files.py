@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from galago.errors import InvalidRequest
-from galago.server.settings import Settings
-from galago.server.sources import InForce, read_settings
+from galago.server.setting_sources import EffectiveSettings, read_settings
+from galago.server.settings import ServerSettings
 
 APP = {
     "server": {"host": "0.0.0.0", "port": 8000},
@@ -61,7 +61,7 @@ MODEL: dict[str, Any] = {
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
-    def reading(table: Any) -> InForce:
+    def reading(table: Any) -> EffectiveSettings:
         file = tmp_path / "file.json"
         file.write_text(json.dumps(table))
         return read_settings(config=file, environment={})
@@ -71,7 +71,7 @@ def read(tmp_path: Path) -> Any:
 
 def test_every_key_of_the_application(read: Any) -> None:
     found = read(APP)
-    assert found.settings == Settings(model=("moondream2",), host="localhost", port=8081, profile="optimized")
+    assert found.settings == ServerSettings(model=("moondream2",), host="localhost", port=8081, profile="optimized")
     assert found.origins["port"] == "file.json: model_server.port"
     assert found.origins["model"] == found.origins["profile"] == "file.json: active_model"
     assert found.warnings == ()
@@ -79,7 +79,7 @@ def test_every_key_of_the_application(read: Any) -> None:
 
 def test_every_key_of_a_model(read: Any) -> None:
     found = read(MODEL)
-    assert found.settings == Settings(
+    assert found.settings == ServerSettings(
         model=("vikhyatk/moondream2",),
         host="localhost",
         port=8082,
@@ -96,20 +96,20 @@ def test_every_key_of_a_model(read: Any) -> None:
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({}, Settings()),
-        ({"active_model": "smolvlm"}, Settings(model=("smolvlm",))),
-        ({"model_name": "Scenes"}, Settings(model=("Scenes",))),
-        ({"model_path": "mlx/unknown", "model_id": "moondream2"}, Settings(model=("moondream2",))),
-        ({"model_path": "mlx/unknown", "model_id": "unknown"}, Settings(model=("mlx/unknown",))),
-        ({"model_id": "moondream2_optimized"}, Settings(model=("moondream2",), profile="optimized")),
-        ({"device": "auto", "timeout": None, "server": None}, Settings()),
-        ({"limits": {"timeout_seconds": 5}}, Settings(timeout=5)),
-        ({"inference": {"torch_dtype": "torch.bfloat16"}}, Settings(precision="bfloat16")),
-        ({"inference": {"torch_dtype": "auto"}}, Settings()),
-        ({"mlx_config": {"quantization_bits": 8}}, Settings(precision="int8")),
+        ({}, ServerSettings()),
+        ({"active_model": "smolvlm"}, ServerSettings(model=("smolvlm",))),
+        ({"model_name": "Scenes"}, ServerSettings(model=("Scenes",))),
+        ({"model_path": "mlx/unknown", "model_id": "moondream2"}, ServerSettings(model=("moondream2",))),
+        ({"model_path": "mlx/unknown", "model_id": "unknown"}, ServerSettings(model=("mlx/unknown",))),
+        ({"model_id": "moondream2_optimized"}, ServerSettings(model=("moondream2",), profile="optimized")),
+        ({"device": "auto", "timeout": None, "server": None}, ServerSettings()),
+        ({"limits": {"timeout_seconds": 5}}, ServerSettings(timeout=5)),
+        ({"inference": {"torch_dtype": "torch.bfloat16"}}, ServerSettings(precision="bfloat16")),
+        ({"inference": {"torch_dtype": "auto"}}, ServerSettings()),
+        ({"mlx_config": {"quantization_bits": 8}}, ServerSettings(precision="int8")),
     ],
 )
-def test_what_keys_mean(read: Any, table: dict[str, Any], expected: Settings) -> None:
+def test_what_keys_mean(read: Any, table: dict[str, Any], expected: ServerSettings) -> None:
     found = read(table)
     assert (found.settings, found.warnings) == (expected, ())
 

@@ -23,7 +23,7 @@ from galago.backends.native import Native
 from galago.engine.limits import Limits
 from galago.families.moondream.loading import load_moondream
 from galago.request import Chat, Done, Message, Request, Sampling
-from galago.server.running import events_until_gone
+from galago.server.serving import events_until_disconnect
 from galago.store import hub
 
 LONG = 2000
@@ -66,7 +66,7 @@ def test_run_is_cancelled_when_the_client_goes(endless: galago.Model) -> None:
             return {"type": "http.disconnect"}
 
         events = []
-        async for _, event in events_until_gone(
+        async for _, event in events_until_disconnect(
             HttpRequest({"type": "http"}, receive), [endless.submit(long_request())]
         ):
             gone.set()
@@ -87,7 +87,7 @@ def test_run_is_cancelled_when_nobody_reads_on(endless: galago.Model) -> None:
         return {}
 
     async def read_one() -> None:
-        events = events_until_gone(HttpRequest({"type": "http"}, receive), [run])
+        events = events_until_disconnect(HttpRequest({"type": "http"}, receive), [run])
         await anext(events)
         await events.aclose()  # type: ignore[attr-defined]
 

@@ -116,7 +116,7 @@ def test_text_lines_hold_what_was_sent_within_quotes(folder, written):
 def test_what_nobody_foresaw_is_an_error_with_an_id_and_one_traceback(written):
     stream = written("json")
     app = FastAPI()
-    app.add_middleware(reply_to_failures, reply=errors.replies(openai_reply.error_body, {}))
+    app.add_middleware(reply_to_failures, reply=errors.make_error_reply(openai_reply.error_body, {}))
     app.add_middleware(log_requests)
 
     @app.get("/broken")
@@ -147,7 +147,7 @@ def test_what_the_connection_itself_answers_is_told(folder, written, sent, statu
     stream = written("json")
     app = hosting(tiny.open_model(folder))
     with running(app, Timeouts(head=0.5, body=0.5)) as address, closing(Wire(address)) as wire:
-        app.state.opened.result()
+        app.state.startup.result()
         wire.send(sent)
         replied, _, body = wire.reply()
         assert (replied, json.loads(body)["error"]["code"]) == (status, code)

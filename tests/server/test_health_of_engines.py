@@ -14,7 +14,7 @@ from galago.engine.scheduler import Scheduler
 from galago.errors import CheckpointError
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 
 PATIENCE = 60
 BODY = {"messages": [{"role": "user", "content": "what shape?"}], "max_tokens": 4}
@@ -42,7 +42,7 @@ class Loads:
 def served(loads: Loads, **settings: Any) -> Iterator[httpx.Client]:
     pool = ModelPool(1, keep_alive=None, load=loads, need=lambda name: 1)
     with (
-        serving(create_app(pool, Settings(**settings))) as url,
+        serving(create_app(pool, ServerSettings(**settings))) as url,
         httpx.Client(base_url=url, timeout=PATIENCE) as client,
     ):
         yield client
@@ -117,7 +117,7 @@ def test_a_queue_is_of_those_that_wait(settings: dict[str, int]) -> None:
     """Six that come together to an idle server are all answered."""
     model = galago.load(limits=galago.Limits(waiting=settings["max_queue"], running=settings.get("max_batch_size", 16)))
     pool = ModelPool(1, keep_alive=None, load=lambda name, progress: model, need=lambda name: 1)
-    with serving(create_app(pool, Settings(**settings))) as url:
+    with serving(create_app(pool, ServerSettings(**settings))) as url:
         start, codes = threading.Barrier(6), []
 
         def ask() -> None:

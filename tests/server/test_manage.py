@@ -20,7 +20,7 @@ from galago.backends.memory_estimate import memory_needed
 from galago.errors import DownloadError, InvalidRequest
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 
 NAMES = ("scenes", "scenes-int8")
 WEIGHTS = 7_678_624
@@ -34,7 +34,7 @@ def pool(budget: int | None = None, **more: Any) -> ModelPool:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Two precisions of the bundled model."""
-    with serving(create_app(pool(), Settings(model=NAMES))) as address:
+    with serving(create_app(pool(), ServerSettings(model=NAMES))) as address:
         yield address
 
 
@@ -114,7 +114,7 @@ def test_models_answer_side_by_side_as_if_alone(url: str) -> None:
 
 
 def test_strict_names() -> None:
-    with serving(create_app(pool(), Settings(model=("scenes-int8",), strict_model_names=True))) as url:
+    with serving(create_app(pool(), ServerSettings(model=("scenes-int8",), strict_model_names=True))) as url:
         for name in ("scenes", "scenes-int4", "moondream2", "nobody"):
             reply = post(url, "/v1/query", **QUESTION, model=name)
             if name == "scenes":  # says no precision
@@ -283,8 +283,8 @@ def test_while_loading_and_when_that_fails() -> None:
         raise DownloadError("the network is gone")
 
     app = create_app(ModelPool(1, load=breaks, need=lambda name: 1, options={"device": "cpu"}))
-    opened, app.state.opened = app.state.opened, threading.Event()
-    app.state.opened.result = lambda: None
+    opened, app.state.startup = app.state.startup, threading.Event()
+    app.state.startup.result = lambda: None
     with serving(app) as url:
         first = httpx.get(f"{url}/health")
         assert (first.status_code, first.json()["status"], first.json()["model"]) == (503, "loading", "scenes")
@@ -301,14 +301,14 @@ def test_while_loading_and_when_that_fails() -> None:
 
 
 def test_the_settings_models_must_fit_beside_each_other() -> None:
-    app = create_app(pool(memory_needed("scenes", device="cpu") + 1), Settings(model=NAMES))
+    app = create_app(pool(memory_needed("scenes", device="cpu") + 1), ServerSettings(model=NAMES))
     with pytest.raises(galago.OutOfMemory, match="are in use"), serving(app):
         pass
 
 
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="rename"):
-        create_app(pool(), Settings(model=("/a/model", "/b/model")))
+        create_app(pool(), ServerSettings(model=("/a/model", "/b/model")))
 
 
 # --- what is told ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from serving import ask, serving
 
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 
 NAMES = ("scenes", "scenes-int8")
 
@@ -23,7 +23,9 @@ NAMES = ("scenes", "scenes-int8")
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Two precisions of the bundled model."""
-    with serving(create_app(ModelPool(keep_alive=None, options={"device": "cpu"}), Settings(model=NAMES))) as address:
+    with serving(
+        create_app(ModelPool(keep_alive=None, options={"device": "cpu"}), ServerSettings(model=NAMES))
+    ) as address:
         yield address
 
 

@@ -21,7 +21,7 @@ from galago.fleet.pool import ModelPool
 from galago.model import Model
 from galago.server.app import create_app
 from galago.server.models import Models
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 from galago.store.catalog import Route, Way
 
 HYBRID = "smolvlm-hybrid"
@@ -49,7 +49,7 @@ def pool(folder: Path, budget: int) -> ModelPool:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(create_app(pool(tmp_path_factory.mktemp("models"), ALL), Settings(model=(HYBRID,)))) as address:
+    with serving(create_app(pool(tmp_path_factory.mktemp("models"), ALL), ServerSettings(model=(HYBRID,)))) as address:
         yield address
 
 
@@ -141,7 +141,7 @@ def test_the_models_behind_answer_to_their_own_names(url: str) -> None:
 
 def test_what_no_way_takes_is_refused_with_what_is_taken(tmp_path: Path, routed: Any) -> None:
     routed("stills", (["text", "image"], ["smolvlm-500m"]))
-    with serving(create_app(pool(tmp_path, ALL), Settings(model=("stills",)))) as url:
+    with serving(create_app(pool(tmp_path, ALL), ServerSettings(model=("stills",)))) as url:
         assert answered_by(url, STILL, name="stills") == "smolvlm-500m"
         for shown, words in (([VIDEO], "videos"), ([STILL, STILL], "several images")):
             reply = post(url, "/v1/chat/completions", model="stills", messages=turn(*shown))
@@ -166,7 +166,7 @@ def test_the_larger_where_it_fits(
 ) -> None:
     with (
         caplog.at_level(logging.WARNING, "galago.fleet.routing"),
-        serving(create_app(pool(tmp_path, budget), Settings(model=(HYBRID,)))) as url,
+        serving(create_app(pool(tmp_path, budget), ServerSettings(model=(HYBRID,)))) as url,
     ):
         assert (answered_by(url, STILL), answered_by(url, VIDEO)) == (stills, video)
         assert loaded(url) == {stills, video}
@@ -179,13 +179,13 @@ def test_the_larger_where_it_fits(
 
 def test_models_beside_a_route_take_their_room(tmp_path: Path) -> None:
     names = (HYBRID, "smolvlm2-256m")
-    with serving(create_app(pool(tmp_path, 10), Settings(model=names))) as url:
+    with serving(create_app(pool(tmp_path, 10), ServerSettings(model=names))) as url:
         assert loaded(url) == {"smolvlm-500m", "smolvlm2-256m"}, "one model is there once"
         assert answered_by(url, VIDEO) == answered_by(url, STILL, name="smolvlm2-256m") == "smolvlm2-256m"
 
 
 def test_what_does_not_fit_in_its_smallest_models_is_refused_at_the_start(tmp_path: Path) -> None:
-    app = create_app(pool(tmp_path, 4), Settings(model=(HYBRID,)))
+    app = create_app(pool(tmp_path, 4), ServerSettings(model=(HYBRID,)))
     with pytest.raises(galago.OutOfMemory, match=r"smolvlm2-256m needs .* in use \(smolvlm-256m"), serving(app):
         pass
 
@@ -194,7 +194,7 @@ def test_what_does_not_fit_in_its_smallest_models_is_refused_at_the_start(tmp_pa
 
 
 def test_a_precision_is_that_of_the_models(tmp_path: Path) -> None:
-    settings = Settings(model=("SmolVLM-Hybrid-int4",), strict_model_names=True)
+    settings = ServerSettings(model=("SmolVLM-Hybrid-int4",), strict_model_names=True)
     with serving(create_app(pool(tmp_path, ALL), settings)) as url:
         assert health(url)["model"] == f"{HYBRID}-int4"
         for name in (HYBRID, f"{HYBRID}-int4"):
@@ -233,7 +233,7 @@ def test_what_is_told_fits_its_schemas_and_the_page_shows_the_ways(url: str) -> 
 
 
 def test_a_route_that_was_not_named_at_the_start_is_not_there(tmp_path: Path) -> None:
-    with serving(create_app(pool(tmp_path, ALL), Settings(model=("smolvlm-256m",)))) as url:
+    with serving(create_app(pool(tmp_path, ALL), ServerSettings(model=("smolvlm-256m",)))) as url:
         assert answered_by(url, name=HYBRID) == "smolvlm-256m", "as any name that is none here"
         assert post(url, "/v1/models/load", model=HYBRID).status_code == 404
         assert health(url)["routes"] == {}
@@ -256,7 +256,7 @@ def test_a_route_that_leads_nowhere_is_told_at_the_start(
 ) -> None:
     routed("mixed", way)
     with pytest.raises(error, match=words):
-        create_app(pool(tmp_path, ALL), Settings(model=("mixed",)))
+        create_app(pool(tmp_path, ALL), ServerSettings(model=("mixed",)))
 
 
 def test_a_route_is_not_loaded_as_a_model() -> None:
@@ -288,7 +288,7 @@ def test_a_video_waits_for_the_model_that_says_which_frames_it_wants(tmp_path: P
     models = ModelPool(ALL, keep_alive=None, load=load, need=need, options={"device": "cpu"})
     long = base64.b64encode(encoded(pictures(300), fps=10)).decode()
     video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{long}"}}
-    with serving(create_app(models, Settings(model=(first,)))) as url, ThreadPoolExecutor(1) as other:
+    with serving(create_app(models, ServerSettings(model=(first,)))) as url, ThreadPoolExecutor(1) as other:
         loads = other.submit(post, url, "/v1/models/load", model=second)
         assert begun.wait(60)
         reply = post(url, "/v1/chat/completions", model=second, messages=turn(video), max_tokens=2)

@@ -18,8 +18,8 @@ from galago.server.schemas import schemas
 SCHEMAS = schemas()
 READERS: dict[str, Any] = {
     "ChatRequest": read_chat,
-    "LoadRequest": manage.read_asked,
-    "UnloadRequest": manage.read_asked,
+    "LoadRequest": manage.read_command,
+    "UnloadRequest": manage.read_command,
     **{takes: moondream.PATHS[f"/v1/{skill}"] for skill, (takes, *_) in SKILLS.items()},
 }
 SAID_IN_WORDS = ("a conversation", "needs a message of the user")

@@ -17,8 +17,8 @@ from galago import Limits
 from galago.cli.app import main
 from galago.cli.server_flags import ServerFlags
 from galago.errors import InvalidRequest
-from galago.server.settings import Settings
-from galago.server.sources import read_settings
+from galago.server.setting_sources import read_settings
+from galago.server.settings import ServerSettings
 
 WORD = st.text("abcxyz019", min_size=1, max_size=12)
 # A right value of each setting.
@@ -80,13 +80,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_setting_has_a_flag_and_a_test() -> None:
-    names = {f.name for f in fields(Settings)}
+    names = {f.name for f in fields(ServerSettings)}
     assert {f.name for f in fields(ServerFlags)} == names == {*VALUES, "api_key_file"}
 
 
 def test_bounds_of_the_engine_are_its_own_by_default() -> None:
     usual = Limits()
-    assert (Settings().max_queue, Settings().max_batch_size) == (usual.waiting, usual.running)
+    assert (ServerSettings().max_queue, ServerSettings().max_batch_size) == (usual.waiting, usual.running)
 
 
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
@@ -102,7 +102,7 @@ def test_flags_go_before_the_environment_before_the_file(
     with patch.dict(os.environ, variables), redirect_stdout(out), redirect_stderr(StringIO()):
         arguments = [part for _, parts in flags for part in parts]
         assert main(["config", "--json", "--config", str(file), *arguments]) == 0
-    expected = {name: (value, "default") for name, value in asdict(Settings()).items()}
+    expected = {name: (value, "default") for name, value in asdict(ServerSettings()).items()}
     expected |= {name: (value, f"given.toml: {name}") for name, value in in_file.items()}
     expected |= {name: (value, f"GALAGO_{name.upper()}") for name, value in in_environment.items()}
     expected |= {name: (value, as_flag(name, value)[0]) for name, value in in_flags.items()}
@@ -176,11 +176,11 @@ def test_what_is_wrong_is_told_of_its_source(tmp_path: Path, name: str, value: A
     file = tmp_path / "wrong.toml"
     file.write_text(f"{name} = {as_toml(value)}\n")
     with pytest.raises(InvalidRequest) as raised:
-        read_settings({name: getattr(Settings(), name)}, file, {})  # a right flag does not hide it
+        read_settings({name: getattr(ServerSettings(), name)}, file, {})  # a right flag does not hide it
     assert str(raised.value).startswith(f"wrong.toml: {name} must be") and allowed in str(raised.value)
     assert raised.value.param == name
     with pytest.raises(InvalidRequest, match=f"^{name} must be"):
-        Settings(**{name: tuple(value) if isinstance(value, list) else value})
+        ServerSettings(**{name: tuple(value) if isinstance(value, list) else value})
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[TestClient]:
     """A client, without sockets, of an app that serves this checkpoint with these settings."""
     app = hosting(tiny.open_model(folder), **settings)
     with TestClient(app, base_url="http://localhost") as client:
-        app.state.opened.result()
+        app.state.startup.result()
         yield client
 
 

@@ -15,7 +15,7 @@ from vectors import VECTORS
 import galago
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 
 GOLDEN = VECTORS / "moondream2-tiny"
 NO_CLIENT = "needs Moondream's client (pip install --no-deps moondream)"
@@ -28,7 +28,7 @@ def load(folder: str, **options: Any) -> galago.Model:
 def hosting(model: galago.Model, **settings: Any) -> FastAPI:
     """An app that serves this one model, with these settings."""
     pool = ModelPool(1, keep_alive=None, load=lambda name, progress: model, need=lambda name: 1)
-    return create_app(pool, Settings(model=(model.name,), **settings))
+    return create_app(pool, ServerSettings(model=(model.name,), **settings))
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        if models := getattr(app.state, "opened", None):
+        if models := getattr(app.state, "startup", None):
             models.result()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from galago.backends.memory_estimate import memory_needed, precision_of
 from galago.errors import size_of
-from galago.fleet.default_model import SHARE, choose, photographic, recommended
+from galago.fleet.default_model import MEMORY_SHARE, choose_default_model, photo_models, recommend
 from galago.store.catalog import entries
 from galago.store.hub import cache_folder, installed
 from galago.system.machine import (
@@ -60,10 +60,10 @@ def diagnose() -> dict[str, Any]:
     """All that was found, as a JSON object. Takes about as long as importing PyTorch."""
     torch, here = _inspect_torch(), installed()
     free = system_memory()
-    budget = int(SHARE * (free if torch.memory is None else torch.memory))
+    budget = int(MEMORY_SHARE * (free if torch.memory is None else torch.memory))
     kind = torch.device.partition(":")[0]
     need = partial(memory_needed, device=kind)
-    best = recommended(budget, None, need)
+    best = recommend(budget, None, need)
     return {
         "galago": INSTALLED,
         "python": platform.python_version(),
@@ -99,7 +99,7 @@ def diagnose() -> dict[str, Any]:
             for entry in entries()
         ],
         "recommended": {"model": best[1], "precision": precision_of(best[1], device=kind)} if best else None,
-        "default": choose(budget, choice={"device": kind}).name,
+        "default": choose_default_model(budget, options={"device": kind}).name,
         "advice": [{"what": a.what, "command": a.command} for a in _advice(torch, budget, best and best[0].id)],
     }
 
@@ -142,7 +142,7 @@ def _advice(torch: TorchFacts, budget: int, best: str | None) -> Iterator[Advice
         yield from _speed_advice(torch)
     if best is None:
         yield Advice(f"no model for photographs fits in {size_of(budget)} of memory: end other programs, or allow more")
-    elif not set(installed()) & {entry.id for entry in photographic()}:
+    elif not set(installed()) & {entry.id for entry in photo_models()}:
         yield Advice("no model for photographs is installed", f"galago models pull {best}")
     for disk in (_disk_facts(what, folder) for what, folder in _cache_folders().items()):
         if not disk["writable"]:

@@ -11,7 +11,7 @@ import typer
 
 from galago.choices import check_device, check_precision, check_profile, check_threads
 from galago.errors import InvalidRequest, quoted
-from galago.fleet.default_model import configured
+from galago.fleet.default_model import model_from_environment
 from galago.store.catalog import check_revision
 from galago.store.hub import check_models
 
@@ -116,7 +116,7 @@ class ModelOptions:
     @property
     def model_name(self) -> str | None:
         """The model that was asked for, here or in the environment."""
-        return self.model or configured()
+        return self.model or model_from_environment()
 
     def open(self, skill: str | None = None) -> "Model":
         """Load the model that was asked for; or one that has this skill (of catalog.SKILLS), and tell which."""
@@ -126,12 +126,12 @@ class ModelOptions:
         return galago.load(**{**asdict(self), "model": self.model_name or self._choose_default(skill)})
 
     def _choose_default(self, skill: str | None) -> str:
-        from galago.fleet.default_model import SHARE, choose
+        from galago.fleet.default_model import MEMORY_SHARE, choose_default_model
         from galago.system.device import available_memory, pick_device
 
         choice = {"precision": self.precision, "profile": self.profile, "device": self.device}
-        chosen = choose(int(SHARE * available_memory(pick_device(self.device))), skill, choice)
-        typer.echo(chosen.why, err=True)
+        chosen = choose_default_model(int(MEMORY_SHARE * available_memory(pick_device(self.device))), skill, choice)
+        typer.echo(chosen.reason, err=True)
         return chosen.name
 
 

@@ -16,7 +16,7 @@ from galago.store.hub import check_models
 
 if TYPE_CHECKING:
     from galago.fleet.pool import ModelPool
-    from galago.server.settings import Settings
+    from galago.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
         def started() -> None:
-            asyncio.wrap_future(app.state.opened).add_done_callback(opened)
+            asyncio.wrap_future(app.state.startup).add_done_callback(opened)
 
         def opened(done: "asyncio.Future[None]") -> None:
             if done.cancelled() or done.exception():
                 server.should_exit = True
                 return
             server.has_served = True
-            told = f"listening on {address} with {', '.join(app.state.models.told())}"
+            told = f"listening on {address} with {', '.join(app.state.models.describe_configured())}"
             if settings.log_format == "json":
                 log.info(told)  # a program that reads JSON should not meet a line that is none
             else:
@@ -70,10 +70,10 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
         server.run(sockets=[listener])
         if server.ended_by is not None:
             raise typer.Exit(server.code)
-        app.state.opened.result()
+        app.state.startup.result()
 
 
-def _make_pool(settings: "Settings") -> "ModelPool":
+def _make_pool(settings: "ServerSettings") -> "ModelPool":
     """Where the models will be."""
     import galago
     from galago.engine.decoding import MOST, SHARE, set_decoding_limit

@@ -9,7 +9,7 @@ import typer
 from galago.cli.options import PrecisionOption, ProfileOption, RevisionOption, Texts, ThreadsOption
 
 if TYPE_CHECKING:
-    from galago.server.sources import InForce
+    from galago.server.setting_sources import EffectiveSettings
 
 ModelNames = Annotated[
     Texts, typer.Argument(metavar="[MODEL]...", help="The same as --model; the first is the default.")
@@ -18,7 +18,7 @@ ModelNames = Annotated[
 
 @dataclass(frozen=True)
 class ServerFlags:
-    """A flag for each field of Settings; None where it was not given."""
+    """A flag for each field of ServerSettings; None where it was not given."""
 
     model: Annotated[
         Texts,
@@ -103,9 +103,9 @@ ConfigOption = Annotated[
 ]
 
 
-def read_server_settings(names: Texts, flags: ServerFlags, config: Path | None) -> "InForce":
+def read_server_settings(names: Texts, flags: ServerFlags, config: Path | None) -> "EffectiveSettings":
     """Settings from flags, environment and file; warnings go to standard error. Raises InvalidRequest."""
-    from galago.server.sources import read_settings
+    from galago.server.setting_sources import read_settings
 
     given = {flag: value or None if isinstance(value, list) else value for flag, value in asdict(flags).items()}
     if names:

@@ -1,4 +1,4 @@
-"""What a pool knows of a model."""
+"""The models of a pool: their state, and what the pool tells of them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model of a pool. `bytes` is what is set aside for it, maybe more than it needs; `in_use` counts its users."""
+class PoolEntry:
+    """A model of a pool as callers see it. `bytes` is what is reserved for it; `in_use` counts its users."""
 
     name: str
     bytes: int
@@ -26,28 +26,30 @@ class Loaded:
 
 
 class Slot:
-    """A model of the pool, from before its load until its memory is free again. Guarded by the pool's lock."""
+    """A model of the pool, from before its load until its memory is freed. Guarded by the pool's lock.
+
+    `need` (bytes) includes `kv_bytes` for keys and values, of which `lent_kv_bytes` can be reclaimed for others.
+    """
 
     def __init__(self, name: str, need: int) -> None:
         self.name = name
         self.need = need
-        self.kv = self.lent = 0
-        """bytes for keys and values, and those of them that others may have back; both are in the need"""
+        self.kv_bytes = self.lent_kv_bytes = 0
         self.users = 1
-        """the thread that loads it is the first; those that wait for the load count too"""
+        """threads that use it, load it, or wait for its load"""
         self.model: Model | None = None
-        self.failed: GalagoError | None = None
-        self.since = 0.0
-        """when its last use ended"""
-        self.leaving = False
-        """being closed, by one thread; nobody takes it any more"""
+        self.error: GalagoError | None = None
+        self.last_used = 0.0
+        """the pool's clock when its last use ended"""
+        self.is_unloading = False
+        """one thread is closing it, and no other may use it"""
 
     @property
-    def idle(self) -> bool:
-        return not self.users and not self.leaving
+    def is_idle(self) -> bool:
+        return not self.users and not self.is_unloading
 
-    def row(self, now: float, keep_alive: float | None) -> Loaded:
-        idle = None if self.users else now - self.since
-        left = None if idle is None or keep_alive is None else max(0.0, keep_alive - idle)
+    def entry(self, now: float, keep_alive: float | None) -> PoolEntry:
+        idle_s = None if self.users else now - self.last_used
+        left = None if idle_s is None or keep_alive is None else max(0.0, keep_alive - idle_s)
         ended = self.model.ended if self.model else None
-        return Loaded(self.name, self.need, self.users, idle, left, self.model is None, ended)
+        return PoolEntry(self.name, self.need, self.users, idle_s, left, self.model is None, ended)

@@ -1,7 +1,7 @@
-"""The JSON files of the AI Manual Assistant, for those who have them: app_config.json, and that of a model.
+"""Settings from the JSON files of the AI Manual Assistant: app_config.json, and the file of a model.
 
-What is known there and means nothing here (how its web page looks, how its runtime prepares images) is passed
-over without a word; a key that neither we nor they know is told.
+Keys that mean nothing here (how its web page looks, how its runtime prepares images) are ignored; a key that neither
+we nor they know gives a warning.
 """
 
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from galago.errors import InvalidRequest, quoted
+from galago.server.settings import SourcedValues
 from galago.store.catalog import lookup
 
-Json = dict[str, Any]
-Given = dict[str, tuple[Any, str]]
+Table = dict[str, Any]
 _ANY: tuple[str, ...] = ("*",)
 """Sections that have no fixed keys."""
 
@@ -68,8 +68,8 @@ _MODEL_KEYS = {
 _OPTIMIZED = "_optimized"
 
 
-def read_assistant_file(text: str, file: str, warnings: list[str]) -> Given:
-    """The settings in one of the two files. Raises InvalidRequest; adds to the warnings what it does not know."""
+def read_assistant_file(text: str, file: str, warnings: list[str]) -> SourcedValues:
+    """The settings in one of the two files. Adds unknown keys to the warnings. Raises InvalidRequest."""
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -77,29 +77,29 @@ def read_assistant_file(text: str, file: str, warnings: list[str]) -> Given:
     if not isinstance(table, dict):
         raise InvalidRequest(f"{file} must hold a JSON object", "config")
     app = bool({"model_server", "active_model", "frontend"} & table.keys())
-    flat = _flat(table, _APP if app else _MODEL, file, warnings)
-    given: Given = {}
+    flat = _flatten(table, _APP if app else _MODEL, file, warnings)
+    values: SourcedValues = {}
     for key, setting in (_APP_KEYS if app else _MODEL_KEYS).items():
         if key not in flat:
             continue
-        value, origin = _CONVERTED.get(key, _same)(flat[key], f"{file}: {key}"), f"{file}: {key}"
-        if setting not in given:
+        value, origin = _CONVERTERS.get(key, _unchanged)(flat[key], f"{file}: {key}"), f"{file}: {key}"
+        if setting not in values:
             if value is not None:
-                given[setting] = value, origin
-        elif setting != "precision" and given[setting][0] != value:  # a dtype beside the bits is of activations
-            warnings.append(f"{origin} is not used, since {given[setting][1]} says {quoted(given[setting][0])}")
+                values[setting] = value, origin
+        elif setting != "precision" and values[setting][0] != value:  # a dtype beside the bits is of activations
+            warnings.append(f"{origin} is not used, since {values[setting][1]} says {quoted(values[setting][0])}")
     names = ("active_model",) if app else ("model_path", "model_id", "model_name")
-    _add_model({name: flat[name] for name in names if name in flat}, file, given)
-    return given
+    _add_model({name: flat[name] for name in names if name in flat}, file, values)
+    return values
 
 
-def _flat(table: Json, known: dict[str, tuple[str, ...]], file: str, warnings: list[str]) -> Json:
-    """The values by their dotted keys, without those that are null."""
-    flat: Json = {}
+def _flatten(table: Table, known: dict[str, tuple[str, ...]], file: str, warnings: list[str]) -> Table:
+    """The values by their dotted keys, without nulls."""
+    flat: Table = {}
     for key, value in table.items():
         section = known.get(key)
         if section is None:
-            warnings.append(_unknown(f"{file}: {key}", key, known))
+            warnings.append(_unknown_key_warning(f"{file}: {key}", key, known))
         elif not section:
             flat[key] = value
         elif not isinstance(value, dict):
@@ -108,35 +108,35 @@ def _flat(table: Json, known: dict[str, tuple[str, ...]], file: str, warnings: l
         else:
             for name, inner in value.items():
                 if name not in section and section is not _ANY:
-                    warnings.append(_unknown(f"{file}: {key}.{name}", name, section))
+                    warnings.append(_unknown_key_warning(f"{file}: {key}.{name}", name, section))
                 flat[f"{key}.{name}"] = inner
     return {key: value for key, value in flat.items() if value is not None}
 
 
-def _unknown(path: str, key: str, known: Any) -> str:
+def _unknown_key_warning(path: str, key: str, known: Any) -> str:
     close = get_close_matches(key, known, n=1)
     return f"{path} is not known and not used" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _add_model(named: Json, file: str, given: Given) -> None:
-    """Of several keys that name the model, the first whose value can be found here, or else the first."""
+def _add_model(named: Table, file: str, values: SourcedValues) -> None:
+    """Set the model to the first of the keys that name it whose value exists here, or else to the first of all."""
     for key, value in named.items():
         if not isinstance(value, str):
             raise InvalidRequest(f"{file}: {key} must be a name or path, not {quoted(value)}", "model")
     if not named:
         return
-    key = next((key for key, value in named.items() if _found(value.removesuffix(_OPTIMIZED))), next(iter(named)))
+    key = next((key for key, value in named.items() if _exists(value.removesuffix(_OPTIMIZED))), next(iter(named)))
     name, origin = named[key].removesuffix(_OPTIMIZED), f"{file}: {key}"
-    given["model"] = name, origin
+    values["model"] = name, origin
     if name != named[key]:
-        given["profile"] = "optimized", origin
+        values["profile"] = "optimized", origin
 
 
-def _found(name: str) -> bool:
+def _exists(name: str) -> bool:
     return lookup(name) is not None or Path(name).expanduser().exists()
 
 
-def _same(value: Any, origin: str) -> Any:
+def _unchanged(value: Any, origin: str) -> Any:
     return value
 
 
@@ -151,7 +151,7 @@ def _dtype(value: Any, origin: str) -> Any:
     return None if dtype == "auto" else dtype
 
 
-_CONVERTED: dict[str, Callable[[Any, str], Any]] = {
+_CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
     "mlx_config.quantization_bits": _bits,
     "inference.torch_dtype": _dtype,
 }

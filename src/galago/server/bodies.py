@@ -1,4 +1,4 @@
-"""Bodies of requests: received within the limit, unpacked, and the JSON in them."""
+"""Reading request bodies: receive them within a limit, decompress them, and parse their JSON."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _FORM = re.compile(rb"[\w.\[\]%-]+=")
 
 
 async def read_body(http: Request, limit: int) -> bytes:
-    """The body as it was sent, or Refused as soon as it is known to be over `limit` bytes."""
+    """Receive the body as it was sent. Raises Refused as soon as it is known to be over `limit` bytes."""
     declared = http.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
@@ -34,10 +34,10 @@ async def read_body(http: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without the compression that its Content-Encoding tells, of `limit` bytes at the most.
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo the compressions of a Content-Encoding. Returns `limit` bytes at the most.
 
-    Raises Refused where it would be larger, is damaged, or is compressed in another way.
+    Raises Refused where the body would be larger, is damaged, or has an encoding that is not supported.
     """
     for coding in reversed(parse_codings(encoding)):
         if coding not in CODINGS:
@@ -57,7 +57,7 @@ def _too_large(limit: int) -> Refused:
 
 
 def load_json(body: bytes) -> Json:
-    """The JSON object in the body, without Python's extensions (NaN, Infinity).
+    """Parse the JSON object in the body, without Python's extensions (NaN, Infinity).
 
     In UTF-8, or UTF-16 or 32 as some programs on Windows write them; with or without a byte-order mark.
     """

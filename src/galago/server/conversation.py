@@ -11,16 +11,16 @@ from galago.messages import MEDIA_PARTS, ROLES, TEXT_PARTS, attached_media, part
 from galago.request import Chat, Message, Request, Role, merge_turns
 from galago.server.bodies import Json
 from galago.server.errors import Refused
-from galago.server.fields import Shown, check_text, read, required, shown_at
+from galago.server.fields import MediaRef, check_text, media_ref_at, read, required
 
 DESCRIBE, DESCRIBE_VIDEO = "Describe what you see in this image.", "Describe what happens in this video."
 MAX_IMAGES = 64
-Parts = tuple[str | Shown, ...]
-Turn = tuple[Role, Parts]
+Parts = tuple[str | MediaRef, ...]
+ParsedTurn = tuple[Role, Parts]
 """A turn whose images are still to be opened."""
 
 
-def read_turns(given: Json) -> list[Turn]:
+def read_turns(given: Json) -> list[ParsedTurn]:
     """The conversation of a request, whose messages of one side are one turn where they follow each other.
 
     What stands beside `messages` is shown with the last message of the user, as Ollama's clients mean it.
@@ -32,40 +32,40 @@ def read_turns(given: Json) -> list[Turn]:
         if last is None:
             raise InvalidRequest("what is shown needs a message of the user", beside[0].path)
         read_so_far[last] = ("user", (*beside, *read_so_far[last][1]))
-    turns = [(role, _asking(parts)) for role, parts in merge_turns(read_so_far)]
-    images = shown_in(turns)
+    turns = [(role, _with_question(parts)) for role, parts in merge_turns(read_so_far)]
+    images = media_in(turns)
     if len(images) > MAX_IMAGES:
         raise Refused("too_many_images", f"a request holds {MAX_IMAGES} images at most", images[MAX_IMAGES].path)
     return turns
 
 
-def shown_in(turns: Sequence[Turn]) -> list[Shown]:
+def media_in(turns: Sequence[ParsedTurn]) -> list[MediaRef]:
     """The images and videos of a conversation, in their order."""
-    return [part for _, parts in turns for part in parts if isinstance(part, Shown)]
+    return [part for _, parts in turns for part in parts if isinstance(part, MediaRef)]
 
 
-def texts_of(turns: Sequence[Turn]) -> tuple[Message, ...]:
+def texts_of(turns: Sequence[ParsedTurn]) -> tuple[Message, ...]:
     """The conversation without what it shows."""
     return tuple(Message(role, tuple(part for part in parts if isinstance(part, str))) for role, parts in turns)
 
 
-def placed(turns: Sequence[Turn], request: Request, opened: Sequence[Picture | Clip]) -> Request:
+def place_media(turns: Sequence[ParsedTurn], request: Request, opened: Sequence[Picture | Clip]) -> Request:
     """The request over the conversation, with its images and videos where they stood."""
     left = iter(opened)
     messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)
-    details = tuple(shown.detail for shown in shown_in(turns))
+    details = tuple(shown.detail for shown in media_in(turns))
     return replace(request, skill=Chat(tuple(messages)), detail=details or "high")
 
 
-def _asking(parts: Parts) -> Parts:
+def _with_question(parts: Parts) -> Parts:
     """The same, with a question where images or videos stand alone."""
-    shown = tuple(part for part in parts if isinstance(part, Shown))
+    shown = tuple(part for part in parts if isinstance(part, MediaRef))
     if not shown or any(isinstance(part, str) and part.strip() for part in parts):
         return parts
-    return (*shown, DESCRIBE_VIDEO if any(one.video for one in shown) else DESCRIBE)
+    return (*shown, DESCRIBE_VIDEO if any(one.is_video for one in shown) else DESCRIBE)
 
 
-def _message(message: Any, path: str) -> Turn:
+def _message(message: Any, path: str) -> ParsedTurn:
     if not isinstance(message, dict):
         raise InvalidRequest(f"{path[:-1]} must be an object", path[:-1])
     given = required(read(message, "role", str, path), f"{path}role")
@@ -101,13 +101,13 @@ def _part(part: Any, path: str, role: Role) -> Parts:
     if kind == "refusal" and role == "assistant":
         return (required(read(part, "refusal", str, at), f"{at}refusal"),)
     if kind in MEDIA_PARTS and role == "user":
-        return (shown_at(part_media(part, MEDIA_PARTS[kind], at), MEDIA_PARTS[kind]),)
+        return (media_ref_at(part_media(part, MEDIA_PARTS[kind], at), MEDIA_PARTS[kind]),)
     raise InvalidRequest(f"a part of type {quoted(kind)} cannot stand in a turn of the {role}", f"{at}type")
 
 
-def _beside(owner: Json, path: str, role: Role = "user") -> list[Shown]:
+def _beside(owner: Json, path: str, role: Role = "user") -> list[MediaRef]:
     """What is shown with a message, or with all of them, without being a part of its content."""
-    shown = [shown_at(place, video) for place, video in attached_media(owner, path)]
+    shown = [media_ref_at(place, is_video) for place, is_video in attached_media(owner, path)]
     if shown and role != "user":
         raise InvalidRequest(f"only a message of the user shows something, not one of the {role}", shown[0].path)
     return shown

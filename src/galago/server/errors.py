@@ -1,4 +1,4 @@
-"""Failures as the status and the body that a dialect's clients understand."""
+"""Exceptions as HTTP errors, with the status and the body that the clients of a dialect understand."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ _STATUS = {
     "timeout": 504,
 }
 _LIKE_CHAT = ("/responses", "/completions", "/messages", "/api/chat", "/api/generate")
-"""Paths of other APIs, by which clients ask for what chat completions give."""
+"""Paths of other chat APIs, for which the 404 names that of chat completions"""
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -60,7 +60,7 @@ _HEADERS = {
 
 
 class Refused(InvalidRequest):
-    """A request that the server itself turns down; `code` is one of the table's."""
+    """A request that the server itself refuses; `code` is a key of _STATUS."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message, param)
@@ -69,24 +69,24 @@ class Refused(InvalidRequest):
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong: `param` is the field at fault, or the argument of the skill that it became."""
+    """An HTTP error before it is written in a dialect: `param` is the field at fault, or the skill's argument of it."""
 
     status: int
     code: str
     message: str
     param: str | None = None
-    whole: bool = False
-    """whether the request as such is too long, which the engine sees in tokens and not in fields"""
+    is_too_long: bool = False
+    """whether the request as a whole has too many tokens, so that no single field is at fault"""
 
 
-Shape = Callable[[Failure], dict[str, Any]]
-"""Makes the body that the clients of one dialect expect."""
-Reply = Callable[[str, Exception], JSONResponse]
-"""Tells a failure to whoever asked for this path, in the shape that its clients expect."""
+ErrorFormat = Callable[[Failure], dict[str, Any]]
+"""Makes the error body of a dialect"""
+ErrorReply = Callable[[str, Exception], JSONResponse]
+"""Makes the reply to an exception, in the error format of this path"""
 
 
-def failure(error: Exception) -> Failure:
-    """Any exception for a client; what was not raised on purpose is logged and not shown."""
+def to_failure(error: Exception) -> Failure:
+    """The Failure of an exception; the message of one that is not a GalagoError is logged and not shown to clients."""
     message, code = "the server failed to carry out the request", "generation_failed"
     if isinstance(error, GalagoError):
         message, code = str(error), error.code if error.code in _STATUS else code
@@ -96,45 +96,45 @@ def failure(error: Exception) -> Failure:
     return Failure(_STATUS[code], code, message, param, isinstance(error, ContextLengthExceeded))
 
 
-def replies(usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
-    """Replies in the shapes of these paths, and elsewhere in the usual one."""
+def make_error_reply(default: ErrorFormat, formats: Mapping[str, ErrorFormat]) -> ErrorReply:
+    """An ErrorReply with these formats by path, and the default elsewhere."""
 
     def reply(path: str, error: Exception) -> JSONResponse:
-        failed = failure(error)
-        return JSONResponse(shapes.get(path, usual)(failed), failed.status, _HEADERS.get(failed.status))
+        failed = to_failure(error)
+        return JSONResponse(formats.get(path, default)(failed), failed.status, _HEADERS.get(failed.status))
 
     return reply
 
 
-def install(app: FastAPI, usual: Shape, shapes: Mapping[str, Shape]) -> Reply:
-    """Make every failure of the app leave it in the shape of its path, the framework's own included."""
-    reply = replies(usual, shapes)
+def install(app: FastAPI, default: ErrorFormat, formats: Mapping[str, ErrorFormat]) -> ErrorReply:
+    """Handle all exceptions of the app, the framework's own included, with the error format of their path."""
+    reply = make_error_reply(default, formats)
 
-    async def ours(http: Request, error: Exception) -> JSONResponse:
+    async def handle_error(http: Request, error: Exception) -> JSONResponse:
         return reply(http.url.path, error)
 
-    async def routing(http: Request, error: Exception) -> JSONResponse:
+    async def handle_http_error(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_value")
-        refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}{_hint(http)}")
+        refused = Refused(code, f"{http.method} {http.url.path}: {error.detail}{suggest_path(http)}")
         response = reply(http.url.path, refused)
         response.headers.update(error.headers or {})
         return response
 
-    def _hint(http: Request) -> str:
+    def suggest_path(http: Request) -> str:
         path = http.url.path
         if path.startswith("/v1/v1/"):
             return "; /v1 is in it twice: the base URL has one already"
         return "; use /v1/chat/completions" if path.removeprefix("/v1") in _LIKE_CHAT else ""
 
-    async def validation(http: Request, error: Exception) -> JSONResponse:
+    async def handle_validation_error(http: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         refused = Refused("invalid_value", first["msg"], ".".join(str(at) for at in first["loc"][1:]))
         return reply(http.url.path, refused)
 
-    app.add_exception_handler(GalagoError, ours)
-    app.add_exception_handler(HTTPException, routing)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(Exception, ours)
+    app.add_exception_handler(GalagoError, handle_error)
+    app.add_exception_handler(HTTPException, handle_http_error)
+    app.add_exception_handler(RequestValidationError, handle_validation_error)
+    app.add_exception_handler(Exception, handle_error)
     return reply

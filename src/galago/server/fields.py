@@ -43,20 +43,20 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image or a video as a request gives it, and the path of the field in which it stands."""
+class MediaRef:
+    """An image or a video as a request gives it: an URL or base64, and the path of the field that holds it."""
 
     url: str
     path: str
-    video: bool = False
+    is_video: bool = False
     detail: Detail = "high"
 
     @property
-    def remote(self) -> bool:
+    def is_remote(self) -> bool:
         return self.url[:8].lower().startswith(("http:", "https:"))
 
 
-def one_image(request: Request, opened: Sequence[Picture | Clip]) -> Request:
+def place_image(request: Request, opened: Sequence[Picture | Clip]) -> Request:
     """The request over its image, if it has one."""
     if len(opened) > 1:
         raise TooManyImages("this request takes one image")
@@ -64,34 +64,34 @@ def one_image(request: Request, opened: Sequence[Picture | Clip]) -> Request:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request whose images are still to be opened, and how its reply is to be sent."""
+class ParsedBody:
+    """A parsed request: its images and videos are still to be opened; and how its reply is to be sent."""
 
     request: Request
     model: str | None
     stream: bool
-    images: tuple[Shown, ...] = ()
+    images: tuple[MediaRef, ...] = ()
     include_usage: bool = False
     n: int = 1
-    placed: Callable[[Request, Sequence[Picture | Clip]], Request] = one_image
-    """the request with the images where they belong"""
+    place: Callable[[Request, Sequence[Picture | Clip]], Request] = place_image
+    """returns the request with the opened images in their places"""
 
     @property
     def medium(self) -> str:
-        """What it shows, by which a route sends it on."""
-        return medium_of(len(self.images), sum(shown.video for shown in self.images))
+        """What media it holds, as a key of routing.MEDIA."""
+        return medium_of(len(self.images), sum(ref.is_video for ref in self.images))
 
 
-def choices(asked: Asked, opened: Sequence[Picture | Clip]) -> list[Request]:
+def expand_choices(parsed: ParsedBody, opened: Sequence[Picture | Clip]) -> list[Request]:
     """The request over its images, once for each choice.
 
     From one seed each draws with its own, the first with that very one. Raises TooManyImages.
     """
-    request = asked.placed(asked.request, opened)
+    request = parsed.place(parsed.request, opened)
     sampling = request.sampling
     if sampling.seed is None:
-        return [request] * asked.n
-    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, asked.n)]
+        return [request] * parsed.n
+    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, parsed.n)]
     return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
@@ -115,12 +115,12 @@ def check_text(text: str, path: str) -> None:
         raise InvalidRequest(f"{path} holds half of a surrogate pair", path)
 
 
-def shown_at(place: MediaField, video: bool) -> Shown:
+def media_ref_at(place: MediaField, is_video: bool) -> MediaRef:
     """The image or video at this place of a request."""
     above, _, name = place.path.rpartition(".")
     url = required(read({name: place.value}, name, str, f"{above}." if above else ""), place.path)
-    detail = None if video or place.holder is None else read_detail(dict(place.holder), f"{above}." if above else "")
-    return Shown(url.strip(), place.path, video, detail or "high")
+    detail = None if is_video or place.holder is None else read_detail(dict(place.holder), f"{above}." if above else "")
+    return MediaRef(url.strip(), place.path, is_video, detail or "high")
 
 
 def read_detail(owner: Json, path: str = "") -> Detail | None:
@@ -199,17 +199,17 @@ def _limit(given: Json, name: str, path: str) -> int | None:
     return limit
 
 
-def fetch_shown(shown: Shown, allow_hosts: Collection[str]) -> bytes:
+def fetch_media(ref: MediaRef, allow_hosts: Collection[str]) -> bytes:
     """The bytes of a remote image or video, from a public address or one of these hosts."""
     try:
-        return fetch(shown.url, public_only=True, allowed_hosts=allow_hosts)
+        return fetch(ref.url, public_only=True, allowed_hosts=allow_hosts)
     except InvalidRequest as error:
-        error.param = shown.path
+        error.param = ref.path
         raise
 
 
-def read_shown(
-    shown: Shown, sampling: FrameSampling | None, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS
+def open_media(
+    ref: MediaRef, sampling: FrameSampling | None, fetched: bytes | None = None, max_pixels: int = MAX_PIXELS
 ) -> Picture | Clip:
     """The image, of which only the header is read, or the frames of the video; the bytes are `fetched` if it is remote.
 
@@ -217,16 +217,16 @@ def read_shown(
     and will refuse them; all together have `max_pixels` at the most. No file is ever opened for a client. Raises
     InvalidImage and InvalidVideo with the path of the field.
     """
-    what = "video" if shown.video else "image"
+    what = "video" if ref.is_video else "image"
     try:
-        if shown.url[:5].lower() == "file:":
+        if ref.url[:5].lower() == "file:":
             raise InvalidImage(f"files are never read for a client; send the {what} itself as a data: URL")
-        data = decode_data_url(shown.url, what) if fetched is None else fetched
-        if shown.video:
+        data = decode_data_url(ref.url, what) if fetched is None else fetched
+        if ref.is_video:
             return _read_clip(data, sampling or FrameSampling(), max_pixels)
-        return open_picture(data, max_pixels=max_pixels, param=shown.path)
+        return open_picture(data, max_pixels=max_pixels, param=ref.path)
     except InvalidRequest as error:
-        error.param = shown.path
+        error.param = ref.path
         raise
 
 

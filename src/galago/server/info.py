@@ -1,4 +1,4 @@
-"""What the server says of itself: health, counts, metrics, and a screen for people."""
+"""Routes about the server itself: health, statistics, metrics, and HTML pages."""
 
 from dataclasses import asdict
 from functools import partial
@@ -15,77 +15,77 @@ from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, start_page, style
-from galago.server.running import Host, waited
+from galago.server.serving import ServerContext, run_blocking
 from galago.system.device import memory_in_use, pick_device
 from galago.version import VERSION
 
 
-def add_routes(app: FastAPI, host: Host) -> None:
-    models = host.models
+def add_routes(app: FastAPI, context: ServerContext) -> None:
+    models = context.models
 
     @app.get("/health")
     async def health() -> Response:
-        said = {"server": "galago", "model": id_of(models.default), "version": VERSION}
-        if host.why:
-            said["model_choice"] = host.why
-        if not models.opened.done():
-            return JSONResponse({"status": "loading", **said}, 503, {"Retry-After": "5"})
-        if error := models.opened.exception():
-            return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
-        if host.in_flight.stopping:
-            return JSONResponse({"status": "stopping", **said}, 503, {"Retry-After": "5"})
-        if error := models.trouble():
-            return JSONResponse({"status": "failed", **said, "error": str(error)}, 503, {"Retry-After": "5"})
+        identity = {"server": "galago", "model": id_of(models.default), "version": VERSION}
+        if context.choice_reason:
+            identity["model_choice"] = context.choice_reason
+        if not models.startup.done():
+            return JSONResponse({"status": "loading", **identity}, 503, {"Retry-After": "5"})
+        if error := models.startup.exception():
+            return JSONResponse({"status": "failed", **identity, "error": str(error)}, 503, {"Retry-After": "5"})
+        if context.in_flight.stopping:
+            return JSONResponse({"status": "stopping", **identity}, 503, {"Retry-After": "5"})
+        if error := models.current_error():
+            return JSONResponse({"status": "failed", **identity, "error": str(error)}, 503, {"Retry-After": "5"})
         facts = models.facts(models.default)
         assert facts is not None
         return JSONResponse(
             {
                 "status": "healthy",
-                **said,
-                **_told(facts),
+                **identity,
+                **_facts_json(facts),
                 "memory": _memory(facts.device),
-                "performance": host.served.report(),
-                "models": await waited(partial(loaded_models, models)),
-                "routes": {plan.name: [asdict(lane) for lane in plan.lanes] for plan in models.routes},
+                "performance": context.stats.report(),
+                "models": await run_blocking(partial(describe_loaded, models)),
+                "routes": {route.name: [asdict(way) for way in route.ways] for route in models.routes},
             }
         )
 
     @app.get("/v1/stats")
     async def stats() -> Response:
-        found = await waited(models.stats)
-        return JSONResponse(moondream_reply.stats(id_of(models.default), found, host.served, host.settings.timeout))
+        by_model, timeout = await run_blocking(models.stats), context.settings.timeout
+        return JSONResponse(moondream_reply.station_stats(id_of(models.default), by_model, context.stats, timeout))
 
     @app.get("/stats")
     async def statistics() -> Response:
         # The members of the AI Manual Assistant's Moondream2 server; its times are numbers here, unlike in /health.
-        served, facts = host.served, models.facts(models.default)
-        counted = {**served.report(), "total_time": served.seconds, "avg_time": served.average}
-        used = {
+        stats, facts = context.stats, models.facts(models.default)
+        counted = {**stats.report(), "total_time": stats.seconds, "avg_time": stats.average_s}
+        flags = {
             "mps_acceleration": facts is not None and facts.device.startswith("mps"),
             "image_caching": True,
             "response_caching": False,
             "memory_management": True,
         }
-        return JSONResponse({"model": id_of(models.default), "statistics": counted, "optimizations": used})
+        return JSONResponse({"model": id_of(models.default), "statistics": counted, "optimizations": flags})
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await waited(exposition), media_type=CONTENT_TYPE)
+        return Response(await run_blocking(exposition), media_type=CONTENT_TYPE)
 
     @app.get("/")
     async def root(http: Request) -> Response:
-        ready, name = models.opened.done() and not models.opened.exception(), id_of(models.default)
+        ready, name = models.startup.done() and not models.startup.exception(), id_of(models.default)
         status = "running" if ready else "not loaded"
         headers = {"Vary": "Accept"}
         if "text/html" not in http.headers.get("accept", ""):
             message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
             return JSONResponse({"message": message, "version": VERSION, "status": status, "model": name}, 200, headers)
-        rows = await waited(models.rows)
-        used = _memory(str(pick_device(models.pool.choice.get("device"))))
-        held = await waited(models.memory)
+        listed = await run_blocking(models.statuses)
+        used = _memory(str(pick_device(models.pool.run_options.get("device"))))
+        by_model = await run_blocking(models.memory)
         address = str(http.base_url).rstrip("/")
-        page = partial(start_page, address, VERSION, status, rows, models.pool.budget, used, held, host.served)
-        return HTMLResponse(await waited(page), 200, headers)
+        page = partial(start_page, address, VERSION, status, listed, models.pool.budget, used, by_model, context.stats)
+        return HTMLResponse(await run_blocking(page), 200, headers)
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
@@ -93,37 +93,37 @@ def add_routes(app: FastAPI, host: Host) -> None:
 
     @app.get("/docs")
     async def docs() -> Response:
-        return HTMLResponse(await waited(lambda: docs_page(document(VERSION))))
+        return HTMLResponse(await run_blocking(lambda: docs_page(document(VERSION))))
 
     @app.get("/style.css")
     async def stylesheet() -> Response:
         return Response(style(), media_type="text/css")
 
 
-def loaded_models(models: Models) -> list[Json]:
-    """The models in memory, each with what computes it and what it takes: measured, and what is set aside for it."""
-    held = models.memory()
+def describe_loaded(models: Models) -> list[Json]:
+    """The models in memory: device, precision and kernels of each, and its memory, measured and reserved."""
+    memory_by_model = models.memory()
     return [
         {
             "name": facts.name,
-            **_told(facts),
-            "memory": {**held.get(facts.name, {}), "set_aside_bytes": row.bytes},
-            "in_use": row.in_use,
-            **({"error": str(row.ended)} if row.ended else {}),
+            **_facts_json(facts),
+            "memory": {**memory_by_model.get(facts.name, {}), "set_aside_bytes": entry.bytes},
+            "in_use": entry.in_use,
+            **({"error": str(entry.ended)} if entry.ended else {}),
         }
-        for facts, row in models.loaded()
+        for facts, entry in models.loaded()
     ]
 
 
-def _told(facts: Facts) -> Json:
+def _facts_json(facts: Facts) -> Json:
     return {
         name: getattr(facts, name) for name in ("device", "precision", "revision", "commit", "kernels", "fallbacks")
     }
 
 
 def _memory(device: str) -> Json:
-    """Of the process, or on an accelerator of its memory there; and what decoded pictures take of it."""
+    """Memory of the process (on an accelerator, of its memory there), and what decoded images and clips take of it."""
     used = memory_in_use(torch.device(device))
-    budgets = {"pictures": DECODING, "clips": CLIPS}
-    decoding = {name: {"used_bytes": budget.taken, "allowed_bytes": budget.most} for name, budget in budgets.items()}
+    rooms = {"pictures": DECODING, "clips": CLIPS}
+    decoding = {name: {"used_bytes": room.taken, "allowed_bytes": room.most} for name, room in rooms.items()}
     return {"used_bytes": used.used, "peak_bytes": used.peak, "of": used.of, "decoding": decoding}

@@ -11,141 +11,143 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from galago.errors import InvalidRequest
-from galago.fleet.routing import Plan
+from galago.fleet.routing import ResolvedRoute
 from galago.server import openai_reply
 from galago.server.bodies import Json, load_json
-from galago.server.errors import failure
+from galago.server.errors import to_failure
 from galago.server.fields import read, required
-from galago.server.models import Models, Row
-from galago.server.running import Host, line, streamed, waited
+from galago.server.models import Models, ModelStatus
+from galago.server.serving import ServerContext, run_blocking, sse_event, stream_response
 
 LOAD, UNLOAD = "/models/load", "/models/unload"
-QUIET_S = 15.0
-"""After so long without news a comment keeps the connection."""
+KEEPALIVE_S = 15.0
+"""Seconds without progress after which a comment in the stream keeps the connection alive"""
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelCommand:
+    """The body of a load or unload request."""
+
     model: str
     stream: bool
 
 
-def read_asked(body: bytes) -> Asked:
+def read_command(body: bytes) -> ModelCommand:
     given = load_json(body)
-    return Asked(required(read(given, "model", str), "model"), read(given, "stream", bool) or False)
+    return ModelCommand(required(read(given, "model", str), "model"), read(given, "stream", bool) or False)
 
 
-def add_routes(app: FastAPI, host: Host) -> None:
-    models = host.models
+def add_routes(app: FastAPI, context: ServerContext) -> None:
+    models = context.models
 
     # Without the /v1 too, for clients whose base URL lacks it.
     @app.get("/models")
     @app.get("/v1/models")
-    async def listed() -> Response:
-        rows = await waited(models.rows)
-        data = [entry for row in rows for entry in _entries(row, models)]
-        return JSONResponse({"object": "list", "data": data, "models": [_described(row) for row in rows]})
+    async def list_models() -> Response:
+        statuses = await run_blocking(models.statuses)
+        data = [entry for status in statuses for entry in _entries(status, models)]
+        return JSONResponse({"object": "list", "data": data, "models": [_station_entry(status) for status in statuses]})
 
     @app.post(LOAD)
     @app.post(f"/v1{LOAD}")
-    async def load(http: Request) -> Response:
-        asked = await _asked(http, host)
-        plan = await waited(partial(models.known, asked.model))
-        if asked.stream:
-            return await streamed(_told(models, plan))
-        async for _ in _loading(models, plan):
+    async def load_model(http: Request) -> Response:
+        command = await _parse_command(http, context)
+        route = await run_blocking(partial(models.find_loadable, command.model))
+        if command.stream:
+            return await stream_response(_load_events(models, route))
+        async for _ in _load_progress(models, route):
             pass
-        return JSONResponse(await _entry_of(models, plan))
+        return JSONResponse(await _current_entry(models, route))
 
     @app.post(UNLOAD)
     @app.post(f"/v1{UNLOAD}")
-    async def unload(http: Request) -> Response:
-        asked = await _asked(http, host)
-        plan = await waited(partial(models.known, asked.model))
+    async def unload_model(http: Request) -> Response:
+        command = await _parse_command(http, context)
+        route = await run_blocking(partial(models.find_loadable, command.model))
         # One in use is refused. Those of a route that left before it come back when they are asked for.
-        were_loaded = [await waited(partial(models.pool.unload, key)) for key in plan.models]
-        return JSONResponse({**await _entry_of(models, plan), "unloaded": any(were_loaded)})
+        were_loaded = [await run_blocking(partial(models.pool.unload, key)) for key in route.models]
+        return JSONResponse({**await _current_entry(models, route), "unloaded": any(were_loaded)})
 
     @app.get("/models/{name:path}")
     @app.get("/v1/models/{name:path}")
-    async def one(http: Request, name: str) -> Response:
+    async def get_model(http: Request, name: str) -> Response:
         if http.url.path.removeprefix("/v1") in (LOAD, UNLOAD):
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
-        plan = await waited(partial(models.known, name))
-        return JSONResponse(await _entry_of(models, plan))
+        route = await run_blocking(partial(models.find_loadable, name))
+        return JSONResponse(await _current_entry(models, route))
 
 
-async def _asked(http: Request, host: Host) -> Asked:
+async def _parse_command(http: Request, context: ServerContext) -> ModelCommand:
     # A page of another site can send JSON without this type, and so unload a model behind its visitor's back.
     if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise InvalidRequest("the request must have the header Content-Type: application/json")
-    host.models.check_ready()
-    return await host.parsed(http, read_asked)
+    context.models.check_ready()
+    return await context.parse_body(http, read_command)
 
 
-async def _entry_of(models: Models, plan: Plan) -> Json:
-    return _entry(await waited(partial(models.row, plan.name)), models)
+async def _current_entry(models: Models, route: ResolvedRoute) -> Json:
+    return _entry(await run_blocking(partial(models.status, route.name)), models)
 
 
-def _entry(row: Row, models: Models) -> Json:
+def _entry(status: ModelStatus, models: Models) -> Json:
     return {
-        "id": row.id,
+        "id": status.id,
         "object": "model",
-        "created": models.started,
+        "created": models.started_at,
         "owned_by": "galago",
-        "loaded": row.loaded,
-        "installed": row.installed,
-        "precision": row.precision,
-        "memory_bytes": row.bytes,
-        "in_use": row.in_use,
-        **({"ways": [asdict(lane) for lane in row.lanes]} if row.lanes else {}),
+        "loaded": status.loaded,
+        "installed": status.installed,
+        "precision": status.precision,
+        "memory_bytes": status.bytes,
+        "in_use": status.in_use,
+        **({"ways": [asdict(way) for way in status.ways]} if status.ways else {}),
     }
 
 
-def _entries(row: Row, models: Models) -> list[Json]:
-    """A model and its other names."""
-    entry = _entry(row, models)
-    return [entry, *({**entry, "id": name, "root": row.id} for name in row.aliases)]
+def _entries(status: ModelStatus, models: Models) -> list[Json]:
+    """The entries of a model and its aliases."""
+    entry = _entry(status, models)
+    return [entry, *({**entry, "id": name, "root": status.id} for name in status.aliases)]
 
 
-def _described(row: Row) -> Json:
-    """As the clients of Moondream Station read it."""
-    return {"id": row.id, "name": row.id, "description": row.description, "version": row.revision or ""}
+def _station_entry(status: ModelStatus) -> Json:
+    """The entry as clients of Moondream Station read it."""
+    return {"id": status.id, "name": status.id, "description": status.description, "version": status.revision or ""}
 
 
-async def _loading(models: Models, plan: Plan) -> AsyncIterator[tuple[int, int] | None]:
-    """Load what answers to a name: bytes of a model that are downloaded and of how many, None if nothing is new.
+async def _load_progress(models: Models, route: ResolvedRoute) -> AsyncIterator[tuple[int, int] | None]:
+    """Load a route's models in a thread; yields bytes downloaded and in total, and None after KEEPALIVE_S without news.
 
-    Raises what the load raises. It goes on when nobody listens any more, since others may wait for it.
+    Raises what the load raises. The load goes on when the client has gone, since others may wait for it.
     """
     loop = asyncio.get_running_loop()
-    news: asyncio.Queue[tuple[int, int] | Exception | None] = asyncio.Queue()
+    updates: asyncio.Queue[tuple[int, int] | Exception | None] = asyncio.Queue()
     percent = -1
 
-    def tell(item: tuple[int, int] | Exception | None) -> None:
+    def put(item: tuple[int, int] | Exception | None) -> None:
         # The loop is closed when the server ends before the load does.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(news.put_nowait, item)
+            loop.call_soon_threadsafe(updates.put_nowait, item)
 
     def progress(done: int, total: int) -> None:
         nonlocal percent
         if (now := 100 * done // max(total, 1)) != percent:
             percent = now
-            tell((done, total))
+            put((done, total))
 
-    def work() -> None:
+    def load() -> None:
         try:
-            models.load(plan.models, progress)
+            models.load(route.models, progress)
         except Exception as error:
-            tell(error)
+            put(error)
         else:
-            tell(None)
+            put(None)
 
     # Not one of the pool of threads, for whose end the process would wait.
-    threading.Thread(target=work, name="galago-load", daemon=True).start()
+    threading.Thread(target=load, name="galago-load", daemon=True).start()
     while True:
         try:
-            item = await asyncio.wait_for(news.get(), QUIET_S)
+            item = await asyncio.wait_for(updates.get(), KEEPALIVE_S)
         except TimeoutError:
             yield None
             continue
@@ -156,18 +158,18 @@ async def _loading(models: Models, plan: Plan) -> AsyncIterator[tuple[int, int] 
         yield item
 
 
-async def _told(models: Models, plan: Plan) -> AsyncIterator[str]:
-    """A load as server-sent events; what fails before the first of them is raised, and gets its own status."""
+async def _load_events(models: Models, route: ResolvedRoute) -> AsyncIterator[str]:
+    """Load as server-sent events. An error before the first event is raised, so that it gets its own status."""
     begun = False
     try:
-        async for step in _loading(models, plan):
+        async for step in _load_progress(models, route):
             begun = True
             if step is None:
                 yield ": still loading\n\n"
             else:
-                yield line({"status": "loading", "bytes_done": step[0], "bytes_total": step[1]})
-        yield line({"status": "loaded", "model": await _entry_of(models, plan)})
+                yield sse_event({"status": "loading", "bytes_done": step[0], "bytes_total": step[1]})
+        yield sse_event({"status": "loaded", "model": await _current_entry(models, route)})
     except Exception as error:
         if not begun:
             raise
-        yield line({"status": "failed", **openai_reply.error_body(failure(error))})
+        yield sse_event({"status": "failed", **openai_reply.error_body(to_failure(error))})

@@ -15,27 +15,27 @@ from galago.request import Caption, Detect, DetectGaze, Length, Point, Query, Re
 from galago.server.bodies import Json, load_json
 from galago.server.errors import Refused
 from galago.server.fields import (
-    Asked,
-    Shown,
+    MediaRef,
+    ParsedBody,
+    media_ref_at,
     read,
     read_detail,
     read_sampling,
     read_schema,
     required,
-    shown_at,
 )
 from galago.server.settings import MAX_TIMEOUT
-from galago.server.unseen import check_all_is_seen
+from galago.server.unread_media import check_no_unread_media
 from galago.values import Box, Spot
 
 # Clients nest their settings; one of Station's back ends also takes them beside the other fields.
 _SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")
 
 
-Reader = Callable[[bytes], Asked]
+Reader = Callable[[bytes], ParsedBody]
 
 
-def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: bool = False) -> Asked:
+def _parse(body: bytes, skill: Callable[[Json, int | None], Skill], streams: bool = False) -> ParsedBody:
     """The request that a body asks for. Slow where it holds an image: not for the event loop."""
     given = load_json(body)
     model = read(given, "model", str)
@@ -44,7 +44,7 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise InvalidRequest(f"timeout must be a number of seconds above 0, at most {MAX_TIMEOUT}", "timeout")
     sampling, most = _settings(given)
-    wanted, shown = skill(given, most), _shown(given)
+    wanted, shown = skill(given, most), _media_refs(given)
     # Questions may do without one.
     if not shown and not isinstance(wanted, Query):
         told = "image_url is required: the image, as a data: URL, as bare base64, or as an http or https URL"
@@ -52,7 +52,7 @@ def _asked(body: bytes, skill: Callable[[Json, int | None], Skill], streams: boo
     if isinstance(wanted, Query) and wanted.spatial_refs and not shown:
         raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
     detail = read_detail(read(given, "settings", dict) or {}, "settings.") or (shown[0].detail if shown else "high")
-    return Asked(Request(wanted, sampling=sampling, timeout=timeout, detail=detail), model, stream, shown)
+    return ParsedBody(Request(wanted, sampling=sampling, timeout=timeout, detail=detail), model, stream, shown)
 
 
 def _settings(given: Json) -> tuple[Sampling, int | None]:
@@ -76,10 +76,10 @@ def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
     return read_sampling(settings, path), most
 
 
-def _shown(given: Json) -> tuple[Shown, ...]:
+def _media_refs(given: Json) -> tuple[MediaRef, ...]:
     """What is shown, under whichever of the names that clients have for it."""
-    shown = tuple(shown_at(place, video) for place, video in attached_media(given, ""))
-    check_all_is_seen(given, shown, "give it as image_url")
+    shown = tuple(media_ref_at(place, video) for place, video in attached_media(given, ""))
+    check_no_unread_media(given, shown, "give it as image_url")
     return shown
 
 
@@ -144,13 +144,13 @@ def _numbers(value: Any, path: str, counts: tuple[int, ...]) -> Any:
 
 
 _READERS: dict[str, Reader] = {
-    "caption": partial(_asked, skill=_caption, streams=True),
-    "query": partial(_asked, skill=_query, streams=True),
-    "detect": partial(_asked, skill=_detect),
-    "point": partial(_asked, skill=_point),
+    "caption": partial(_parse, skill=_caption, streams=True),
+    "query": partial(_parse, skill=_query, streams=True),
+    "detect": partial(_parse, skill=_detect),
+    "point": partial(_parse, skill=_point),
     # Nobody's client has it yet; the name is that of the model's own method, by which Station would route it.
-    "detect_gaze": partial(_asked, skill=_gaze),
-    "segment": partial(_asked, skill=_segment),
+    "detect_gaze": partial(_parse, skill=_gaze),
+    "segment": partial(_parse, skill=_segment),
 }
 PATHS: dict[str, Reader] = {f"{prefix}/{name}": r for name, r in _READERS.items() for prefix in ("/v1", "")}
 """Every path of a skill, and what reads its requests."""

@@ -19,8 +19,8 @@ from galago.request import (
     TextDelta,
 )
 from galago.server.bodies import Json
-from galago.server.errors import Failure, failure
-from galago.server.running import Served, line
+from galago.server.errors import Failure, to_failure
+from galago.server.serving import RequestStats, sse_event
 from galago.server.settings import MAX_TIMEOUT
 from galago.values import Spot
 
@@ -83,21 +83,21 @@ async def chunks(events: AsyncIterator[Event]) -> AsyncIterator[str]:
             begun = True
             match event:
                 case TextDelta(text):
-                    yield line({"chunk": text, "completed": False})
+                    yield sse_event({"chunk": text, "completed": False})
                 case Reasoning():
-                    yield line({"reasoning": _thought(event), "completed": False})
+                    yield sse_event({"reasoning": _thought(event), "completed": False})
                 case Done():
                     # No chunk here, even an empty one: it would be given to the caller.
                     ended = {"completed": True, "request_id": uuid.uuid4().hex}
-                    yield line({**ended, **_end(event), "stats": _speed(event)})
+                    yield sse_event({**ended, **_end(event), "stats": _speed(event)})
     except Exception as error:
         if not begun:
             raise
-        yield line(error_body(failure(error)))
+        yield sse_event(error_body(to_failure(error)))
         yield "data: [ERROR]\n\n"
 
 
-def stats(model: str, found: Mapping[str, Json], served: Served, timeout: float | None) -> Json:
+def station_stats(model: str, found: Mapping[str, Json], stats: RequestStats, timeout: float | None) -> Json:
     """How the server stands, with the members that Moondream Station has; `found` is Model.stats() by model.
 
     Queues are those of all models in memory together; `models` has each. Station always has a limit of time; where
@@ -108,11 +108,11 @@ def stats(model: str, found: Mapping[str, Json], served: Served, timeout: float 
         "queue_size": sum(one["queue"]["waiting"] for one in found.values()),
         "max_queue_size": sum(one["limits"]["waiting"] for one in found.values()),
         "processing": sum(one["queue"]["running"] for one in found.values()),
-        "timeouts": served.timeouts,
+        "timeouts": stats.timeouts,
         "default_timeout": MAX_TIMEOUT if timeout is None else timeout,
         "model": model,
         "status": "running",
-        "requests_processed": served.requests,
+        "requests_processed": stats.requests,
         "models": found,
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 from galago.errors import InvalidRequest, quoted
 from galago.request import Chat, Message, Query, Request, Skill, check_skill
 from galago.server.bodies import Json, load_json
-from galago.server.conversation import placed, read_turns, shown_in, texts_of
+from galago.server.conversation import media_in, place_media, read_turns, texts_of
 from galago.server.errors import Refused
-from galago.server.fields import Asked, one_image, read, read_sampling, read_schema, required
-from galago.server.unseen import check_all_is_seen
+from galago.server.fields import ParsedBody, place_image, read, read_sampling, read_schema, required
+from galago.server.unread_media import check_no_unread_media
 
 MAX_CHOICES = 8
 _SCHEMA, _SYSTEM = "use response_format of type json_schema", "use a message of the role system"
@@ -38,7 +38,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 _PART = 'give it as a part of a user\'s content: {"type": "image_url", "image_url": {"url": ...}}'
 
 
-def read_chat(body: bytes) -> Asked:
+def read_chat(body: bytes) -> ParsedBody:
     """The request that a body asks for. Slow where it holds an image: not for the event loop."""
     given = load_json(body)
     for name, neutral in UNSUPPORTED.items():
@@ -59,13 +59,13 @@ def read_chat(body: bytes) -> Asked:
     reasoning = read(given, "reasoning", bool) or False
 
     turns = read_turns(given)
-    shown = shown_in(turns)
-    check_all_is_seen(given, shown, _PART)
+    shown = media_in(turns)
+    check_no_unread_media(given, shown, _PART)
     request = Request(_skill(texts_of(turns), reasoning), sampling=sampling, top_logprobs=top_logprobs)
     if reasoning:
         request = replace(request, detail=shown[0].detail if shown else "high")
-    place = one_image if reasoning else partial(placed, turns)
-    return Asked(request, model, stream, tuple(shown), usage, n or 1, place)
+    place = place_image if reasoning else partial(place_media, turns)
+    return ParsedBody(request, model, stream, tuple(shown), usage, n or 1, place)
 
 
 def _json_schema(given: Json) -> str | None:

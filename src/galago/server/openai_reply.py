@@ -8,9 +8,9 @@ from typing import Any
 
 from galago.request import Done, Event, Reasoning, TextDelta, Token
 from galago.server.bodies import Json
-from galago.server.errors import Failure, failure
-from galago.server.fields import Asked
-from galago.server.running import line
+from galago.server.errors import Failure, to_failure
+from galago.server.fields import ParsedBody
+from galago.server.serving import sse_event
 
 _TYPE = {
     401: "authentication_error",
@@ -27,7 +27,7 @@ _FIELD = {"question": "messages", "image": "messages", "json_schema": "response_
 
 def error_body(failed: Failure) -> Json:
     """OpenAI's error object, from which its clients raise the right exception with code and param."""
-    param = "messages" if failed.whole else _FIELD.get(failed.param, failed.param) if failed.param else None
+    param = "messages" if failed.is_too_long else _FIELD.get(failed.param, failed.param) if failed.param else None
     kind = _TYPE_OF_CODE.get(failed.code) or _TYPE.get(failed.status, "invalid_request_error")
     return {"error": {"message": failed.message, "type": kind, "param": param, "code": failed.code}}
 
@@ -72,22 +72,22 @@ def _metrics(head: Head, done: Sequence[Done]) -> Json:
     took = max(d.timings.encode_s + d.timings.prefill_s + d.timings.decode_s for d in done)
     times = {"processing_time": passed, "inference_time": min(passed, took)}
     warned = {"warnings": list(done[0].warnings)} if done[0].warnings else {}
-    told = {"performance": {name: f"{t:.2f}s" for name, t in times.items()}} if head.performance else {}
-    return {**times, **told, **warned}
+    texts = {"performance": {name: f"{t:.2f}s" for name, t in times.items()}} if head.performance else {}
+    return {**times, **texts, **warned}
 
 
 def _logprobs(tokens: Iterable[Token]) -> Json:
-    def told(token: Token) -> Json:
+    def item(token: Token) -> Json:
         # The numbers of the bytes, since a token may hold only a part of a character.
         numbers = None if token.utf8 is None else list(token.utf8)
         return {"token": token.text, "logprob": token.logprob, "bytes": numbers}
 
-    return {"content": [{**told(t), "top_logprobs": [told(other) for other in t.top]} for t in tokens], "refusal": None}
+    return {"content": [{**item(t), "top_logprobs": [item(other) for other in t.top]} for t in tokens], "refusal": None}
 
 
-def completion(head: Head, asked: Asked, events: Iterable[tuple[int, Event]]) -> Json:
+def completion(head: Head, parsed: ParsedBody, events: Iterable[tuple[int, Event]]) -> Json:
     """The reply that is sent in one piece, from all events with the number of the choice that each belongs to."""
-    messages: list[Json] = [{"role": "assistant", "content": "", "refusal": None} for _ in range(asked.n)]
+    messages: list[Json] = [{"role": "assistant", "content": "", "refusal": None} for _ in range(parsed.n)]
     tokens: list[list[Token]] = [[] for _ in messages]
     done: dict[int, Done] = {}
     for i, event in events:
@@ -99,12 +99,12 @@ def completion(head: Head, asked: Asked, events: Iterable[tuple[int, Event]]) ->
                 messages[i]["reasoning"] = text
             case Done():
                 done[i] = event
-    told = asked.request.top_logprobs is not None
+    with_logprobs = parsed.request.top_logprobs is not None
     choices = [
         {
             "index": i,
             "message": message,
-            "logprobs": _logprobs(tokens[i]) if told else None,
+            "logprobs": _logprobs(tokens[i]) if with_logprobs else None,
             "finish_reason": done[i].finish_reason,
         }
         for i, message in enumerate(messages)
@@ -113,7 +113,7 @@ def completion(head: Head, asked: Asked, events: Iterable[tuple[int, Event]]) ->
     return head.part("chat.completion", choices) | {"usage": _usage(ends), **_metrics(head, ends)}
 
 
-async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[str]:
+async def chunks(head: Head, parsed: ParsedBody, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[str]:
     """The reply as server-sent events.
 
     A failure before the first event is raised, so that it can still get its status; a later one becomes
@@ -121,8 +121,8 @@ async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Even
     """
 
     def chunk(choices: list[Json], **more: Any) -> str:
-        usage = {"usage": None} if asked.include_usage else {}
-        return line(head.part("chat.completion.chunk", choices) | usage | more)
+        usage = {"usage": None} if parsed.include_usage else {}
+        return sse_event(head.part("chat.completion.chunk", choices) | usage | more)
 
     def choice(i: int, delta: Json, reason: str | None = None, logprobs: Json | None = None) -> list[Json]:
         return [{"index": i, "delta": delta, "finish_reason": reason, "logprobs": logprobs}]
@@ -142,10 +142,10 @@ async def chunks(head: Head, asked: Asked, events: AsyncIterator[tuple[int, Even
                 case Done(finish_reason=reason):
                     done.append(event)
                     yield chunk(choice(i, {}, reason))
-        if asked.include_usage:
+        if parsed.include_usage:
             yield chunk([], usage=_usage(done), **_metrics(head, done))
         yield "data: [DONE]\n\n"
     except Exception as error:
         if not begun:
             raise
-        yield line(error_body(failure(error)))
+        yield sse_event(error_body(to_failure(error)))

@@ -1,4 +1,4 @@
-"""What can be set of the server, with what is allowed; sources.py reads it from files, the environment and flags.
+"""The server's settings and their allowed values; setting_sources.py reads them from files, the environment and flags.
 
 The names here are the keys of a TOML file. With GALAGO_ in front they are environment variables (GALAGO_PORT),
 with dashes they are flags (--body-limit-mb).
@@ -16,66 +16,68 @@ from galago.store.catalog import entries
 
 MAX_TIMEOUT = 24 * 60 * 60
 LEVELS = ("debug", "info", "warning", "error")
-_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+SourcedValues = dict[str, tuple[Any, str]]
+"""Values of settings by name, each with the place that it comes from, such as "galago.toml: port" or "--port"."""
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a setting may be, in words and as a check."""
+class SettingRule:
+    """The allowed values of a setting, in words and as a check."""
 
     allowed: str
-    holds: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
     parse: Callable[[str], Any] = str
-    """makes a value of the text of an environment variable; a ValueError says that it is none"""
-    tidy: Callable[[Any], Any] = lambda value: value
-    """makes one form of the several that a file may have"""
+    """parses the text of an environment variable, or raises ValueError"""
+    normalise: Callable[[Any], Any] = lambda value: value
+    """brings the forms that a file or flag may give into the one that is checked"""
 
 
-def _whole(low: int, high: int | None = None) -> Rule:
+def _whole(low: int, high: int | None = None) -> SettingRule:
     allowed = f"a whole number >= {low}" if high is None else f"a whole number in {low}..{high}"
-    return Rule(allowed, lambda v: type(v) is int and low <= v and (high is None or v <= high), int)
+    return SettingRule(allowed, lambda v: type(v) is int and low <= v and (high is None or v <= high), int)
 
 
-def _positive(most: float) -> Rule:
-    allowed = f"a number above 0, at most {most:g}"
-    return Rule(allowed, lambda v: type(v) in (int, float) and 0 < v <= most, float)
+def _positive(maximum: float) -> SettingRule:
+    allowed = f"a number above 0, at most {maximum:g}"
+    return SettingRule(allowed, lambda v: type(v) in (int, float) and 0 < v <= maximum, float)
 
 
-def _switch() -> Rule:
+def _boolean() -> SettingRule:
     def parse(text: str) -> bool:
-        if text.lower() not in _WORDS:
+        if text.lower() not in _BOOLEANS:
             raise ValueError(text)
-        return _WORDS[text.lower()]
+        return _BOOLEANS[text.lower()]
 
-    return Rule("true or false", lambda v: isinstance(v, bool), parse)
-
-
-def _text(allowed: str, pattern: str = r".*\S.*") -> Rule:
-    return Rule(allowed, matches(pattern))
+    return SettingRule("true or false", lambda v: isinstance(v, bool), parse)
 
 
-def _host() -> Rule:
-    def tidy(value: Any) -> Any:
+def _text(allowed: str, pattern: str = r".*\S.*") -> SettingRule:
+    return SettingRule(allowed, matches(pattern))
+
+
+def _host() -> SettingRule:
+    def bare(value: Any) -> Any:
         return value[1:-1] if isinstance(value, str) and re.fullmatch(r"\[[^\]]*\]", value) else value
 
-    return Rule("a host name or an address, without a port, which is a setting of its own", is_host, tidy=tidy)
+    return SettingRule("a host name or an address, without a port, which is a setting of its own", is_host, str, bare)
 
 
-def _one_of(*names: str) -> Rule:
+def _one_of(*names: str) -> SettingRule:
     allowed = f"{', '.join(names[:-1])} or {names[-1]}"
-    return Rule(allowed, lambda v: v in names, tidy=lambda v: v.lower() if isinstance(v, str) else v)
+    return SettingRule(allowed, lambda v: v in names, normalise=lambda v: v.lower() if isinstance(v, str) else v)
 
 
-def _list(allowed: str, each: Callable[[Any], bool], least: int = 0) -> Rule:
-    """Texts: in a file an array or a single one, in an environment variable with commas between."""
+def _list(allowed: str, each: Callable[[Any], bool], minimum: int = 0) -> SettingRule:
+    """A tuple of strings: in a file an array or one string, in an environment variable separated by commas."""
 
-    def holds(value: Any) -> bool:
-        return isinstance(value, tuple) and len(value) >= least and all(map(each, value))
+    def accepts(value: Any) -> bool:
+        return isinstance(value, tuple) and len(value) >= minimum and all(map(each, value))
 
-    def tidy(value: Any) -> Any:
+    def normalise(value: Any) -> Any:
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
-    return Rule(allowed, holds, lambda text: tuple(part.strip() for part in text.split(",")), tidy)
+    return SettingRule(allowed, accepts, lambda text: tuple(part.strip() for part in text.split(",")), normalise)
 
 
 def matches(pattern: str) -> Callable[[Any], bool]:
@@ -83,7 +85,7 @@ def matches(pattern: str) -> Callable[[Any], bool]:
 
 
 def is_host(value: Any) -> bool:
-    """Whether it can be a host's name or address; colons are in IPv6 addresses alone."""
+    """Whether the value can be a host name or an address, without a port: only IPv6 addresses have colons."""
     if not matches(r"[^\s/]+")(value):
         return False
     try:
@@ -93,7 +95,7 @@ def is_host(value: Any) -> bool:
     return True
 
 
-def _setting(default: Any, rule: Rule, secret: bool = False) -> Any:
+def _setting(default: Any, rule: SettingRule, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"rule": rule})
 
 
@@ -103,14 +105,14 @@ KEY = r"[\x21-\x7e]+"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the server does; None leaves it to the model or the machine.
+class ServerSettings:
+    """The settings of a server; None leaves one to the model or the machine.
 
     Raises InvalidRequest, with the setting as `param`, for what is out of range.
     """
 
     model: tuple[str, ...] | None = _setting(
-        None, _list("names or paths of models, one at least", matches(r".*\S.*"), least=1)
+        None, _list("names or paths of models, one at least", matches(r".*\S.*"), minimum=1)
     )
     """None: the best that is installed and fits, or else the bundled one"""
     host: str = _setting("127.0.0.1", _host())
@@ -149,28 +151,28 @@ class Settings:
         (), _list("origins such as https://example.org, or *", matches(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+"))
     )
     """sites whose pages may call the server, beside those of this machine"""
-    remote_images: bool = _setting(True, _switch())
+    remote_images: bool = _setting(True, _boolean())
     """whether images may be given by URL"""
     allow_image_hosts: tuple[str, ...] = _setting(
         (), _list("host names or addresses, without a scheme, a port or a path", is_host)
     )
     """private hosts that such URLs may name"""
 
-    strict_model_names: bool = _setting(False, _switch())
+    strict_model_names: bool = _setting(False, _boolean())
     """whether a request for another model is refused, instead of answered by the one that is served"""
-    assistant_compat: bool = _setting(False, _switch())
+    assistant_compat: bool = _setting(False, _boolean())
     """whether chat completions tell times as texts too, in `performance`, as the AI Manual Assistant's servers do"""
 
     log_level: str = _setting("info", _one_of(*LEVELS))
     log_format: str = _setting("text", _one_of("text", "json"))
-    log_content: bool = _setting(False, _switch())
+    log_content: bool = _setting(False, _boolean())
     """whether prompts and answers may be in the log"""
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value, rule = getattr(self, f.name), f.metadata["rule"]
-            if not (rule.holds(value) or (value is None and f.default is None)):
-                raise InvalidRequest(must_be(f.name, f.name, value), f.name)
+            if not (rule.accepts(value) or (value is None and f.default is None)):
+                raise InvalidRequest(rejection(f.name, f.name, value), f.name)
 
     @property
     def body_limit(self) -> int:
@@ -178,11 +180,11 @@ class Settings:
         return int(self.body_limit_mb * (1 << 20))
 
 
-RULES: dict[str, Rule] = {f.name: f.metadata["rule"] for f in fields(Settings)}
-"""The rule of each setting, in their order."""
-SECRET = frozenset(f.name for f in fields(Settings) if not f.repr)
+RULES: dict[str, SettingRule] = {f.name: f.metadata["rule"] for f in fields(ServerSettings)}
+"""The rule of each setting, in the order of the fields"""
+SECRET = frozenset(f.name for f in fields(ServerSettings) if not f.repr)
 
 
-def must_be(name: str, origin: str, value: Any) -> str:
-    """What is wrong with this value of a setting, told of where it was given."""
+def rejection(name: str, origin: str, value: Any) -> str:
+    """The error message for a value that a setting does not allow; `origin` says where it was given."""
     return f"{origin} must be {RULES[name].allowed}" + ("" if name in SECRET else f", not {quoted(value)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI
 
-from galago.server.errors import Reply
+from galago.server.errors import ErrorReply
 from galago.server.guard.keys import require_api_key
 from galago.server.guard.logs import log_requests, reply_to_failures
 from galago.server.guard.origins import restrict_hosts, restrict_origins
@@ -17,7 +17,7 @@ from galago.server.guard.stopping import InFlight, track_in_flight
 
 def install(
     app: FastAPI,
-    reply: Reply,
+    reply: ErrorReply,
     in_flight: InFlight,
     *,
     keys: Sequence[str] = (),

@@ -8,10 +8,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.errors import InvalidRequest
-from galago.server.errors import Refused, Reply
+from galago.server.errors import ErrorReply, Refused
 
 
-def require_api_key(app: ASGIApp, keys: Sequence[str], reply: Reply) -> ASGIApp:
+def require_api_key(app: ASGIApp, keys: Sequence[str], reply: ErrorReply) -> ASGIApp:
     """Middleware that refuses requests without one of these keys, as a Bearer token or in X-Moondream-Auth.
 
     `/health` and preflights, for which browsers have no key, are open. Raises InvalidRequest for a key that no

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from galago.errors import InvalidRequest, quoted
-from galago.server.errors import Reply
+from galago.server.errors import ErrorReply
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def log_requests(app: ASGIApp, content: bool = False) -> ASGIApp:
     return middleware
 
 
-def reply_to_failures(app: ASGIApp, reply: Reply) -> ASGIApp:
+def reply_to_failures(app: ASGIApp, reply: ErrorReply) -> ASGIApp:
     """Middleware that turns unhandled exceptions into error replies, inside log_requests so that they get an id too."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,13 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.errors import InvalidRequest, quoted
-from galago.server.errors import Refused, Reply
+from galago.server.errors import ErrorReply, Refused
 
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|\*")
 
 
-def restrict_origins(app: ASGIApp, origins: Sequence[str], reply: Reply) -> ASGIApp:
+def restrict_origins(app: ASGIApp, origins: Sequence[str], reply: ErrorReply) -> ASGIApp:
     """Middleware with CORS for pages of this machine and of these origins; "*" allows every page.
 
     Other pages may not read replies, nor cause anything: a POST from a page elsewhere is refused, since browsers
@@ -65,7 +65,7 @@ def check_origins(origins: Sequence[str]) -> None:
             raise InvalidRequest(message, "cors_origin")
 
 
-def restrict_hosts(app: ASGIApp, names: Sequence[str], reply: Reply) -> ASGIApp:
+def restrict_hosts(app: ASGIApp, names: Sequence[str], reply: ErrorReply) -> ASGIApp:
     """Middleware that refuses requests whose Host is not localhost, an IP address or one of these names.
 
     For a server that listens at loopback and wants no key: a page at a name that its owner lets point to 127.0.0.1

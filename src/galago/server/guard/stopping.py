@@ -19,7 +19,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from galago.errors import EngineClosed
-from galago.server.errors import Reply
+from galago.server.errors import ErrorReply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
 from galago.server.guard.connection_limit import ConnectionLimit
 from galago.system.signals import STOP_SIGNALS, exit_code, restore_default_handlers
@@ -66,7 +66,7 @@ class InFlight:
             request.cancel()
 
 
-def track_in_flight(app: ASGIApp, in_flight: InFlight, reply: Reply) -> ASGIApp:
+def track_in_flight(app: ASGIApp, in_flight: InFlight, reply: ErrorReply) -> ASGIApp:
     """Middleware that counts requests, refuses new ones while the server stops, and sends cancelled ones an error.
 
     `/health` is always answered, and does not count.

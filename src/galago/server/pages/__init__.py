@@ -1,4 +1,4 @@
-"""The pages for people, made on the server: they need no script, and nothing from elsewhere."""
+"""The HTML pages, rendered on the server: they need no script, and nothing from elsewhere."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,37 +10,37 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from galago.errors import size_of
 from galago.server.bodies import Json
-from galago.server.models import Row
-from galago.server.running import Served
+from galago.server.models import ModelStatus
+from galago.server.serving import RequestStats
 
 
 def start_page(
     address: str,
     version: str,
     status: str,
-    rows: Sequence[Row],
+    statuses: Sequence[ModelStatus],
     budget: int,
     used: Mapping[str, Any],
-    held: Mapping[str, Mapping[str, Any]],
-    served: Served,
+    memory_by_model: Mapping[str, Mapping[str, Any]],
+    stats: RequestStats,
 ) -> str:
-    """What runs here and how to connect. `address` is the server's as this client sees it, without a slash.
+    """The start page: what is served and how to connect. `address` is the server's base URL as this client sees it.
 
-    `used` is the memory of the process, `held` that of each model in memory, as GET /health tells them.
+    `used` is the memory of the process, as in GET /health.
     """
-    here = [row for row in rows if row.loaded and not row.lanes]
+    loaded = [status for status in statuses if status.loaded and not status.ways]
     return _render(
         "start.html",
         address=address,
         version=version,
         status=status,
-        loaded=here,
-        others=[row for row in rows if not row.loaded and not row.lanes],
-        routes=[row for row in rows if row.lanes],
+        loaded=loaded,
+        others=[status for status in statuses if not status.loaded and not status.ways],
+        routes=[status for status in statuses if status.ways],
         budget=budget,
         used=used,
-        held=held,
-        served=served.report(),
+        memory_by_model=memory_by_model,
+        stats=stats.report(),
     )
 
 
@@ -82,7 +82,7 @@ def _rows(schema: Json) -> list[Json]:
 
 
 def _inside(schema: Json, path: str) -> list[Json]:
-    """The rows of the objects that a field may hold. A field of several objects is told once, as the first has it."""
+    """The rows of the objects that a field may hold. A field of several objects is listed once, as in the first."""
     rows: dict[str, Json] = {}
     for found in _objects(schema):
         for row in _fields(found, path):

@@ -1,4 +1,4 @@
-"""Images and videos in a request that nobody would look at."""
+"""Images and videos in fields of a request that no dialect reads."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from galago.server.bodies import Json
 from galago.server.errors import Refused
-from galago.server.fields import Shown
+from galago.server.fields import MediaRef
 
 _BASE64 = r"(?:/9j/|iVBORw0KGgo|R0lGOD[ld]|UklGR|AAAA[A-Za-z0-9+/]{4}Z0eXB|SUkqA|TU0AKg)[A-Za-z0-9+/_-]{40}"
 _INLINE = re.compile(rf"\s*(?:data:(?:image|video)/|{_BASE64})", re.IGNORECASE)
@@ -18,12 +18,12 @@ _WORDS_OF_PEOPLE = ("content", "text", "question", "object", "obj", "stop")
 """Fields in which a link may be what is spoken of."""
 
 
-def check_all_is_seen(given: Json, shown: Sequence[Shown], where: str) -> None:
-    """Raise Refused for an image or video that stands where nobody looks, and would be left out without a word.
+def check_no_unread_media(given: Json, refs: Sequence[MediaRef], where: str) -> None:
+    """Raise Refused for an image or video in a field that is not read, which would be ignored silently.
 
-    What stands in another place too, where it is looked at, is not left out. `where` says where it belongs.
+    `refs` are those that are read; copies of them elsewhere are fine. `where` says in the error where it belongs.
     """
-    seen = {one.url for one in shown}
+    seen = {one.url for one in refs}
     left: list[tuple[Any, str, bool]] = [(given, "", False)]
     while left:
         value, path, words = left.pop()
