@@ -28,7 +28,7 @@ QUESTION, SETTINGS = "Why?", {"max_tokens": 8}
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families.FAMILIES, "toy", families.FamilyModule("toy_family", ("toy",)))
+    monkeypatch.setitem(families.FAMILIES, "toy", families.FamilyModule("toy_family", ("toy",), "see.weight"))
 
 
 @pytest.fixture
