@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import galago
-from galago.kernels import Kernels, kernels, place
+from galago.kernels import Kernels, kernels, kv_buffer
 from galago.lab.eval.scenes.draw import scene_at
 from galago.precision import NAMES, pick_precision
 from galago.precision.linear import float_product
@@ -164,7 +164,7 @@ def crossing(k: Kernels, x: torch.Tensor) -> dict[str, Callable[[], object]]:
         "norm bias": lambda: k.norm(ok, ok, x, 1e-5),
         "add": lambda: k.add(x, ok),
         "add third": lambda: k.add(ok, ok, x),
-        "place": lambda: place(x, half, 0),
+        "kv_buffer": lambda: kv_buffer(x, half, 0),
         "read": lambda: k.read(x),
     }
 
