@@ -142,14 +142,14 @@ class _Table(ctypes.Structure):
     ]
 
 
-def _address(t: Tensor, dtype: torch.dtype = torch.float32, whole: bool = True) -> int:
+def _address(t: Tensor, dtype: torch.dtype = torch.float32, contiguous: bool = True) -> int:
     """The address of a tensor of this type on the CPU: C++ cannot see what lies there.
 
-    `whole`: it lies in one piece, row by row. Raises ValueError for any other.
+    `contiguous`: it lies in one piece, row by row. Raises ValueError for any other.
     """
-    if t.dtype is not dtype or not t.is_cpu or (whole and not t.is_contiguous()):
+    if t.dtype is not dtype or not t.is_cpu or (contiguous and not t.is_contiguous()):
         wanted, given = (str(d).removeprefix("torch.") for d in (dtype, t.dtype))
-        kind = f"contiguous {wanted}" if whole else wanted
+        kind = f"contiguous {wanted}" if contiguous else wanted
         raise ValueError(f"a kernel takes {kind} on the CPU here, not {given} on {t.device} with strides {t.stride()}")
     return t.data_ptr()
 
@@ -192,7 +192,7 @@ class Kernels:
     def gemm(self, x: Tensor, w: _Weight, gelu: bool = False) -> Tensor:
         """x [..., k], quantised row by row, times the weight: [..., n]; then tanh-GELU where asked."""
         rows = _with_dense_rows(x.reshape(-1, w.k))
-        at = _address(rows, whole=False)
+        at = _address(rows, contiguous=False)
         y = x.new_empty(*x.shape[:-1], w.n)
         if m := rows.shape[0]:
             call = _Gemm(at, y.data_ptr(), m, rows.stride(0), w.n, gelu, torch.get_num_threads())
@@ -204,7 +204,7 @@ class Kernels:
         x = _with_dense_rows(x)
         half = weight.dtype is torch.bfloat16
         kind = torch.bfloat16 if half else torch.float32
-        read = (_address(x, whole=False), _address(weight, kind), _address(bias, kind))
+        read = (_address(x, contiguous=False), _address(weight, kind), _address(bias, kind))
         y = x.new_empty(x.shape[0], weight.shape[0])
         call = _Dense(*read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), half, torch.get_num_threads())
         _check(self._table.dense(byref(call)))
@@ -217,7 +217,7 @@ class Kernels:
         """
         heads, t, dim = q.shape
         q, half = _with_dense_rows(q), torch.bfloat16
-        at = _address(q, whole=False)
+        at = _address(q, contiguous=False)
         out = q.new_empty(t, heads, dim)
         parts_at = ((_address(k, half, False), _address(v, half, False), k.shape[1], k.stride(0)) for k, v in segments)
         parts = (_Segment * len(segments))(*(_Segment(*fields) for fields in parts_at))
@@ -232,7 +232,7 @@ class Kernels:
         """Copy x [heads, t, dim] into the bfloat16 y of the same shape."""
         x = _with_dense_rows(x)
         call = _Store(
-            *(_address(x, whole=False), _address(y, torch.bfloat16, False), *x.shape),
+            *(_address(x, contiguous=False), _address(y, torch.bfloat16, False), *x.shape),
             *(x.stride(0), x.stride(1), y.stride(0), y.stride(1), torch.get_num_threads()),
         )
         _check(self._table.store(byref(call)))
@@ -285,7 +285,7 @@ class Kernels:
         With `int8` q k^T may be of whole numbers, row by row; what all keys share is taken from them then.
         """
         q, k, v = map(_with_dense_rows, (q, k, v))
-        read = [_address(x, whole=False) for x in (q, k, v)]
+        read = [_address(x, contiguous=False) for x in (q, k, v)]
         b, heads, t, dim = q.shape
         out = q.new_empty(b, t, heads, dim).transpose(1, 2)
         strides = (stride for x in (q, k, v, out) for stride in x.stride()[:3])
@@ -300,7 +300,7 @@ class Kernels:
         """Turn x [heads, t, dim] in place by the angles [t, half]; see nn/rotary.py."""
         heads, t, _ = x.shape
         call = _Rotate(
-            *(_address(x, whole=False), _address(cos), _address(sin), t, heads, cos.shape[-1]),
+            *(_address(x, contiguous=False), _address(cos), _address(sin), t, heads, cos.shape[-1]),
             *(x.stride(1), x.stride(0), torch.get_num_threads() if t > 16 else 1),
         )
         _check(self._table.rotate(byref(call)))
@@ -309,7 +309,7 @@ class Kernels:
         """LayerNorm over the last dimension of x [..., k]; RMSNorm where there is no bias."""
         rows = _with_dense_rows(x.reshape(-1, x.shape[-1]))
         m, k = rows.shape
-        read = (_address(rows, whole=False), _address(weight), None if bias is None else _address(bias))
+        read = (_address(rows, contiguous=False), _address(weight), None if bias is None else _address(bias))
         y = x.new_empty(x.shape)
         call = _Norm(*read, y.data_ptr(), m, k, rows.stride(0), eps, torch.get_num_threads())
         _check(self._table.norm(byref(call)))

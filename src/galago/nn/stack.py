@@ -33,7 +33,7 @@ class Block:
 class Stack:
     """Blocks over quantised weights. Keys and values are bfloat16, in buffers of [layers, kv heads, capacity, dim]."""
 
-    by: Kernels
+    kernels: Kernels
     layers: Any
     blocks: Sequence[Block]
     """keeps the weights alive"""
@@ -63,7 +63,7 @@ class Stack:
         float32, and MemoryError, after which x is worth nothing, and a call with what was in it may be made again.
         """
         run = range(len(self.blocks)) if blocks is None else blocks
-        self.by.stack(self.layers, x, table, sequences, self.sizes, eps, together, run)
+        self.kernels.stack(self.layers, x, table, sequences, self.sizes, eps, together, run)
 
 
 def exact_rows(device: torch.device, stack: Stack | None) -> int | None:
@@ -83,5 +83,5 @@ def stack_of(blocks: Sequence[Block], heads: int, kv_heads: int, kv: torch.dtype
         if kv != torch.bfloat16 or len(natives) < 4 or any(t.dtype != torch.float32 for t in norms if t is not None):
             return None
         parts.append((norms, [w.handle for w in natives]))
-    by = natives[0].by
-    return Stack(by, by.layers(parts), blocks, (heads, kv_heads, natives[2].stored.n))
+    best = natives[0].kernels
+    return Stack(best, best.layers(parts), blocks, (heads, kv_heads, natives[2].stored.n))

@@ -24,10 +24,10 @@ class KernelWeight:
 
     stored: Quantised
     handle: Any
-    by: Kernels
+    kernels: Kernels
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        return self.by.gemm(x.float(), self.handle, activate).to(x.dtype)
+        return self.kernels.gemm(x.float(), self.handle, activate).to(x.dtype)
 
 
 @dataclass(frozen=True)

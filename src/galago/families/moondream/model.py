@@ -141,7 +141,7 @@ class Moondream(DecoderModel):
         x = torch.cat((bos, embedding.to(self.dtype)))
         positions = torch.arange(c.prefix_len, device=self.device)
         turns = rotary_table(positions, t.rot_dim, t.theta)
-        stack = w.stack if w.stack and w.stack.by.has_attention else None
+        stack = w.stack if w.stack and w.stack.kernels.has_attention else None
         per_piece = blocks_per_piece(c.prefix_len * t.block_weights, self.device, self.precision)
         for blocks in pieces(t.n_layers, per_piece):
             if blocks.start:
