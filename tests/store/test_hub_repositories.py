@@ -19,7 +19,7 @@ from galago.cli.app import main
 from galago.errors import CheckpointError, DownloadError, ModelNotFound
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
-from galago.server.settings import Settings
+from galago.server.settings import ServerSettings
 from galago.store import hub
 
 TUNED = VECTORS / "smolvlm-finetune"
@@ -251,7 +251,10 @@ def test_a_server_of_it_answers_by_its_name_and_fetches_no_strangers(shelf: Shel
     shelf.publish("stranger/model", contents(TUNED))
     body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
     pool = ModelPool(options={"precision": "float32"})
-    with serving(create_app(pool, Settings(model=(ID,)))) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        serving(create_app(pool, ServerSettings(model=(ID,)))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         reply = client.post("/v1/chat/completions", json=body | {"model": ID}).json()
         assert (reply["choices"][0]["message"]["content"].strip(), reply["model"]) == (ANSWER, ID)
         assert client.get("/v1/models").json()["data"][0]["id"] == ID
