@@ -31,8 +31,7 @@ Examples:
 
 def bench(
     models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODEL", help="Names of `galago models`, folders or weights files."),
+        list[str] | None, typer.Argument(metavar="MODEL", help="Names of `galago models`, folders or weights files.")
     ] = None,
     precision: Annotated[
         list[str] | None,

@@ -98,8 +98,7 @@ class ServerFlags:
 
 
 ConfigOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Settings in TOML, or a JSON file of the AI Manual Assistant."),
+    Path | None, typer.Option(metavar="FILE", help="Settings in TOML, or a JSON file of the AI Manual Assistant.")
 ]
 
 

@@ -56,10 +56,7 @@ def _bar(
     name: str, parts: Sequence[float], result: Mapping[str, Any], left: float, top: float, scale: float
 ) -> list[str]:
     x, middle = left, top + BAR / 2 + 4.5
-    lines = [
-        '<g class="bar">',
-        f'<text x="{left - 8:.1f}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>',
-    ]
+    lines = ['<g class="bar">', f'<text x="{left - 8:.1f}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>']
     for (_, phase, colour), seconds in zip(PHASES, parts, strict=True):
         width = seconds * scale
         lines.append(

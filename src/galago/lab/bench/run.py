@@ -166,10 +166,7 @@ def _shares(figures: Mapping[str, Any], ceilings: Mapping[str, Any], precision: 
     if not ceilings or "prefill_tflop_per_s" not in figures:
         return {}
     product = ceilings["matmul_tflop_per_s"].get(SAME_TYPE.get(precision, precision))
-    pairs = {
-        "prefill": (figures["prefill_tflop_per_s"], product),
-        "encode": (figures["encode_tflop_per_s"], product),
-    }
+    pairs = {"prefill": (figures["prefill_tflop_per_s"], product), "encode": (figures["encode_tflop_per_s"], product)}
     known = {name: (done, most) for name, (done, most) in pairs.items() if done["best"] and most and most["best"]}
     return {n: {which: round(done[which] / most[which], 3) for which in most} for n, (done, most) in known.items()}
 

@@ -9,15 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from galago.lab.bench.results import (
-    FIGURES,
-    BenchResult,
-    Figure,
-    figure_value,
-    find_counterpart,
-    improvement,
-    label,
-)
+from galago.lab.bench.results import FIGURES, BenchResult, Figure, figure_value, find_counterpart, improvement, label
 
 
 def render_results(results: Sequence[BenchResult], saved: Sequence[BenchResult] | None = None) -> RenderableType:

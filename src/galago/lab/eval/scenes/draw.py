@@ -48,11 +48,7 @@ def scene_at(seed: int, index: int, of: Range = BUNDLED) -> Scene:
 
 
 def draw_scene(
-    rng: np.random.Generator,
-    *,
-    sides: tuple[int, int] | None = None,
-    of: Range = BUNDLED,
-    plans: Planner | None = None,
+    rng: np.random.Generator, *, sides: tuple[int, int] | None = None, of: Range = BUNDLED, plans: Planner | None = None
 ) -> Scene:
     """Draw one scene; `sides` are the least and greatest side in pixels, `plans` what it is to hold, by default as in
     the range.
@@ -224,12 +220,7 @@ def _try_place(
 
 
 def _nest(
-    plan: ObjectPlan,
-    placed: list[Placed],
-    ids: np.ndarray,
-    mask: Image.Image,
-    solid: np.ndarray,
-    local: list[Spot],
+    plan: ObjectPlan, placed: list[Placed], ids: np.ndarray, mask: Image.Image, solid: np.ndarray, local: list[Spot]
 ) -> Placed | None:
     """Place a plan in the middle of the thing before it, which shows on every side; None when that is too small."""
     host = placed[-1] if placed else None

@@ -130,10 +130,7 @@ def _paint_face(rng: np.random.Generator, canvas: Image.Image, one: Placed, thin
     for side in (-1, 1):
         cx = x + w / 2 + side * 0.235 * w
         draw.ellipse(
-            (cx - rx, cy - ry, cx + rx, cy + ry),
-            fill=(255, 255, 255),
-            outline=dark,
-            width=max(1, round(w * 0.015)),
+            (cx - rx, cy - ry, cx + rx, cy + ry), fill=(255, 255, 255), outline=dark, width=max(1, round(w * 0.015))
         )
         ex, ey = cx + shift[0] * (rx - pupil), cy + shift[1] * (ry - pupil)
         draw.ellipse((ex - pupil, ey - pupil, ex + pupil, ey + pupil), fill=(12, 12, 16))

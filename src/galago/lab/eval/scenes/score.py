@@ -72,10 +72,7 @@ def _judge_text(task: SceneQuestion, answer: str) -> list[Mark]:
         # The grammar reads its own captions back without loss, so the true text has the facts.
         stated, true = parse_caption(answer), parse_caption(task.text)
         right = float(common_facts(stated, true))
-        return [
-            Mark(f"{task.kind}-precision", right, len(stated)),
-            Mark(f"{task.kind}-recall", right, len(true)),
-        ]
+        return [Mark(f"{task.kind}-precision", right, len(stated)), Mark(f"{task.kind}-recall", right, len(true))]
     hit = float(normalize(answer) == normalize(task.text))
     marks = [Mark(task.kind, hit, 1.0)]
     if task.kind == "count":
