@@ -59,6 +59,7 @@ def test_blank_stands_beside(galago, tmp_path):
     assert json.loads(out.read_text().splitlines()[0])["blank"] is False
 
 
+@pytest.mark.slow
 def test_shuffled_clips_stand_beside(galago, tmp_path):
     out, model = tmp_path / "run.jsonl", tiny_motion.write(tmp_path / "model")
     asks = ("eval", "motion", "--model", model, *FEW, "--blank", "--shuffle-frames", "--out", out)

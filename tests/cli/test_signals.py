@@ -84,7 +84,7 @@ def test_a_load_that_a_client_asked_for(tmp_path: Path) -> None:
     shelf.hold_after = 100_000
     with (
         at_an_address(shelf) as url,
-        Command("serve", "scenes", "--port", 0, HF_ENDPOINT=url, HF_HOME=tmp_path) as server,
+        Command("serve", "scenes", "--port", 0, "--grace-s", 2, HF_ENDPOINT=url, HF_HOME=tmp_path) as server,
     ):
         server.until(" with scenes")
         address = re.findall(r"http://[\d.:]+", server.said.decode())[-1]

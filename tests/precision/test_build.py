@@ -68,6 +68,7 @@ def test_every_instruction_set_gives_what_plain_loops_give(library: Path, tmp_pa
     assert found or not ctypes.CDLL(str(library)).galago_kernels(None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx512-vnni-bf16" not in HERE, reason="needs a processor with AVX-512 and BF16")
 def test_emulated_tiles_give_what_plain_loops_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the code for AMX is tested on processors that have none."""

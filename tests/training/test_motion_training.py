@@ -70,6 +70,7 @@ def test_a_run_goes_on_exactly_where_it_ended(options: Options, tiny: Path, tmp_
     assert [line["clips"] for line in _log(parted.run)] == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_through_the_engine(options: Options) -> None:
     train.train(_with(options, seen=2, score_minutes=0, score_count=2))
     [line] = [json.loads(line) for line in (options.run / "scores.jsonl").read_text().splitlines()]
