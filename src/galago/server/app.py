@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -45,8 +45,10 @@ def create_app(
         # Not one of the pool of threads, for whose end the process would wait.
         threading.Thread(target=models.load_configured, name="galago-open", daemon=True).start()
         yield
-        # At the same time, so that neither an engine in a long step nor a load delays the other.
-        await asyncio.gather(run_blocking(pool.close), run_blocking(models.cancel_loads))
+        # Past the deadline of a stop this is cancelled, and what is left ends with the process.
+        with suppress(asyncio.CancelledError):
+            # At the same time, so that neither an engine in a long step nor a load delays the other.
+            await asyncio.gather(run_blocking(pool.close), run_blocking(models.cancel_loads))
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup

@@ -119,6 +119,7 @@ class Models:
 
     def cancel_loads(self) -> None:
         """Interrupt loads, wait a while for their cleanup, and delete partial downloads."""
+        discard_partial()  # at once, since a stop may not wait until the network lets go of a thread
         self._loads.interrupt()
         discard_partial()
 
