@@ -124,14 +124,14 @@ def _fits(in_progress: "deque[_Pending[Input]]", in_flight: int) -> bool:
     return len(in_progress) < in_flight and sum(pending.bytes for pending in in_progress) < MOST
 
 
-def _bytes(shown: Media) -> int:
-    match shown:
+def _bytes(media: Media) -> int:
+    match media:
         case Picture():
-            return len(shown.data)
+            return len(media.data)
         case Image.Image():
-            return 3 * shown.width * shown.height
+            return 3 * media.width * media.height
         case Clip():
-            return sum(map(_bytes, shown.frames))
+            return sum(map(_bytes, media.frames))
     return 0
 
 

@@ -60,10 +60,10 @@ class Scheduler:
         """Counts and bytes now; may be called from any thread."""
         self._count_ended()
         images, running = self._images.stats(), list(self._running)
+        in_use = {s.prefix_key: s.prefix_bytes for s in running if s.release_prefix}
         sizes = {
             "kv": sum(cache.bytes for s in running if (cache := s.cache)),
-            "prefixes": images.hot.bytes
-            + sum({s.prefix_key: s.prefix_bytes for s in running if s.release_prefix}.values()),
+            "prefixes": images.hot.bytes + sum(in_use.values()),
             "embeddings": images.warm.bytes,
         }
         return Snapshot(len(self._queue), len(running), len(self._encoder), sizes)

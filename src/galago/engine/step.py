@@ -141,7 +141,7 @@ class StepModel(Protocol):
         """The steps of a request. Raises what is wrong with it before the first step."""
         ...
 
-    def image_prefix(self, shown: "Image.Image | Picture | Clip", detail: Detail = "high") -> Prefix:
+    def image_prefix(self, media: "Image.Image | Picture | Clip", detail: Detail = "high") -> Prefix:
         """The prefix of a question about this image or clip. Raises InvalidRequest for what the model cannot take."""
         ...
 

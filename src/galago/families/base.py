@@ -112,17 +112,17 @@ class DecoderModel(ABC):
         # Made when it is first needed: it takes a good part of a second.
         return vocabulary(self.tokenizer.backend.to_str(), self.sizes.vocab_size, self.eos_id)
 
-    def check_media(self, shown: Media, variant: str | None = None) -> None:
+    def check_media(self, media: Media, variant: str | None = None) -> None:
         """Raise InvalidRequest unless this is an image or a clip, or was encoded by this model and variant."""
-        if isinstance(shown, Image.Image | Picture | Clip):
+        if isinstance(media, Image.Image | Picture | Clip):
             return
-        if not isinstance(shown, EncodedImage):
-            what = type(shown).__name__
+        if not isinstance(media, EncodedImage):
+            what = type(media).__name__
             raise InvalidRequest(f"an image must be a PIL image, a clip or an encoded one, not {what}", "image")
-        if shown.model != self.identity:
-            raise InvalidRequest(f"the image was encoded by {shown.model}, this is {self.identity}", "image")
-        if shown.variant != variant:
-            raise InvalidRequest(f"the image was encoded with variant {shown.variant}, not {variant}", "variant")
+        if media.model != self.identity:
+            raise InvalidRequest(f"the image was encoded by {media.model}, this is {self.identity}", "image")
+        if media.variant != variant:
+            raise InvalidRequest(f"the image was encoded with variant {media.variant}, not {variant}", "variant")
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:

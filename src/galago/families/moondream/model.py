@@ -74,13 +74,13 @@ class Moondream(DecoderModel):
     def skill(self, request: Request) -> Steps:
         return self.steps(self, request)
 
-    def check_media(self, shown: Media | None, variant: str | None = None) -> None:
+    def check_media(self, media: Media | None, variant: str | None = None) -> None:
         """Check one image, or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
         self.text_weights(variant)
-        if isinstance(shown, Clip):
+        if isinstance(media, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
-        if shown is not None:
-            super().check_media(shown, variant)
+        if media is not None:
+            super().check_media(media, variant)
 
     def text_weights(self, variant: str | None) -> TextWeights:
         """The decoder's weights; those of a variant are read at its first use."""
@@ -97,11 +97,11 @@ class Moondream(DecoderModel):
             self.loras[variant] = with_lora(self.weights.text, updates)
         return self.loras[variant]
 
-    def image_prefix(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
+    def image_prefix(self, media: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
         """BOS and an image, with which every question begins."""
-        if isinstance(shown, Clip):
+        if isinstance(media, Clip):
             raise InvalidRequest(ONE_IMAGE, "image")
-        return Prefix((ImageInput(shown, detail),), self.config.prefix_len)
+        return Prefix((ImageInput(media, detail),), self.config.prefix_len)
 
     def make_crops(self, image: Image.Image, detail: Detail = "high") -> Crops:
         """Cut an image for the vision tower; may run in any thread."""

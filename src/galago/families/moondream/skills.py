@@ -130,8 +130,8 @@ def _check_supported(m: Moondream, request: Request) -> None:
         "questions without an image": asks_text and request.image is None,
         "LoRA variants": request.variant is not None,
     }
-    for what, asked in lacking.items():
-        if asked:
+    for what, is_asked in lacking.items():
+        if is_asked:
             raise UnsupportedTask(f"revision {revision.name} has no {what}; 2025-06-21 has")
 
 
@@ -322,14 +322,14 @@ def _sampled_gaze(
     # Any two opposite corners make a box.
     (left, right), (top, bottom) = sorted(face[::2]), sorted(face[1::2])
     for mirrored in (False, True):
-        seen: Prefix | EncodedImage = m.image_prefix(_mirror(image) if mirrored else image, detail)
+        prefix: Prefix | EncodedImage = m.image_prefix(_mirror(image) if mirrored else image, detail)
         for _ in range(GAZE_SAMPLES):
             x, y = rng.uniform(left, right), rng.uniform(top, bottom)
             prompt = prompts.gaze(m.tokenizer, (1 - x if mirrored else x, y))
             # Room for the mirrored image too.
-            started = yield Start(seen, m.config.prefix_len + len(prompt) + GAZE_STEPS)
+            started = yield Start(prefix, m.config.prefix_len + len(prompt) + GAZE_STEPS)
             assert isinstance(started, EncodedImage)
-            seen = started
+            prefix = started
             spot, n = yield from _find_gaze(m, prompt, force)
             steps += n
             if spot:

@@ -56,9 +56,9 @@ class SmolVLM(DecoderModel):
     def skill(self, request: Request) -> Steps:
         return self.steps(self, request)
 
-    def image_prefix(self, shown: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
+    def image_prefix(self, media: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
         """The beginning of a conversation whose first turn begins with this. Raises ContextLengthExceeded."""
-        prefix = prompts.image_prefix(self.config, self.tokenizer, shown, detail)
+        prefix = prompts.image_prefix(self.config, self.tokenizer, media, detail)
         if prefix.positions > self.context:
             raise ContextLengthExceeded(f"the images take {prefix.positions} tokens, {self.context} fit", "image")
         return prefix
