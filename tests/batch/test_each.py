@@ -105,11 +105,11 @@ def test_of_endless_inputs_so_many_are_taken_as_are_in_flight() -> None:
 
 @pytest.mark.parametrize("shown", [Image.new("RGB", (10, 10)), Clip((Image.new("RGB", (10, 5)),) * 2, (0, 1), 2)])
 def test_what_is_held_in_memory_bounds_them_too(monkeypatch: pytest.MonkeyPatch, shown: Any) -> None:
-    monkeypatch.setattr("galago.batch.each.MOST", 3 * 300)
+    monkeypatch.setattr("galago.batch.each.MAX_DECODED_BYTES", 3 * 300)
     model = Told(lambda request: "x")
     results = each(range(20), lambda item: Request(Caption(), shown), model.submit, lambda i, r, run: [*run])  # type: ignore
     assert len(list(results)) == 20 and model.most == 3
-    assert decoding.MOST == 512 << 20
+    assert decoding.MAX_DECODED_BYTES == 512 << 20
 
 
 def test_an_answer_that_is_there_does_not_wait_for_more_inputs(engine: Engine) -> None:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from PIL import Image
 
 from galago.backends.backend import Run
-from galago.engine.decoding import MOST
+from galago.engine.decoding import MAX_DECODED_BYTES
 from galago.errors import EngineBusy, EngineClosed, GalagoError
 from galago.media.clip import Clip
 from galago.media.picture import Picture
@@ -121,7 +121,7 @@ def _prepare(item: Input, request: Callable[[Input], Request]) -> _Pending[Input
 
 
 def _fits(in_progress: "deque[_Pending[Input]]", in_flight: int) -> bool:
-    return len(in_progress) < in_flight and sum(pending.bytes for pending in in_progress) < MOST
+    return len(in_progress) < in_flight and sum(pending.bytes for pending in in_progress) < MAX_DECODED_BYTES
 
 
 def _bytes(media: Media) -> int:

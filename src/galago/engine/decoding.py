@@ -5,14 +5,14 @@ import os
 from galago.media.decode_budget import DecodeBudget
 from galago.system.machine import usable_cores
 
-MOST = 512 << 20
-"""Bytes of each budget, unless something else is set: one picture of 64 million pixels, or about eight photos."""
-SHARE = 8
-"""Where the models have a budget of memory, each of these has no more than this part of it."""
+MAX_DECODED_BYTES = 512 << 20
+"""Of each budget, unless something else is set: one picture of 64 million pixels, or about eight photos."""
+MEMORY_DIVISOR = 8
+"""Where the models have a budget of memory, each of these has at most that divided by this."""
 
-DECODING = DecodeBudget(MOST, usable_cores())
+DECODING = DecodeBudget(MAX_DECODED_BYTES, usable_cores())
 """For pictures, from their decoding until what a model looks at has been cut from them."""
-CLIPS = DecodeBudget(MOST)
+CLIPS = DecodeBudget(MAX_DECODED_BYTES)
 """For the frames of clips, which stay until their request ends. Apart from the other: who holds of this one waits for
 an engine, which waits for that one."""
 

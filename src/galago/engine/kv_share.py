@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from galago.engine.limits import Limits
     from galago.engine.step import StepModel
 
-SHARE = 4
-"""Of the memory that is left, keys and values have this part beside what the longest request may need."""
-MOST = 4 << 30
-"""And no more than so many bytes, unless the longest request may need more."""
+FREE_DIVISOR = 4
+"""Keys and values have the free memory divided by this beside what the longest request may need."""
+MAX_BYTES = 4 << 30
+"""Of keys and values, unless the longest request may need more."""
 
 
 def kv_share(longest: int, running: int, left: int) -> int:
     """Bytes for keys and values: a share of what is `left` beside the `longest` request, at most what all need."""
-    return max(longest, min(longest + left // SHARE, longest * running, MOST))
+    return max(longest, min(longest + left // FREE_DIVISOR, longest * running, MAX_BYTES))
 
 
 def kv_bytes_of(model: "StepModel", limits: "Limits") -> int:

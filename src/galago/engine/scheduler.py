@@ -50,7 +50,7 @@ class Scheduler:
         self._encoder = Encoder(model, images, queue.wake, on_encoded, free_memory, metrics.count_images)
         self._image_next = True
         self._turns, self._overhead_s, self._skills_s, self._longest_s = 0, 0.0, 0.0, 0.0
-        self._elsewhere_s = 0.0
+        self._model_and_skills_s = 0.0
         """seconds of this turn that the model and the skills took"""
         self._trim_requested = False
         self._memory_checked_at = time.perf_counter()
@@ -113,7 +113,7 @@ class Scheduler:
 
     def turn(self) -> bool:
         """Run one piece of work on an image, one pass of the decoder, or both; False if there is nothing to do."""
-        begin, self._elsewhere_s = time.perf_counter(), 0.0
+        begin, self._model_and_skills_s = time.perf_counter(), 0.0
         if self._trim_requested:
             self._trim_requested = False
             self._images.trim(0)
@@ -130,9 +130,9 @@ class Scheduler:
         image = self._encoder.has_work and (gathering or self._image_next or not prompts)
         worked = bool(ready) or image
         if image:
-            before = self._elsewhere_s
+            before = self._model_and_skills_s
             took = _seconds(self._encoder.work)
-            self._elsewhere_s = before + took
+            self._model_and_skills_s = before + took
             self._metrics.observe_step(0, 0, took, "vision")
             self._longest_s = max(self._longest_s, took)
         # A piece of one prompt goes with the steps of the others, unless an image had its turn.
@@ -142,7 +142,7 @@ class Scheduler:
         if batch:
             self._run_batch(batch)
             self._turns += 1
-            self._overhead_s += time.perf_counter() - begin - self._elsewhere_s
+            self._overhead_s += time.perf_counter() - begin - self._model_and_skills_s
         return worked
 
     def _relieve_memory_pressure(self) -> None:
@@ -265,7 +265,7 @@ class Scheduler:
             return end
         finally:
             took = time.perf_counter() - begin
-            self._elsewhere_s += took
+            self._model_and_skills_s += took
             self._skills_s += took
 
     def _open_cache(self, s: Sequence, encoded: EncodedImage | None) -> EncodedImage | None:
@@ -315,7 +315,7 @@ class Scheduler:
         fed = [self._next_rows(s) for s in batch]
         outputs = self._forward(batch, fed)
         took = time.perf_counter() - begin
-        self._elsewhere_s += took
+        self._model_and_skills_s += took
         rows = sum(len(feed.input) for feed in fed)
         self._metrics.observe_step(rows, len(batch), took, "decode" if rows == len(batch) else "prefill")
         if rows > len(batch):
