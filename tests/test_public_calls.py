@@ -54,8 +54,8 @@ PART = st.dictionaries(
 KIND = st.sampled_from(["text", "image", "image_url", "video", "input_image"])
 PARTS = st.lists(ANY | PART | st.tuples(PART, KIND).map(lambda made: made[0] | {"type": made[1]}), max_size=2)
 TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "system", "developer", "assistant"]) | ANY, "content": PARTS | ANY},
-    optional={"images": PARTS | ANY, "name": ANY, "other": ANY},
+    {"role": st.sampled_from(["user", "system", "developer", "assistant", "tool"]) | ANY, "content": PARTS | ANY},
+    optional={"images": PARTS | ANY, "name": ANY, "tool_calls": ANY, "other": ANY},
 )
 
 

@@ -1,14 +1,22 @@
 """Reading messages as clients of OpenAI's API, transformers, Ollama and Anthropic write them."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from galago.errors import InvalidRequest, quoted
 from galago.media.source import decode_data_url
 from galago.request import Media, Message, Role
+from galago.values import is_text
 
-ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+P = TypeVar("P")
+TOOL_ROLES = ("tool", "function")
+ROLES: dict[str, Role] = {
+    **{"system": "system", "developer": "system", "user": "user", "assistant": "assistant"},
+    **dict.fromkeys(TOOL_ROLES, "user"),
+}
+"""The sides of a conversation by the roles of messages; what a tool answers is told by the user."""
 TEXT_PARTS = ("text", "input_text")
 MEDIA_PARTS = {
     **dict.fromkeys(("image_url", "input_image", "image"), False),
@@ -20,11 +28,12 @@ ATTACHED = {"images": False, "image": False, "image_url": False, "videos": True,
 HOLDERS = ("url", "path", "base64", "data")
 """Members of an object around an image or a video that may hold it."""
 MessageDict = Mapping[str, Any]
-"""A message of a conversation: its `role` (system, user or assistant), and its `content`, a text or a list of parts. A
-part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded; or a
-dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...} (or
-"url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside the
-content are shown before it. Messages of one side that follow each other are one turn."""
+"""A message of a conversation: its `role` (system, user, assistant or tool), and its `content`, a text or a list of
+parts. A part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded;
+or a dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...}
+(or "url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside
+the content are shown before it. `tool_calls` of the assistant and messages of the role tool are text, as with_tools
+tells. Messages of one side that follow each other are one turn."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,43 @@ def attached_media(message: Mapping[str, Any], path: str) -> list[tuple[MediaFie
     return found
 
 
+def with_tools(message: Mapping[str, Any], parts: tuple[str | P, ...], path: str) -> tuple[str | P, ...]:
+    """The parts of a message, with the calls and answers of tools as text, since models here call none.
+
+    Behind what the assistant says stands "Called the tool NAME with ARGUMENTS." for each call, and what a message of
+    the role tool or function says becomes "The tool answered: TEXT". Raises InvalidRequest for a call without a name.
+    """
+    shown = [part for part in parts if not isinstance(part, str)]
+    texts = [part for part in parts if isinstance(part, str)]
+    if message["role"] in TOOL_ROLES:
+        return (*shown, "The tool answered: " + "\n".join(texts))
+    calls = _calls(message, path) if message["role"] == "assistant" else []
+    return (*shown, "\n".join([*filter(str.strip, texts), *calls])) if calls else parts
+
+
+def _calls(message: Mapping[str, Any], path: str) -> list[str]:
+    """What a message of the assistant called, a sentence each."""
+    given = message.get("tool_calls") or []
+    if not isinstance(given, list | tuple):
+        raise InvalidRequest(f"{path}tool_calls must be a list of calls", f"{path}tool_calls")
+    functions = [(one.get("function") if isinstance(one, Mapping) else None) for one in given]
+    places = [(function, f"{path}tool_calls.{i}.function") for i, function in enumerate(functions)]
+    if function := message.get("function_call"):
+        places.append((function, f"{path}function_call"))
+    return [_call(function, at) for function, at in places]
+
+
+def _call(function: Any, path: str) -> str:
+    name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, Mapping) else (None, "")
+    try:
+        told = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(f"{path}.arguments must be JSON", f"{path}.arguments") from None
+    if not (is_text(name) and is_text(told)):
+        raise InvalidRequest(f"{path} must be an object with a name, a string, and perhaps arguments", path)
+    return f"Called the tool {name} with {told or '{}'}."
+
+
 def read_messages(messages: Any, opened: Callable[[Any], Media]) -> tuple[Message, ...]:
     """The messages that Model.chat is given; `opened` makes of a source what a model looks at.
 
@@ -88,7 +134,8 @@ def read_messages(messages: Any, opened: Callable[[Any], Media]) -> tuple[Messag
 def _message(given: Any, path: str, opened: Callable[[Any], Media]) -> Message:
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{path[:-1]} must be a dict with a role and content", path[:-1])
-    known = ("role", "content", "name", *ATTACHED)
+    calls = ("tool_calls", "function_call") if given.get("role") == "assistant" else ()
+    known = ("role", "content", "name", "tool_call_id", *calls, *ATTACHED)
     if unknown := [quoted(name) for name, value in given.items() if name not in known and not _is_empty(value)]:
         raise InvalidRequest(f"{path[:-1]} has {unknown[0]}; known are {', '.join(known)}", path[:-1])
     role = given.get("role")
@@ -99,12 +146,11 @@ def _message(given: Any, path: str, opened: Callable[[Any], Media]) -> Message:
     content = given.get("content")
     if content is None and (shown or side != "user"):
         content = ()
-    if isinstance(content, str) and not shown:
-        return Message(side, content)
     if not isinstance(content, str | list | tuple):
         raise InvalidRequest(f"{path}content must be a text or a list of parts", f"{path}content")
     parts = [content] if isinstance(content, str) else content
-    return Message(side, (*shown, *(_read_part(part, f"{path}content.{j}.", opened) for j, part in enumerate(parts))))
+    read = (_read_part(part, f"{path}content.{j}.", opened) for j, part in enumerate(parts))
+    return Message(side, with_tools(given, (*shown, *read), path))
 
 
 def _read_part(part: Any, path: str, opened: Callable[[Any], Media]) -> str | Media:

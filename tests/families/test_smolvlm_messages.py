@@ -83,15 +83,30 @@ def test_what_else_messages_have(model: Model) -> None:
     assert said(model, developer, user("Who?"), silent, user("x")) == wanted
 
 
+def test_tools_are_text(model: Model) -> None:
+    calls = [
+        {"id": "1", "function": {"name": "lamp", "arguments": {"on": "ja \u00e9"}}},
+        {"function": {"name": "door"}},
+    ]
+    told = 'Called the tool lamp with {"on": "ja \u00e9"}.\nCalled the tool door with {}.'
+    wanted = said(model, user(IMAGE, "Go."), Message("assistant", told), user("The tool answered: done\nwell"))
+    called = {"role": "assistant", "content": None, "tool_calls": calls}
+    done = {"role": "tool", "content": ["done", {"type": "text", "text": "well"}], "tool_call_id": "1"}
+    assert said(model, user(IMAGE, "Go."), called, done) == wanted
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         ("hello", "messages.0"),
         ({"role": "user"}, "messages.0.content"),
-        ({"role": "tool", "content": "x"}, "messages.0.role"),
+        ({"role": "robot", "content": "x"}, "messages.0.role"),
         ({"role": ["user"], "content": "x"}, "messages.0.role"),
         ({"role": "user", "content": 7}, "messages.0.content"),
         ({"role": "user", "content": "x", "attachments": [URL]}, "messages.0"),
+        ({"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}, "messages.0"),
+        ({"role": "assistant", "tool_calls": [{"type": "function"}]}, "messages.0.tool_calls.0.function"),
+        ({"role": "assistant", "tool_calls": {"name": "f"}}, "messages.0.tool_calls"),
         (user({"type": "image"}), "messages.0.content.0.image_url"),
         (user({"type": "input_audio"}), "messages.0.content.0.type"),
         (user({"text": "x"}), "messages.0.content.0.type"),

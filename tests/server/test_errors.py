@@ -46,6 +46,8 @@ SETTINGS: dict[str, list[Any]] = {
     "stop": [7, False, "", [7], [""], ["a"] * 5, {}],
     "stream": [1, "true"],
     "reasoning": ["yes", {}],
+    "tools": [7, {}],
+    "functions": ["x"],
 }
 FORMS: list[tuple[dict[str, Any], str]] = [
     ({}, ".type"),
@@ -62,7 +64,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": "hi"}, "messages"),
     ({"messages": ["hi"]}, "messages.0"),
     ({"messages": [{"content": "hi"}]}, "messages.0.role"),
-    ({"messages": [{"role": "tool", "content": "hi"}]}, "messages.0.role"),
+    ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role"),
     ({"messages": [{"role": "user"}]}, "messages"),
     (user(7), "messages.0.content"),
     (user({}), "messages.0.content"),
@@ -96,9 +98,9 @@ def test_wrong_field(http: httpx.Client, body: dict[str, Any], param: str) -> No
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{}]),
-        ("tool_choice", "auto"),
-        ("functions", [{}]),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "look"}}),
+        ("function_call", {"name": "look"}),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
         ("logit_bias", {"7": 1}),
@@ -250,8 +252,11 @@ PART = st.fixed_dictionaries(
     },
 )
 TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system"]) | JSON, "content": st.lists(PART, max_size=2) | JSON},
-    optional={"images": JSON, "image": JSON},
+    {
+        "role": st.sampled_from(["user", "assistant", "system", "tool"]) | JSON,
+        "content": st.lists(PART, max_size=2) | JSON,
+    },
+    optional={"images": JSON, "image": JSON, "tool_calls": st.lists(st.fixed_dictionaries({"function": JSON})) | JSON},
 )
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "model": st.text(),

@@ -51,11 +51,13 @@ BESIDE = dict.fromkeys(["images", "image", "image_url", "video"], URL | EDGES | 
 TEXT_PART = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "input_text", "refusal"]), "text": st.just("hi")}
 ) | (st.fixed_dictionaries({"type": st.just("text"), "text": st.just("hi")}, optional=BESIDE))
+CALL = EDGES | st.fixed_dictionaries({"name": EDGES}, optional={"arguments": EDGES})
 TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"])},
+    {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool", "robot"])},
     optional={
         "content": st.text(max_size=3) | st.lists(TEXT_PART | SHOWN_PART | JSON, max_size=2) | JSON,
-        "tool_calls": EDGES,
+        "tool_calls": EDGES | st.lists(st.fixed_dictionaries({"function": CALL}), max_size=2),
+        "function_call": CALL,
         **BESIDE,
     },
 )

@@ -7,7 +7,7 @@ from typing import Any
 from galago.errors import InvalidRequest, quoted
 from galago.media.clip import Clip
 from galago.media.picture import Picture
-from galago.messages import MEDIA_PARTS, ROLES, TEXT_PARTS, attached_media, part_media
+from galago.messages import MEDIA_PARTS, ROLES, TEXT_PARTS, attached_media, part_media, with_tools
 from galago.request import Chat, Message, Request, Role, merge_turns
 from galago.server.bodies import Json
 from galago.server.errors import Refused
@@ -72,19 +72,22 @@ def _message(message: Any, path: str) -> ParsedTurn:
     role = ROLES.get(given)
     if role is None:
         raise InvalidRequest(f"{path}role must be one of {', '.join(ROLES)}; got {quoted(given)}", f"{path}role")
-    for name in ("tool_calls", "function_call", "audio"):
+    for name in ("audio",) if role == "assistant" else ("tool_calls", "function_call", "audio"):
         if message.get(name):
             raise Refused("unsupported_parameter", f"{name} is not supported by this server", path + name)
-    shown = _beside(message, path, role)
+    return role, with_tools(message, (*_beside(message, path, role), *_content(message, path, role)), path)
+
+
+def _content(message: Json, path: str, role: Role) -> Parts:
     content = message.get("content")
     if isinstance(content, list):
-        return role, (*shown, *(p for j, part in enumerate(content) for p in _part(part, f"{path}content.{j}", role)))
+        return tuple(p for j, part in enumerate(content) for p in _part(part, f"{path}content.{j}", role))
     if content is None:
-        return role, tuple(shown)
+        return ()
     if not isinstance(content, str):
         raise InvalidRequest(f"{path}content must be a string or an array of parts", f"{path}content")
     check_text(content, f"{path}content")
-    return role, (*shown, content)
+    return (content,)
 
 
 def _part(part: Any, path: str, role: Role) -> Parts:

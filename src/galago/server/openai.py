@@ -14,18 +14,16 @@ from galago.server.unread_media import check_no_unread_media
 
 MAX_CHOICES = 8
 _SCHEMA, _SYSTEM = "use response_format of type json_schema", "use a message of the role system"
+_CALL = "tools are accepted, but no model here calls one: auto and none are allowed"
 INSTEAD = {
     **dict.fromkeys(("json_schema", "guided_json", "format"), _SCHEMA),
     **dict.fromkeys(("guided_regex", "guided_choice", "guided_grammar", "grammar", "structured_outputs"), _SCHEMA),
     **dict.fromkeys(("system", "instructions"), _SYSTEM),
     "stop_sequences": "use stop",
+    **dict.fromkeys(("tool_choice", "function_call"), _CALL),
 }
 """What clients of other servers ask for in fields of those, and what takes their place here."""
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "function_call": ("none",),
     "audio": ({},),
     "modalities": ([], ["text"]),
     "web_search_options": ({},),
@@ -33,8 +31,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
     **dict.fromkeys(INSTEAD, ("", [], {})),
+    **dict.fromkeys(("tool_choice", "function_call"), ("auto", "none")),
 }
 """What is asked for and cannot be had, with the values that ask for nothing more than what happens anyway."""
+UNUSED = ("tools", "functions")
+"""Lists that are accepted and not used: the answer is text, as a model gives that calls none of them."""
 _PART = 'give it as a part of a user\'s content: {"type": "image_url", "image_url": {"url": ...}}'
 
 
@@ -47,6 +48,8 @@ def read_chat(body: bytes) -> ParsedBody:
         if value is not None and not any(type(value) is type(n) and value == n for n in neutral):
             instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
             raise Refused("unsupported_parameter", f"{name} is not supported by this server{instead}", name)
+    for name in UNUSED:
+        read(given, name, list)
     model = read(given, "model", str)
     sampling = replace(read_sampling(given), json_schema=_json_schema(given))
     top_logprobs = _top_logprobs(given)

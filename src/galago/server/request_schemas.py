@@ -5,10 +5,10 @@ What a schema cannot say is in its description; such requests are answered with 
 
 from typing import Any
 
-from galago.messages import ATTACHED, HOLDERS, MEDIA_PARTS, TEXT_PARTS, media_members
+from galago.messages import ATTACHED, HOLDERS, MEDIA_PARTS, TEXT_PARTS, TOOL_ROLES, media_members
 from galago.server.bodies import Json
 from galago.server.fields import DETAILS
-from galago.server.openai import INSTEAD, MAX_CHOICES, UNSUPPORTED
+from galago.server.openai import INSTEAD, MAX_CHOICES, UNSUPPORTED, UNUSED
 from galago.server.schema_parts import (
     FILLED,
     FLAG,
@@ -96,7 +96,11 @@ def _sampling() -> Json:
 
 def chat_request() -> Json:
     refusal = record({"type": choice("refusal"), "refusal": TEXT})
-    none = {name: {"enum": _FALSY} for name in ("tool_calls", "function_call", "audio")}
+    falsy: Json = {"enum": _FALSY}
+    none = dict.fromkeys(("tool_calls", "function_call", "audio"), falsy)
+    function = record({"name": TEXT})
+    calls = {"tool_calls": {"anyOf": [falsy, array(record({"function": function}))]}}
+    calls["function_call"] = {"anyOf": [falsy, function]}
     nowhere = dict.fromkeys(ATTACHED, _NOTHING)
 
     def text(beside: Json) -> Json:
@@ -107,9 +111,9 @@ def chat_request() -> Json:
         return record({"role": choice(*roles)}, {"content": content, **none, **beside})
 
     turns = [
-        turn(["user"], [text(_beside()), ref("ImagePart"), ref("VideoPart")], _beside()),
+        turn(["user", *TOOL_ROLES], [text(_beside()), ref("ImagePart"), ref("VideoPart")], _beside()),
         turn(["system", "developer"], [text(nowhere)], nowhere),
-        turn(["assistant"], [text(nowhere), refusal], nowhere),
+        turn(["assistant"], [text(nowhere), refusal], {**nowhere, **calls}),
     ]
     messages = {
         **array({"anyOf": turns}, 1),
@@ -138,6 +142,7 @@ def chat_request() -> Json:
         "top_logprobs": may({"type": "integer", "minimum": 0, "maximum": 20}, "likely tokens told with each"),
         "response_format": {**forms, "description": "json_object and json_schema make the text JSON of that form"},
         **_sampling(),
+        **dict.fromkeys(UNUSED, may(array({}), "accepted, and not used: no model here calls them")),
         **_beside(),
         **unsupported,
     }
@@ -145,7 +150,7 @@ def chat_request() -> Json:
     tops = {"properties": {"top_logprobs": {"type": "integer"}}, "required": ["top_logprobs"]}
     told = {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]}
     thinks = {"properties": {"reasoning": {"const": True}}, "required": ["reasoning"]}
-    single = {"items": {"properties": {"role": choice("system", "developer", "user")}}}
+    single = {"items": {"properties": {"role": choice("system", "developer", "user", *TOOL_ROLES)}}}
     return {
         **record({"messages": messages}, optional),
         "allOf": [

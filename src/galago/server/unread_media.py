@@ -13,7 +13,7 @@ _INLINE = re.compile(rf"\s*(?:data:(?:image|video)/|{_BASE64})", re.IGNORECASE)
 """How images and videos begin that are given as themselves: as data: URLs, or as the base64 of usual files."""
 _LINK = r"https?://[^\s?#]{1,2000}\.(?:jpe?g|png|gif|webp|avif|heic|bmp|tiff?|mp4|webm|mov|mkv)(?:[?#]\S{0,2000})?\s*$"
 _SHOWN = re.compile(rf"{_INLINE.pattern}|\s*{_LINK}", re.IGNORECASE)
-_IGNORED = ("metadata",)
+_IGNORED = ("metadata", "tools", "functions", "tool_calls", "function_call")
 _WORDS_OF_PEOPLE = ("content", "text", "question", "object", "obj", "stop")
 """Fields in which a link may be what is spoken of."""
 
