@@ -42,8 +42,8 @@ def test_what_was_accepted_is_finished_and_nothing_more_is_taken(folder):
             server.until("stopping: 1 requests under way")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
-            for _ in range(2):
-                other.send(GET_HEALTH)
+            for request in (GET_HEALTH, GET_HEALTH.replace(b"/health", b"/readyz")):
+                other.send(request)
                 status, headers, body = other.reply()
                 assert (status, json.loads(body)["status"]) == (503, "stopping")
             other.send(post("/v1/query", {"question": "hi"}))

@@ -80,8 +80,8 @@ def test_health_says_so_and_has_it_loaded_anew(monkeypatch: pytest.MonkeyPatch) 
         broken(client, monkeypatch)
         loads.go_on.clear()
         loads.begun.clear()
-        for _ in range(3):
-            reply = client.get("/health")
+        for path in ("/health", "/readyz", "/health"):
+            reply = client.get(path)
             assert reply.status_code == 503 and reply.headers["retry-after"]
             said = reply.json()
             assert said["status"] == "failed" and "SystemExit" in said["error"] and said["model"] == "scenes"

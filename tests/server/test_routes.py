@@ -222,7 +222,8 @@ def test_a_route_is_loaded_and_unloaded_with_its_models(url: str) -> None:
 
 def test_what_is_told_fits_its_schemas_and_the_page_shows_the_ways(url: str) -> None:
     document = httpx.get(f"{url}/openapi.json").json()
-    for path, name in (("/health", "Health"), ("/v1/models", "ModelList"), (f"/v1/models/{HYBRID}", "ModelEntry")):
+    paths = {"/health": "Health", "/readyz": "Health", "/v1/models": "ModelList", f"/v1/models/{HYBRID}": "ModelEntry"}
+    for path, name in paths.items():
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
         Draft202012Validator(schema).validate(httpx.get(f"{url}{path}").json())
     said = health(url)

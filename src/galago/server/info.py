@@ -24,6 +24,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
     models = context.models
 
     @app.get("/health")
+    @app.get("/readyz")
     async def health() -> Response:
         identity = {"server": "galago", "model": id_of(models.default), "version": VERSION}
         if context.choice_reason:

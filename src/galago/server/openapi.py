@@ -3,6 +3,7 @@
 from typing import Any
 
 from galago.server.bodies import Json
+from galago.server.request_target import HEALTH_PATHS
 from galago.server.schema_parts import TEXT, ref
 from galago.server.schemas import schemas
 
@@ -51,7 +52,7 @@ def document(version: str) -> Json:
     for path, operations in paths.items():
         for operation in operations.values():
             shape = "MoondreamError" if operation["tags"] == ["Moondream"] else "Error"
-            guarded = (421,) if path == "/health" else (401, 403, 421, 503)
+            guarded = (421,) if path in HEALTH_PATHS else (401, 403, 421, 503)
             # With these a connection is closed before it is known which dialect its client speaks.
             early = _errors((408, 431))
             operation["responses"] = {**_errors(guarded, shape), **early, **operation["responses"]}
@@ -184,6 +185,7 @@ def _info() -> Json:
     return {
         "/": get("start", "Tell what runs here", {"200": start}),
         "/health": get("health", "Tell whether requests are answered, and what answers them", health),
+        "/readyz": get("ready", "The same as /health, as LocalAI has it", health),
         "/v1/stats": get("stats", "Count what was done", {"200": stats}),
         "/stats": get("statistics", "Count what was done, in short", {"200": statistics}),
         "/metrics": get("metrics", "Give Prometheus its metrics", {"200": metrics}),

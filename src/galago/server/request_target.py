@@ -1,9 +1,11 @@
-"""Middleware that brings the target of a request into the form that routes have."""
+"""Middleware that brings the target of a request into the form that routes have, and which of those are of health."""
 
 import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+HEALTH_PATHS = ("/health", "/readyz")
+"""Asked by monitors and by clients at their set-up: open without a key, and answered while the server stops."""
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 

@@ -9,12 +9,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from galago.errors import InvalidRequest
 from galago.server.errors import ErrorReply, Refused
+from galago.server.request_target import HEALTH_PATHS
 
 
 def require_api_key(app: ASGIApp, keys: Sequence[str], reply: ErrorReply) -> ASGIApp:
     """Middleware that refuses requests without one of these keys, as a Bearer token or in X-Moondream-Auth.
 
-    `/health` and preflights, for which browsers have no key, are open. Raises InvalidRequest for a key that no
+    HEALTH_PATHS and preflights, for which browsers have no key, are open. Raises InvalidRequest for a key that no
     header can carry, and for no keys at all.
     """
     check_keys(keys)
@@ -28,7 +29,7 @@ def require_api_key(app: ASGIApp, keys: Sequence[str], reply: ErrorReply) -> ASG
         return sum(hmac.compare_digest(one, key) for one in sent for key in digests) > 0
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] != "/health":
+        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] not in HEALTH_PATHS:
             keys_sent = _keys_in(Headers(scope=scope))
             if not is_known(keys_sent):
                 reason = "this key is not one of the server's" if keys_sent else "this server wants a key"

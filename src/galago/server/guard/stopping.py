@@ -22,6 +22,7 @@ from galago.errors import EngineClosed
 from galago.server.errors import ErrorReply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
 from galago.server.guard.connection_limit import ConnectionLimit
+from galago.server.request_target import HEALTH_PATHS
 from galago.system.signals import STOP_SIGNALS, exit_code, restore_default_handlers
 
 log = logging.getLogger(__name__)
@@ -69,11 +70,11 @@ class InFlight:
 def track_in_flight(app: ASGIApp, in_flight: InFlight, reply: ErrorReply) -> ASGIApp:
     """Middleware that counts requests, refuses new ones while the server stops, and sends cancelled ones an error.
 
-    `/health` is always answered, and does not count.
+    HEALTH_PATHS are always answered, and do not count.
     """
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == "/health":
+        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await app(scope, receive, send)
             return
         started = False
