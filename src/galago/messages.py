@@ -19,7 +19,7 @@ ROLES: dict[str, Role] = {
 """The sides of a conversation by the roles of messages; what a tool answers is told by the user."""
 TEXT_PARTS = ("text", "input_text")
 MEDIA_PARTS = {
-    **dict.fromkeys(("image_url", "input_image", "image"), False),
+    **dict.fromkeys(("image_url", "input_image", "image", "file"), False),
     **dict.fromkeys(("video_url", "input_video", "video"), True),
 }
 """Types of parts that hold an image or a video, and whether it is a video."""
@@ -31,9 +31,10 @@ MessageDict = Mapping[str, Any]
 """A message of a conversation: its `role` (system, user, assistant or tool), and its `content`, a text or a list of
 parts. A part is a text, or what is shown: a Path, the bytes of a file, a PIL image, a clip, or what is already encoded;
 or a dict as OpenAI's and transformers' messages have it: {"type": "text", "text": ...}, {"type": "image", "image": ...}
-(or "url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video. `images` beside
-the content are shown before it. `tool_calls` of the assistant and messages of the role tool are text, as with_tools
-tells. Messages of one side that follow each other are one turn."""
+(or "url", "path", "base64"), {"type": "image_url", "image_url": {"url": ...}}, and the same with video; or an image as
+{"type": "file", "file": {"file_data": ...}}. `images` beside the content are shown before it. `tool_calls` of the
+assistant and messages of the role tool are text, as with_tools tells. Messages of one side that follow each other are
+one turn."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,15 @@ class MediaField:
     @property
     def is_base64(self) -> bool:
         """Whether the value is a file in base64, going by the member's name."""
-        return self.path.rpartition(".")[2] in ("base64", "data")
+        return self.path.rpartition(".")[2] in ("base64", "data", "file_data")
 
 
 def part_media(part: Mapping[str, Any], video: bool, path: str) -> MediaField:
     """The image or video of a content part; `path` is that of the part, with a dot at its end."""
+    if part.get("type") == "file":
+        file = part.get("file")
+        file = file if isinstance(file, Mapping) else {}
+        return MediaField(file.get("file_data"), f"{path}file.file_data", file)
     usual, *others = media_members(video)
     name = next((name for name in (usual, *others) if part.get(name) is not None), usual)
     return media_field(part.get(name), path + name, part)

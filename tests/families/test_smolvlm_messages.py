@@ -55,6 +55,8 @@ def plain(model: Model, *parts: Any) -> Any:
         {"type": "image_url", "image_url": {"url": URL, "detail": "auto"}},
         {"type": "image_url", "image_url": URL},
         {"type": "input_image", "image_url": URL},
+        {"type": "file", "file": {"filename": "a.png", "file_data": URL}},
+        {"type": "file", "file": {"file_data": FILE.getvalue()}},
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": BARE}},
         IMAGE,
     ],

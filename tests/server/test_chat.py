@@ -60,6 +60,9 @@ def image_forms() -> list[Any]:
         {"type": "image_url", "image_url": url},
         {"type": "input_image", "image_url": url, "detail": "auto"},
         {"type": "image_url", "image_url": {"url": raw, "detail": None}},
+        {"type": "image_url", "image_url": {"url": url, "detail": "any"}},
+        {"type": "file", "file": {"filename": "photo.png", "file_data": url}},
+        {"type": "file", "file": {"file_data": raw}},
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;name=a.jpg;base64,{raw}"}},
     ]
 

@@ -60,6 +60,12 @@ def test_images_stand_where_they_were_put(model: Model, url: str) -> None:
     assert reply.usage.prompt_tokens_details.image_tokens == (9 + 17) * tiny.TOKENS  # type: ignore
 
 
+def test_each_image_has_a_detail_of_its_own(url: str) -> None:
+    content = [part(ONE, "low"), part(OTHER, "high"), part(ONE, "any"), text("?")]
+    reply = sdk(url).chat.completions.create(model="any", messages=[{"role": "user", "content": content}], max_tokens=1)  # type: ignore
+    assert reply.usage.prompt_tokens_details.image_tokens == (1 + 17 + 9) * tiny.TOKENS  # type: ignore
+
+
 def test_too_many(url: str) -> None:
     content = [*[part(OTHER)] * 65, text("?")]
     reply = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]})

@@ -79,7 +79,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (user([{"type": "input_audio"}]), "messages.0.content.0.type"),
     (user([{"type": "image_url"}]), "messages.0.content.0.image_url"),
     (user([{"type": "image_url", "image_url": {}}]), "messages.0.content.0.image_url.url"),
-    (user([{"type": "image_url", "image_url": {"url": "x", "detail": "x"}}]), "messages.0.content.0.image_url.detail"),
+    (user([{"type": "image_url", "image_url": {"url": "x", "detail": 7}}]), "messages.0.content.0.image_url.detail"),
+    (user([{"type": "file"}]), "messages.0.content.0.file.file_data"),
+    (user([{"type": "file", "file": "photo.png"}]), "messages.0.content.0.file.file_data"),
+    (user([{"type": "file", "file": {"file_id": "file-1"}}]), "messages.0.content.0.file.file_data"),
     ({"messages": [*HELLO, {"role": "assistant", "content": "hi"}]}, "messages"),
     ({"messages": [{"role": "system", "content": [{"type": "image_url"}]}, *HELLO]}, "messages.0.content.0.type"),
     *(({"messages": HELLO, field: value}, field) for field, values in SETTINGS.items() for value in values),
@@ -138,6 +141,14 @@ def test_not_an_object(http: httpx.Client) -> None:
 )
 def test_bad_image(http: httpx.Client, image: str) -> None:
     assert error_of(http.post(CHAT, json={"messages": ask("What?", image)}), 400) == ("invalid_image", URL_FIELD)
+
+
+def test_file_that_is_no_image(client: openai.OpenAI) -> None:
+    file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjcKJeLjz9MK"}
+    messages: list[Any] = [{"role": "user", "content": [{"type": "file", "file": file}]}]
+    with pytest.raises(openai.BadRequestError, match="not an image of a known format") as raised:
+        client.chat.completions.create(model="any", messages=messages)
+    assert (raised.value.code, raised.value.param) == ("invalid_image", "messages.0.content.0.file.file_data")
 
 
 def test_truncated_image(http: httpx.Client, photo: str) -> None:
@@ -243,11 +254,12 @@ JSON = st.recursive(
     max_leaves=5,
 )
 PART = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "image_url", "input_image", "image", "video", "refusal"]) | JSON},
+    {"type": st.sampled_from(["text", "image_url", "input_image", "image", "video", "file", "refusal"]) | JSON},
     optional={
         "text": JSON,
         "image_url": st.fixed_dictionaries({"url": JSON}) | JSON,
         "source": st.fixed_dictionaries({"data": JSON}) | JSON,
+        "file": st.fixed_dictionaries({"file_data": JSON}) | JSON,
         "detail": JSON,
     },
 )

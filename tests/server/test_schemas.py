@@ -43,9 +43,9 @@ URL = st.just("QUJD") | st.fixed_dictionaries(
     {}, optional=dict.fromkeys(["url", "path", "base64", "data"], INLINE) | {"detail": DETAIL}
 )
 SHOWN_PART = st.fixed_dictionaries(
-    {"type": st.sampled_from(["image_url", "input_image", "image", "video_url", "video"])},
+    {"type": st.sampled_from(["image_url", "input_image", "image", "video_url", "video", "file"])},
     optional=dict.fromkeys(["image_url", "image", "video_url", "url", "base64", "source"], URL | EDGES)
-    | {"detail": DETAIL},
+    | {"detail": DETAIL, "file": st.fixed_dictionaries({}, optional={"file_data": INLINE, "detail": DETAIL}) | EDGES},
 )
 BESIDE = dict.fromkeys(["images", "image", "image_url", "video"], URL | EDGES | st.lists(URL, max_size=2))
 TEXT_PART = st.fixed_dictionaries(

@@ -116,11 +116,12 @@ def check_text(text: str, path: str) -> None:
 
 
 def media_ref_at(place: MediaField, is_video: bool) -> MediaRef:
-    """The image or video at this place of a request."""
+    """The image or video at this place of a request. Any `detail` but low is high."""
     above, _, name = place.path.rpartition(".")
     url = required(read({name: place.value}, name, str, f"{above}." if above else ""), place.path)
-    detail = None if is_video or place.holder is None else read_detail(dict(place.holder), f"{above}." if above else "")
-    return MediaRef(url.strip(), place.path, is_video, detail or "high")
+    holder = {} if is_video or place.holder is None else dict(place.holder)
+    detail = read(holder, "detail", str, f"{above}." if above else "")
+    return MediaRef(url.strip(), place.path, is_video, "low" if detail == "low" else "high")
 
 
 def read_detail(owner: Json, path: str = "") -> Detail | None:

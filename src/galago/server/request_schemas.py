@@ -33,12 +33,13 @@ IMAGE_, VIDEO_ = "Image", "Video"
 
 def shown_schemas() -> Json:
     """What requests show, by the name of its schema."""
-    detail = {"detail": may(choice(*DETAILS, ""), "low sees a large image as a whole only")}
+    detail = {"detail": may(TEXT, "low sees a large image as a whole only; all else is high")}
     return {
         "Image": _shown(IMAGE, detail),
         "Video": _shown(VIDEO, {}),
         "ImagePart": _part(False, detail),
         "VideoPart": _part(True, {}),
+        "FilePart": record({"type": choice("file"), "file": record({"file_data": IMAGE}, detail)}),
     }
 
 
@@ -52,7 +53,7 @@ def _part(video: bool, more: Json) -> Json:
     """A part that shows something, in the first member that is not null; `more` stands beside what is no object."""
     itself, names = VIDEO if video else IMAGE, media_members(video)
     objects = {"allOf": [{"type": "object"}, ref(VIDEO_ if video else IMAGE_)]}
-    kind = {"type": choice(*(name for name, moves in MEDIA_PARTS.items() if moves is video))}
+    kind = {"type": choice(*(name for name, moves in MEDIA_PARTS.items() if moves is video and name != "file"))}
     before = [dict.fromkeys(names[:i], NULL) for i in range(len(names))]
     plain = [record({**kind, name: itself}, nulls | more) for name, nulls in zip(names, before, strict=True)]
     around = [record({**kind, name: objects}, nulls) for name, nulls in zip(names, before, strict=True)]
@@ -111,7 +112,7 @@ def chat_request() -> Json:
         return record({"role": choice(*roles)}, {"content": content, **none, **beside})
 
     turns = [
-        turn(["user", *TOOL_ROLES], [text(_beside()), ref("ImagePart"), ref("VideoPart")], _beside()),
+        turn(["user", *TOOL_ROLES], [text(_beside()), ref("ImagePart"), ref("FilePart"), ref("VideoPart")], _beside()),
         turn(["system", "developer"], [text(nowhere)], nowhere),
         turn(["assistant"], [text(nowhere), refusal], {**nowhere, **calls}),
     ]
