@@ -1,6 +1,7 @@
 """What can go wrong, in words for the person who can mend it."""
 
 import reprlib
+import traceback
 
 MAX_MESSAGE = 500
 """Characters of any message."""
@@ -163,3 +164,10 @@ class ModelInUse(GalagoError):
 def size_of(count: int) -> str:
     """Bytes in words: 3.9 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def clear_tracebacks(error: BaseException | None) -> None:
+    """Clear the frames of an error's traceback, whose variables hold what was half loaded."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

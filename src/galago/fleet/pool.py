@@ -5,7 +5,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from galago.errors import (
     LoadFailed,
     ModelInUse,
     OutOfMemory,
+    clear_tracebacks,
     quoted,
     size_of,
 )
@@ -102,7 +102,14 @@ class ModelPool:
     @property
     def keeps(self) -> bool:
         """Whether a model stays for a while after its use, so that the end of a use never waits."""
-        return self._keep_alive != 0
+        return self._keep_alive != 0 and all(slot.keep_alive != 0 for slot in list(self._slots.values()))
+
+    def set_keep_alive(self, name: str, keep_alive: float | None) -> None:
+        """Let a model in memory stay so many seconds after its last use, in place of the pool's own `keep_alive`."""
+        with self._condition:
+            if slot := self._slots.get(canonical_name(name, **self.run_options)):
+                slot.keep_alive = keep_alive
+                self._set_timer()
 
     def load(self, name: str, progress: Progress | None = None) -> None:
         """Load a model ahead of its use; counts as a use, and raises as `use` does."""
@@ -127,13 +134,13 @@ class ModelPool:
     def loaded(self) -> list[PoolEntry]:
         """The models in memory, and the one that is being loaded, oldest first."""
         with self._condition:
-            return [s.entry(self._clock(), self._keep_alive) for s in self._slots.values() if not s.is_unloading]
+            return [s.entry(self._clock()) for s in self._slots.values() if not s.is_unloading]
 
     def expire(self) -> None:
         """Unload the models that were idle for `keep_alive`. A timer does this too."""
         with self._condition:
-            past = self._clock() - (float("inf") if self._keep_alive is None else self._keep_alive)
-            over = [slot for slot in self._slots.values() if slot.is_idle and slot.last_used <= past]
+            now = self._clock()
+            over = [slot for slot in self._slots.values() if slot.expires is not None and slot.expires <= now]
             for slot in over:
                 slot.is_unloading = True
         self._unload(over)
@@ -180,7 +187,7 @@ class ModelPool:
                 if slot:
                     slot.users += 1
                 elif need is not None:
-                    mine = self._slots[name] = Slot(name, need)
+                    mine = self._slots[name] = Slot(name, need, self._keep_alive)
                     self._loading = True
             if slot:
                 return slot, self._wait_until_loaded(slot)
@@ -222,7 +229,7 @@ class ModelPool:
         with self._condition:
             slot.users -= 1
             slot.last_used = self._clock()
-            at_once = self._keep_alive == 0 and slot.model is not None and slot.is_idle
+            at_once = slot.keep_alive == 0 and slot.model is not None and slot.is_idle
             if at_once:
                 slot.is_unloading = True
             else:
@@ -261,7 +268,7 @@ class ModelPool:
             model = self._load(slot.name, progress=progress)
         except BaseException as error:
             slot.error = self._load_error(slot, error)
-            _clear_tracebacks(error)
+            clear_tracebacks(error)
             return_memory(self._device)
             if slot.error is error or not isinstance(error, Exception):
                 raise
@@ -362,11 +369,14 @@ class ModelPool:
                 self._condition.notify_all()
 
     def _set_timer(self) -> None:
-        """Start the timer for the model that expires first. One is enough: models expire in the order of their use."""
-        idle = [slot.last_used for slot in self._slots.values() if slot.model and slot.is_idle]
-        if self._timer or self._closed or self._keep_alive is None or not idle:
+        """Start the timer for the model that expires first, in place of the one that runs."""
+        expiring = [slot.expires for slot in self._slots.values() if slot.expires is not None]
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._closed or not expiring:
             return
-        wait = min(idle) + self._keep_alive - self._clock()
+        wait = min(expiring) - self._clock()
         self._timer = threading.Timer(min(max(wait, 0.0), threading.TIMEOUT_MAX), self._on_timer)
         self._timer.daemon = True
         self._timer.start()
@@ -376,7 +386,6 @@ class ModelPool:
             self.expire()
         finally:
             with self._condition:
-                self._timer = None
                 self._set_timer()
 
 
@@ -390,10 +399,3 @@ def _reset_all_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_reset_all_after_fork)
-
-
-def _clear_tracebacks(error: BaseException | None) -> None:
-    """Clear the frames of an error's traceback, whose variables hold what was half loaded."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

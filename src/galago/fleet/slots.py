@@ -31,8 +31,8 @@ class Slot:
     `need` (bytes) includes `kv_bytes` for keys and values, of which `lent_kv_bytes` can be reclaimed for others.
     """
 
-    def __init__(self, name: str, need: int) -> None:
-        self.name = name
+    def __init__(self, name: str, need: int, keep_alive: float | None) -> None:
+        self.name, self.keep_alive = name, keep_alive
         self.need = need
         self.kv_bytes = self.lent_kv_bytes = 0
         self.users = 1
@@ -48,8 +48,13 @@ class Slot:
     def is_idle(self) -> bool:
         return not self.users and not self.is_unloading
 
-    def entry(self, now: float, keep_alive: float | None) -> PoolEntry:
+    @property
+    def expires(self) -> float | None:
+        """When an idle model is unloaded, by the pool's clock."""
+        return self.last_used + self.keep_alive if self.is_idle and self.model and self.keep_alive is not None else None
+
+    def entry(self, now: float) -> PoolEntry:
         idle_s = None if self.users else now - self.last_used
-        left = None if idle_s is None or keep_alive is None else max(0.0, keep_alive - idle_s)
+        left = None if self.expires is None else max(0.0, self.expires - now)
         ended = self.model.ended if self.model else None
         return PoolEntry(self.name, self.need, self.users, idle_s, left, self.model is None, ended)

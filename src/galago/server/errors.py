@@ -47,7 +47,7 @@ _STATUS = {
     "too_many_connections": 503,
     "timeout": 504,
 }
-_LIKE_CHAT = ("/responses", "/completions", "/messages", "/api/chat", "/api/generate")
+_LIKE_CHAT = ("/responses", "/completions", "/messages")
 """Paths of other chat APIs, for which the 404 names that of chat completions"""
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {
@@ -97,11 +97,12 @@ def to_failure(error: Exception) -> Failure:
 
 
 def make_error_reply(default: ErrorFormat, formats: Mapping[str, ErrorFormat]) -> ErrorReply:
-    """An ErrorReply with these formats by path, and the default elsewhere."""
+    """An ErrorReply with these formats by path, or by how paths begin (/api/), and the default elsewhere."""
 
     def reply(path: str, error: Exception) -> JSONResponse:
-        failed = to_failure(error)
-        return JSONResponse(formats.get(path, default)(failed), failed.status, _HEADERS.get(failed.status))
+        failed, folder = to_failure(error), "/".join(path.split("/")[:2]) + "/"
+        format = formats.get(path) or formats.get(folder) or default
+        return JSONResponse(format(failed), failed.status, _HEADERS.get(failed.status))
 
     return reply
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from galago.server.errors import to_failure
 from galago.server.fields import read, required
 from galago.server.models import Models, ModelStatus
 from galago.server.serving import ServerContext, run_blocking, sse_event, stream_response
+from galago.system.progress import Progress
 
 LOAD, UNLOAD = "/models/load", "/models/unload"
 KEEPALIVE_S = 15.0
@@ -115,10 +116,14 @@ def _station_entry(status: ModelStatus) -> Json:
     return {"id": status.id, "name": status.id, "description": status.description, "version": status.revision or ""}
 
 
-async def _load_progress(models: Models, route: ResolvedRoute) -> AsyncIterator[tuple[int, int] | None]:
-    """Load a route's models in a thread; yields bytes downloaded and in total, and None after KEEPALIVE_S without news.
+def _load_progress(models: Models, route: ResolvedRoute) -> AsyncIterator[tuple[int, int] | None]:
+    return run_with_progress(partial(models.load, route.models))
 
-    Raises what the load raises. The load goes on when the client has gone, since others may wait for it.
+
+async def run_with_progress(call: Callable[[Progress], None]) -> AsyncIterator[tuple[int, int] | None]:
+    """Run a call in a thread; yields what it tells of its progress, and None after KEEPALIVE_S without news.
+
+    Raises what it raises. It goes on when the client has gone, since others may wait for it.
     """
     loop = asyncio.get_running_loop()
     updates: asyncio.Queue[tuple[int, int] | Exception | None] = asyncio.Queue()
@@ -137,7 +142,7 @@ async def _load_progress(models: Models, route: ResolvedRoute) -> AsyncIterator[
 
     def load() -> None:
         try:
-            models.load(route.models, progress)
+            call(progress)
         except Exception as error:
             put(error)
         else:

@@ -136,11 +136,11 @@ class Models:
         A name that is neither configured nor in memory means the default, or raises Refused where names are strict.
         Raises InvalidRequest for a medium that the route does not take.
         """
-        found = None if name is None else self._match(name)
+        found = None if name is None else self.match(name)
         if found is None and name is not None and self.strict:
-            ids = ", ".join(map(id_of, self._served_names()))
+            ids = ", ".join(map(id_of, self.served_names()))
             raise Refused("model_not_found", f"no model {quoted(name)} here; there is {ids}", "model")
-        return self._route_of(found or self.default).model_for(medium)
+        return self.route_of(found or self.default).model_for(medium)
 
     def find_loadable(self, name: str) -> ResolvedRoute:
         """The model of the catalogue, or the configured model or route, of this name. Raises Refused for all others.
@@ -149,9 +149,9 @@ class Models:
         """
         found = self._match_exactly(name)
         if found is None:
-            ids = ", ".join(dict.fromkeys([*map(id_of, self._served_names()), *(entry.id for entry in entries())]))
+            ids = ", ".join(dict.fromkeys([*map(id_of, self.served_names()), *(entry.id for entry in entries())]))
             raise Refused("model_not_found", f"no model {quoted(name)}; there are {ids}", "model")
-        return self._route_of(found)
+        return self.route_of(found)
 
     def is_loaded(self, key: str) -> bool:
         """Whether the model can be used now without waiting for a load."""
@@ -173,7 +173,7 @@ class Models:
 
     def facts(self, name: str) -> Facts | None:
         """The facts of a model, or of a route's first model; None before its first load."""
-        return self._facts.get(self._route_of(name).models[0])
+        return self._facts.get(self.route_of(name).models[0])
 
     def describe_configured(self) -> list[str]:
         """The configured names with the precisions of their loaded models, such as "moondream2 (int8)"."""
@@ -186,7 +186,7 @@ class Models:
     def statuses(self) -> list[ModelStatus]:
         """The configured names, then other models in memory, then the rest of the catalogue. Reads files."""
         models = [canonical_name(entry.id, **self.pool.run_options) for entry in entries()]
-        return self._statuses(list(dict.fromkeys([*self._served_names(), *models])))
+        return self._statuses(list(dict.fromkeys([*self.served_names(), *models])))
 
     def status(self, name: str) -> ModelStatus:
         """The state of one model or route. Reads files."""
@@ -245,24 +245,24 @@ class Models:
             self._facts[key] = replace(model.backend.facts, name=id_of(key))
         return self._facts[key], model
 
-    def _route_of(self, name: str) -> ResolvedRoute:
+    def route_of(self, name: str) -> ResolvedRoute:
         return self.by_name.get(name) or single_model_route(name)
 
-    def _served_names(self) -> tuple[str, ...]:
+    def served_names(self) -> tuple[str, ...]:
         """The configured names, and the keys of configured models and of those in memory."""
         return tuple(dict.fromkeys([*self.by_name, *self.configured, *(entry.name for entry in self.pool.loaded())]))
 
     def _match_exactly(self, name: str) -> str | None:
         if len(name) > MAX_NAME_LENGTH:
             return None
-        for other in self._served_names():
+        for other in self.served_names():
             if id_of(other).lower() == name.lower():
                 return other
         return canonical_name(name, **self.pool.run_options) if entry_of(name) else None
 
-    def _match(self, name: str) -> str | None:
+    def match(self, name: str) -> str | None:
         """The served name for one that a client sent; without a precision it matches the first of any precision."""
-        here, exact = self._served_names(), self._match_exactly(name)
+        here, exact = self.served_names(), self._match_exactly(name)
         if exact in here:
             return exact
         known = None if len(name) > MAX_NAME_LENGTH or with_precision(name)[1] else lookup(name)
@@ -270,7 +270,7 @@ class Models:
 
     def _statuses(self, names: Sequence[str]) -> list[ModelStatus]:
         here, on_disk = {entry.name: entry for entry in self.pool.loaded()}, installed()
-        routes = [self._route_of(name) for name in names]
+        routes = [self.route_of(name) for name in names]
         models = [[self._status(key, here.get(key), on_disk) for key in route.models] for route in routes]
         return [_route_status(*pair) for pair in zip(routes, models, strict=True)]
 

@@ -19,6 +19,7 @@ from galago.aio import events_of
 from galago.backends.backend import Facts, Run
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
+from galago.fleet.pool import ModelPool
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
@@ -124,7 +125,7 @@ class ServerContext:
         events = self.stats.record(events_until_disconnect(http, started.runs), fields)
         # The images and videos as they were sent can be freed.
         parsed = replace(parsed, images=(), place=place_image)
-        return ModelResponse(parsed, started.facts, _release_after(events, started.resources, self.models.pool.keeps))
+        return ModelResponse(parsed, started.facts, _release_after(events, started.resources, self.models.pool))
 
     async def _reserve_clips(self, http: Request, parsed: ParsedBody, needed: int, stack: ExitStack) -> ParsedBody:
         """Wait until `needed` bytes of video frames (at most one request's share) are free; `stack` gives them back.
@@ -229,8 +230,8 @@ class StartedRequest:
     """cancels the runs and ends the use of the model"""
 
 
-async def _release_after(events: Events, resources: ExitStack, keeps: bool) -> Events:
-    """Pass events on and release the model at their end, in a thread unless the pool `keeps` it: closing takes time."""
+async def _release_after(events: Events, resources: ExitStack, pool: ModelPool) -> Events:
+    """Pass events on and release the model at their end, in a thread unless the pool keeps it: closing takes time."""
     try:
         async for event in events:
             yield event
@@ -238,7 +239,7 @@ async def _release_after(events: Events, resources: ExitStack, keeps: bool) -> E
         # A client that goes away cancels its request; without a shield the model would stay in use until some
         # collection of garbage.
         with anyio.CancelScope(shield=True):
-            if keeps:
+            if pool.keeps:
                 resources.close()
             else:
                 await run_blocking(resources.close)

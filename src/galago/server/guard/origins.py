@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from galago.errors import InvalidRequest, quoted
 from galago.server.errors import ErrorReply, Refused
 
-_LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?|(app|tauri|vscode-webview|vscode-file)://[^/\s]+"
+"""Pages of this machine, and of programs on it, such as Obsidian; no site on the web has an origin of their schemes"""
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|\*")
 
 
