@@ -157,7 +157,7 @@ def test_every_page_may_use_the_server_where_that_was_asked_for(serve):
 
 
 @pytest.mark.parametrize(
-    "origin", [*ELSEWHERE[:-1], "chrome-extension://abcdef", "app://notes", "null", "a b", "x" * 500]
+    "origin", [*ELSEWHERE[:-1], "chrome-extension://abcdef", "moz-extension://notes", "null", "a b", "x" * 500]
 )
 def test_the_flag_that_a_refusal_names_lets_the_page_in(serve, origin):
     refused = serve().post("/v1/query", json={}, headers={"Origin": origin}).json()["error"]

@@ -373,7 +373,6 @@ class ModelPool:
         expiring = [slot.expires for slot in self._slots.values() if slot.expires is not None]
         if self._timer:
             self._timer.cancel()
-            self._timer = None
         if self._closed or not expiring:
             return
         wait = min(expiring) - self._clock()

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from galago.errors import ModelInUse, quoted
+from galago.messages import ROLES
 from galago.request import Chat, Done, Event, Sampling, TextDelta, Token
 from galago.request import Request as ModelRequest
 from galago.server.bodies import Json, load_json
@@ -52,6 +53,10 @@ Whole = Annotated[int, BeforeValidator(_cut)]
 
 KeepAlive = Annotated[float, BeforeValidator(_seconds)]
 """Seconds; less than 0 is for ever."""
+Name = Annotated[str, Field(pattern=r"\S")]
+Image = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
+"""A file in base64, or a data: URL."""
+FOR_EVER_S = 1e9
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
@@ -83,7 +88,7 @@ class Options(BaseModel):
             seed=None if self.seed is None or self.seed < 0 else self.seed % 2**63,
             max_tokens=None if self.num_predict is None or self.num_predict < 0 else max(self.num_predict, 1),
             stop=tuple(text for text in stop if text),
-            repetition_penalty=within(self.repeat_penalty, 0.01, 100, 1),
+            repetition_penalty=self.repeat_penalty if self.repeat_penalty and self.repeat_penalty > 0 else 1,
             json_schema=schema,
         )
 
@@ -92,28 +97,28 @@ class TurnBody(BaseModel):
     """A message of /api/chat."""
 
     model_config = ConfigDict(extra="ignore")
-    role: str
+    role: Annotated[str, Field(json_schema_extra={"enum": sorted(ROLES)})]
     content: str | None = None
-    images: list[str] | None = None
+    images: list[Image] | None = None
 
 
 class Body(BaseModel):
     """What chat and generate share. What stands elsewhere than it belongs is let go."""
 
     model_config = ConfigDict(extra="ignore")
-    model: str
+    model: Name
     stream: bool | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: Options | None = None
     keep_alive: KeepAlive | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(_cut)] | None = None
 
     @property
     def keep_alive_s(self) -> float | None:
         """Seconds that the model stays after this; None for ever."""
-        return None if self.keep_alive is None or self.keep_alive < 0 else self.keep_alive
+        return self.keep_alive if self.keep_alive is not None and 0 <= self.keep_alive < FOR_EVER_S else None
 
 
 class ChatBody(Body):
@@ -133,7 +138,7 @@ class GenerateBody(Body):
     prompt: str | None = None
     system: str | None = None
     suffix: str | None = None
-    images: list[str] | None = None
+    images: list[Image] | None = None
 
     @property
     def turns(self) -> list[Json]:

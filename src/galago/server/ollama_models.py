@@ -8,7 +8,7 @@ from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from galago.backends.memory_estimate import model_entry
 from galago.errors import UnsupportedTask
@@ -16,7 +16,7 @@ from galago.server.bodies import Json
 from galago.server.errors import to_failure
 from galago.server.manage import run_with_progress
 from galago.server.models import Models, id_of
-from galago.server.ollama import NDJSON, error_body, line, plain_name, served_key, validate
+from galago.server.ollama import NDJSON, Name, error_body, line, plain_name, served_key, validate
 from galago.server.serving import ServerContext, run_blocking, stream_response
 from galago.store.catalog import entry_of
 from galago.store.hub import fetch, files_of
@@ -35,16 +35,11 @@ UNSUPPORTED = {
 
 
 class PullBody(BaseModel):
-    """The body of /api/pull, /api/show and /api/delete, which call the model by either name."""
+    """The body of /api/pull and /api/show."""
 
     model_config = ConfigDict(extra="ignore")
-    model: str | None = None
-    name: str | None = None
+    model: Name = Field(validation_alias=AliasChoices("model", "name"))
     stream: bool | None = None
-
-    @property
-    def called(self) -> str:
-        return self.model or self.name or ""
 
 
 def size_in_words(parameters: int) -> str:
@@ -124,12 +119,12 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
     @app.post("/api/show")
     async def show_model(http: Request) -> Response:
         body = await context.parse_body(http, partial(validate, PullBody))
-        return JSONResponse(await run_blocking(lambda: show(models, served_key(models, body.called))))
+        return JSONResponse(await run_blocking(lambda: show(models, served_key(models, body.model))))
 
     @app.post("/api/pull")
     async def pull(http: Request) -> Response:
         body = await context.parse_body(http, partial(validate, PullBody))
-        lines = _pull(body.called)
+        lines = _pull(body.model)
         if body.stream is not False:
             return await stream_response(lines, NDJSON)
         *_, last = [json.loads(one) async for one in lines]
@@ -156,6 +151,8 @@ async def _pull(name: str) -> AsyncIterator[str]:
         async for step in run_with_progress(partial(fetch, entry)):
             counts = {"total": step[1], "completed": step[0]} if step else {}
             yield line({"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", **counts})
+        size = sum(file.stat().st_size for file in files_of(entry) or ())
+        yield line({"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size})
         for status in ("verifying sha256 digest", "writing manifest", "success"):
             yield line({"status": status})
     except Exception as error:

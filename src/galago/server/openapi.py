@@ -1,10 +1,14 @@
 """The OpenAPI document: every route, what it takes and everything that it answers."""
 
+from functools import partial
 from typing import Any
 
+from pydantic.json_schema import models_json_schema
+
+from galago.server import ollama, ollama_models
 from galago.server.bodies import Json
 from galago.server.request_target import HEALTH_PATHS
-from galago.server.schema_parts import TEXT, ref
+from galago.server.schema_parts import COUNT, FLAG, TEXT, record, ref
 from galago.server.schemas import schemas
 
 WHY = {
@@ -47,11 +51,11 @@ SKILLS = {
 
 def document(version: str) -> Json:
     """The document of the server of this version."""
-    about = "Compact vision-language models behind OpenAI's chat completions and Moondream's API."
-    paths = {**_chat(), **_skills(), **_models(), **_info()}
+    about = "Compact vision-language models behind the APIs of OpenAI, Moondream and Ollama."
+    paths = {**_chat(), **_skills(), **_ollama(), **_models(), **_info()}
     for path, operations in paths.items():
         for operation in operations.values():
-            shape = "MoondreamError" if operation["tags"] == ["Moondream"] else "Error"
+            shape = {"Moondream": "MoondreamError", "Ollama": "OllamaError"}.get(operation["tags"][0], "Error")
             guarded = (421,) if path in HEALTH_PATHS else (401, 403, 421, 503)
             # With these a connection is closed before it is known which dialect its client speaks.
             early = _errors((408, 431))
@@ -60,7 +64,7 @@ def document(version: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": schemas()},
+        "components": {"schemas": schemas() | _ollama_schemas()},
     }
 
 
@@ -124,6 +128,41 @@ def _skills() -> Json:
             paths[f"{prefix}/{name}"] = {
                 "post": _operation(name + suffix, "Moondream", summary, replies, takes, **more)
             }
+    return paths
+
+
+def _ollama_schemas() -> Json:
+    """What its bodies are is told by their models; of its replies, what all of them have."""
+    kinds: list[Any] = [(kind, "validation") for kind in (ollama.ChatBody, ollama.GenerateBody, ollama_models.PullBody)]
+    _, taken = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
+    said = {"message": record({"role": TEXT, "content": TEXT}), "response": TEXT, "done_reason": TEXT}
+    counts = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration")
+    told = dict.fromkeys((*counts, "eval_count", "eval_duration"), COUNT)
+    return taken["$defs"] | {
+        "OllamaError": record({"error": TEXT}),
+        "OllamaRecord": record({"model": TEXT, "created_at": TEXT, "done": FLAG}, said | told),
+        "OllamaObject": {"type": "object"},
+    }
+
+
+def _ollama() -> Json:
+    streamed = {"application/x-ndjson": {"schema": TEXT}}
+    answer = {"200": _reply("The answer, a record a line (unless stream is false).", _json("OllamaRecord") | streamed)}
+    told = {"200": _reply("What is told of it.", _json("OllamaObject"))}
+    errors = partial(_errors, shape="OllamaError")
+    pulled = {"200": _reply("How far it is, a record a line.", _json("OllamaObject") | streamed), **errors((500,))}
+    asks = {"/api/chat": ("ChatBody", answer, ASKED), "/api/generate": ("GenerateBody", answer, ASKED)}
+    named = {"/api/show": ("PullBody", told, (400, 404, 413, 415)), "/api/pull": ("PullBody", pulled, (400, 413, 415))}
+    paths: Json = {}
+    for path, (takes, replies, statuses) in {**asks, **named}.items():
+        replies = {**replies, **errors(statuses)}
+        paths[path] = {"post": _operation(f"ollama_{path[5:]}", "Ollama", f"Ollama's {path[5:]}", replies, takes)}
+    for path in ("/api/version", "/api/tags", "/api/ps"):
+        paths[path] = {"get": _operation(f"ollama_{path[5:]}", "Ollama", f"Ollama's {path[5:]}", told)}
+    for path in ollama_models.UNSUPPORTED:
+        method = "delete" if path == "/api/delete" else "post"
+        refused = _operation(f"ollama_{path[5:]}", "Ollama", "Not offered here", errors((501,)))
+        paths[path] = {method: refused}
     return paths
 
 
