@@ -41,6 +41,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "grace_s": st.integers(0, 3600),
     "api_keys": st.lists(WORD, min_size=1, max_size=3),
     "cors_origins": st.lists(WORD.map("https://{}.org".format) | st.just("*"), min_size=1, max_size=3),
+    "several_images": st.sampled_from(["refuse", "sheet"]),
     "remote_images": st.booleans(),
     "allow_image_hosts": st.lists(WORD, min_size=1, max_size=3),
     "strict_model_names": st.booleans(),

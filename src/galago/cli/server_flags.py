@@ -79,6 +79,10 @@ class ServerFlags:
             help="A site whose pages may call the server, or * for all; pages of this machine may. May be given again.",
         ),
     ] = None
+    several_images: Annotated[
+        str | None,
+        typer.Option(help="Several images for a model that takes one: refuse, or sheet to show them as one. (refuse)"),
+    ] = None
     remote_images: Annotated[bool | None, typer.Option(help="Fetch images that are given by URL. (on)")] = None
     allow_image_hosts: Annotated[
         Texts,

@@ -50,10 +50,12 @@ def texts_of(turns: Sequence[ParsedTurn]) -> tuple[Message, ...]:
 
 
 def place_media(turns: Sequence[ParsedTurn], request: Request, opened: Sequence[Picture | Clip]) -> Request:
-    """The request over the conversation, with its images and videos where they stood."""
+    """The request over the conversation, with its images and videos where they stood; where there are fewer, as of a
+    sheet of all, in the first places."""
     left = iter(opened)
-    messages = (Message(role, tuple(p if isinstance(p, str) else next(left) for p in parts)) for role, parts in turns)
-    details = tuple(shown.detail for shown in media_in(turns))
+    placed = ((role, tuple(p if isinstance(p, str) else next(left, None) for p in parts)) for role, parts in turns)
+    messages = (Message(role, tuple(part for part in parts if part is not None)) for role, parts in placed)
+    details = tuple(shown.detail for shown in media_in(turns))[: len(opened)]
     return replace(request, skill=Chat(tuple(messages)), detail=details or "high")
 
 

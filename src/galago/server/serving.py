@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
@@ -19,12 +20,14 @@ from galago.aio import events_of
 from galago.backends.backend import Facts, Run
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
+from galago.fleet.default_model import photo_models
 from galago.fleet.pool import ModelPool
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
 from galago.request import Done, Event
 from galago.server.bodies import decompress, read_body
+from galago.server.contact_sheet import contact_sheet
 from galago.server.errors import Refused
 from galago.server.fields import MediaRef, ParsedBody, clip_bytes, expand_choices, fetch_media, open_media, place_image
 from galago.server.guard.logs import log_fields
@@ -34,6 +37,7 @@ from galago.server.settings import ServerSettings
 from galago.system.machine import usable_cores
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 Events = AsyncIterator[tuple[int, Event]]
 """Events as they come, each with the number of its run"""
@@ -200,8 +204,14 @@ class ServerContext:
                     runs.append(model.submit(replace(request, timeout=timeout)))
                     stack.callback(runs[-1].cancel)
             except TooManyImages as error:
-                error.param = parsed.images[1].path
-                raise
+                pictures = [one for one in opened if isinstance(one, Picture)]
+                if self.settings.several_images == "sheet" and len(pictures) == len(opened):
+                    sheet = contact_sheet(pictures)
+                    log.info("%s", sheet.warnings[0])
+                    return self._start(parsed, [sheet], fields)
+                several = next(photo_models("video")).id
+                hint = f"--several-images sheet shows them to it as one, and {several} takes several"
+                raise TooManyImages(f"{error}; {hint}", parsed.images[1].path) from error
             return StartedRequest(facts, runs, stack.pop_all())
 
 

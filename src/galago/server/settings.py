@@ -151,6 +151,8 @@ class ServerSettings:
         (), _list("origins such as https://example.org, or *", matches(r"\*|[a-z][a-z0-9+.-]*://[^\s/]+"))
     )
     """sites whose pages may call the server, beside those of this machine"""
+    several_images: str = _setting("refuse", _one_of("refuse", "sheet"))
+    """what happens to several images for a model that takes one: a contact sheet of them is one"""
     remote_images: bool = _setting(True, _boolean())
     """whether images may be given by URL"""
     allow_image_hosts: tuple[str, ...] = _setting(
