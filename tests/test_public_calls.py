@@ -45,6 +45,7 @@ VALUES: list[Any] = [
     *(Message("user", "What?"), Query("What?"), Sampling(), tiny, {"const": "\ud800"}, {"type": object()}),
 ]
 SETTINGS = sorted(["temperature", "top_p", "min_p", "seed", "max_tokens", "stop", "top_k", "repetition_penalty"])
+SETTINGS += ["frequency_penalty", "presence_penalty", "logit_bias"]
 SETTINGS += ["json_schema", "max_objects", "variant", "detail", "unknown", 7]  # type: ignore[list-item]
 ANY = st.sampled_from(VALUES)
 ANY_SETTINGS = st.dictionaries(st.sampled_from(SETTINGS), ANY, max_size=2).map(lambda some: FEW | some)  # type: ignore

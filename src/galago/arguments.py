@@ -11,8 +11,8 @@ from galago.request import DetectGaze, Media, Priority, Query, Request, Sampling
 from galago.values import Box, Spot
 
 SettingsDict = Mapping[str, Any]
-"""temperature, top_p, min_p, top_k, repetition_penalty, seed, max_tokens, stop, json_schema, max_objects, variant,
-detail; each may be left out.
+"""temperature, top_p, min_p, top_k, repetition_penalty, frequency_penalty, presence_penalty, logit_bias, seed,
+max_tokens, stop, json_schema, max_objects, variant, detail; each may be left out.
 
 Text is greedy unless a temperature is given. `json_schema`, a JSON Schema as a dict or as text, makes it JSON that
 fits the schema. `variant` names a LoRA file; see load(). With detail `low` a

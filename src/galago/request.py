@@ -4,7 +4,7 @@ A face (HTTP dialect, command line, Python Model) turns its input into a Request
 no model logic. Coordinates are 0..1 from the top left, relative to the whole image.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args
 
@@ -139,7 +139,9 @@ class Sampling:
     temperature >= 0; top_p and min_p in 0..1; max_tokens >= 1 or None for the model's own limit;
     text ends before the first of `stop`, which is not given out. Only the top_k most likely tokens are drawn
     from; a repetition_penalty above 1 makes those that the text has already less likely (as in CTRL,
-    arXiv:1909.05858), one below 1 more. With a `json_schema`, the text of a JSON Schema, the text is JSON
+    arXiv:1909.05858), one below 1 more. As OpenAI documents them, presence_penalty (-2..2) is taken from the logit of
+    each token that the text has already, frequency_penalty (-2..2) as often as it has it, and logit_bias adds
+    -100..100 to those of up to 300 token ids. With a `json_schema`, the text of a JSON Schema, the text is JSON
     that fits it, if it comes to its end before the limit.
     """
 
@@ -152,6 +154,9 @@ class Sampling:
     top_k: int | None = None
     repetition_penalty: float = 1.0
     json_schema: str | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check(is_number(self.temperature) and 0 <= self.temperature < float("inf"), "temperature", "a number >= 0")
@@ -166,6 +171,13 @@ class Sampling:
         penalty = self.repetition_penalty
         check(is_number(penalty) and 0 < penalty < float("inf"), "repetition_penalty", "a number above 0")
         check(self.json_schema is None or is_text(self.json_schema), "json_schema", "a JSON Schema, or its text")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            check(is_number(value) and -2 <= value <= 2, name, "a number in -2..2")
+        bias = self.logit_bias
+        fits = isinstance(bias, Mapping) and all(is_whole(t) and t >= 0 and is_number(by) for t, by in bias.items())
+        fits = fits and len(bias) <= 300 and all(-100 <= by <= 100 for by in bias.values())
+        check(fits, "logit_bias", "a number in -100..100 for each of up to 300 token ids")
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,35 @@ def test_log_probabilities_sum_to_one(logits: list[float], shift: float) -> None
     assert log_probabilities(row + np.float32(shift)) == pytest.approx(values, abs=1e-2)
 
 
+PENALTY = st.sampled_from([0.0, 0.0, 0.5, -1.25, 2.0, -2.0])
+BIAS = st.dictionaries(st.integers(0, 4), st.sampled_from([0.0, 0.25, -100.0, 100.0]), max_size=3)
+
+
+@given(PENALTY, PENALTY, BIAS, st.lists(st.lists(st.integers(-8, 8), min_size=5, max_size=5), min_size=1, max_size=8))
+def test_penalties_and_bias_are_as_openai_documents_them(
+    frequency: float, presence: float, bias: dict[int, float], rows: list[list[int]]
+) -> None:
+    """logits - count * frequency - (count > 0) * presence + bias, of which the largest is taken."""
+    sampler = Sampler(Sampling(frequency_penalty=frequency, presence_penalty=presence, logit_bias=bias))
+    count = np.zeros(5)
+    for row in rows:
+        logits = np.array(row, np.float32)
+        wanted = np.array(row) - count * frequency - (count > 0) * presence
+        wanted += [bias.get(token, 0) for token in range(5)]
+        drawn = sampler.draw(logits)
+        assert logits.tolist() == wanted.tolist()
+        assert drawn == wanted.argmax()
+        count[drawn] += 1
+
+
+def test_no_penalty_changes_no_bit() -> None:
+    sampler, row = Sampler(Sampling()), np.array([-0.0, 1e-45, 3.1], np.float32)
+    for _ in range(3):
+        logits = row.copy()
+        sampler.draw(logits)
+        assert logits.tobytes() == row.tobytes()
+
+
 def test_repeated_tokens_become_less_likely() -> None:
     """Towards zero where they were likely, further away where they were not."""
     sampler = Sampler(Sampling(repetition_penalty=3.0))

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from PIL import Image
 from serving import GOLDEN, ask, data_url, hosting, load, sdk, serving
 
 QUESTION = "How many people are in the image?"
@@ -124,6 +125,19 @@ def test_stop(client: Any, golden: Any, photo: str) -> None:
         reply = client.chat.completions.create(model="any", messages=messages, max_tokens=24, stop=stop)
         assert reply.choices[0].message.content == whole.partition("tri")[0] != whole
         assert reply.choices[0].finish_reason == "stop"
+
+
+def test_logit_bias(client: Any, model: Any, golden: Any, photo: str) -> None:
+    case = golden["im_500x120.query_0"]
+    first, *_, other = case["segments"][0]["token_ids"]
+    options: dict[str, Any] = {"max_tokens": 8, "logit_bias": {str(other): 100}}
+    reply = client.chat.completions.create(model="any", messages=ask(QUESTION, photo), logprobs=True, **options)
+    assert len({token.token for token in reply.choices[0].logprobs.content}) == 1
+    settings = {"max_tokens": 8, "logit_bias": {other: 100}}
+    with Image.open(GOLDEN / "small" / "images" / "im_500x120.png") as image:
+        assert model.query(image, QUESTION, settings=settings)["answer"] == reply.choices[0].message.content
+    without = content(client, ask(QUESTION, photo), logit_bias={str(first): -100})
+    assert without[:3] != case["output"]["answer"][:3]
 
 
 def test_seed_repeats_a_sampled_text(client: Any, photo: str) -> None:

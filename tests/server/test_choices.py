@@ -173,3 +173,13 @@ def test_repetition_penalty(bundled: openai.OpenAI, photo: str) -> None:
         return len(tokens) - len(set(tokens))
 
     assert repeated(0.2) > repeated(1.0)
+
+
+@pytest.mark.parametrize("name", ["frequency_penalty", "presence_penalty"])
+def test_penalties(client: openai.OpenAI, photo: str, name: str) -> None:
+    def repeated(penalty: float) -> int:
+        reply = create(client, photo, max_tokens=24, logprobs=True, **{name: penalty})
+        tokens = [t.token for t in reply.choices[0].logprobs.content]
+        return len(tokens) - len(set(tokens))
+
+    assert repeated(-2) > repeated(2)

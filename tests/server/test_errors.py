@@ -38,6 +38,12 @@ SETTINGS: dict[str, list[Any]] = {
     "min_p": [2, {}],
     "top_k": [-2, 1.5, "5", True],
     "repetition_penalty": [0, -1, "2"],
+    "frequency_penalty": [-2.1, 3, "1", True],
+    "presence_penalty": [2.5, []],
+    "logit_bias": [
+        *([], {"x": 1}, {"-1": 1}, {"1.0": 1}, {"7": 101}, {"7": -100.5}, {"7": "1"}, {"7": None}, {"7": True}),
+        *({"999999999": 1}, {str(i): 1 for i in range(301)}),
+    ],
     "n": [0, 9, -1, 1.5, True, "2", []],
     "logprobs": [1, "true", {}],
     "top_logprobs": [3, 0, "3", True],
@@ -106,9 +112,6 @@ def test_wrong_field(http: httpx.Client, body: dict[str, Any], param: str) -> No
         ("function_call", {"name": "look"}),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
-        ("logit_bias", {"7": 1}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
     ],
 )
 def test_unsupported_is_said(http: httpx.Client, field: str, value: Any) -> None:
@@ -281,6 +284,9 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "top_logprobs": st.integers(0, 20),
     "top_k": st.integers(-1, 2**40),
     "repetition_penalty": st.floats(0.1, 10),
+    "frequency_penalty": st.floats(-2, 2),
+    "presence_penalty": st.floats(-2, 2),
+    "logit_bias": st.dictionaries(st.integers(0, 500).map(str), st.floats(-100, 100), max_size=3),
     "response_format": st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object"])})
     | st.fixed_dictionaries({"type": st.just("json_schema"), "json_schema": st.fixed_dictionaries({"schema": JSON})}),
     "stop": st.text(min_size=1, max_size=3) | st.lists(st.text(min_size=1, max_size=3), max_size=4),

@@ -78,6 +78,9 @@ SAMPLING = {
     "stop": st.text(max_size=2) | st.lists(st.text(max_size=2), max_size=5),
     "top_k": st.integers(-2, 3),
     "repetition_penalty": st.floats(0, 2),
+    "frequency_penalty": st.floats(-2.1, 2.1),
+    "presence_penalty": st.floats(-2.1, 2.1),
+    "logit_bias": st.dictionaries(st.sampled_from(["7", "007", "-7", "1e1", "x", ""]), st.floats(-101, 101) | EDGES),
 }
 NAMED = st.sampled_from(["x", "", " ", 7, None])
 FIELDS: dict[str, st.SearchStrategy[Any]] = {

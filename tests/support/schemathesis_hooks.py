@@ -15,6 +15,7 @@ EXCUSED = (
     ("invalid_value", "a conversation that ends with a user turn"),  # JSON Schema cannot speak of an array's last item
     ("invalid_value", "a conversation whose last turn has text"),
     ("invalid_value", "json_schema"),  # which schemas can be enforced is for a library to say
+    ("invalid_value", "logit_bias"),  # which tokens there are is a matter of the model
     ("invalid_value", "not at a clip"),  # the bundled model's family looks at images
     ("invalid_value", "holds an image or a video"),  # nor of a string where anything may be
     ("invalid_value", "needs a message of the user"),  # nor of what one of its items is

@@ -4,6 +4,7 @@ In numpy, on one thread: torch's threads would go on spinning for milliseconds a
 the next step needs.
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,20 +101,29 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._generator = make_generator(sampling.seed)
-        self._drawn: set[int] = set()
+        self._drawn: Counter[int] = Counter()
 
     def draw(self, logits: FloatArray, constraint: Constraint | None = None) -> int:
         """Draw the next token from logits [V], which are overwritten, and advance the constraint by it."""
-        penalty = self.sampling.repetition_penalty
+        self._adjust(logits)
+        if constraint:
+            constraint.mask(logits)
+        token = sample(logits, self.sampling, self._generator)
+        self._drawn[token] += 1
+        if constraint:
+            constraint.accept(token)
+        return token
+
+    def _adjust(self, logits: FloatArray) -> None:
+        """Apply the penalties of tokens drawn so far, and the bias, to logits [V]: no bit changes where none is set."""
+        s, penalty = self.sampling, self.sampling.repetition_penalty
         if penalty != 1 and self._drawn:
             ids = list(self._drawn)
             found = logits[ids]
             by = np.float32(min(max(penalty, 1e-6), 1e6))  # so that nothing becomes infinite
             logits[ids] = np.where(found > 0, found / by, found * by)
-        if constraint:
-            constraint.mask(logits)
-        token = sample(logits, self.sampling, self._generator)
-        self._drawn.add(token)
-        if constraint:
-            constraint.accept(token)
-        return token
+        if (s.frequency_penalty or s.presence_penalty) and self._drawn:
+            counts = np.array(list(self._drawn.values()), np.float32)
+            logits[list(self._drawn)] -= counts * np.float32(s.frequency_penalty) + np.float32(s.presence_penalty)
+        if s.logit_bias:
+            logits[list(s.logit_bias)] += np.array(list(s.logit_bias.values()), np.float32)

@@ -11,6 +11,7 @@ from galago.engine.sampling import FloatArray, Sampler, finite_logits
 from galago.engine.step import End, Feed, Prefix, Start, StepOutput, StepResult, Steps
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
+from galago.errors import InvalidRequest
 from galago.families.base import DecoderModel
 from galago.request import Encoding, Event, FinishReason, Request, TextDelta
 
@@ -29,8 +30,12 @@ class TextWriter:
 
 
 def writer_for(m: DecoderModel, request: Request) -> TextWriter:
-    """What a request asks of its text. Raises InvalidRequest for a schema that text cannot be held to."""
-    sampling, top = request.sampling, request.top_logprobs
+    """What a request asks of its text. Raises InvalidRequest for a schema that text cannot be held to, and for a
+    bias of a token that the model does not have.
+    """
+    sampling, top, vocabulary = request.sampling, request.top_logprobs, m.sizes.vocab_size
+    if (highest := max(sampling.logit_bias, default=0)) >= vocabulary:
+        raise InvalidRequest(f"logit_bias has the token {highest}; this model's are 0..{vocabulary - 1}", "logit_bias")
     constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
     return TextWriter(m, Sampler(sampling), constraint, None if top is None else TokenLog(m.tokenizer.spell, top))
 

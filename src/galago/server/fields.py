@@ -5,6 +5,7 @@ Every function here raises InvalidRequest with the path of the field at fault, s
 """
 
 import json
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
@@ -32,6 +33,7 @@ LEAST_EDGE = 64
 MAX_SCHEMA = 256 << 10
 """characters of a JSON Schema"""
 DETAILS: dict[str, Detail] = {"auto": "high", "low": "low", "high": "high", "original": "high"}
+_TOKEN_ID = re.compile("[0-9]{1,9}")
 _WORDS = {
     str: "a string",
     bool: "true or false",
@@ -174,6 +176,10 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
     min_p = read(given, "min_p", float, path) or 0.0
     top_k = read(given, "top_k", int, path)
     penalty = read(given, "repetition_penalty", float, path)
+    frequency, presence = (read(given, f"{name}_penalty", float, path) or 0.0 for name in ("frequency", "presence"))
+    bias = read(given, "logit_bias", dict, path) or {}
+    if not all(_TOKEN_ID.fullmatch(token) for token in bias):
+        raise InvalidRequest(f"{path}logit_bias must have ids of tokens as its names", f"{path}logit_bias")
     try:
         return Sampling(
             temperature=temperature,
@@ -185,6 +191,9 @@ def read_sampling(given: Json, path: str = "") -> Sampling:
             # Other servers say "all of them" so.
             top_k=None if top_k in (0, -1) else top_k,
             repetition_penalty=1.0 if penalty is None else penalty,
+            frequency_penalty=frequency,
+            presence_penalty=presence,
+            logit_bias={int(token): by for token, by in bias.items()},
         )
     except InvalidRequest as error:
         # A Sampling knows its own names alone.

@@ -27,9 +27,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": ({},),
     "modalities": ([], ["text"]),
     "web_search_options": ({},),
-    "logit_bias": ({},),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
     **dict.fromkeys(INSTEAD, ("", [], {})),
     **dict.fromkeys(("tool_choice", "function_call"), ("auto", "none")),
 }

@@ -78,6 +78,9 @@ def _something(video: bool) -> Json:
 
 def _sampling() -> Json:
     whole = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": -1}]}
+    less = {"type": "number", "minimum": -2, "maximum": 2}
+    bias: Json = {"type": "object", "propertyNames": {"pattern": "^[0-9]{1,9}$"}, "maxProperties": 300}
+    bias["additionalProperties"] = {"type": "number", "minimum": -100, "maximum": 100}
     stops = {**array({"type": "string", "minLength": 1}, most=4)}
     return {
         "temperature": may({"type": "number", "minimum": 0, "maximum": 2}, "0, the default, takes the likeliest token"),
@@ -92,6 +95,9 @@ def _sampling() -> Json:
         },
         "top_k": may({"type": "integer", "minimum": -1}, "draw from so many likely tokens; 0 and -1 are all"),
         "repetition_penalty": may({"type": "number", "exclusiveMinimum": 0}, "above 1 makes used tokens less likely"),
+        "frequency_penalty": may(less, "taken from a token's logit as often as the text has it; 0 by default"),
+        "presence_penalty": may(less, "taken from the logits of tokens that the text has; 0 by default"),
+        "logit_bias": may(bias, "what is added to the logits of tokens, by their ids in the model's vocabulary"),
     }
 
 
