@@ -232,7 +232,7 @@ def test_a_folder_of_the_name_goes_before_the_repository(
 def test_the_command_line(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
     commit = shelf.publish(ID, contents(TUNED))
     assert main(["show", ID]) != 0
-    assert f"galago models pull {ID}" in capsys.readouterr().err
+    assert f"{ID} is not installed; `galago models pull {ID}` downloads it" in capsys.readouterr().err
     assert main(["query", "--model", ID, "--json", "examples/scene.png", QUESTION]) == 0
     capsys.readouterr()
     assert main(["show", ID, "--json"]) == 0

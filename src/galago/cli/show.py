@@ -9,9 +9,9 @@ import typer
 from galago.backends.memory_estimate import model_entry, peak_bytes
 from galago.choices import check_device
 from galago.cli.streams import json_path, print_json
-from galago.errors import size_of
+from galago.errors import ModelNotFound, size_of
 from galago.store.catalog import Entry, Local, Route, lookup, with_precision
-from galago.store.hub import check_models, locate, remote
+from galago.store.hub import check_models, remote
 
 EXAMPLES = """\b
 Examples:
@@ -28,8 +28,8 @@ def show(
     """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
     check_device(device)
     check_models([model], routes=True)
-    if remote(model):
-        locate(model, offline=True)  # says how to get it
+    if (found := remote(model)) and not found.folder:
+        raise ModelNotFound(f"{model} is not installed; `galago models pull {model}` downloads it")
     match lookup(model):
         case Route() as route:
             told, shown = _route_facts(route, model, device), _print_route
