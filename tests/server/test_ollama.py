@@ -229,3 +229,15 @@ def test_only_models_of_the_catalogue_are_pulled(client: ollama.Client) -> None:
     assert [part.status for part in client.pull("scenes", stream=True)][-1] == "success"
     with pytest.raises(ollama.ResponseError, match="file does not exist"):
         client.pull("someone/model")
+
+
+def test_penalties_change_what_is_written(client: ollama.Client) -> None:
+    """As Frigate sends them; a small model is sure of itself, so they show where it is drawn from."""
+
+    def written(**penalty: float) -> list[str]:
+        drawn = ({"temperature": 2.0, "seed": seed, "num_predict": 60, **penalty} for seed in range(4))
+        return [client.generate("scenes", "Describe this image.", images=[PICTURE], options=o).response for o in drawn]
+
+    plain = written()
+    assert written(presence_penalty=0.0) == plain
+    assert written(presence_penalty=9) != plain and written(frequency_penalty=9) != plain

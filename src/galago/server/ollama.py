@@ -89,6 +89,8 @@ class Options(BaseModel):
             max_tokens=None if self.num_predict is None or self.num_predict < 0 else max(self.num_predict, 1),
             stop=tuple(text for text in stop if text),
             repetition_penalty=self.repeat_penalty if self.repeat_penalty and self.repeat_penalty > 0 else 1,
+            frequency_penalty=within(self.frequency_penalty, -2, 2, 0),
+            presence_penalty=within(self.presence_penalty, -2, 2, 0),
             json_schema=schema,
         )
 
