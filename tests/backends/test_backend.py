@@ -173,3 +173,13 @@ def test_every_kind_of_source_can_be_told_in_the_catalogue(monkeypatch: pytest.M
 def test_the_face_of_a_backend_needs_no_torch() -> None:
     code = "import sys, galago; galago.Backend, galago.Run, galago.Facts; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_server_makes_pictures_smaller_where_its_settings_say_so() -> None:
+    pool = ModelPool(1_000_000, keep_alive=None, options={"device": "cpu"})
+    settings = ServerSettings(model=("toy",), max_image_side=64)
+    out = io.BytesIO()
+    IMAGE.resize((192, 128)).save(out, "PNG")
+    body = {"image_url": base64.b64encode(out.getvalue()).decode()}
+    with serving(create_app(pool, settings)) as address:
+        assert httpx.post(f"{address}/v1/caption", json=body).json()["caption"] == "64x43"

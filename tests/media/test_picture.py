@@ -115,3 +115,19 @@ def test_memory_that_runs_out_is_not_the_images_fault() -> None:
 
     with pytest.raises(MemoryError):
         load_image(Full(FILES["png"]))
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "seen"), [((400, 100), 200, (200, 50)), ((90, 300), 100, (30, 100)), ((5, 9), 9, (5, 9))]
+)
+def test_a_side_is_limited(size: tuple[int, int], most: int, seen: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (0, 0, size[0] // 2, size[1]))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    for picture in (open_picture(out.getvalue()), open_picture(out.getvalue()).mirror()):
+        limited = picture.limit_side(most)
+        left = limited.decode()
+        assert limited.size == left.size == seen and (limited is picture) == (size == seen)
+        assert left.getpixel((0, 0)) == picture.decode().getpixel((0, 0))
+    assert picture.limit_side(most).limit_side(most - 1).decode().size[0] <= seen[0]

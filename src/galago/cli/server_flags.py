@@ -83,6 +83,10 @@ class ServerFlags:
         str | None,
         typer.Option(help="Several images for a model that takes one: refuse, or sheet to show them as one. (refuse)"),
     ] = None
+    max_image_side: Annotated[
+        int | None,
+        typer.Option(help="Pixels of an image's longer side; larger ones are made smaller, and are answered sooner."),
+    ] = None
     remote_images: Annotated[bool | None, typer.Option(help="Fetch images that are given by URL. (on)")] = None
     allow_image_hosts: Annotated[
         Texts,

@@ -32,6 +32,8 @@ class Picture:
     """the field of a request that gave it, which errors name"""
     mirrored: bool = False
     """whether its sides are to be exchanged"""
+    full_size: tuple[int, int] | None = None
+    """its width and height in the file, where it is made smaller"""
     reading: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """held by who decodes it, so that others need not do the same"""
     known: "list[_Hash]" = field(default_factory=list, repr=False)
@@ -51,7 +53,7 @@ class Picture:
         """Decode the picture, as load_image does. Raises InvalidImage where the file is not what its header says."""
         try:
             decoded = decode(io.BytesIO(self.data), self.name, self.max_pixels, mirrored=self.mirrored)
-            if decoded.image.size != self.size:
+            if decoded.image.size != (self.full_size or self.size):
                 raise InvalidImage(f"{self.name} is not of the size that its header tells")
         except InvalidImage as error:
             error.param = self.param
@@ -60,7 +62,16 @@ class Picture:
             if warning not in self.warnings:
                 log.warning(warning)
                 self.warnings.append(warning)
-        return decoded.image
+        return decoded.image.resize(self.size, Image.Resampling.LANCZOS) if self.full_size else decoded.image
+
+    def limit_side(self, most: int) -> "Picture":
+        """The picture, with so many pixels on its longer side at the most."""
+        longer = max(self.size)
+        if longer <= most:
+            return self
+        size = (max(1, round(self.width * most / longer)), max(1, round(self.height * most / longer)))
+        needs = self.needs + 4 * size[0] * size[1]
+        return replace(self, size=size, full_size=self.full_size or self.size, needs=needs)
 
     def mirror(self) -> "Picture":
         """The picture with left and right exchanged."""

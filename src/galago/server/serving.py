@@ -122,7 +122,7 @@ class ServerContext:
                     parsed = await self._reserve_clips(http, parsed, clips * clip_bytes(facts.video_sampling), stack)
                 for ref in parsed.images[len(opened) :]:
                     fetched = await self._fetch(ref)
-                    opening = partial(open_media, ref, facts.video_sampling, fetched, _pixels_left(opened))
+                    opening = partial(self._open, ref, facts, opened, fetched)
                     opened.append(await anyio.to_thread.run_sync(opening, limiter=self.read_limiter))
                 started = await run_blocking(partial(self._start, parsed, opened, fields))
                 started.resources.push(stack.pop_all())
@@ -176,9 +176,17 @@ class ServerContext:
         if (facts := self.models.facts(key)) is not None:
             facts.check_skill(parsed.request.skill)
             for ref in takewhile(lambda ref: not ref.is_remote and not ref.is_video, parsed.images):
-                opened.append(open_media(ref, facts.video_sampling, None, _pixels_left(opened)))
+                opened.append(self._open(ref, facts, opened))
         waits = len(opened) < len(parsed.images) or not self.models.is_loaded(key)
         return parsed, opened, None if waits else self._start(parsed, opened, fields)
+
+    def _open(
+        self, ref: MediaRef, facts: Facts, others: Sequence[Picture | Clip], fetched: bytes | None = None
+    ) -> Picture | Clip:
+        """Open an image or video beside the others of its request; an image is made no larger than the settings say."""
+        media = open_media(ref, facts.video_sampling, fetched, _pixels_left(others))
+        side = self.settings.max_image_side
+        return media.limit_side(side) if side and isinstance(media, Picture) else media
 
     async def _fetch(self, ref: MediaRef) -> bytes | None:
         if not ref.is_remote:

@@ -153,6 +153,8 @@ class ServerSettings:
     """sites whose pages may call the server, beside those of this machine"""
     several_images: str = _setting("refuse", _one_of("refuse", "sheet"))
     """what happens to several images for a model that takes one: a contact sheet of them is one"""
+    max_image_side: int | None = _setting(None, _whole(64))
+    """pixels of an image's longer side; larger ones are made smaller"""
     remote_images: bool = _setting(True, _boolean())
     """whether images may be given by URL"""
     allow_image_hosts: tuple[str, ...] = _setting(
