@@ -142,7 +142,7 @@ class Sampling:
     arXiv:1909.05858), one below 1 more. As OpenAI documents them, presence_penalty (-2..2) is taken from the logit of
     each token that the text has already, frequency_penalty (-2..2) as often as it has it, and logit_bias adds
     -100..100 to those of up to 300 token ids. With a `json_schema`, the text of a JSON Schema, the text is JSON
-    that fits it, if it comes to its end before the limit.
+    that fits it, wherever the limit has room for any: where it would be cut, it ends by a short way.
     """
 
     temperature: float = 0.0

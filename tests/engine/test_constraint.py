@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tiny_moondream as tiny
-from llguidance import LLTokenizer
 
 from galago.engine.constraint import Constraint, vocabulary
+from galago.engine.shortest_end import Vocabulary
 from galago.errors import GenerationFailed
 
 SCHEMA = {"type": "object", "properties": {"ab": {"type": "integer"}}, "required": ["ab"]}
@@ -17,11 +17,11 @@ EOS = tiny.EOS["starmie"]
 
 
 @pytest.fixture(scope="module")
-def words() -> LLTokenizer:
+def words() -> Vocabulary:
     return vocabulary(TOKENIZER.to_str(), tiny.VOCAB, EOS)
 
 
-def allowed(words: LLTokenizer, schema: object, text: str) -> bool:
+def allowed(words: Vocabulary, schema: object, text: str) -> bool:
     """Whether the whole text can be written."""
     constraint = Constraint(words, json.dumps(schema))
     for token in (*TOKENIZER.encode(text).ids, EOS):
@@ -43,7 +43,7 @@ def spellings(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["ab", "a/b", "né", "k\t", 'q"', "\x01"])
-def test_another_spelling_of_a_listed_name_is_no_additional_member(words: LLTokenizer, name: str) -> None:
+def test_another_spelling_of_a_listed_name_is_no_additional_member(words: Vocabulary, name: str) -> None:
     schema = {**SCHEMA, "properties": {name: {"type": "integer"}}, "required": [name]}
     plain = json.dumps(name, ensure_ascii=False)[1:-1]
     assert allowed(words, schema, f'{{"{plain}": 1}}') or name == "\x01"
@@ -54,11 +54,11 @@ def test_another_spelling_of_a_listed_name_is_no_additional_member(words: LLToke
 
 
 @pytest.mark.parametrize("text", ['{"ab": 1, "b": "\\n\\t\\"\\\\"}', '{"ab": 1, "é": [1]}', '{"ab": 1, "ba": "a/b"}'])
-def test_other_members_stay_allowed(words: LLTokenizer, text: str) -> None:
+def test_other_members_stay_allowed(words: Vocabulary, text: str) -> None:
     assert allowed(words, SCHEMA, text)
 
 
-def test_what_is_not_allowed_cannot_be_taken(words: LLTokenizer) -> None:
+def test_what_is_not_allowed_cannot_be_taken(words: Vocabulary) -> None:
     constraint = Constraint(words, json.dumps(SCHEMA))
     with pytest.raises(GenerationFailed):
         constraint.accept(TOKENIZER.encode("x").ids[0])

@@ -1,24 +1,42 @@
-"""Text that fits a JSON schema: at each step only tokens are allowed after which it can still fit."""
+"""Text that fits a JSON schema: at each step only tokens are allowed after which it can still fit and end in time."""
 
 import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
+from galago.engine.shortest_end import Place, Vocabulary, shortest_end
 from galago.errors import GenerationFailed, InvalidRequest
 
+MAX_DIGITS = 19  # of a number, as in 64 bits
+NARROW, WIDE = 4, 64  # Searches for a way to the end: while the text is written, and before it.
+MAX_DRAWS = 4
 
-def vocabulary(tokenizer_json: str, size: int, eos_id: int) -> LLTokenizer:
+FloatArray = NDArray[np.float32]
+Way = tuple[int, ...]
+"""Tokens after which a text may end."""
+
+
+def vocabulary(tokenizer_json: str, size: int, eos_id: int) -> Vocabulary:
     """A tokenizer as constraints need it, from its JSON; `size` is the number of logits. Slow: make it once."""
-    return LLTokenizer(tokenizer_json, n_vocab=size, eos_token=eos_id)
+    return Vocabulary(LLTokenizer(tokenizer_json, n_vocab=size, eos_token=eos_id), eos_id)
 
 
 class Constraint:
-    """Constrains one text to a JSON schema. Blanks stand only where json.dumps writes them."""
+    """Constrains one text to a JSON schema, and to an end within a number of tokens.
 
-    def __init__(self, words: LLTokenizer, json_schema: str) -> None:
+    Blanks stand only where json.dumps writes them, and numbers have at most MAX_DIGITS digits where the schema does not
+    ask for more. From the first token on a way to a valid end is known. A token after which none is found that fits
+    into what is left is drawn again, and after some tries it is the next of that way. After most tokens the way that
+    was known still leads to an end, which one call tells. Where none is found at the start, the text is cut.
+    """
+
+    def __init__(self, words: Vocabulary, json_schema: str) -> None:
         """Raises InvalidRequest, naming the part, for what is no JSON Schema or cannot be enforced."""
         try:
             # Blanks are fixed: a small model may write them without end. The rest a schema could loosen otherwise.
@@ -26,6 +44,7 @@ class Constraint:
                 json_schema,
                 overrides={
                     "whitespace_flexible": False,
+                    "whitespace_pattern": None,
                     "item_separator": ", ",
                     "key_separator": ": ",
                     "coerce_one_of": False,
@@ -39,20 +58,65 @@ class Constraint:
             raise InvalidRequest(f"json_schema is not a JSON object: {error}", "json_schema") from None
         if _requires_members(json.loads(json_schema)):
             raise InvalidRequest('json_schema cannot be enforced: unimplemented keys: ["minProperties"]', "json_schema")
-        self._matcher = LLMatcher(words, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        self._matcher = LLMatcher(words.tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if self._matcher.is_error():
             raise InvalidRequest(f"json_schema cannot be enforced: {self._matcher.get_error()}", "json_schema")
+        self._words = words
+        self._place = Place()
+        self._is_begun = False
+        self._is_last = False
+        self._way: Way | None = None
+        self._openings: deque[Way] = deque(maxlen=8)
+        self.is_shortened = False
+        """Whether the limit on tokens changed the text."""
 
     @property
     def is_complete(self) -> bool:
         """Whether no token can follow any more."""
         return bool(self._matcher.is_stopped())
 
-    def mask(self, logits: NDArray[np.float32]) -> None:
+    def choose(self, logits: FloatArray, left: int, draw: Callable[[FloatArray], int]) -> int:
+        """Draw the next of at most `left` tokens from logits [V], which are overwritten, and advance by it."""
+        if not self._is_begun:
+            self._is_begun = True
+            for width in (NARROW, WIDE):
+                if self._way is None:
+                    self._way = shortest_end(self._matcher, self._words, self._place, left, width)
+        self.mask(logits)
+        token = draw(logits)
+        if self._way is not None:
+            token = self._choose_in_time(token, self._way, logits, left, draw)
+        self.accept(token)
+        return token
+
+    def _choose_in_time(
+        self, token: int, way: Way, logits: FloatArray, left: int, draw: Callable[[FloatArray], int]
+    ) -> int:
+        """This token or one drawn instead, so that a way is known to what is left after it."""
+        if len(way) == left and not self._is_last:
+            self._way = way = shortest_end(self._matcher, self._words, self._place, left, NARROW) or way
+            self._is_last = len(way) == left
+        for _ in range(MAX_DRAWS):
+            if len(way) == left or logits[token] == -np.inf:
+                break
+            if self._keeps_way(token, way, left - 1):
+                return token
+            self.is_shortened = True
+            logits[token] = -np.inf
+            token = draw(logits) if logits.max() > -np.inf else token
+        following, self._way = (way[0], way[1:]) if way else (self._words.eos_id, way)
+        self.is_shortened |= token != following
+        return following
+
+    def mask(self, logits: FloatArray) -> None:
         """Set the logits [V] of tokens that cannot come next to -inf; the end token can, where the text may end."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
-        allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
+        digits = self._words.digits
+        allowed = np.unpackbits(bits, bitorder="little")[: min(len(logits), len(digits))]
+        if not self._place.in_string:
+            short = allowed & (digits[: len(allowed)] <= MAX_DIGITS - self._place.digits)
+            allowed = short if short.any() else allowed
         logits[: len(allowed)][allowed == 0] = -np.inf
         logits[len(allowed) :] = -np.inf
 
@@ -60,6 +124,36 @@ class Constraint:
         """Advance by a token."""
         self._matcher.consume_token(token)
         self._check()
+        self._place = self._place.after(self._words.spellings[token])
+
+    def _keeps_way(self, token: int, known: Way, left: int) -> bool:
+        """Whether after a token a way to the end of at most `left` tokens is found; it is kept then."""
+        if token == self._words.eos_id:
+            return True
+        after = self._matcher.deep_copy()
+        after.consume_token(token)
+        for way in self._guesses(known, token):
+            if len(way) <= left and after.validate_tokens([*way, self._words.eos_id]) == len(way) + 1:
+                self._way = way
+                return True
+        place = self._place.after(self._words.spellings[token])
+        found = shortest_end(after, self._words, place, left, NARROW)
+        if found is None:
+            return False
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(found), reversed(known), strict=False))
+        self._openings.appendleft(found[: len(found) - len(list(shared))])
+        self._way = found
+        return True
+
+    def _guesses(self, known: Way, token: int) -> Iterator[Way]:
+        """Ways that may lead on after a token: mostly it is one of the known way, or text of a value that ends as
+        before, or it opens a value as others did."""
+        if token in known:
+            yield known[known.index(token) + 1 :]
+        yield known
+        for opening in self._openings:
+            for gone in range(3):
+                yield opening + known[gone:]
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -103,16 +103,18 @@ class Sampler:
         self._generator = make_generator(sampling.seed)
         self._drawn: Counter[int] = Counter()
 
-    def draw(self, logits: FloatArray, constraint: Constraint | None = None) -> int:
-        """Draw the next token from logits [V], which are overwritten, and advance the constraint by it."""
+    def draw(self, logits: FloatArray, constraint: Constraint | None = None, left: int = 1) -> int:
+        """Draw the next token from logits [V], which are overwritten, and advance the constraint by it.
+
+        A constraint sees to it that the text can end within `left` tokens, this one among them.
+        """
         self._adjust(logits)
-        if constraint:
-            constraint.mask(logits)
-        token = sample(logits, self.sampling, self._generator)
+        token = constraint.choose(logits, left, self._sample) if constraint else self._sample(logits)
         self._drawn[token] += 1
-        if constraint:
-            constraint.accept(token)
         return token
+
+    def _sample(self, logits: FloatArray) -> int:
+        return sample(logits, self.sampling, self._generator)
 
     def _adjust(self, logits: FloatArray) -> None:
         """Apply the penalties of tokens drawn so far, and the bias, to logits [V]: no bit changes where none is set."""

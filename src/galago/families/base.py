@@ -33,7 +33,7 @@ from galago.request import Detail, Media, Request
 from galago.system.device import synchronize
 
 if TYPE_CHECKING:
-    from llguidance import LLTokenizer
+    from galago.engine.shortest_end import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class DecoderModel(ABC):
         return Constraint(self._vocabulary, json_schema)
 
     @cached_property
-    def _vocabulary(self) -> "LLTokenizer":
+    def _vocabulary(self) -> "Vocabulary":
         # Made when it is first needed: it takes a good part of a second.
         return vocabulary(self.tokenizer.backend.to_str(), self.sizes.vocab_size, self.eos_id)
 

@@ -57,6 +57,8 @@ def generate_text(
 ) -> Generator[Start | Feed | Event, StepResult, tuple[FinishReason, int]]:
     """Generate at most `limit` tokens of text from `out` on; returns why it ended and how many there were.
 
+    Under a constraint text ends whole where the limit has room for any end; if the limit changed it, the reason is
+    "length".
     `feed` gives the steps that feed a token. `banned` ids may come first only; with `trim` blanks before the first
     word are left out.
     """
@@ -64,7 +66,7 @@ def generate_text(
     stream = TextStream(w.model.tokenizer.decode, sampler.sampling.stop)
     emitted = 0
     reason: FinishReason = "length"
-    token = sampler.draw(logits_without(out), constraint)
+    token = sampler.draw(logits_without(out), constraint, min(limit, out.room + 1))
     while True:
         if token == w.model.eos_id:
             reason = "stop"
@@ -84,7 +86,9 @@ def generate_text(
         if stream.stopped or emitted == limit or out.room == 0:
             break
         out = yield from feed(token)
-        token = sampler.draw(logits_without(out, banned), constraint)
+        token = sampler.draw(logits_without(out, banned), constraint, min(limit - emitted, out.room + 1))
+    if constraint and constraint.is_shortened:
+        reason = "length"
     rest = stream.finish()
     piece, tokens = rest.lstrip() if trim else rest, log.pop_before(float("inf")) if log else ()
     if piece or tokens:
