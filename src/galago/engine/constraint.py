@@ -14,7 +14,7 @@ from galago.engine.shortest_end import Place, Vocabulary, shortest_end
 from galago.errors import GenerationFailed, InvalidRequest
 
 MAX_DIGITS = 19  # of a number, as in 64 bits
-NARROW, WIDE = 4, 64  # Searches for a way to the end: while the text is written, and before it.
+NARROW, WIDE = (4, 1), (64, 99)  # Searches for a way to the end: while the text is written, and before it.
 MAX_DRAWS = 4
 
 FloatArray = NDArray[np.float32]
@@ -79,9 +79,9 @@ class Constraint:
         """Draw the next of at most `left` tokens from logits [V], which are overwritten, and advance by it."""
         if not self._is_begun:
             self._is_begun = True
-            for width in (NARROW, WIDE):
+            for breadth in (NARROW, WIDE):
                 if self._way is None:
-                    self._way = shortest_end(self._matcher, self._words, self._place, left, width)
+                    self._way = shortest_end(self._matcher, self._words, self._place, left, breadth)
         self.mask(logits)
         token = draw(logits)
         if self._way is not None:

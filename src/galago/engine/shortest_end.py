@@ -35,6 +35,15 @@ class Vocabulary:
         """Token ids of single bytes."""
         return {s[0]: i for i, s in enumerate(self.spellings) if len(s) == 1 and i != self.eos_id}
 
+    def allowed_bytes(self, mask: bytes) -> list[int]:
+        """The single bytes whose tokens a matcher's bit mask allows."""
+        bytes_, ids = self._bytes_and_ids
+        return bytes_[np.frombuffer(mask, np.uint8)[ids >> 3] >> (ids & 7) & 1 == 1].tolist()
+
+    @cached_property
+    def _bytes_and_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return np.array(list(self.byte_ids)), np.array(list(self.byte_ids.values()))
+
     @cached_property
     def digits(self) -> NDArray[np.uint8]:
         """How many digits each token [vocab] adds to a number that it continues, and the one that must follow it."""
@@ -94,8 +103,7 @@ class _State:
 
     def choices(self, words: Vocabulary) -> list[int]:
         """Single bytes that may lead to the shortest end: where a value can end, it does."""
-        bits = self.matcher.compute_bitmask()
-        allowed = [byte for byte, i in words.byte_ids.items() if bits[i >> 3] >> (i & 7) & 1]
+        allowed = words.allowed_bytes(self.matcher.compute_bitmask())
         if not self.place.escaped:
             for end in b'"' if self.place.in_string else b"}],":
                 if end in allowed:
@@ -105,12 +113,16 @@ class _State:
         return sorted(allowed, key=lambda byte: RANK.get(byte, byte + 10))
 
 
-def shortest_end(matcher: LLMatcher, words: Vocabulary, place: Place, limit: int, width: int) -> tuple[int, ...] | None:
+def shortest_end(
+    matcher: LLMatcher, words: Vocabulary, place: Place, limit: int, breadth: tuple[int, int]
+) -> tuple[int, ...] | None:
     """At most `limit` tokens after which the text that `matcher` has seen may end, or None where none were found.
 
-    A beam search in steps of single bytes and of whole stretches that the grammar forces: of the ways of each length
-    `width` are followed, and MAX_TRIES bound it. So it may miss the shortest, but what it gives is a way.
+    A beam search in steps of single bytes and of whole stretches that the grammar forces. `breadth` says how many ways
+    of each length are followed, and how many letters tried where any text may come; MAX_TRIES bound it. So it may miss
+    the shortest, but what it gives is a way.
     """
+    width, letters = breadth
     start = _State(matcher.deep_copy(), place).forced(words)
     waiting: defaultdict[int, list[tuple[int, _State]]] = defaultdict(list)
     if start:
@@ -131,7 +143,7 @@ def shortest_end(matcher: LLMatcher, words: Vocabulary, place: Place, limit: int
             if followed > width or tries > MAX_TRIES:
                 break
             choices, alike = state.choices(words), set[bytes]()
-            for i, byte in enumerate(choices[: 2 * width]):
+            for i, byte in enumerate(choices[: letters if len(choices) > ANY_TEXT else 2 * width]):
                 tries += 1
                 after = state.then(words, words.byte_ids[byte])
                 if after and len(choices) > ANY_TEXT:  # one letter is as good as another after which the same may come

@@ -57,10 +57,9 @@ def generate_text(
 ) -> Generator[Start | Feed | Event, StepResult, tuple[FinishReason, int]]:
     """Generate at most `limit` tokens of text from `out` on; returns why it ended and how many there were.
 
-    Under a constraint text ends whole where the limit has room for any end; if the limit changed it, the reason is
-    "length".
     `feed` gives the steps that feed a token. `banned` ids may come first only; with `trim` blanks before the first
-    word are left out.
+    word are left out. Text under a constraint ends whole where the limit has room for any end; where the limit
+    changed it, the reason is "length" all the same.
     """
     sampler, constraint, log = w.sampler, w.constraint, w.log
     stream = TextStream(w.model.tokenizer.decode, sampler.sampling.stop)
