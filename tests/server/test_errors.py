@@ -190,7 +190,7 @@ def test_closed_model() -> None:
 
 def test_routes(client: openai.OpenAI, http: httpx.Client) -> None:
     assert error_of(http.get("/v1/nothing"), 404) == ("not_found", None)
-    for path in ("/v1/completions", "/v1/responses", "/v1/messages/"):
+    for path in ("/v1/completions", "/v1/messages/"):
         other = http.post(path, json={})
         assert error_of(other, 404) == ("not_found", None)
         assert other.json()["error"]["message"].endswith("use /v1/chat/completions")

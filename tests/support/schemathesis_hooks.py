@@ -19,6 +19,7 @@ EXCUSED = (
     ("invalid_value", "not at a clip"),  # the bundled model's family looks at images
     ("invalid_value", "holds an image or a video"),  # nor of a string where anything may be
     ("invalid_value", "needs a message of the user"),  # nor of what one of its items is
+    ("invalid_value", "cannot stand in a turn of"),
     ("invalid_value", "only a message of the user shows something"),
     ("too_many_images", "image"),  # how many a conversation may have is a matter of the model
     ("context_length_exceeded", "token"),

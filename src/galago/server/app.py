@@ -14,7 +14,18 @@ from starlette.routing import Route
 from galago.errors import UnsupportedTask
 from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
-from galago.server import errors, guard, info, manage, moondream, moondream_reply, ollama, ollama_models, openai_reply
+from galago.server import (
+    errors,
+    guard,
+    info,
+    manage,
+    moondream,
+    moondream_reply,
+    ollama,
+    ollama_models,
+    openai_reply,
+    responses,
+)
 from galago.server.guard.origins import is_loopback
 from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
@@ -52,7 +63,11 @@ def create_app(
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup
-    formats = {"/api/": ollama.error_body, **dict.fromkeys(moondream.PATHS, moondream_reply.error_body)}
+    formats = {
+        "/api/": ollama.error_body,
+        **dict.fromkeys(responses.PATHS, responses.error_body),
+        **dict.fromkeys(moondream.PATHS, moondream_reply.error_body),
+    }
     reply = errors.install(app, openai_reply.error_body, formats)
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
@@ -68,6 +83,7 @@ def create_app(
     app.add_middleware(normalise_target)
     _openai_routes(app, context)
     _moondream_routes(app, context)
+    responses.add_routes(app, context)
     ollama.add_routes(app, context)
     ollama_models.add_routes(app, context)
     manage.add_routes(app, context)

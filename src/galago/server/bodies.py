@@ -2,9 +2,10 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from galago.errors import InvalidRequest, quoted
@@ -12,8 +13,11 @@ from galago.server.errors import Refused
 from galago.system.inflate import CODINGS, TooLarge, inflate, parse_codings
 
 Json = dict[str, Any]
+T = TypeVar("T", bound=BaseModel)
 
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
+_FIELD = re.compile(r"[a-z][a-z_]*")
+"""Not how pydantic calls a form of a union, such as list[TextPart]"""
 _FORM = re.compile(rb"[\w.\[\]%-]+=")
 
 
@@ -68,6 +72,19 @@ def load_json(body: bytes) -> Json:
     if not isinstance(given, dict):
         raise InvalidRequest("the body must be a JSON object")
     return given
+
+
+def validate(kind: type[T], given: Json) -> T:
+    """A body as its declared type; null counts as absent. Raises Refused with the path of the first field at fault."""
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        # Of the forms of a union each tells why it is not that one: who came furthest knows best. Beside names and
+        # indices pydantic tells which form it tried.
+        first = max(error.errors(), key=lambda found: len(found["loc"]))
+        named = (part for part in first["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
+        at = ".".join(str(part) for part in named if part not in ("str", "int", "float", "bool"))
+        raise Refused("invalid_value", f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}", at) from None
 
 
 def _why(body: bytes, error: Exception) -> str:

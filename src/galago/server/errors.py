@@ -47,7 +47,7 @@ _STATUS = {
     "too_many_connections": 503,
     "timeout": 504,
 }
-_LIKE_CHAT = ("/responses", "/completions", "/messages")
+_LIKE_CHAT = ("/completions", "/messages")
 """Paths of other chat APIs, for which the 404 names that of chat completions"""
 # Clients retry 5xx by themselves; the same question would fail in the same way.
 _HEADERS = {

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from galago.errors import ModelInUse, quoted
 from galago.messages import ROLES
 from galago.request import Chat, Done, Event, Sampling, TextDelta, Token
 from galago.request import Request as ModelRequest
-from galago.server.bodies import Json, load_json
+from galago.server.bodies import Json, load_json, validate
 from galago.server.conversation import media_in, place_media, read_turns, texts_of
 from galago.server.errors import Failure, Refused, to_failure
 from galago.server.fields import ParsedBody, read_schema
@@ -154,26 +154,19 @@ class GenerateBody(Body):
 Text = ChatBody | GenerateBody
 
 
-def validate(kind: type[T], raw: bytes) -> T:
-    """The body as its declared type. Raises InvalidRequest with the path of the first field that is wrong."""
+def read_named(kind: type[T], raw: bytes) -> T:
+    """A body of its declared type, which names a model. Raises InvalidRequest with the path of what is wrong."""
     if not raw.strip():
         raise Refused("invalid_json", "missing request body")
-    given = {name: value for name, value in load_json(raw).items() if value is not None}
+    given = load_json(raw)
     if not str(given.get("model") or given.get("name") or "").strip():
         raise Refused("invalid_value", "model is required", "model")
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Beside names and indices pydantic tells which form of several it tried.
-        fields = {*kind.model_fields, *Options.model_fields, *TurnBody.model_fields}
-        at = ".".join(str(part) for part in first["loc"] if part in fields or isinstance(part, int))
-        raise Refused("invalid_value", f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}", at) from None
+    return validate(kind, given)
 
 
 def read_text_body(kind: type[ChatBody] | type[GenerateBody], raw: bytes) -> tuple[Text, ParsedBody | None]:
     """A body of chat or generate, and the request in it; None where a model is only to be loaded or unloaded."""
-    body = validate(kind, raw)
+    body = read_named(kind, raw)
     if body.think:
         raise Refused("unsupported_parameter", f"{quoted(body.model)} does not support thinking", "think")
     if isinstance(body, GenerateBody) and body.suffix:

@@ -16,7 +16,7 @@ from galago.server.bodies import Json
 from galago.server.errors import to_failure
 from galago.server.manage import run_with_progress
 from galago.server.models import Models, id_of
-from galago.server.ollama import NDJSON, Name, error_body, line, plain_name, served_key, validate
+from galago.server.ollama import NDJSON, Name, error_body, line, plain_name, read_named, served_key
 from galago.server.serving import ServerContext, run_blocking, stream_response
 from galago.store.catalog import entry_of
 from galago.store.hub import fetch, files_of
@@ -118,12 +118,12 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     @app.post("/api/show")
     async def show_model(http: Request) -> Response:
-        body = await context.parse_body(http, partial(validate, PullBody))
+        body = await context.parse_body(http, partial(read_named, PullBody))
         return JSONResponse(await run_blocking(lambda: show(models, served_key(models, body.model))))
 
     @app.post("/api/pull")
     async def pull(http: Request) -> Response:
-        body = await context.parse_body(http, partial(validate, PullBody))
+        body = await context.parse_body(http, partial(read_named, PullBody))
         lines = _pull(body.model)
         if body.stream is not False:
             return await stream_response(lines, NDJSON)

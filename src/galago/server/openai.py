@@ -38,7 +38,11 @@ _PART = 'give it as a part of a user\'s content: {"type": "image_url", "image_ur
 
 def read_chat(body: bytes) -> ParsedBody:
     """The request that a body asks for. Slow where it holds an image: not for the event loop."""
-    given = load_json(body)
+    return parse_chat(load_json(body))
+
+
+def parse_chat(given: Json) -> ParsedBody:
+    """The request of a body that is read already."""
     for name, neutral in UNSUPPORTED.items():
         value = given.get(name)
         # The types are compared too, since True == 1.

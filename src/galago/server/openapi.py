@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 from galago.server import ollama, ollama_models
 from galago.server.bodies import Json
 from galago.server.request_target import HEALTH_PATHS
+from galago.server.responses import ResponsesBody
 from galago.server.schema_parts import COUNT, FLAG, TEXT, record, ref
 from galago.server.schemas import schemas
 
@@ -64,7 +65,7 @@ def document(version: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": schemas() | _ollama_schemas()},
+        "components": {"schemas": schemas() | _declared_schemas()},
     }
 
 
@@ -104,7 +105,15 @@ def _chat() -> Json:
     def embeddings(name: str) -> Json:
         return {"post": _operation(name, "OpenAI", "Make embeddings: not offered by any model yet", _errors((501,)))}
 
+    told_of = {"200": _reply("The response, in one piece or as events.", _json("AnyObject") | EVENTS, RAN)}
+
+    def responses(name: str) -> Json:
+        replies = told_of | _errors(ASKED)
+        return {"post": _operation(name, "OpenAI", "Answer an input, without state", replies, "ResponsesBody")}
+
     return {
+        "/v1/responses": responses("responses"),
+        "/responses": responses("responses_unprefixed"),
         "/v1/chat/completions": chat("chat"),
         "/chat/completions": chat("chat_unprefixed"),
         "/v1/embeddings": embeddings("embeddings"),
@@ -131,9 +140,11 @@ def _skills() -> Json:
     return paths
 
 
-def _ollama_schemas() -> Json:
+def _declared_schemas() -> Json:
     """What its bodies are is told by their models; of its replies, what all of them have."""
-    kinds: list[Any] = [(kind, "validation") for kind in (ollama.ChatBody, ollama.GenerateBody, ollama_models.PullBody)]
+    kinds: list[Any] = [
+        (kind, "validation") for kind in (ollama.ChatBody, ollama.GenerateBody, ollama_models.PullBody, ResponsesBody)
+    ]
     _, taken = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
     said = {"message": record({"role": TEXT, "content": TEXT}), "response": TEXT, "done_reason": TEXT}
     counts = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration")
@@ -141,16 +152,16 @@ def _ollama_schemas() -> Json:
     return taken["$defs"] | {
         "OllamaError": record({"error": TEXT}),
         "OllamaRecord": record({"model": TEXT, "created_at": TEXT, "done": FLAG}, said | told),
-        "OllamaObject": {"type": "object"},
+        "AnyObject": {"type": "object"},
     }
 
 
 def _ollama() -> Json:
     streamed = {"application/x-ndjson": {"schema": TEXT}}
     answer = {"200": _reply("The answer, a record a line (unless stream is false).", _json("OllamaRecord") | streamed)}
-    told = {"200": _reply("What is told of it.", _json("OllamaObject"))}
+    told = {"200": _reply("What is told of it.", _json("AnyObject"))}
     errors = partial(_errors, shape="OllamaError")
-    pulled = {"200": _reply("How far it is, a record a line.", _json("OllamaObject") | streamed), **errors((500,))}
+    pulled = {"200": _reply("How far it is, a record a line.", _json("AnyObject") | streamed), **errors((500,))}
     asks = {"/api/chat": ("ChatBody", answer, ASKED), "/api/generate": ("GenerateBody", answer, ASKED)}
     named = {"/api/show": ("PullBody", told, (400, 404, 413, 415)), "/api/pull": ("PullBody", pulled, (400, 413, 415))}
     paths: Json = {}
