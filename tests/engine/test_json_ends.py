@@ -115,6 +115,18 @@ def test_a_reply_fits_its_schema_where_the_limit_has_room_for_any(schema: Schema
     jsonschema.validate(json.loads(text), schema)
 
 
+def test_members_that_may_be_left_out_are() -> None:
+    """As pydantic writes models whose members mostly have defaults."""
+    inner = _object({name: ({"type": "number"}, True) for name in ("x", "y", "w")})
+    items = {"type": "array", "items": inner, "minItems": 3}
+    names = ("animal", "camera", "description", "events", "ground", "height", "items")
+    outer = _object({**dict.fromkeys(names, (items, False)), "label": (items, True)})
+    schema = _object({**dict.fromkeys(names, (outer, False)), "label": (outer, True)})
+    for limit in (shortest(schema), shortest(schema) + 40, 600):
+        for seed in range(3):
+            jsonschema.validate(json.loads(write(schema, limit, seed)[0]), schema)
+
+
 ENDLESS = [
     ({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}, preferring("0", "1")),
     ({"type": "object", "properties": {"w": {"type": "number"}}, "required": ["w"]}, preferring("0", ".", "1")),

@@ -56,12 +56,14 @@ class Constraint:
             )
         except ValueError as error:
             raise InvalidRequest(f"json_schema is not a JSON object: {error}", "json_schema") from None
-        if _requires_members(json.loads(json_schema)):
+        schema = json.loads(json_schema)
+        if _requires_members(schema):
             raise InvalidRequest('json_schema cannot be enforced: unimplemented keys: ["minProperties"]', "json_schema")
         self._matcher = LLMatcher(words.tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if self._matcher.is_error():
             raise InvalidRequest(f"json_schema cannot be enforced: {self._matcher.get_error()}", "json_schema")
         self._words = words
+        self._required = {json.dumps(name, ensure_ascii=False)[1:-1].encode() for name in _required_names(schema)}
         self._place = Place()
         self._is_begun = False
         self._is_last = False
@@ -79,9 +81,9 @@ class Constraint:
         """Draw the next of at most `left` tokens from logits [V], which are overwritten, and advance by it."""
         if not self._is_begun:
             self._is_begun = True
-            for breadth in (NARROW, WIDE):
-                if self._way is None:
-                    self._way = shortest_end(self._matcher, self._words, self._place, left, breadth)
+            self._way = self._find_way(self._matcher, self._place, left)
+            if self._way is None:
+                self._way = shortest_end(self._matcher, self._words, self._place, left, WIDE)
         self.mask(logits)
         token = draw(logits)
         if self._way is not None:
@@ -94,7 +96,7 @@ class Constraint:
     ) -> int:
         """This token or one drawn instead, so that a way is known to what is left after it."""
         if len(way) == left and not self._is_last:
-            self._way = way = shortest_end(self._matcher, self._words, self._place, left, NARROW) or way
+            self._way = way = self._find_way(self._matcher, self._place, left) or way
             self._is_last = len(way) == left
         for _ in range(MAX_DRAWS):
             if len(way) == left or logits[token] == -np.inf:
@@ -136,14 +138,16 @@ class Constraint:
             if len(way) <= left and after.validate_tokens([*way, self._words.eos_id]) == len(way) + 1:
                 self._way = way
                 return True
-        place = self._place.after(self._words.spellings[token])
-        found = shortest_end(after, self._words, place, left, NARROW)
+        found = self._find_way(after, self._place.after(self._words.spellings[token]), left)
         if found is None:
             return False
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(found), reversed(known), strict=False))
         self._openings.appendleft(found[: len(found) - len(list(shared))])
         self._way = found
         return True
+
+    def _find_way(self, matcher: LLMatcher, place: Place, left: int) -> Way | None:
+        return shortest_end(matcher, self._words, place, left, NARROW, self._required)
 
     def _guesses(self, known: Way, token: int) -> Iterator[Way]:
         """Ways that may lead on after a token: mostly it is one of the known way, or text of a value that ends as
@@ -168,3 +172,11 @@ def _requires_members(part: Any) -> bool:
         return False
     least = part.get("minProperties")
     return (isinstance(least, int | float) and least > 1) or any(map(_requires_members, part.values()))
+
+
+def _required_names(part: Any) -> Iterator[str]:
+    """The names of members that any object of a schema must have."""
+    if isinstance(part, dict) and isinstance(names := part.get("required"), list):
+        yield from (name for name in names if isinstance(name, str))
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _required_names(inner)

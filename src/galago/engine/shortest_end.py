@@ -1,7 +1,7 @@
 """The way to a valid end of a JSON text under a grammar in few tokens, found by search."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +16,7 @@ RANK = {byte: i for i, byte in enumerate(b'0"[{n951tf')}
 # Texts of equal length after which the same may come can still differ in what comes later, numbers above all.
 SAME_STATES, SAME_NUMBERS = 3, 32
 ANY_TEXT = 64  # where more bytes than these may come
+MAX_NAME = 64
 MAX_TRIES = 10_000  # tokens tried in one search: some 10 us each
 
 
@@ -65,19 +66,23 @@ class Place:
     """of the number that it may go on with"""
     ended: int = 0
     """commas and closing brackets so far: how far it is in what has to come"""
+    string: bytes = b""
+    """the start of the string that it is in"""
 
     def after(self, text: Iterable[int]) -> "Place":
         """The place after some more bytes."""
         in_string, escaped, digits, ended = self.in_string, self.escaped, self.digits, self.ended
+        string = self.string
         for byte in text:
             if in_string:
                 in_string, escaped = byte != ord('"') or escaped, byte == ord("\\") and not escaped
+                string = (string + bytes([byte]))[:MAX_NAME]
             elif byte == ord('"'):
-                in_string, digits = True, 0
+                in_string, digits, string = True, 0, b""
             else:
                 digits = digits + (byte in DIGITS) if byte in IN_NUMBER else 0
                 ended += byte in b",]}"
-        return Place(in_string, escaped, digits, ended)
+        return Place(in_string, escaped, digits, ended, string if in_string else b"")
 
 
 @dataclass(frozen=True)
@@ -101,26 +106,36 @@ class _State:
             return None
         return _State(self.matcher, self.place.after(text), (*self.tokens, *tokens))
 
-    def choices(self, words: Vocabulary) -> list[int]:
-        """Single bytes that may lead to the shortest end: where a value can end, it does."""
+    def choices(self, words: Vocabulary, required: Collection[bytes]) -> list[int]:
+        """Single bytes that may lead to the shortest end: where a value can end, it does, and members that may be left
+        out are."""
         allowed = words.allowed_bytes(self.matcher.compute_bitmask())
         if not self.place.escaped:
             for end in b'"' if self.place.in_string else b"}],":
                 if end in allowed:
                     return [end]
+            if self.place.in_string:
+                start, n = self.place.string, len(self.place.string)
+                following = {name[n] for name in required if name.startswith(start) and len(name) > n}
+                allowed = [byte for byte in allowed if byte in following] or allowed
         if len(allowed) > ANY_TEXT:
             allowed = [byte for byte in allowed if 32 <= byte < 127 and byte != ord("\\")]
         return sorted(allowed, key=lambda byte: RANK.get(byte, byte + 10))
 
 
 def shortest_end(
-    matcher: LLMatcher, words: Vocabulary, place: Place, limit: int, breadth: tuple[int, int]
+    matcher: LLMatcher,
+    words: Vocabulary,
+    place: Place,
+    limit: int,
+    breadth: tuple[int, int],
+    required: Collection[bytes] = (),
 ) -> tuple[int, ...] | None:
     """At most `limit` tokens after which the text that `matcher` has seen may end, or None where none were found.
 
     A beam search in steps of single bytes and of whole stretches that the grammar forces. `breadth` says how many ways
-    of each length are followed, and how many letters tried where any text may come; MAX_TRIES bound it. So it may miss
-    the shortest, but what it gives is a way.
+    of each length are followed, and how many letters tried where any text may come; MAX_TRIES bound it. Names in
+    `required`, as JSON spells them, go before others. So it may miss the shortest, but what it gives is a way.
     """
     width, letters = breadth
     start = _State(matcher.deep_copy(), place).forced(words)
@@ -142,7 +157,7 @@ def shortest_end(
             followed += 1
             if followed > width or tries > MAX_TRIES:
                 break
-            choices, alike = state.choices(words), set[bytes]()
+            choices, alike = state.choices(words, required), set[bytes]()
             for i, byte in enumerate(choices[: letters if len(choices) > ANY_TEXT else 2 * width]):
                 tries += 1
                 after = state.then(words, words.byte_ids[byte])
