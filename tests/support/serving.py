@@ -16,6 +16,7 @@ import galago
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import ServerSettings
+from galago.server.streaming import Silence
 
 GOLDEN = VECTORS / "moondream2-tiny"
 NO_CLIENT = "needs Moondream's client (pip install --no-deps moondream)"
@@ -25,10 +26,10 @@ def load(folder: str, **options: Any) -> galago.Model:
     return galago.load(GOLDEN / folder, **options)
 
 
-def hosting(model: galago.Model, **settings: Any) -> FastAPI:
+def hosting(model: galago.Model, silence: Silence = Silence(), **settings: Any) -> FastAPI:
     """An app that serves this one model, with these settings."""
     pool = ModelPool(1, keep_alive=None, load=lambda name, progress: model, need=lambda name: 1)
-    return create_app(pool, ServerSettings(model=(model.name,), **settings))
+    return create_app(pool, ServerSettings(model=(model.name,), **settings), silence=silence)
 
 
 @contextmanager

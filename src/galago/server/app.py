@@ -31,15 +31,19 @@ from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
 from galago.server.openai import read_chat
 from galago.server.request_target import normalise_target
-from galago.server.serving import ServerContext, model_header, run_blocking, stream_response
+from galago.server.serving import ServerContext, model_header, run_blocking
 from galago.server.settings import ServerSettings
+from galago.server.streaming import Silence, stream_response
 from galago.version import VERSION
 
 log = logging.getLogger(__name__)
 
 
 def create_app(
-    pool: ModelPool, settings: ServerSettings = ServerSettings(), in_flight: InFlight | None = None
+    pool: ModelPool,
+    settings: ServerSettings = ServerSettings(),
+    in_flight: InFlight | None = None,
+    silence: Silence = Silence(),
 ) -> FastAPI:
     """An app that serves the models of a pool, and closes the pool at its shutdown.
 
@@ -49,7 +53,7 @@ def create_app(
     it was; `strict_model_names` refuses such names. Through `in_flight` a server stops the app's requests.
     """
     models, why = _models(pool, settings)
-    context = ServerContext(models, InFlight() if in_flight is None else in_flight, settings, why)
+    context = ServerContext(models, InFlight() if in_flight is None else in_flight, settings, why, silence)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -120,7 +124,8 @@ def _openai_routes(app: FastAPI, context: ServerContext) -> None:
         fingerprint = f"{facts.revision}-{facts.precision}-galago{VERSION}"
         head = openai_reply.Head(facts.name, fingerprint, arrived, context.settings.assistant_compat)
         if parsed.stream:
-            return await stream_response(openai_reply.chunks(head, parsed, response.events), model_header(facts))
+            lines = openai_reply.chunks(head, parsed, response.events)
+            return await stream_response(lines, openai_reply.FRAMING, context.silence, model_header(facts))
         whole = openai_reply.completion(head, parsed, [event async for event in response.events])
         return JSONResponse(whole, headers=model_header(facts))
 
@@ -139,7 +144,8 @@ def _moondream_routes(app: FastAPI, context: ServerContext) -> None:
             parsed, headers = response.parsed, model_header(response.facts)
             events = (event async for _, event in response.events)
             if parsed.stream:
-                return await stream_response(moondream_reply.chunks(events), headers)
+                lines = moondream_reply.chunks(events)
+                return await stream_response(lines, moondream_reply.FRAMING, context.silence, headers)
             return JSONResponse(moondream_reply.reply(parsed.request.skill, [e async for e in events]), headers=headers)
 
     for path, reader in moondream.PATHS.items():

@@ -17,7 +17,8 @@ from galago.server.bodies import Json, load_json
 from galago.server.errors import to_failure
 from galago.server.fields import read, required
 from galago.server.models import Models, ModelStatus
-from galago.server.serving import ServerContext, run_blocking, sse_event, stream_response
+from galago.server.serving import ServerContext, run_blocking
+from galago.server.streaming import Framing, sse_event, stream_response
 from galago.system.progress import Progress
 
 LOAD, UNLOAD = "/models/load", "/models/unload"
@@ -55,7 +56,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
         command = await _parse_command(http, context)
         route = await run_blocking(partial(models.find_loadable, command.model))
         if command.stream:
-            return await stream_response(_load_events(models, route))
+            return await stream_response(_load_events(models, route), _FRAMING, context.silence)
         async for _ in _load_progress(models, route):
             pass
         return JSONResponse(await _current_entry(models, route))
@@ -164,17 +165,17 @@ async def run_with_progress(call: Callable[[Progress], None]) -> AsyncIterator[t
 
 
 async def _load_events(models: Models, route: ResolvedRoute) -> AsyncIterator[str]:
-    """Load as server-sent events. An error before the first event is raised, so that it gets its own status."""
-    begun = False
-    try:
-        async for step in _load_progress(models, route):
-            begun = True
-            if step is None:
-                yield ": still loading\n\n"
-            else:
-                yield sse_event({"status": "loading", "bytes_done": step[0], "bytes_total": step[1]})
-        yield sse_event({"status": "loaded", "model": await _current_entry(models, route)})
-    except Exception as error:
-        if not begun:
-            raise
-        yield sse_event({"status": "failed", **openai_reply.error_body(to_failure(error))})
+    """Load as server-sent events."""
+    async for step in _load_progress(models, route):
+        if step is None:
+            yield _FRAMING.keep_alive()
+        else:
+            yield sse_event({"status": "loading", "bytes_done": step[0], "bytes_total": step[1]})
+    yield sse_event({"status": "loaded", "model": await _current_entry(models, route)})
+
+
+def _format_error(error: Exception) -> tuple[str]:
+    return (sse_event({"status": "failed", **openai_reply.error_body(to_failure(error))}),)
+
+
+_FRAMING = Framing(_format_error, keep_alive=lambda: ": still loading\n\n")

@@ -20,8 +20,9 @@ from galago.request import (
 )
 from galago.server.bodies import Json
 from galago.server.errors import Failure, to_failure
-from galago.server.serving import RequestStats, sse_event
+from galago.server.serving import RequestStats
 from galago.server.settings import MAX_TIMEOUT
+from galago.server.streaming import Framing, sse_event
 from galago.values import Spot
 
 # Arguments of skills and the JSON fields that they come from, where the names differ.
@@ -33,6 +34,10 @@ def error_body(failed: Failure) -> Json:
     status = {429: "rejected", 504: "timeout"}.get(failed.status, "error")
     param = _FIELD.get(failed.param, failed.param) if failed.param else None
     return {"error": failed.message, "status": status, "code": failed.code, "param": param}
+
+
+# An event for those who read JSON, and a line that is none: Moondream's client takes all else for the end.
+FRAMING = Framing(lambda error: (sse_event(error_body(to_failure(error))), "data: [ERROR]\n\n"))
 
 
 def reply(skill: Skill, events: Iterable[Event]) -> Json:
@@ -72,29 +77,17 @@ def reply(skill: Skill, events: Iterable[Event]) -> Json:
 
 
 async def chunks(events: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """The reply of a text skill as server-sent events.
-
-    A failure before the first event is raised, so that it can still get its status. A later one becomes an
-    event for those who read JSON, and a line that is none: Moondream's client takes all else for the end.
-    """
-    begun = False
-    try:
-        async for event in events:
-            begun = True
-            match event:
-                case TextDelta(text):
-                    yield sse_event({"chunk": text, "completed": False})
-                case Reasoning():
-                    yield sse_event({"reasoning": _thought(event), "completed": False})
-                case Done():
-                    # No chunk here, even an empty one: it would be given to the caller.
-                    ended = {"completed": True, "request_id": uuid.uuid4().hex}
-                    yield sse_event({**ended, **_end(event), "stats": _speed(event)})
-    except Exception as error:
-        if not begun:
-            raise
-        yield sse_event(error_body(to_failure(error)))
-        yield "data: [ERROR]\n\n"
+    """The reply of a text skill as server-sent events."""
+    async for event in events:
+        match event:
+            case TextDelta(text):
+                yield sse_event({"chunk": text, "completed": False})
+            case Reasoning():
+                yield sse_event({"reasoning": _thought(event), "completed": False})
+            case Done():
+                # No chunk here, even an empty one: it would be given to the caller.
+                ended = {"completed": True, "request_id": uuid.uuid4().hex}
+                yield sse_event({**ended, **_end(event), "stats": _speed(event)})
 
 
 def station_stats(model: str, found: Mapping[str, Json], stats: RequestStats, timeout: float | None) -> Json:

@@ -7,7 +7,7 @@ that mean nothing here are let go, as Ollama does; so are `tools`, which no mode
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +27,8 @@ from galago.server.conversation import media_in, place_media, read_turns, texts_
 from galago.server.errors import Failure, Refused, to_failure
 from galago.server.fields import ParsedBody, read_schema
 from galago.server.models import Models, id_of
-from galago.server.serving import ServerContext, model_header, run_blocking, stream_response
+from galago.server.serving import ServerContext, model_header, run_blocking
+from galago.server.streaming import Framing, stream_response
 
 T = TypeVar("T", bound=BaseModel)
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -57,7 +58,6 @@ Name = Annotated[str, Field(pattern=r"\S")]
 Image = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
 """A file in base64, or a data: URL."""
 FOR_EVER_S = 1e9
-NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 class Options(BaseModel):
@@ -199,6 +199,13 @@ def line(value: Json) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+def ndjson(keep_alive: Callable[[], Json]) -> Framing:
+    """A record a line. An empty line is none, so what keeps a stream alive is one too."""
+    return Framing(
+        lambda error: (line(error_body(to_failure(error))),), lambda: line(keep_alive()), "application/x-ndjson"
+    )
+
+
 def record(body: Text, text: str, tokens: Sequence[Token] = ()) -> Json:
     """A piece of the answer, or all of it. The model is called as the request calls it."""
     said: Json = {"message": {"role": "assistant", "content": text}}
@@ -230,20 +237,13 @@ def end(done: Done, arrived: float) -> Json:
 
 
 async def records(body: Text, events: AsyncIterator[Event], arrived: float) -> AsyncIterator[str]:
-    """The answer as it comes. A failure before the first piece is raised, a later one is a record of its own."""
-    begun = False
-    try:
-        async for event in events:
-            begun = True
-            match event:
-                case TextDelta(text, tokens):
-                    yield line(record(body, text, tokens))
-                case Done():
-                    yield line(record(body, "") | end(event, arrived))
-    except Exception as error:
-        if not begun:
-            raise
-        yield line(error_body(to_failure(error)))
+    """The answer as it comes."""
+    async for event in events:
+        match event:
+            case TextDelta(text, tokens):
+                yield line(record(body, text, tokens))
+            case Done():
+                yield line(record(body, "") | end(event, arrived))
 
 
 def whole(body: Text, events: Sequence[Event], arrived: float) -> Json:
@@ -294,7 +294,8 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
             models.pool.set_keep_alive(served_key(models, body.model), body.keep_alive_s)
         events = (event async for _, event in response.events)
         if response.parsed.stream:
-            return await stream_response(records(body, events, arrived), headers | NDJSON)
+            framing = ndjson(lambda: record(body, ""))
+            return await stream_response(records(body, events, arrived), framing, context.silence, headers)
         return JSONResponse(whole(body, [event async for event in events], arrived), headers=headers)
 
     @app.post("/api/chat")

@@ -16,8 +16,9 @@ from galago.server.bodies import Json
 from galago.server.errors import to_failure
 from galago.server.manage import run_with_progress
 from galago.server.models import Models, id_of
-from galago.server.ollama import NDJSON, Name, error_body, line, plain_name, read_named, served_key
-from galago.server.serving import ServerContext, run_blocking, stream_response
+from galago.server.ollama import Name, error_body, line, ndjson, plain_name, read_named, served_key
+from galago.server.serving import ServerContext, run_blocking
+from galago.server.streaming import stream_response
 from galago.store.catalog import entry_of
 from galago.store.hub import fetch, files_of
 
@@ -126,7 +127,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
         body = await context.parse_body(http, partial(read_named, PullBody))
         lines = _pull(body.model)
         if body.stream is not False:
-            return await stream_response(lines, NDJSON)
+            return await stream_response(lines, ndjson(lambda: {"status": "pulling manifest"}))
         *_, last = [json.loads(one) async for one in lines]
         return JSONResponse(last, 200 if "status" in last else 500)
 

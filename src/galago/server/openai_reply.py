@@ -10,7 +10,7 @@ from galago.request import Done, Event, Reasoning, TextDelta, Token
 from galago.server.bodies import Json
 from galago.server.errors import Failure, to_failure
 from galago.server.fields import ParsedBody
-from galago.server.serving import sse_event
+from galago.server.streaming import Framing, sse_event
 
 _TYPE = {
     401: "authentication_error",
@@ -30,6 +30,9 @@ def error_body(failed: Failure) -> Json:
     param = "messages" if failed.is_too_long else _FIELD.get(failed.param, failed.param) if failed.param else None
     kind = _TYPE_OF_CODE.get(failed.code) or _TYPE.get(failed.status, "invalid_request_error")
     return {"error": {"message": failed.message, "type": kind, "param": param, "code": failed.code}}
+
+
+FRAMING = Framing(lambda error: (sse_event(error_body(to_failure(error))),))
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,7 @@ def completion(head: Head, parsed: ParsedBody, events: Iterable[tuple[int, Event
 
 
 async def chunks(head: Head, parsed: ParsedBody, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[str]:
-    """The reply as server-sent events.
-
-    A failure before the first event is raised, so that it can still get its status; a later one becomes
-    an error event, since a stream that merely ends looks to clients like a shorter answer.
-    """
+    """The reply as server-sent events."""
 
     def chunk(choices: list[Json], **more: Any) -> str:
         usage = {"usage": None} if parsed.include_usage else {}
@@ -129,23 +128,18 @@ async def chunks(head: Head, parsed: ParsedBody, events: AsyncIterator[tuple[int
 
     begun: set[int] = set()
     done: list[Done] = []
-    try:
-        async for i, event in events:
-            if i not in begun:
-                begun.add(i)
-                yield chunk(choice(i, {"role": "assistant", "content": ""}))
-            match event:
-                case TextDelta(text, tokens):
-                    yield chunk(choice(i, {"content": text}, logprobs=_logprobs(tokens) if tokens else None))
-                case Reasoning(text):
-                    yield chunk(choice(i, {"reasoning": text}))
-                case Done(finish_reason=reason):
-                    done.append(event)
-                    yield chunk(choice(i, {}, reason))
-        if parsed.include_usage:
-            yield chunk([], usage=_usage(done), **_metrics(head, done))
-        yield "data: [DONE]\n\n"
-    except Exception as error:
-        if not begun:
-            raise
-        yield sse_event(error_body(to_failure(error)))
+    async for i, event in events:
+        if i not in begun:
+            begun.add(i)
+            yield chunk(choice(i, {"role": "assistant", "content": ""}))
+        match event:
+            case TextDelta(text, tokens):
+                yield chunk(choice(i, {"content": text}, logprobs=_logprobs(tokens) if tokens else None))
+            case Reasoning(text):
+                yield chunk(choice(i, {"reasoning": text}))
+            case Done(finish_reason=reason):
+                done.append(event)
+                yield chunk(choice(i, {}, reason))
+    if parsed.include_usage:
+        yield chunk([], usage=_usage(done), **_metrics(head, done))
+    yield "data: [DONE]\n\n"

@@ -19,7 +19,8 @@ from galago.server.bodies import Json, load_json, validate
 from galago.server.errors import Failure, to_failure
 from galago.server.fields import ParsedBody
 from galago.server.openai import parse_chat
-from galago.server.serving import ServerContext, model_header, sse_event, stream_response
+from galago.server.serving import ServerContext, model_header
+from galago.server.streaming import Framing, sse_event, stream_response
 
 PATHS = ("/v1/responses", "/responses")
 
@@ -144,34 +145,35 @@ class Reply:
         told = {"type": f"response.{kind}", "sequence_number": self.count - 1, **more}
         return f"event: response.{kind}\n" + sse_event(told)
 
+    def begin(self) -> tuple[str, ...]:
+        return tuple(self.event(kind, response=self.response("in_progress")) for kind in ("created", "in_progress"))
+
+    def fail(self, error: Exception) -> tuple[str, ...]:
+        """The last events; the client's helper for streams wants to hear first that there is a response."""
+        told = error_body(to_failure(error))["error"]
+        failed = self.response("failed", error={"code": told["code"], "message": told["message"]})
+        return (*(() if self.count else self.begin()), self.event("failed", response=failed))
+
 
 async def events(reply: Reply, given: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """The response as server-sent events. A failure before the first is raised, a later one is an event."""
-    place, begun = {"item_id": reply.item, "output_index": 0, "content_index": 0}, False
-    try:
-        async for event in given:
-            if not begun:
-                begun = True
-                yield reply.event("created", response=reply.response("in_progress"))
-                yield reply.event("in_progress", response=reply.response("in_progress"))
-                yield reply.event("output_item.added", output_index=0, item=reply.message("in_progress", []))
-                yield reply.event("content_part.added", **place, part=reply.content)
-            match event:
-                case TextDelta(text):
-                    reply.texts.append(text)
-                    yield reply.event("output_text.delta", **place, delta=text, logprobs=[])
-                case Done():
-                    ended = reply.end(event)
-                    yield reply.event("output_text.done", **place, text=reply.content["text"], logprobs=[])
-                    yield reply.event("content_part.done", **place, part=reply.content)
-                    yield reply.event("output_item.done", output_index=0, item=ended["output"][0])
-                    yield reply.event(ended["status"], response=ended)
-    except Exception as error:
-        if not begun:
-            raise
-        told = error_body(to_failure(error))["error"]
-        failed = reply.response("failed", error={"code": told["code"], "message": told["message"]})
-        yield reply.event("failed", response=failed)
+    """The response as server-sent events."""
+    place = {"item_id": reply.item, "output_index": 0, "content_index": 0}
+    async for event in given:
+        if not reply.count:
+            for line in reply.begin():
+                yield line
+            yield reply.event("output_item.added", output_index=0, item=reply.message("in_progress", []))
+            yield reply.event("content_part.added", **place, part=reply.content)
+        match event:
+            case TextDelta(text):
+                reply.texts.append(text)
+                yield reply.event("output_text.delta", **place, delta=text, logprobs=[])
+            case Done():
+                ended = reply.end(event)
+                yield reply.event("output_text.done", **place, text=reply.content["text"], logprobs=[])
+                yield reply.event("content_part.done", **place, part=reply.content)
+                yield reply.event("output_item.done", output_index=0, item=ended["output"][0])
+                yield reply.event(ended["status"], response=ended)
 
 
 def add_routes(app: FastAPI, context: ServerContext) -> None:
@@ -180,7 +182,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
         reply, headers = Reply(response.facts.name), model_header(response.facts)
         given = (event async for _, event in response.events)
         if response.parsed.stream:
-            return await stream_response(events(reply, given), headers)
+            return await stream_response(events(reply, given), Framing(reply.fail), context.silence, headers)
         whole = [event async for event in given]
         reply.texts = [event.text for event in whole if isinstance(event, TextDelta)]
         (done,) = (event for event in whole if isinstance(event, Done))

@@ -1,7 +1,6 @@
-"""Serving a request: parse its body, submit it to a model, and stream the events until the client goes away."""
+"""Serving a request: parse its body, submit it to a model, and give its events until the client goes away."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +13,6 @@ from urllib.parse import quote
 
 import anyio.to_thread
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 
 from galago.aio import events_of
 from galago.backends.backend import Facts, Run
@@ -34,6 +32,7 @@ from galago.server.guard.logs import log_fields
 from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
 from galago.server.settings import ServerSettings
+from galago.server.streaming import Silence
 from galago.system.machine import usable_cores
 
 T = TypeVar("T")
@@ -88,6 +87,7 @@ class ServerContext:
     settings: ServerSettings
     choice_reason: str | None = None
     """why this model was chosen, where the settings name none"""
+    silence: Silence = field(default_factory=Silence)
     stats: RequestStats = field(default_factory=RequestStats)
     # Bodies take several times their size while they are read, and videos what a few frames take.
     read_limiter: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(usable_cores()))
@@ -293,27 +293,6 @@ async def _cancel_on_disconnect(http: Request, runs: Sequence[Run]) -> None:
         run.cancel()
 
 
-def sse_event(value: dict[str, Any]) -> str:
-    """A server-sent event with this JSON."""
-    # ASCII only: some clients also split lines at U+2028 and its like.
-    # NaN and infinity, which are no JSON, are an error here as they are in replies of one piece.
-    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
-
-
 def model_header(facts: Facts) -> dict[str, str]:
     """The X-Galago-Model header; percent-encoded, since names of folders may hold what no header can."""
     return {"X-Galago-Model": quote(facts.name, safe="/@:+,=")}
-
-
-async def stream_response(lines: AsyncIterator[str], headers: dict[str, str] | None = None) -> StreamingResponse:
-    """A streaming response of server-sent events, which starts once the first of them is there."""
-    # The status line is sent after this: until the first event the request can still fail properly.
-    first = await anext(lines)
-
-    async def all_lines() -> AsyncIterator[str]:
-        yield first
-        async for line in lines:
-            yield line
-
-    usual = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-    return StreamingResponse(all_lines(), headers=usual | (headers or {}))
