@@ -49,7 +49,12 @@ schemathesis.openapi.format("video-url", st.just(moving()))
 @schemathesis.hook
 def map_body(ctx, body):  # type: ignore[no-untyped-def]
     """Let most conversations end as they must, so that a model gets to see them."""
-    if isinstance(body, dict) and ctx.operation.path.startswith("/api/") and "model" in body:
+    if (
+        isinstance(body, dict)
+        and ctx.operation.path.startswith("/api/")
+        and isinstance(model := body.get("model"), str)
+        and model.strip()
+    ):
         body = body | {"model": "scenes"}
     turns = body.get("messages") if isinstance(body, dict) else None
     if isinstance(turns, list) and turns and body.get("reasoning") is not True:

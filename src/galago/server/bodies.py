@@ -74,6 +74,11 @@ def load_json(body: bytes) -> Json:
     return given
 
 
+def whole_number(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def validate(kind: type[T], given: Json) -> T:
     """A body as its declared type; null counts as absent. Raises Refused with the path of the first field at fault."""
     try:

@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from galago.errors import ModelInUse, quoted
 from galago.messages import ROLES
 from galago.request import Chat, Done, Event, Sampling, TextDelta, Token
 from galago.request import Request as ModelRequest
-from galago.server.bodies import Json, load_json, validate
+from galago.server.bodies import Json, load_json, validate, whole_number
 from galago.server.conversation import media_in, place_media, read_turns, texts_of
 from galago.server.errors import Failure, Refused, to_failure
 from galago.server.fields import ParsedBody, read_schema
@@ -31,28 +32,33 @@ from galago.server.serving import ServerContext, model_header, run_blocking
 from galago.server.streaming import Framing, stream_response
 
 T = TypeVar("T", bound=BaseModel)
+DURATION = r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?(?:ns|us|µs|ms|s|m|h))+|[0-9]+(?:\.[0-9]*)?)"
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _seconds(value: Any) -> Any:
-    """A duration such as 5m, 1h30m or 300 in seconds; a number as it is."""
-    if not isinstance(value, str):
+    """A duration such as 5m, 1h30m or 300 in seconds; all else as it is."""
+    if not isinstance(value, str) or not re.fullmatch(DURATION, value):
         return value
+    if value[-1] in "0123456789.":
+        return float(value)
     parts = re.findall(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)", value)
-    if not parts or "".join(map("".join, parts)) != value.strip().lstrip("+-"):
-        return value
-    return sum(float(number) * UNITS[unit] for number, unit in parts) * (-1 if value.strip().startswith("-") else 1)
+    return sum(float(number) * UNITS[unit] for number, unit in parts) * (-1 if value.startswith("-") else 1)
 
 
 def _cut(value: Any) -> Any:
     """A number as Ollama reads it where it wants a whole one."""
-    return int(value) if isinstance(value, float) and value == value and abs(value) < 2**63 else value
+    return int(min(max(value, -(2.0**62)), 2.0**62)) if isinstance(value, float) and value == value else value
 
 
-Whole = Annotated[int, BeforeValidator(_cut)]
+Whole = Annotated[int, BeforeValidator(_cut), WithJsonSchema({"type": "number"})]
 
 
-KeepAlive = Annotated[float, BeforeValidator(_seconds)]
+KeepAlive = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{DURATION}$"}]}),
+]
 """Seconds; less than 0 is for ever."""
 Name = Annotated[str, Field(pattern=r"\S")]
 Image = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
@@ -63,7 +69,7 @@ FOR_EVER_S = 1e9
 class Options(BaseModel):
     """How text is drawn. Values that are out of range are taken as the nearest that is in it."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     temperature: float | None = None
     top_p: float | None = None
     min_p: float | None = None
@@ -98,16 +104,17 @@ class Options(BaseModel):
 class TurnBody(BaseModel):
     """A message of /api/chat."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     role: Annotated[str, Field(json_schema_extra={"enum": sorted(ROLES)})]
     content: str | None = None
     images: list[Image] | None = None
+    tool_calls: SkipJsonSchema[list[dict[str, Any]] | None] = None
 
 
 class Body(BaseModel):
     """What chat and generate share. What stands elsewhere than it belongs is let go."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     model: Name
     stream: bool | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
@@ -115,7 +122,7 @@ class Body(BaseModel):
     keep_alive: KeepAlive | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(_cut)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole_number)] | None = None
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -131,7 +138,8 @@ class ChatBody(Body):
     @property
     def turns(self) -> list[Json]:
         """Its messages as those of OpenAI's clients are; none where a model is only to be loaded or unloaded."""
-        return [message.model_dump(exclude_none=True) for message in self.messages or ()]
+        turns = [message.model_dump(exclude_none=True) for message in self.messages or ()]
+        return [turn if turn["role"] == "assistant" else {**turn, "tool_calls": None} for turn in turns]
 
 
 class GenerateBody(Body):

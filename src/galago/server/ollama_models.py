@@ -38,7 +38,7 @@ UNSUPPORTED = {
 class PullBody(BaseModel):
     """The body of /api/pull and /api/show."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
     model: Name = Field(validation_alias=AliasChoices("model", "name"))
     stream: bool | None = None
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from galago.request import Done, Event, TextDelta
 from galago.server import openai_reply
-from galago.server.bodies import Json, load_json, validate
+from galago.server.bodies import Json, load_json, validate, whole_number
 from galago.server.errors import Failure, to_failure
 from galago.server.fields import ParsedBody
 from galago.server.openai import parse_chat
@@ -28,7 +28,7 @@ PATHS = ("/v1/responses", "/responses")
 class Part(BaseModel):
     """What parts have in common: others of their members are let go."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class TextPart(Part):
@@ -68,7 +68,7 @@ class ResponsesBody(Part):
     model: str | None = None
     instructions: str | None = None
     stream: bool | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1), BeforeValidator(whole_number)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     text: Text | None = None
