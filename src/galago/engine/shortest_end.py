@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 DIGITS = b"0123456789"
 IN_NUMBER = DIGITS + b".eE+-"
 # Which bytes are tried first at the start of a value, in a number and in a string that may not end yet.
-RANK = {byte: i for i, byte in enumerate(b'0"[{n951tf')}
+FIRST = b'0"[{n951tf'
 # Texts of equal length after which the same may come can still differ in what comes later, numbers above all.
 SAME_STATES, SAME_NUMBERS = 3, 32
 ANY_TEXT = 64  # where more bytes than these may come
@@ -33,11 +33,12 @@ class Vocabulary:
 
     @cached_property
     def byte_ids(self) -> dict[int, int]:
-        """Token ids of single bytes."""
-        return {s[0]: i for i, s in enumerate(self.spellings) if len(s) == 1 and i != self.eos_id}
+        """Token ids of single bytes, in the order in which they are tried."""
+        found = {s[0]: i for i, s in enumerate(self.spellings) if len(s) == 1 and i != self.eos_id}
+        return {byte: found[byte] for byte in dict.fromkeys((*FIRST, *range(256))) if byte in found}
 
     def allowed_bytes(self, mask: bytes) -> list[int]:
-        """The single bytes whose tokens a matcher's bit mask allows."""
+        """The single bytes whose tokens a matcher's bit mask allows, in that order."""
         bytes_, ids = self._bytes_and_ids
         return bytes_[np.frombuffer(mask, np.uint8)[ids >> 3] >> (ids & 7) & 1 == 1].tolist()
 
@@ -120,7 +121,7 @@ class _State:
                 allowed = [byte for byte in allowed if byte in following] or allowed
         if len(allowed) > ANY_TEXT:
             allowed = [byte for byte in allowed if 32 <= byte < 127 and byte != ord("\\")]
-        return sorted(allowed, key=lambda byte: RANK.get(byte, byte + 10))
+        return allowed
 
 
 def shortest_end(
