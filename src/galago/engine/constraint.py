@@ -18,7 +18,7 @@ NARROW, WIDE = (4, 1), (64, 99)  # Searches for a way to the end: while the text
 MAX_DRAWS = 4
 
 FloatArray = NDArray[np.float32]
-Way = tuple[int, ...]
+TokenPath = tuple[int, ...]
 """Tokens after which a text may end."""
 
 
@@ -67,8 +67,8 @@ class Constraint:
         self._place = Place()
         self._is_begun = False
         self._is_last = False
-        self._way: Way | None = None
-        self._openings: deque[Way] = deque(maxlen=8)
+        self._way: TokenPath | None = None
+        self._openings: deque[TokenPath] = deque(maxlen=8)
         self.is_shortened = False
         """Whether the limit on tokens changed the text."""
 
@@ -92,7 +92,7 @@ class Constraint:
         return token
 
     def _choose_in_time(
-        self, token: int, way: Way, logits: FloatArray, left: int, draw: Callable[[FloatArray], int]
+        self, token: int, way: TokenPath, logits: FloatArray, left: int, draw: Callable[[FloatArray], int]
     ) -> int:
         """This token or one drawn instead, so that a way is known to what is left after it."""
         if len(way) == left and not self._is_last:
@@ -128,7 +128,7 @@ class Constraint:
         self._check()
         self._place = self._place.after(self._words.spellings[token])
 
-    def _keeps_way(self, token: int, known: Way, left: int) -> bool:
+    def _keeps_way(self, token: int, known: TokenPath, left: int) -> bool:
         """Whether after a token a way to the end of at most `left` tokens is found; it is kept then."""
         if token == self._words.eos_id:
             return True
@@ -146,10 +146,10 @@ class Constraint:
         self._way = found
         return True
 
-    def _find_way(self, matcher: LLMatcher, place: Place, left: int) -> Way | None:
+    def _find_way(self, matcher: LLMatcher, place: Place, left: int) -> TokenPath | None:
         return shortest_end(matcher, self._words, place, left, NARROW, self._required)
 
-    def _guesses(self, known: Way, token: int) -> Iterator[Way]:
+    def _guesses(self, known: TokenPath, token: int) -> Iterator[TokenPath]:
         """Ways that may lead on after a token: mostly it is one of the known way, or text of a value that ends as
         before, or it opens a value as others did."""
         if token in known:

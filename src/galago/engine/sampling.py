@@ -8,16 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from galago.engine.constraint import Constraint
+from galago.engine.constraint import Constraint, FloatArray
 from galago.errors import NotANumber
 from galago.request import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FloatArray = NDArray[np.float32]
 
 
 def finite_logits(logits: "Tensor", what: str) -> FloatArray:

@@ -159,7 +159,7 @@ class GenerateBody(Body):
         return [{"role": "system", "content": self.system}, asked] if self.system else [asked]
 
 
-Text = ChatBody | GenerateBody
+TextBody = ChatBody | GenerateBody
 
 
 def read_named(kind: type[T], raw: bytes) -> T:
@@ -172,7 +172,7 @@ def read_named(kind: type[T], raw: bytes) -> T:
     return validate(kind, given)
 
 
-def read_text_body(kind: type[ChatBody] | type[GenerateBody], raw: bytes) -> tuple[Text, ParsedBody | None]:
+def read_text_body(kind: type[ChatBody] | type[GenerateBody], raw: bytes) -> tuple[TextBody, ParsedBody | None]:
     """A body of chat or generate, and the request in it; None where a model is only to be loaded or unloaded."""
     body = read_named(kind, raw)
     if body.think:
@@ -214,7 +214,7 @@ def ndjson(keep_alive: Callable[[], Json]) -> Framing:
     )
 
 
-def record(body: Text, text: str, tokens: Sequence[Token] = ()) -> Json:
+def record(body: TextBody, text: str, tokens: Sequence[Token] = ()) -> Json:
     """A piece of the answer, or all of it. The model is called as the request calls it."""
     said: Json = {"message": {"role": "assistant", "content": text}}
     probabilities = {"logprobs": [_logprob(token) for token in tokens]} if tokens else {}
@@ -244,7 +244,7 @@ def end(done: Done, arrived: float) -> Json:
     }
 
 
-async def records(body: Text, events: AsyncIterator[Event], arrived: float) -> AsyncIterator[str]:
+async def records(body: TextBody, events: AsyncIterator[Event], arrived: float) -> AsyncIterator[str]:
     """The answer as it comes."""
     async for event in events:
         match event:
@@ -254,7 +254,7 @@ async def records(body: Text, events: AsyncIterator[Event], arrived: float) -> A
                 yield line(record(body, "") | end(event, arrived))
 
 
-def whole(body: Text, events: Sequence[Event], arrived: float) -> Json:
+def whole(body: TextBody, events: Sequence[Event], arrived: float) -> Json:
     """The answer in one piece."""
     deltas = [event for event in events if isinstance(event, TextDelta)]
     tokens = [token for delta in deltas for token in delta.tokens]
@@ -283,7 +283,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     async def answer(http: Request, kind: type[ChatBody] | type[GenerateBody]) -> Response:
         arrived = time.perf_counter()
-        bodies: list[Text] = []
+        bodies: list[TextBody] = []
 
         def reader(raw: bytes) -> ParsedBody:
             body, parsed = read_text_body(kind, raw)
@@ -319,7 +319,7 @@ class _NothingAsked(Exception):
     """A body without messages or a prompt, which loads or unloads its model."""
 
 
-async def _load_or_unload(models: Models, body: Text) -> Json:
+async def _load_or_unload(models: Models, body: TextBody) -> Json:
     key = served_key(models, body.model)
     unload = body.keep_alive is not None and body.keep_alive_s == 0
     if unload:

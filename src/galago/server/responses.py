@@ -42,7 +42,7 @@ class ImagePart(Part):
     detail: str | None = None
 
 
-class Item(Part):
+class InputItem(Part):
     """A message of the input."""
 
     type: Literal["message"] | None = None
@@ -57,28 +57,28 @@ class Format(Part):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class Text(Part):
+class TextOptions(Part):
     format: Format | None = None
 
 
 class ResponsesBody(Part):
     """The body of /v1/responses."""
 
-    input: str | list[Item]
+    input: str | list[InputItem]
     model: str | None = None
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1), BeforeValidator(whole_number)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    text: Text | None = None
+    text: TextOptions | None = None
     previous_response_id: None = None
     tool_choice: Literal["auto", "none"] | None = None
 
     @property
     def chat(self) -> Json:
         """The body of a chat completion that asks for the same."""
-        items = [Item(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        items = [InputItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         messages = [{"role": item.role, "content": _content(item)} for item in items]
         if self.instructions:
             messages.insert(0, {"role": "system", "content": self.instructions})
@@ -89,7 +89,7 @@ class ResponsesBody(Part):
         return chat
 
 
-def _content(item: Item) -> str | list[Json]:
+def _content(item: InputItem) -> str | list[Json]:
     if isinstance(item.content, str):
         return item.content
     kinds = ({"type": "text"} if isinstance(part, TextPart) else {} for part in item.content)
