@@ -167,8 +167,8 @@ def test_llm(url: str, tmp_path: Path) -> None:
     [
         ("chat", {"model": None, "messages": []}, 400, "model is required"),
         ("chat", {"model": " "}, 400, "model is required"),
-        ("chat", {"messages": "hi"}, 400, "messages: input should be a valid list"),
-        ("chat", {"messages": [{"content": "x"}]}, 400, "messages.0.role: field required"),
+        ("chat", {"messages": "hi"}, 400, "messages must be an array"),
+        ("chat", {"messages": [{"content": "x"}]}, 400, "messages.0.role is required"),
         (
             "chat",
             {"messages": [{"role": "robot", "content": "x"}]},
@@ -179,7 +179,7 @@ def test_llm(url: str, tmp_path: Path) -> None:
             "chat",
             {"messages": [{"role": "user", "content": ["x"]}]},
             400,
-            "messages.0.content: input",
+            "messages.0.content must be a string",
         ),
         ("generate", {"prompt": "x", "images": ["AAAA"]}, 400, "image"),
         (
@@ -188,14 +188,14 @@ def test_llm(url: str, tmp_path: Path) -> None:
             400,
             "host|fetch",
         ),
-        ("generate", {"prompt": "x", "format": "yaml"}, 400, "format: input should be"),
+        ("generate", {"prompt": "x", "format": "yaml"}, 400, "format must be"),
         (
             "generate",
             {"prompt": "x", "options": {"num_predict": "many"}},
             400,
-            "options.num_predict: ",
+            "options.num_predict must be a whole number",
         ),
-        ("generate", {"prompt": "x", "keep_alive": "soon"}, 400, "keep_alive: input should be"),
+        ("generate", {"prompt": "x", "keep_alive": "soon"}, 400, "keep_alive must be seconds, or a duration"),
         ("generate", {"prompt": "x", "suffix": "y"}, 400, "does not support insert"),
         ("chat", {"messages": [{"role": "user", "content": "x"}], "think": "high"}, 400, "thinking"),
         ("show", {"model": None, "name": "nope"}, 404, "model 'nope' not found"),

@@ -16,6 +16,23 @@ Json = dict[str, Any]
 T = TypeVar("T", bound=BaseModel)
 
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
+_MESSAGES = {
+    "missing": "is required",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be an array",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    **dict.fromkeys(("int_type", "int_from_float"), "must be a whole number"),
+    "float_type": "must be a number",
+    "literal_error": "must be {expected}",
+    "none_required": "is not supported by this server",
+    "less_than_equal": "must be at most {le}",
+    "greater_than_equal": "must be at least {ge}",
+    "value_error": "{error}",
+    "string_pattern_mismatch": "must not be empty",
+}
+"""What is said of a value, by pydantic's type of its error"""
 _FIELD = re.compile(r"[a-z][a-z_]*")
 """Not how pydantic calls a form of a union, such as list[TextPart]"""
 _FORM = re.compile(rb"[\w.\[\]%-]+=")
@@ -89,7 +106,8 @@ def validate(kind: type[T], given: Json) -> T:
         first = max(error.errors(), key=lambda found: len(found["loc"]))
         named = (part for part in first["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
         at = ".".join(str(part) for part in named if part not in ("str", "int", "float", "bool"))
-        raise Refused("invalid_value", f"{at}: {first['msg'][0].lower()}{first['msg'][1:]}", at) from None
+        told = _MESSAGES.get(first["type"], "is not right: {msg}").format(msg=first["msg"], **first.get("ctx", {}))
+        raise Refused("invalid_value", f"{at} {told}", at) from None
 
 
 def _why(body: bytes, error: Exception) -> str:

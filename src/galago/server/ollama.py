@@ -37,9 +37,11 @@ UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "
 
 
 def _seconds(value: Any) -> Any:
-    """A duration such as 5m, 1h30m or 300 in seconds; all else as it is."""
-    if not isinstance(value, str) or not re.fullmatch(DURATION, value):
+    """A duration such as 5m, 1h30m or 300 in seconds; a number as it is."""
+    if not isinstance(value, str):
         return value
+    if not re.fullmatch(DURATION, value):
+        raise ValueError("must be seconds, or a duration such as 5m or 1h30m")
     if value[-1] in "0123456789.":
         return float(value)
     parts = re.findall(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)", value)
