@@ -29,10 +29,15 @@ _MESSAGES = {
     "none_required": "is not supported by this server",
     "less_than_equal": "must be at most {le}",
     "greater_than_equal": "must be at least {ge}",
+    "union_tag_invalid": "must have a type of {expected_tags}",
+    "union_tag_not_found": "must have a type",
     "value_error": "{error}",
     "string_pattern_mismatch": "must not be empty",
 }
 """What is said of a value, by pydantic's type of its error"""
+_FORMS = ("str", "int", "float", "bool")
+_TAGS = ("text", "input_text", "output_text", "input_image")
+"""Types of parts, which pydantic puts after their index"""
 _FIELD = re.compile(r"[a-z][a-z_]*")
 """Not how pydantic calls a form of a union, such as list[TextPart]"""
 _FORM = re.compile(rb"[\w.\[\]%-]+=")
@@ -101,13 +106,25 @@ def validate(kind: type[T], given: Json) -> T:
     try:
         return kind.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        # Of the forms of a union each tells why it is not that one: who came furthest knows best. Beside names and
-        # indices pydantic tells which form it tried.
-        first = max(error.errors(), key=lambda found: len(found["loc"]))
-        named = (part for part in first["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
-        at = ".".join(str(part) for part in named if part not in ("str", "int", "float", "bool"))
-        told = _MESSAGES.get(first["type"], "is not right: {msg}").format(msg=first["msg"], **first.get("ctx", {}))
-        raise Refused("invalid_value", f"{at} {told}", at) from None
+        found = error.errors()
+        # Of the forms of a union each tells why it is not that one: those that came furthest know best.
+        deepest = max(len(one["loc"]) for one in found)
+        paths = {_path(one["loc"]): None for one in found if len(one["loc"]) == deepest}
+        at = next(iter(paths))
+        told = [
+            _MESSAGES.get(one["type"], "is not right: {msg}").format(**{"msg": one["msg"], **one.get("ctx", {})})
+            for one in found
+            if _path(one["loc"]) == at
+        ]
+        why = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ")
+        raise Refused("invalid_value", f"{at} {why}", at) from None
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """Where a field stands: beside names and indices pydantic tells which form of a union it tried."""
+    kept = [part for part in loc if isinstance(part, int) or (_FIELD.fullmatch(part) and part not in _FORMS)]
+    places = zip([None, *kept], kept, strict=False)
+    return ".".join(str(part) for before, part in places if not (isinstance(before, int) and part in _TAGS))
 
 
 def _why(body: bytes, error: Exception) -> str:

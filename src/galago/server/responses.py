@@ -47,7 +47,7 @@ class InputItem(Part):
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[TextPart | ImagePart]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
 
 
 class Format(Part):
