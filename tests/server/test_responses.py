@@ -65,8 +65,6 @@ def test_what_applications_send(client: openai.OpenAI) -> None:
 
 
 def test_what_is_cut_says_so(client: openai.OpenAI) -> None:
-    cut = client.responses.create(model="scenes", input=[ASKED[0] | {"content": "Describe it."}], max_output_tokens=1)
-    assert cut.status in ("completed", "incomplete")
     long: Any = [{"role": "user", "content": [{"type": "input_text", "text": "Describe this image."}, IMAGE]}]
     cut = client.responses.create(model="scenes", input=long, max_output_tokens=2)
     assert (

@@ -129,13 +129,16 @@ def _fetch(found: Repository, progress: Progress | None, offline: bool | None) -
     at = replace(found, revision=commit)
     download(found.name, [r for r in beside if not cached(r)], lambda done, total: None, offline)
     with blaming(found.name, None):
-        family = _family(read_json(at.cache / "config.json"), tensors)
+        config = read_json(at.snapshot / "config.json")
+        family = _family(config, tensors)
         if tensors and not any(FAMILIES[family].tensor in name for name in tensors):
             raise CheckpointError(f"{min(tensors)} and its other tensors are none of a {family} that can be run here")
+        if TOKENIZER not in names:
+            shared_tokenizer(family, config.take("revision", TEXT, None))  # or raises
     download(found.name, [r for r in weights if not cached(r)], progress, offline)
-    found.note_missing(at.cache, names)
+    found.note_missing(at.snapshot, names)
     found.pin(commit)
-    return at.cache
+    return at.snapshot
 
 
 @contextlib.contextmanager

@@ -56,12 +56,12 @@ class Repository:
     @property
     def folder(self) -> Path | None:
         """The folder of what is here of that commit; None where nothing is."""
-        return self.cache if self.commit and self.cache.is_dir() else None
+        return self.snapshot if self.commit and self.snapshot.is_dir() else None
 
     @property
-    def cache(self) -> Path:
+    def snapshot(self) -> Path:
         """Where the client of the hub keeps what it has of that commit."""
-        return self._cache / "snapshots" / str(self.commit)
+        return self._storage / "snapshots" / str(self.commit)
 
     def listed(self) -> tuple[str, list[str]]:
         """The commit that the hub has now, and the names of its files. Raises what the hub's client raises."""
@@ -106,17 +106,17 @@ class Repository:
                 self._missing(folder, name).touch()
 
     def _missing(self, folder: Path, name: str) -> Path:
-        return self._cache / ".no_exist" / folder.name / name
+        return self._storage / ".no_exist" / folder.name / name
 
     @property
-    def _cache(self) -> Path:
+    def _storage(self) -> Path:
         from huggingface_hub import constants
 
         return Path(constants.HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
 
     @property
     def _ref(self) -> Path:
-        return self._cache / "refs" / self.revision
+        return self._storage / "refs" / self.revision
 
 
 def tensors_of(weights: Iterable[Remote]) -> frozenset[str]:
