@@ -7,14 +7,14 @@ import httpx
 import pytest
 import tiny_moondream as tiny
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from guarded import opened
 from serving import serving
 
 from galago.errors import InvalidRequest
-from galago.server.guard.keys import check_keys, require_api_key
-from galago.server.guard.origins import check_origins, is_loopback
-from galago.server.guard.page_headers import add_page_headers
+from galago.server.guard.gate import GateMiddleware, check_keys, check_origins, has_key, is_loopback, is_own_host
+from galago.server.guard.stopping import InFlight
+from galago.server.pages import html_response
 
 CHAT = "/v1/chat/completions"
 ROUTES = [("POST", CHAT), ("POST", "/v1/query"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/nothing")]
@@ -95,7 +95,8 @@ def test_a_key_that_nobody_could_send_is_refused(keys):
 
 def test_no_keys_are_no_protection():
     with pytest.raises(InvalidRequest, match="at least one key"):
-        require_api_key(FastAPI(), [], lambda path, error: HTMLResponse())
+        GateMiddleware(FastAPI(), InFlight(), lambda path, error: JSONResponse({}), keys=[])
+    assert not has_key(["any"], [])
 
 
 HERE = ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:5173"]
@@ -209,13 +210,19 @@ def test_loopback_is_told_from_what_others_reach():
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "localhost", "")))
 
 
+def test_own_hosts_are_told_from_names_of_others():
+    names = {"localhost", "box.lan"}
+    own = ("localhost", "BOX.lan.:80", "a.localhost", "10.0.0.1:1", "[::1]:8080")
+    assert all(is_own_host(host, names) for host in own)
+    assert not any(is_own_host(host, names) for host in ("", "lan", "a.box.lan", "box.lan.evil.example", "[evil]"))
+
+
 def test_pages_may_load_nothing_from_elsewhere_and_data_is_left_alone(serve):
     app = FastAPI()
-    app.add_middleware(add_page_headers)
 
     @app.get("/page")
     async def page() -> HTMLResponse:
-        return HTMLResponse("<p>", headers={"Referrer-Policy": "same-origin"})
+        return html_response("<p>", {"Referrer-Policy": "same-origin"})
 
     with serving(app) as url:
         headers = httpx.get(f"{url}/page").headers
@@ -225,4 +232,12 @@ def test_pages_may_load_nothing_from_elsewhere_and_data_is_left_alone(serve):
     assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
     assert headers["referrer-policy"] == "same-origin"  # the page's own wins
     assert "content-security-policy" not in missing
-    assert "content-security-policy" not in serve().get("/").headers
+    http = serve()
+    assert "content-security-policy" not in http.get("/").headers
+    # Whatever answers with a page, now or later.
+    paths = [route.path for route in http.app.routes if "GET" in route.methods and "{" not in route.path]
+    replies = {path: http.get(path, headers={"Accept": "text/html"}).headers for path in paths}
+    pages = {path: headers for path, headers in replies.items() if headers["content-type"].startswith("text/html")}
+    assert pages.keys() == {"/", "/docs"}
+    assert all(headers["content-security-policy"] == policy for headers in pages.values())
+    assert all(headers["referrer-policy"] == "no-referrer" for headers in pages.values())

@@ -17,7 +17,9 @@ from serving import hosting
 from galago.errors import InvalidRequest
 from galago.server import errors, openai_reply
 from galago.server.guard.connection import HEAD_LIMIT, Timeouts
-from galago.server.guard.logs import configure_logging, log_requests, reply_to_failures
+from galago.server.guard.logs import configure_logging
+from galago.server.guard.record import RecordMiddleware
+from galago.server.guard.stopping import InFlight
 
 SECRET = "who is the person in the blue coat"
 
@@ -116,8 +118,8 @@ def test_text_lines_hold_what_was_sent_within_quotes(folder, written):
 def test_what_nobody_foresaw_is_an_error_with_an_id_and_one_traceback(written):
     stream = written("json")
     app = FastAPI()
-    app.add_middleware(reply_to_failures, reply=errors.make_error_reply(openai_reply.error_body, {}))
-    app.add_middleware(log_requests)
+    reply = errors.make_error_reply(openai_reply.error_body, {})
+    app.add_middleware(RecordMiddleware, in_flight=InFlight(), reply=reply)
 
     @app.get("/broken")
     async def broken() -> None:

@@ -40,7 +40,7 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
         check_revision(settings.revision)
         from galago.server.app import create_app
         from galago.server.guard import logs
-        from galago.server.guard.origins import is_loopback
+        from galago.server.guard.gate import is_loopback
         from galago.server.guard.stopping import InFlight, Server
 
         logs.configure_logging(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])

@@ -16,7 +16,6 @@ from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
 from galago.server import (
     errors,
-    guard,
     info,
     manage,
     moondream,
@@ -26,11 +25,11 @@ from galago.server import (
     openai_reply,
     responses,
 )
-from galago.server.guard.origins import is_loopback
+from galago.server.guard.gate import GateMiddleware, is_loopback
+from galago.server.guard.record import RecordMiddleware
 from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
 from galago.server.openai import read_chat
-from galago.server.request_target import normalise_target
 from galago.server.serving import ServerContext, model_header, run_blocking
 from galago.server.settings import ServerSettings
 from galago.server.streaming import Silence, stream_response
@@ -75,16 +74,16 @@ def create_app(
     reply = errors.install(app, openai_reply.error_body, formats)
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
-    guard.install(
-        app,
-        reply,
-        context.in_flight,
-        keys=settings.api_keys,
+    # The last is the outermost: what the gate refuses has its id and its line in the log.
+    app.add_middleware(
+        GateMiddleware,
+        in_flight=context.in_flight,
+        reply=reply,
+        keys=settings.api_keys or None,
         origins=settings.cors_origins,
         hosts=(settings.host,) if alone else None,
-        log_content=settings.log_content,
     )
-    app.add_middleware(normalise_target)
+    app.add_middleware(RecordMiddleware, in_flight=context.in_flight, reply=reply, log_content=settings.log_content)
     _openai_routes(app, context)
     _moondream_routes(app, context)
     responses.add_routes(app, context)

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
@@ -14,7 +14,7 @@ from galago.server import moondream_reply
 from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
-from galago.server.pages import docs_page, start_page, style
+from galago.server.pages import docs_page, html_response, start_page, style
 from galago.server.serving import ServerContext, run_blocking
 from galago.system.device import memory_in_use, pick_device
 from galago.version import VERSION
@@ -86,7 +86,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
         by_model = await run_blocking(models.memory)
         address = str(http.base_url).rstrip("/")
         page = partial(start_page, address, VERSION, status, listed, models.pool.budget, used, by_model, context.stats)
-        return HTMLResponse(await run_blocking(page), 200, headers)
+        return html_response(await run_blocking(page), headers)
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
@@ -94,7 +94,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     @app.get("/docs")
     async def docs() -> Response:
-        return HTMLResponse(await run_blocking(lambda: docs_page(document(VERSION))))
+        return html_response(await run_blocking(lambda: docs_page(document(VERSION))))
 
     @app.get("/style.css")
     async def stylesheet() -> Response:

@@ -1,29 +1,23 @@
-"""Middleware that brings the target of a request into the form that routes have, and which of those are of health."""
+"""The target of a request in the form that routes have, and which targets are of health."""
 
 import re
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 HEALTH_PATHS = ("/health", "/readyz")
 """Asked by monitors and by clients at their set-up: open without a key, and answered while the server stops."""
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
-def normalise_target(app: ASGIApp) -> ASGIApp:
-    """Strip repeated and trailing slashes from the path, and scheme and host from targets in absolute form.
+def normalise_target(scope: Scope) -> None:
+    """Strip repeated and trailing slashes from the path, and scheme and host from a target in absolute form.
 
     Moondream's client puts a slash behind an address that may end in one. Clients that believe to speak to a proxy
     send the whole URL as the target (RFC 9112, 3.2.2): its host then takes the place of the header's.
     """
-
-    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            if found := _ABSOLUTE.match(path):
-                others = [(name, value) for name, value in scope["headers"] if name != b"host"]
-                scope["headers"] = [*others, (b"host", found[1].encode())]
-                path = "/" + path[found.end() :]
-            scope["path"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"
-        await app(scope, receive, send)
-
-    return middleware
+    path = scope["path"]
+    if found := _ABSOLUTE.match(path):
+        others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope["headers"] = [*others, (b"host", found[1].encode())]
+        path = "/" + path[found.end() :]
+    scope["path"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"

@@ -15,14 +15,10 @@ from typing import Any, cast
 
 import anyio
 import uvicorn
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from galago.errors import EngineClosed
-from galago.server.errors import ErrorReply
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
 from galago.server.guard.connection_limit import ConnectionLimit
-from galago.server.request_target import HEALTH_PATHS
 from galago.system.signals import STOP_SIGNALS, exit_code, restore_default_handlers
 
 log = logging.getLogger(__name__)
@@ -65,42 +61,6 @@ class InFlight:
     def cancel(self) -> None:
         for request in self._requests:
             request.cancel()
-
-
-def track_in_flight(app: ASGIApp, in_flight: InFlight, reply: ErrorReply) -> ASGIApp:
-    """Middleware that counts requests, refuses new ones while the server stops, and sends cancelled ones an error.
-
-    HEALTH_PATHS are always answered, and do not count.
-    """
-
-    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
-            await app(scope, receive, send)
-            return
-        started = False
-
-        async def send_wrapper(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                if in_flight.stopping:
-                    MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
-
-        if in_flight.stopping:
-            await reply(scope["path"], EngineClosed("the server is shutting down"))(scope, receive, send_wrapper)
-            return
-        request = in_flight.enter()
-        try:
-            with request:
-                await app(scope, receive, send_wrapper)
-            if request.cancelled_caught and not started:
-                error = EngineClosed("the server was shut down before the request was done")
-                await reply(scope["path"], error)(scope, receive, send_wrapper)
-        finally:
-            in_flight.leave(request)
-
-    return middleware
 
 
 class Server(uvicorn.Server):

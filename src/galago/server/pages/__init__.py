@@ -6,12 +6,30 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from galago.errors import size_of
 from galago.server.bodies import Json
 from galago.server.models import ModelStatus
 from galago.server.serving import RequestStats
+
+# Pictures that a page made itself, such as a preview of what a person picked, are data: or blob:.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def html_response(page: str, headers: Mapping[str, str] = {}) -> HTMLResponse:
+    """The reply with a page, which may load nothing from elsewhere and not be framed. `headers` go before our own."""
+    return HTMLResponse(page, headers={**_SECURITY_HEADERS, **headers})
 
 
 def start_page(
