@@ -195,6 +195,7 @@ def _key(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+@cache
 def _named() -> dict[str, Entry | Route]:
     """All of the catalogue by ids, aliases and repositories with a revision (vikhyatk/moondream2@2025-06-21)."""
     found: dict[str, Entry | Route] = {}
@@ -207,11 +208,11 @@ def _named() -> dict[str, Entry | Route]:
 
 def with_precision(name: str) -> tuple[str, str | None]:
     """A name such as moondream2-int8 as model and precision; (name, None) where it ends in none."""
-    known = _named().keys() | _unsupported().keys()
     base, _, precision = name.replace("_", "-").rpartition("-")
     base = name[: len(base)]
     precision = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(precision.lower(), precision.lower())
-    if _key(name) not in known and _key(base) in known and any(precision in e.precisions for e in entries()):
+    is_whole, is_base = (_key(one) in _named() or _key(one) in _unsupported() for one in (name, base))
+    if not is_whole and is_base and any(precision in entry.precisions for entry in entries()):
         return base, precision
     return name, None
 
