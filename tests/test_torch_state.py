@@ -194,4 +194,5 @@ def test_a_model_under_autocast_gives_numbers(precision: str, tmp_path: Path) ->
         plain = m.encode_image(tiny.IMAGE)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = m.encode_image(tiny.IMAGE)
-    torch.testing.assert_close(cast.k.float(), plain.k.float(), rtol=0.1, atol=0.1)
+    # As a whole, since a rounded activation may fall on the other side of a step of int8.
+    assert (cast.k - plain.k).norm() <= 0.02 * plain.k.norm()

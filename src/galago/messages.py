@@ -139,14 +139,14 @@ def read_messages(messages: Any, opened: Callable[[Any], Media]) -> tuple[Messag
 def _message(given: Any, path: str, opened: Callable[[Any], Media]) -> Message:
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{path[:-1]} must be a dict with a role and content", path[:-1])
-    calls = ("tool_calls", "function_call") if given.get("role") == "assistant" else ()
-    known = ("role", "content", "name", "tool_call_id", *calls, *ATTACHED)
-    if unknown := [quoted(name) for name, value in given.items() if name not in known and not _is_empty(value)]:
-        raise InvalidRequest(f"{path[:-1]} has {unknown[0]}; known are {', '.join(known)}", path[:-1])
     role = given.get("role")
     side = ROLES.get(role) if isinstance(role, str) else None
     if side is None:
         raise InvalidRequest(f"{path}role must be one of {', '.join(ROLES)}", f"{path}role")
+    calls = ("tool_calls", "function_call") if role == "assistant" else ()
+    known = ("role", "content", "name", "tool_call_id", *calls, *ATTACHED)
+    if unknown := [quoted(name) for name, value in given.items() if name not in known and not _is_empty(value)]:
+        raise InvalidRequest(f"{path[:-1]} has {unknown[0]}; known are {', '.join(known)}", path[:-1])
     shown = [_open_field(place, opened) for place, _ in attached_media(given, path)]
     content = given.get("content")
     if content is None and (shown or side != "user"):
