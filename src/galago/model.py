@@ -278,7 +278,7 @@ class Model:
     def submit(self, request: Request) -> Run:
         """Start a request; the Run iterates over its events. Raises at once what is wrong with the request."""
         check(isinstance(request, Request), "request", "a Request")
-        self.backend.facts.check_skill(request.skill)
+        self.backend.facts.check_skill(type(request.skill))
         return self.backend.submit(request)
 
     def start(self, skill: Skill, image: MediaSource | None = None, settings: SettingsDict | None = None) -> Run:
@@ -304,7 +304,7 @@ class Model:
     def _template(self, skill: Skill, settings: SettingsDict | None, priority: Priority = "interactive") -> Request:
         """A request for a skill, whose image is still to come. Raises UnsupportedTask for one that the model lacks."""
         template = make_request(skill, None, settings, priority)
-        self.backend.facts.check_skill(skill)
+        self.backend.facts.check_skill(type(skill))
         return template
 
     def _open_media(self, source: MediaSource, still: bool = False) -> Image.Image | Clip | Encoding:

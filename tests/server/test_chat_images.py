@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -64,6 +65,15 @@ def test_each_image_has_a_detail_of_its_own(url: str) -> None:
     content = [part(ONE, "low"), part(OTHER, "high"), part(ONE, "any"), text("?")]
     reply = sdk(url).chat.completions.create(model="any", messages=[{"role": "user", "content": content}], max_tokens=1)  # type: ignore
     assert reply.usage.prompt_tokens_details.image_tokens == (1 + 17 + 9) * tiny.TOKENS  # type: ignore
+
+
+def test_a_detail_for_all_images_of_a_server(tmp_path: Path) -> None:
+    with serving(hosting(tiny.open_model(tiny.write(tmp_path)), detail="low")) as address:
+        content = [part(ONE, ""), part(OTHER, "high"), text("?")]
+        messages: Any = [{"role": "user", "content": content}]
+        usage = sdk(address).chat.completions.create(model="any", messages=messages, max_tokens=1).usage
+        assert usage and usage.prompt_tokens_details
+        assert usage.prompt_tokens_details.image_tokens == (1 + 17) * tiny.TOKENS  # type: ignore[attr-defined]
 
 
 def test_too_many(url: str) -> None:

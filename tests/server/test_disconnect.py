@@ -1,6 +1,5 @@
 """Requests that end before their answer does: the client goes, the queue is full, the server stops."""
 
-import asyncio
 import json
 import shutil
 import time
@@ -13,7 +12,6 @@ import httpx
 import openai
 import pytest
 import tiny_moondream as tiny
-from fastapi import Request as HttpRequest
 from guarded import PATIENCE, Wire
 from safetensors.torch import load_file, save_file
 from serving import GOLDEN, ask, hosting, load, sdk, serving
@@ -22,8 +20,7 @@ import galago
 from galago.backends.native import Native
 from galago.engine.limits import Limits
 from galago.families.moondream.loading import load_moondream
-from galago.request import Chat, Done, Message, Request, Sampling
-from galago.server.serving import events_until_disconnect
+from galago.request import Chat, Message, Request, Sampling
 from galago.store import hub
 
 LONG = 2000
@@ -55,46 +52,6 @@ def long_request() -> Request:
 
 def body(**more: Any) -> dict[str, Any]:
     return {"messages": ask("hello"), "max_tokens": LONG, **more}
-
-
-def test_run_is_cancelled_when_the_client_goes(endless: galago.Model) -> None:
-    async def last_event() -> Any:
-        gone = asyncio.Event()
-
-        async def receive() -> dict[str, Any]:
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        events = []
-        async for _, event in events_until_disconnect(
-            HttpRequest({"type": "http"}, receive), [endless.submit(long_request())]
-        ):
-            gone.set()
-            events.append(event)
-        return events[-1]
-
-    done = asyncio.run(last_event())
-    assert isinstance(done, Done)
-    assert done.finish_reason == "cancelled"
-    assert done.usage.completion_tokens < LONG
-
-
-def test_run_is_cancelled_when_nobody_reads_on(endless: galago.Model) -> None:
-    run = endless.submit(long_request())
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        return {}
-
-    async def read_one() -> None:
-        events = events_until_disconnect(HttpRequest({"type": "http"}, receive), [run])
-        await anext(events)
-        await events.aclose()  # type: ignore[attr-defined]
-
-    asyncio.run(read_one())
-    *_, done = run
-    assert isinstance(done, Done)
-    assert done.finish_reason == "cancelled"
 
 
 @pytest.mark.parametrize("stream", [True, False])

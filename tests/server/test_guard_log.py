@@ -15,7 +15,7 @@ from guarded import Wire, opened, running
 from serving import hosting
 
 from galago.errors import InvalidRequest
-from galago.server import errors, openai_reply
+from galago.server import errors, openai
 from galago.server.guard.connection import HEAD_LIMIT, Timeouts
 from galago.server.guard.logs import configure_logging
 from galago.server.guard.record import RecordMiddleware
@@ -118,7 +118,7 @@ def test_text_lines_hold_what_was_sent_within_quotes(folder, written):
 def test_what_nobody_foresaw_is_an_error_with_an_id_and_one_traceback(written):
     stream = written("json")
     app = FastAPI()
-    reply = errors.make_error_reply(openai_reply.error_body, {})
+    reply = errors.make_error_reply(openai.error_body, {})
     app.add_middleware(RecordMiddleware, in_flight=InFlight(), reply=reply)
 
     @app.get("/broken")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,18 +12,35 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import openai
 import pytest
 from guarded import PATIENCE, Wire
 from queueing import Queue, queueing
-from serving import NO_CLIENT, ask, sdk
+from serving import NO_CLIENT, ask, load, sdk, serving
 from starlette.responses import StreamingResponse
 
+import galago
+from galago.fleet.pool import ModelPool
+from galago.server.app import create_app
+from galago.server.settings import ServerSettings
 from galago.server.streaming import Framing, Silence, stream_response
 
 AT_ONCE = Silence(first=0.001, later=0.001)
-FRAMING = Framing(lambda error: ("failed:", str(error)), lambda: "waiting\n", "application/x-ndjson")
+
+
+class Lines(Framing):
+    content_type = "application/x-ndjson"
+
+    def keep_alive(self) -> str:
+        return "waiting\n"
+
+    def failed(self, error: Exception) -> tuple[str, ...]:
+        return "failed:", str(error)
+
+
+FRAMING = Lines()
 
 
 async def sent_lines(response: StreamingResponse) -> AsyncIterator[str]:
@@ -95,7 +113,8 @@ def test_a_task_that_is_cancelled_ends_what_it_waits_for(silence: Silence) -> No
                 await asyncio.Event().wait()
                 yield ""
             finally:
-                await asyncio.to_thread(bool)  # as a model is released
+                with anyio.CancelScope(shield=True):  # as a model is released
+                    await anyio.to_thread.run_sync(bool)
                 ended = True
 
         async def read() -> None:
@@ -130,6 +149,39 @@ def test_a_queued_stream_has_its_headers_and_comments_that_clients_pass_over(que
         *_, end, empty = lines
     assert (end, empty) == ("data: [DONE]", "")
     assert [chunk.choices[0].finish_reason for chunk in streamed] == [None, None, None, "length"]
+
+
+def test_a_stream_that_waits_for_its_model_is_kept_alive() -> None:
+    """A model may be loaded for minutes."""
+    may_load = threading.Event()
+    may_load.set()
+
+    def opened(name: str, progress: object) -> galago.Model:
+        assert may_load.wait(PATIENCE)
+        return load("small")
+
+    pool = ModelPool(1, keep_alive=None, load=opened, need=lambda name: 1)
+    with serving(create_app(pool, ServerSettings(model=("scenes",)), silence=AT_ONCE)) as url:
+        assert httpx.post(f"{url}/v1/models/unload", json={"model": "scenes"}).json()["unloaded"]
+        may_load.clear()
+        body = {"messages": ask("hello"), "max_tokens": 2, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE) as reply:
+            assert reply.headers["x-galago-model"] == "scenes"
+            lines = reply.iter_lines()
+            assert next(lines) == ": keep-alive"
+            may_load.set()
+            *_, end, empty = lines
+        assert (end, empty) == ("data: [DONE]", "")
+
+        # One whose client goes meanwhile keeps no model.
+        assert httpx.post(f"{url}/v1/models/unload", json={"model": "scenes"}).json()["unloaded"]
+        may_load.clear()
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE) as reply:
+            assert next(reply.iter_lines()) == ": keep-alive"
+        may_load.set()
+        end_of_wait = time.monotonic() + PATIENCE
+        while not (told := httpx.get(f"{url}/v1/models/scenes").json())["loaded"] or told["in_use"]:
+            assert time.monotonic() < end_of_wait, told
 
 
 def test_what_keeps_ollamas_streams_alive_is_a_record_without_text(queue: Queue) -> None:

@@ -23,7 +23,7 @@ from serving import hosting, serving
 import galago
 from galago.backends.memory_estimate import memory_needed
 from galago.engine.decoding import CLIPS
-from galago.server.fields import clip_bytes
+from galago.server.shown import clip_bytes
 
 PATIENCE = 60
 SIDE = 4000

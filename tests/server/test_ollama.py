@@ -126,6 +126,14 @@ def test_its_python_client(client: ollama.Client, tmp_path: Path) -> None:
     assert error.value.status_code == 404
 
 
+def test_images_of_any_side_are_shown_with_what_the_user_says_next(client: ollama.Client) -> None:
+    asked = {"role": "user", "content": QUESTION}
+    for before in ({"role": "system", "content": ""}, {"role": "tool", "content": "The camera's picture."}):
+        assert client.chat("scenes", [before | {"images": [B64]}, asked]).prompt_eval_count
+    shown = [{"role": "assistant", "content": "", "images": [B64]}, {"role": "system", "content": ""}, asked]
+    assert client.chat("scenes", shown).message.content == COLOR
+
+
 def test_keep_alive(client: ollama.Client) -> None:
     """A number or a text, for ever or for a while; 0 takes a model out of memory, once it is not in use."""
 
@@ -166,14 +174,14 @@ def test_llm(url: str, tmp_path: Path) -> None:
     ("path", "body", "status", "why"),
     [
         ("chat", {"model": None, "messages": []}, 400, "model is required"),
-        ("chat", {"model": " "}, 400, "model is required"),
+        ("chat", {"model": " "}, 400, "model must not be blank"),
         ("chat", {"messages": "hi"}, 400, "messages must be an array"),
         ("chat", {"messages": [{"content": "x"}]}, 400, "messages.0.role is required"),
         (
             "chat",
             {"messages": [{"role": "robot", "content": "x"}]},
             400,
-            "messages.0.role must be one",
+            "messages.0.role must be 'system'",
         ),
         (
             "chat",

@@ -43,6 +43,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cors_origins": st.lists(WORD.map("https://{}.org".format) | st.just("*"), min_size=1, max_size=3),
     "several_images": st.sampled_from(["refuse", "sheet"]),
     "max_image_side": st.integers(64, 10_000),
+    "detail": st.sampled_from(["low", "high"]),
     "remote_images": st.booleans(),
     "allow_image_hosts": st.lists(WORD, min_size=1, max_size=3),
     "strict_model_names": st.booleans(),

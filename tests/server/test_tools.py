@@ -69,10 +69,10 @@ def test_calls_and_answers_are_text_of_the_conversation(client: openai.OpenAI, p
     [
         (7, "tool_calls"),
         ({"name": "lamp"}, "tool_calls"),
-        ([7], "tool_calls.0.function"),
+        ([7], "tool_calls.0"),
         ([CALL, {"id": "call_2"}], "tool_calls.1.function"),
-        ([{"function": {"name": 7}}], "tool_calls.0.function"),
-        ([{"function": {"name": "half \ud800"}}], "tool_calls.0.function"),
+        ([{"function": {"name": 7}}], "tool_calls.0.function.name"),
+        ([{"function": {"name": "half \ud800"}}], "tool_calls.0.function.name"),
     ],
 )
 def test_what_is_no_call(http: httpx.Client, calls: Any, at: str) -> None:

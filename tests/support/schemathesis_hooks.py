@@ -17,6 +17,7 @@ EXCUSED = (
     ("invalid_value", "json_schema"),  # which schemas can be enforced is for a library to say
     ("invalid_value", "logit_bias"),  # which tokens there are is a matter of the model
     ("invalid_value", "not at a clip"),  # the bundled model's family looks at images
+    ("invalid_video", "video"),  # what stands for one may be an image
     ("invalid_value", "holds an image or a video"),  # nor of a string where anything may be
     ("invalid_value", "needs a message of the user"),  # nor of what one of its items is
     ("invalid_value", "cannot stand in a turn of"),

@@ -58,11 +58,11 @@ class Facts:
     commit: str | None = None
     """of the hub's repository that its weights are of"""
 
-    def check_skill(self, skill: Skill) -> None:
+    def check_skill(self, skill: type[Skill]) -> None:
         """Raise UnsupportedTask, saying what there is, for a skill that the model does not have."""
-        if type(skill) not in self.skills:
+        if skill not in self.skills:
             can = ", ".join(words for kind, words in SKILLS.items() if kind in self.skills)
-            raise UnsupportedTask(f"this model does not {SKILLS[type(skill)]}; it can {can}")
+            raise UnsupportedTask(f"this model does not {SKILLS[skill]}; it can {can}")
 
 
 class Run(Protocol):

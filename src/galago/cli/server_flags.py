@@ -87,6 +87,10 @@ class ServerFlags:
         int | None,
         typer.Option(help="Pixels of an image's longer side; larger ones are made smaller, and are answered sooner."),
     ] = None
+    detail: Annotated[
+        str | None,
+        typer.Option(help="How images are looked at where a request does not say: high, or low: quicker, and coarser."),
+    ] = None
     remote_images: Annotated[bool | None, typer.Option(help="Fetch images that are given by URL. (on)")] = None
     allow_image_hosts: Annotated[
         Texts,

@@ -3,37 +3,25 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.routing import Route
 
 from galago.errors import UnsupportedTask
 from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
-from galago.server import (
-    errors,
-    info,
-    manage,
-    moondream,
-    moondream_reply,
-    ollama,
-    ollama_models,
-    openai_reply,
-    responses,
-)
+from galago.server import dialect, errors, info, manage, ollama_models
+from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
 from galago.server.guard.gate import GateMiddleware, is_loopback
 from galago.server.guard.record import RecordMiddleware
 from galago.server.guard.stopping import InFlight
 from galago.server.models import Models
-from galago.server.openai import read_chat
-from galago.server.serving import ServerContext, model_header, run_blocking
+from galago.server.serving import ServerContext, run_blocking
 from galago.server.settings import ServerSettings
-from galago.server.streaming import Silence, stream_response
-from galago.version import VERSION
+from galago.server.streaming import Silence
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +54,8 @@ def create_app(
 
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup
-    formats = {
-        "/api/": ollama.error_body,
-        **dict.fromkeys(responses.PATHS, responses.error_body),
-        **dict.fromkeys(moondream.PATHS, moondream_reply.error_body),
-    }
-    reply = errors.install(app, openai_reply.error_body, formats)
+    formats = {path: one.error_body for one in DIALECTS for route in one.routes for path in route.paths}
+    reply = errors.install(app, OPENAI.error_body, {**formats, "/api/": OLLAMA.error_body})
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
     # The last is the outermost: what the gate refuses has its id and its line in the log.
@@ -84,10 +68,7 @@ def create_app(
         hosts=(settings.host,) if alone else None,
     )
     app.add_middleware(RecordMiddleware, in_flight=context.in_flight, reply=reply, log_content=settings.log_content)
-    _openai_routes(app, context)
-    _moondream_routes(app, context)
-    responses.add_routes(app, context)
-    ollama.add_routes(app, context)
+    _dialect_routes(app, context)
     ollama_models.add_routes(app, context)
     manage.add_routes(app, context)
     info.add_routes(app, context)
@@ -112,40 +93,20 @@ def _answer_head(app: FastAPI) -> None:
             route.methods.add("HEAD")
 
 
-def _openai_routes(app: FastAPI, context: ServerContext) -> None:
-    # The newest of Moondream's clients use it too, with an endpoint that may lack the /v1.
-    @app.post("/chat/completions")
-    @app.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        arrived = time.perf_counter()
-        response = await context.answer(http, read_chat)
-        facts, parsed = response.facts, response.parsed
-        fingerprint = f"{facts.revision}-{facts.precision}-galago{VERSION}"
-        head = openai_reply.Head(facts.name, fingerprint, arrived, context.settings.assistant_compat)
-        if parsed.stream:
-            lines = openai_reply.chunks(head, parsed, response.events)
-            return await stream_response(lines, openai_reply.FRAMING, context.silence, model_header(facts))
-        whole = openai_reply.completion(head, parsed, [event async for event in response.events])
-        return JSONResponse(whole, headers=model_header(facts))
+def _dialect_routes(app: FastAPI, context: ServerContext) -> None:
+    def add(route: dialect.Route) -> None:
+        async def answer(http: Request) -> Response:
+            return await context.answer(http, route)
+
+        for path in route.paths:
+            app.post(path)(answer)
+
+    for one in DIALECTS:
+        for route in one.routes:
+            add(route)
 
     # Until a model here makes any; clients of documents try it, and are not to look for another address.
     @app.post("/embeddings")
     @app.post("/v1/embeddings")
     async def embeddings() -> Response:
         raise UnsupportedTask("no model of this server makes embeddings")
-
-
-def _moondream_routes(app: FastAPI, context: ServerContext) -> None:
-    def add(path: str, reader: moondream.Reader) -> None:
-        @app.post(path)
-        async def skill(http: Request) -> Response:
-            response = await context.answer(http, reader)
-            parsed, headers = response.parsed, model_header(response.facts)
-            events = (event async for _, event in response.events)
-            if parsed.stream:
-                lines = moondream_reply.chunks(events)
-                return await stream_response(lines, moondream_reply.FRAMING, context.silence, headers)
-            return JSONResponse(moondream_reply.reply(parsed.request.skill, [e async for e in events]), headers=headers)
-
-    for path, reader in moondream.PATHS.items():
-        add(path, reader)

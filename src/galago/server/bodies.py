@@ -17,29 +17,32 @@ T = TypeVar("T", bound=BaseModel)
 
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
 _MESSAGES = {
-    "missing": "is required",
-    "model_type": "must be an object",
-    "dict_type": "must be an object",
+    **dict.fromkeys(("missing", "member_missing"), "is required"),
+    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "must be an object"),
     "list_type": "must be an array",
     "string_type": "must be a string",
+    "string_unicode": "holds half of a surrogate pair",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "{pattern}",
     "bool_type": "must be true or false",
     **dict.fromkeys(("int_type", "int_from_float"), "must be a whole number"),
-    "float_type": "must be a number",
+    **dict.fromkeys(("float_type", "finite_number"), "must be a number"),
     "literal_error": "must be {expected}",
     "none_required": "is not supported by this server",
     "less_than_equal": "must be at most {le}",
     "greater_than_equal": "must be at least {ge}",
-    "union_tag_invalid": "must have a type of {expected_tags}",
-    "union_tag_not_found": "must have a type",
+    "less_than": "must be below {lt}",
+    "greater_than": "must be above {gt}",
+    "too_long": "must have {max_length} items at the most",
+    "too_short": "must have {min_length} or more items",
+    "union_tag_invalid": "must be one of {expected_tags}",
+    "union_tag_not_found": "is required",
     "value_error": "{error}",
-    "string_pattern_mismatch": "must not be empty",
 }
 """What is said of a value, by pydantic's type of its error"""
-_FORMS = ("str", "int", "float", "bool")
-_TAGS = ("text", "input_text", "output_text", "input_image")
-"""Types of parts, which pydantic puts after their index"""
-_FIELD = re.compile(r"[a-z][a-z_]*")
-"""Not how pydantic calls a form of a union, such as list[TextPart]"""
+_QUOTED = {"literal_error", "union_tag_invalid", "less_than_equal", "greater_than_equal", "less_than", "greater_than"}
+"""Of these what was given is told"""
+_PATTERNS = {r"\S": "must not be blank", "^[0-9]{1,9}$": "must be the id of a token"}
 _FORM = re.compile(rb"[\w.\[\]%-]+=")
 
 
@@ -96,35 +99,55 @@ def load_json(body: bytes) -> Json:
     return given
 
 
-def whole_number(value: Any) -> Any:
-    """JSON has one kind of number: 3.0 is 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def validate(kind: type[T], given: Json) -> T:
-    """A body as its declared type; null counts as absent. Raises Refused with the path of the first field at fault."""
+    """A body as its declared type; null counts as absent. Raises InvalidRequest with the path of what is wrong."""
     try:
         return kind.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        found = error.errors()
-        # Of the forms of a union each tells why it is not that one: those that came furthest know best.
-        deepest = max(len(one["loc"]) for one in found)
-        paths = {_path(one["loc"]): None for one in found if len(one["loc"]) == deepest}
-        at = next(iter(paths))
-        told = [
-            _MESSAGES.get(one["type"], "is not right: {msg}").format(**{"msg": one["msg"], **one.get("ctx", {})})
-            for one in found
-            if _path(one["loc"]) == at
-        ]
-        why = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ")
-        raise Refused("invalid_value", f"{at} {why}", at) from None
+        raise _refusal(error.errors(include_url=False), given) from None
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def _refusal(found: list[Any], given: Json) -> InvalidRequest:
+    """What is wrong with a body, where, and what is allowed, from what pydantic found."""
+    for one in found:
+        # Some checks name the field themselves, with a code of their own.
+        if isinstance(cause := one.get("ctx", {}).get("error"), InvalidRequest) and cause.param:
+            return cause
+    # Of the forms that a value may have, each tells why it is not that one: the one that came furthest was meant.
+    places = [_place(one, given) for one in found]
+    at = max(places, key=len)
+    told, shown = dict[str, None](), ""
+    for one, place in zip(found, places, strict=True):
+        if place == at:
+            if one["type"] == "unsupported_parameter":
+                return Refused(one["type"], f"{'.'.join(map(str, at))} {one['msg']}", ".".join(map(str, at)))
+            words = {name: _plain(value) for name, value in one.get("ctx", {}).items()}
+            words |= {"msg": one["msg"], "pattern": _PATTERNS.get(words.get("pattern", ""), "has not the right form")}
+            told[_MESSAGES.get(one["type"], "is not right: {msg}").format(**words)] = None
+            if one["type"] in _QUOTED:
+                shown = f"; got {quoted(words.get('tag', one['input']))}"
+    path, why = ".".join(map(str, at)), " or ".join(told).replace(" or must be ", " or ").replace(" or must ", " or ")
+    return InvalidRequest(f"{path} {why}{shown}", path)
+
+
+def _plain(bound: Any) -> Any:
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+
+
+def _place(error: Any, given: Any) -> tuple[str | int, ...]:
     """Where a field stands: beside names and indices pydantic tells which form of a union it tried."""
-    kept = [part for part in loc if isinstance(part, int) or (_FIELD.fullmatch(part) and part not in _FORMS)]
-    places = zip([None, *kept], kept, strict=False)
-    return ".".join(str(part) for before, part in places if not (isinstance(before, int) and part in _TAGS))
+    place: list[str | int] = []
+    for step in error["loc"]:
+        if (isinstance(given, dict) and step in given) or (
+            isinstance(given, list) and isinstance(step, int) and step < len(given)
+        ):
+            given = given[step]
+        elif error["type"] != "missing" or step is not error["loc"][-1]:
+            continue
+        place.append(step)
+    # What an object's own check misses, and what tells which of several forms it has.
+    context = error.get("ctx", {})
+    return (*place, *(context[name].strip("'") for name in ("at", "discriminator") if name in context))
 
 
 def _why(body: bytes, error: Exception) -> str:

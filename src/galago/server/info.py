@@ -1,5 +1,6 @@
 """Routes about the server itself: health, statistics, metrics, and HTML pages."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -10,12 +11,12 @@ from fastapi.responses import JSONResponse, Response
 from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
-from galago.server import moondream_reply
 from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, html_response, start_page, style
-from galago.server.serving import ServerContext, run_blocking
+from galago.server.serving import RequestStats, ServerContext, run_blocking
+from galago.server.settings import MAX_TIMEOUT
 from galago.system.device import memory_in_use, pick_device
 from galago.version import VERSION
 
@@ -54,7 +55,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
     @app.get("/v1/stats")
     async def stats() -> Response:
         by_model, timeout = await run_blocking(models.stats), context.settings.timeout
-        return JSONResponse(moondream_reply.station_stats(id_of(models.default), by_model, context.stats, timeout))
+        return JSONResponse(_station_stats(id_of(models.default), by_model, context.stats, timeout))
 
     @app.get("/stats")
     async def statistics() -> Response:
@@ -99,6 +100,26 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
     @app.get("/style.css")
     async def stylesheet() -> Response:
         return Response(style(), media_type="text/css")
+
+
+def _station_stats(model: str, found: Mapping[str, Json], stats: RequestStats, timeout: float | None) -> Json:
+    """How the server stands, with the members that Moondream Station has; `found` is Model.stats() by model.
+
+    Queues are those of all models in memory together; `models` has each. Station always has a limit of time; where
+    there is none here, it is the longest that a request may name.
+    """
+    return {
+        "workers": 1,
+        "queue_size": sum(one["queue"]["waiting"] for one in found.values()),
+        "max_queue_size": sum(one["limits"]["waiting"] for one in found.values()),
+        "processing": sum(one["queue"]["running"] for one in found.values()),
+        "timeouts": stats.timeouts,
+        "default_timeout": MAX_TIMEOUT if timeout is None else timeout,
+        "model": model,
+        "status": "running",
+        "requests_processed": stats.requests,
+        "models": found,
+    }
 
 
 def describe_loaded(models: Models) -> list[Json]:

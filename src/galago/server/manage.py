@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 
 from fastapi import FastAPI, HTTPException, Request
@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse, Response
 
 from galago.errors import InvalidRequest
 from galago.fleet.routing import ResolvedRoute
-from galago.server import openai_reply
-from galago.server.bodies import Json, load_json
+from galago.server.bodies import Json, load_json, validate
 from galago.server.errors import to_failure
-from galago.server.fields import read, required
+from galago.server.fields import Fields, Text
 from galago.server.models import Models, ModelStatus
+from galago.server.openai import error_body
 from galago.server.serving import ServerContext, run_blocking
 from galago.server.streaming import Framing, sse_event, stream_response
 from galago.system.progress import Progress
@@ -26,17 +26,11 @@ KEEPALIVE_S = 15.0
 """Seconds without progress after which a comment in the stream keeps the connection alive"""
 
 
-@dataclass(frozen=True)
-class ModelCommand:
+class ModelCommand(Fields):
     """The body of a load or unload request."""
 
-    model: str
-    stream: bool
-
-
-def read_command(body: bytes) -> ModelCommand:
-    given = load_json(body)
-    return ModelCommand(required(read(given, "model", str), "model"), read(given, "stream", bool) or False)
+    model: Text
+    stream: bool | None = None
 
 
 def add_routes(app: FastAPI, context: ServerContext) -> None:
@@ -84,7 +78,7 @@ async def _parse_command(http: Request, context: ServerContext) -> ModelCommand:
     if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise InvalidRequest("the request must have the header Content-Type: application/json")
     context.models.check_ready()
-    return await context.parse_body(http, read_command)
+    return await context.parse_body(http, lambda raw: validate(ModelCommand, load_json(raw)))
 
 
 async def _current_entry(models: Models, route: ResolvedRoute) -> Json:
@@ -174,8 +168,12 @@ async def _load_events(models: Models, route: ResolvedRoute) -> AsyncIterator[st
     yield sse_event({"status": "loaded", "model": await _current_entry(models, route)})
 
 
-def _format_error(error: Exception) -> tuple[str]:
-    return (sse_event({"status": "failed", **openai_reply.error_body(to_failure(error))}),)
+class _LoadFraming(Framing):
+    def keep_alive(self) -> str:
+        return ": still loading\n\n"
+
+    def failed(self, error: Exception) -> tuple[str]:
+        return (sse_event({"status": "failed", **error_body(to_failure(error))}),)
 
 
-_FRAMING = Framing(_format_error, keep_alive=lambda: ": still loading\n\n")
+_FRAMING = _LoadFraming()

@@ -1,156 +1,251 @@
-"""Moondream's REST API, as its Python client and Moondream Station have it: from JSON to a Request.
+"""Moondream's REST API, as its Python client and Moondream Station have it: a path for each skill."""
 
-There is one path for each skill, with and without /v1 in front. The way back is in moondream_reply.
-"""
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from pydantic import ConfigDict, Field, model_validator
 
-from galago.arguments import BOX_KEYS, SPOT_KEYS
 from galago.errors import InvalidRequest, UnsupportedTask
-from galago.messages import attached_media
-from galago.request import Caption, Detect, DetectGaze, Length, Point, Query, Request, Sampling, Skill
-from galago.server.bodies import Json, load_json
-from galago.server.errors import Refused
+from galago.media.clip import Clip
+from galago.media.picture import Picture
+from galago.messages import ATTACHED
+from galago.request import Caption, Detect, DetectGaze, Length, Point, Query, Request, Skill
+from galago.server.bodies import Json
+from galago.server.dialect import Body, Defaults, Dialect, Route, single
 from galago.server.fields import (
-    MediaRef,
-    ParsedBody,
-    media_ref_at,
-    read,
-    read_detail,
-    read_sampling,
-    read_schema,
+    DETAILS,
+    Count,
+    Fields,
+    Items,
+    JsonSchema,
+    Limit,
+    Name,
+    SamplingFields,
+    Share,
+    Temperature,
+    TopP,
+    Unsupported,
+    no_more,
     required,
+    some_of,
+)
+from galago.server.moondream_reply import (
+    CaptionAnswer,
+    Gaze,
+    MoondreamError,
+    Objects,
+    Points,
+    QueryAnswer,
+    SkillReply,
+    error_body,
 )
 from galago.server.settings import MAX_TIMEOUT
-from galago.server.unread_media import check_no_unread_media
-from galago.values import Box, Spot
+from galago.server.shown import Attached
 
-# Clients nest their settings; one of Station's back ends also takes them beside the other fields.
-_SETTINGS = ("temperature", "top_p", "max_tokens", "max_objects")
+MaxObjects = Annotated[Count, Field(description="find so many at most; 50 by default")]
 
 
-Reader = Callable[[bytes], ParsedBody]
+# --- bodies --------------------------------------------------------------------------------------
 
 
-def _parse(body: bytes, skill: Callable[[Json, int | None], Skill], streams: bool = False) -> ParsedBody:
-    """The request that a body asks for. Slow where it holds an image: not for the event loop."""
-    given = load_json(body)
-    model = read(given, "model", str)
-    stream = streams and (read(given, "stream", bool) or False)
-    timeout = read(given, "timeout", float)
-    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-        raise InvalidRequest(f"timeout must be a number of seconds above 0, at most {MAX_TIMEOUT}", "timeout")
-    sampling, most = _settings(given)
-    wanted, shown = skill(given, most), _media_refs(given)
-    # Questions may do without one.
-    if not shown and not isinstance(wanted, Query):
-        told = "image_url is required: the image, as a data: URL, as bare base64, or as an http or https URL"
-        raise InvalidRequest(told, "image_url")
-    if isinstance(wanted, Query) and wanted.spatial_refs and not shown:
-        raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
-    detail = read_detail(read(given, "settings", dict) or {}, "settings.") or (shown[0].detail if shown else "high")
-    return ParsedBody(Request(wanted, sampling=sampling, timeout=timeout, detail=detail), model, stream, shown)
+class SkillSettings(SamplingFields):
+    max_objects: MaxObjects | None = None
+    json_schema: JsonSchema | None = None
+    detail: Literal["auto", "low", "high", "original", ""] | None = None
+    # A file of the server's, and which of them may be opened is not for strangers to say.
+    variant: Annotated[Any, Unsupported(())] = None
 
 
-def _settings(given: Json) -> tuple[Sampling, int | None]:
-    """How text is drawn, and how many objects are looked for."""
-    beside = {name: given[name] for name in _SETTINGS if given.get(name) is not None}
-    read_so_far = _limits(beside, "")  # first alone, so that a mistake is told by its own path
-    nested = read(given, "settings", dict)
-    if nested is None:
-        return read_so_far
-    # A variant is a file of the server's, and which of them may be opened is not for strangers to say.
-    if nested.get("variant") is not None:
-        raise Refused("unsupported_parameter", "settings.variant is not supported by this server", "settings.variant")
-    sampling, most = _limits(beside | {name: value for name, value in nested.items() if value is not None}, "settings.")
-    return replace(sampling, json_schema=read_schema(nested, "json_schema", "settings.")), most
+class SpotObject(Fields):
+    x: Share
+    y: Share
 
 
-def _limits(settings: Json, path: str) -> tuple[Sampling, int | None]:
-    most = read(settings, "max_objects", int, path)
-    if most is not None and most < 1:
-        raise InvalidRequest(f"{path}max_objects must be >= 1", f"{path}max_objects")
-    return read_sampling(settings, path), most
+class BoxObject(Fields):
+    x_min: Share
+    y_min: Share
+    x_max: Share
+    y_max: Share
 
 
-def _media_refs(given: Json) -> tuple[MediaRef, ...]:
-    """What is shown, under whichever of the names that clients have for it."""
-    shown = tuple(media_ref_at(place, video) for place, video in attached_media(given, ""))
-    check_no_unread_media(given, shown, "give it as image_url")
-    return shown
+SpotBody = Annotated[Items[Share], Field(min_length=2, max_length=2)] | SpotObject
+BoxBody = Annotated[Items[Share], Field(min_length=4, max_length=4)] | BoxObject
+Refs = Annotated[Items[SpotBody | BoxBody], Field(description="what the question is about")]
+_SEEN = some_of(ATTACHED, "string", "object", "array")
 
 
-def _caption(given: Json, most: int | None) -> Caption:
-    length = read(given, "length", str)
-    return Caption() if length is None else Caption(cast(Length, length))
+class SkillBody(Body, Attached):
+    """What the bodies of all skills have. `settings` go before the same settings beside them."""
+
+    model_config = ConfigDict(json_schema_extra=_SEEN)
+    media_place = "give it as image_url"
+    needs_image: ClassVar[bool] = True
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT, description="seconds that it may take in all")] | None = None
+    settings: SkillSettings | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    max_tokens: Limit | None = None
+    max_objects: MaxObjects | None = None
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        self._media = self.attached()
+        return self
+
+    def check(self) -> None:
+        if self.needs_image and not self._media:
+            raise required("image_url", ": the image, as a data: URL, as bare base64, or as an http or https URL")
+
+    @property
+    def timeout_s(self) -> float | None:
+        return self.timeout
+
+    def asked(self, **limits: int) -> Skill:
+        """The skill; `limits` are those of its objects, if there are any."""
+        raise NotImplementedError
+
+    def request(self, opened: Sequence[Picture | Clip], defaults: Defaults) -> Request:
+        beside = {name: getattr(self, name) for name in ("temperature", "top_p", "max_tokens", "max_objects")}
+        own = self.settings or SkillSettings()
+        settings = own.model_copy(update={name: v for name, v in beside.items() if getattr(own, name) is None})
+        limits = {} if settings.max_objects is None else {"max_objects": settings.max_objects}
+        detail = DETAILS.get(settings.detail or "") or next((ref.detail for ref in self._media if ref.detail), None)
+        sampling, detail = settings.sampling(settings.json_schema), detail or defaults.detail
+        return Request(self.asked(**limits), single(opened), sampling, detail=detail, timeout=defaults.timeout)
 
 
-def _query(given: Json, most: int | None) -> Query:
-    question = required(read(given, "question", str), "question")
-    return Query(question, read(given, "reasoning", bool) or False, _refs(given))
+class CaptionBody(SkillBody):
+    kind = Caption
+    length: Annotated[Length, Field(description="normal by default")] | None = None
+
+    def asked(self, **limits: int) -> Skill:
+        return Caption(self.length or "normal")
 
 
-def _detect(given: Json, most: int | None) -> Detect:
-    return Detect(_object(given)) if most is None else Detect(_object(given), most)
+class QueryBody(SkillBody):
+    # Questions may do without an image.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_SEEN, no_more("spatial_refs")]})
+    kind = Query
+    needs_image = False
+    question: Name
+    reasoning: Annotated[bool, Field(description="think first, and say what was thought")] | None = None
+    spatial_refs: Refs | None = None
+
+    def check(self) -> None:
+        if self.spatial_refs and not self.media:
+            raise InvalidRequest("spatial_refs need an image to refer to", "spatial_refs")
+
+    def asked(self, **limits: int) -> Skill:
+        return Query(self.question, bool(self.reasoning), tuple(map(_numbers, self.spatial_refs or ())))
 
 
-def _point(given: Json, most: int | None) -> Point:
-    if _refs(given):
-        raise UnsupportedTask("this model points without spatial_refs")
-    return Point(_object(given)) if most is None else Point(_object(given), most)
+class ObjectBody(SkillBody):
+    model_config = ConfigDict(json_schema_extra={"allOf": [_SEEN, some_of(("object", "obj"), "string")]})
+    object: Annotated[Name, Field(description="what to look for")] | None = None
+    obj: Annotated[Name, Field(description="the same, where object is absent")] | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.object is None and self.obj is None:
+            raise required("object", ": what to look for")
+
+    @property
+    def name(self) -> str:
+        return self.object or self.obj or ""
 
 
-def _gaze(given: Json, most: int | None) -> DetectGaze:
-    forms = {"eye": SPOT_KEYS, "face": BOX_KEYS}
-    eye, face = (None if given.get(n) is None else _position(given[n], n, form) for n, form in forms.items())
-    flags, path = read(given, "unstable_settings", dict) or {}, "unstable_settings."
-    accurate = read(flags, "prioritize_accuracy", bool, path) or False
-    return DetectGaze(eye, face, accurate, read(flags, "force_detect", bool, path) or False)
+class DetectBody(ObjectBody):
+    kind = Detect
+
+    def asked(self, **limits: int) -> Skill:
+        return Detect(self.name, **limits)
 
 
-def _segment(given: Json, most: int | None) -> Skill:
-    raise UnsupportedTask("this model has no segmentation")
+class PointBody(ObjectBody):
+    kind = Point
+    spatial_refs: Refs | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.spatial_refs:
+            raise UnsupportedTask("this model points without spatial_refs")
+
+    def asked(self, **limits: int) -> Skill:
+        return Point(self.name, **limits)
 
 
-def _object(given: Json) -> str:
-    name = read(given, "object", str)
-    return required(read(given, "obj", str) if name is None else name, "object")
+class GazeFlags(Fields):
+    prioritize_accuracy: bool | None = None
+    force_detect: bool | None = None
 
 
-def _refs(given: Json) -> tuple[Spot | Box, ...]:
-    refs = read(given, "spatial_refs", list) or []
-    return tuple(_position(ref, f"spatial_refs.{i}", SPOT_KEYS, BOX_KEYS) for i, ref in enumerate(refs))
-
-
-def _position(value: Any, path: str, *forms: tuple[str, ...]) -> Any:
-    """Coordinates that are given as an array or as an object with the keys of one of these forms."""
-    if isinstance(value, dict):
-        keys = next((form for form in forms[1:] if form[0] in value), forms[0])
-        value = [required(read(value, key, float, f"{path}."), f"{path}.{key}") for key in keys]
-    return _numbers(value, path, tuple(map(len, forms)))
-
-
-def _numbers(value: Any, path: str, counts: tuple[int, ...]) -> Any:
-    count = " or ".join(map(str, counts))
-    numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not numbers or len(value) not in counts:
-        raise InvalidRequest(f"{path} must be an array of {count} numbers", path)
-    if not all(0 <= v <= 1 for v in value):
-        raise InvalidRequest(f"{path} must be within 0..1, relative to the image", path)
-    return tuple(map(float, value))
-
-
-_READERS: dict[str, Reader] = {
-    "caption": partial(_parse, skill=_caption, streams=True),
-    "query": partial(_parse, skill=_query, streams=True),
-    "detect": partial(_parse, skill=_detect),
-    "point": partial(_parse, skill=_point),
-    # Nobody's client has it yet; the name is that of the model's own method, by which Station would route it.
-    "detect_gaze": partial(_parse, skill=_gaze),
-    "segment": partial(_parse, skill=_segment),
+_ACCURATE: Json = {
+    "required": ["unstable_settings"],
+    "properties": {
+        "unstable_settings": {
+            "type": "object",
+            "required": ["prioritize_accuracy"],
+            "properties": {"prioritize_accuracy": {"const": True}},
+        }
+    },
 }
-PATHS: dict[str, Reader] = {f"{prefix}/{name}": r for name, r in _READERS.items() for prefix in ("/v1", "")}
-"""Every path of a skill, and what reads its requests."""
+_LOOKS: Json = {
+    "if": _ACCURATE,
+    "then": some_of(("face",), "array", "object"),
+    "else": some_of(("eye",), "array", "object"),
+}
+
+
+class GazeBody(SkillBody):
+    model_config = ConfigDict(json_schema_extra={"allOf": [_SEEN, _LOOKS]})
+    kind = DetectGaze
+    eye: Annotated[SpotBody, Field(description="where the eyes of a person are")] | None = None
+    face: Annotated[BoxBody, Field(description="needed with prioritize_accuracy, as the eye is without")] | None = None
+    unstable_settings: GazeFlags | None = None
+
+    def check(self) -> None:
+        super().check()
+        needed = "face" if self.unstable_settings and self.unstable_settings.prioritize_accuracy else "eye"
+        if getattr(self, needed) is None:
+            raise required(needed)
+
+    def asked(self, **limits: int) -> Skill:
+        flags = self.unstable_settings or GazeFlags()
+        eye, face = (None if place is None else _numbers(place) for place in (self.eye, self.face))
+        return DetectGaze(eye, face, bool(flags.prioritize_accuracy), bool(flags.force_detect))
+
+
+class SegmentBody(SkillBody):
+    model_config = ConfigDict(json_schema_extra={"description": "no model that there is can do this"})
+    needs_image = False
+
+    def check(self) -> None:
+        raise UnsupportedTask("this model has no segmentation")
+
+
+def _numbers(place: Any) -> Any:
+    """Coordinates as a tuple, however they were given."""
+    return tuple(place) if isinstance(place, list) else tuple(place.model_dump().values())
+
+
+_STREAM = "objects with `chunk`, then one with `completed` true. A failure is an event with `error`, then `[ERROR]`."
+
+
+def _route(name: str, body: type[SkillBody], gives: Any, summary: str, streams: str = "") -> Route:
+    return Route(name, (f"/v1/{name}", f"/{name}"), summary, body, SkillReply, gives, streams)
+
+
+MOONDREAM = Dialect(
+    "Moondream",
+    (
+        _route("caption", CaptionBody, CaptionAnswer, "Describe an image", _STREAM),
+        _route("query", QueryBody, QueryAnswer, "Answer a question, about an image or without one", _STREAM),
+        _route("detect", DetectBody, Objects, "Find objects: their bounding boxes"),
+        _route("point", PointBody, Points, "Point at objects: one point in each"),
+        # Nobody's client has it yet; the name is that of the model's own method, by which Station would route it.
+        _route("detect_gaze", GazeBody, Gaze, "Tell where a person looks"),
+        _route("segment", SegmentBody, None, "Outline an object: not offered by any model yet"),
+    ),
+    error_body,
+    MoondreamError,
+)

@@ -1,39 +1,38 @@
-"""Ollama's API: chat, generate, and the models that there are, for the applications that speak it to a local model.
+"""Ollama's API: chat and generate, for the applications that speak it to a local model (ollama_models has the rest).
 
 Text is drawn greedily unless `options` say otherwise, since small models answer worse at Ollama's usual 0.8. Options
 that mean nothing here are let go, as Ollama does; so are `tools`, which no model here calls.
 """
 
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NotRequired
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
 
 from galago.errors import ModelInUse, quoted
-from galago.messages import ROLES
-from galago.request import Chat, Done, Event, Sampling, TextDelta, Token
-from galago.request import Request as ModelRequest
-from galago.server.bodies import Json, load_json, validate, whole_number
-from galago.server.conversation import media_in, place_media, read_turns, texts_of
-from galago.server.errors import Failure, Refused, to_failure
-from galago.server.fields import ParsedBody, read_schema
-from galago.server.models import Models, id_of
-from galago.server.serving import ServerContext, model_header, run_blocking
-from galago.server.streaming import Framing, stream_response
+from galago.media.clip import Clip
+from galago.media.picture import Picture
+from galago.messages import ROLES, with_tools
+from galago.request import Done, Event, Request, Role, Sampling, TextDelta, Token
+from galago.server.bodies import Json
+from galago.server.conversation import Call, ConversationBody, Parts, Turn
+from galago.server.dialect import Defaults, Dialect, Numbered, Reply, Route
+from galago.server.errors import Refused, to_failure
+from galago.server.fields import WHOLE, Fields, Items, JsonSchema, Name, Text
+from galago.server.models import Models
+from galago.server.ollama_models import NDJSON, OllamaError, error_body, line, now, served_key
+from galago.server.serving import run_blocking
+from galago.server.shown import File, MediaRef
 
-T = TypeVar("T", bound=BaseModel)
 DURATION = r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?(?:ns|us|µs|ms|s|m|h))+|[0-9]+(?:\.[0-9]*)?)"
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+FOR_EVER_S = 1e9
 
 
 def _seconds(value: Any) -> Any:
@@ -53,32 +52,25 @@ def _cut(value: Any) -> Any:
     return int(min(max(value, -(2.0**62)), 2.0**62)) if isinstance(value, float) and value == value else value
 
 
-Whole = Annotated[int, BeforeValidator(_cut), WithJsonSchema({"type": "number"})]
-
-
+Cut = Annotated[int, BeforeValidator(_cut), WithJsonSchema({"type": "number"})]
 KeepAlive = Annotated[
     float,
     BeforeValidator(_seconds),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{DURATION}$"}]}),
 ]
 """Seconds; less than 0 is for ever."""
-Name = Annotated[str, Field(pattern=r"\S")]
-Image = Annotated[str, Field(json_schema_extra={"format": "image-url"})]
-"""A file in base64, or a data: URL."""
-FOR_EVER_S = 1e9
 
 
-class Options(BaseModel):
+class Options(Fields):
     """How text is drawn. Values that are out of range are taken as the nearest that is in it."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
     temperature: float | None = None
     top_p: float | None = None
     min_p: float | None = None
-    top_k: Whole | None = None
-    seed: Whole | None = None
-    num_predict: Whole | None = None
-    stop: list[str] | str | None = None
+    top_k: Cut | None = None
+    seed: Cut | None = None
+    num_predict: Cut | None = None
+    stop: Items[Text] | Text | None = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -103,125 +95,122 @@ class Options(BaseModel):
         )
 
 
-class TurnBody(BaseModel):
+class TurnBody(Fields):
     """A message of /api/chat."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-    role: Annotated[str, Field(json_schema_extra={"enum": sorted(ROLES)})]
-    content: str | None = None
-    images: list[Image] | None = None
-    tool_calls: SkipJsonSchema[list[dict[str, Any]] | None] = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text | None = None
+    images: Items[File] | None = None
+    tool_calls: SkipJsonSchema[Items[Call] | None] = None
+
+    def turn(self, path: str) -> Turn:
+        parts: Parts = (*_images(self.images, path), self.content or "")
+        role: Role = ROLES[self.role]
+        if (role == "assistant" and self.tool_calls) or self.role != role:
+            return role, with_tools(self.model_dump(include={"role", "tool_calls"}), parts, path)
+        return role, parts
 
 
-class Body(BaseModel):
+def _images(given: Sequence[str] | None, path: str) -> list[MediaRef]:
+    return [MediaRef(file.strip(), f"{path}images.{i}") for i, file in enumerate(given or ())]
+
+
+class OllamaBody(ConversationBody):
     """What chat and generate share. What stands elsewhere than it belongs is let go."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
     model: Name
-    stream: bool | None = None
-    format: Literal["", "json"] | dict[str, Any] | None = None
+    format: Literal["", "json"] | JsonSchema | None = None
     options: Options | None = None
     keep_alive: KeepAlive | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole_number)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+
+    def check(self) -> None:
+        if self.think:
+            raise Refused("unsupported_parameter", f"{quoted(self.model)} does not support thinking", "think")
+
+    @property
+    def streams(self) -> bool:
+        return self.stream is not False
 
     @property
     def keep_alive_s(self) -> float | None:
         """Seconds that the model stays after this; None for ever."""
         return self.keep_alive if self.keep_alive is not None and 0 <= self.keep_alive < FOR_EVER_S else None
 
+    @property
+    def is_idle(self) -> bool:
+        return not self._turns
 
-class ChatBody(Body):
+    def key(self, models: Models) -> str:
+        return served_key(models, self.model)
+
+    def on_start(self, models: Models) -> None:
+        if self.keep_alive is not None:
+            models.pool.set_keep_alive(self.key(models), self.keep_alive_s)
+
+    def request(self, opened: Sequence[Picture | Clip], defaults: Defaults) -> Request:
+        schema = '{"type": "object"}' if self.format == "json" else self.format or None
+        return Request(
+            self.conversation(opened),
+            sampling=(self.options or Options()).sampling(schema),
+            detail=self.details(opened, defaults),
+            timeout=defaults.timeout,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+
+    def record(self, text: str, tokens: Sequence[Token] = ()) -> Json:
+        """A piece of the answer, or all of it. The model is called as the request calls it."""
+        told = {"logprobs": [_logprob(token) for token in tokens]} if tokens else {}
+        return {"model": self.model, "created_at": now(), "done": False, **self.said(text), **told}
+
+    def said(self, text: str) -> Json:
+        raise NotImplementedError
+
+
+class OllamaChatBody(OllamaBody):
     """The body of /api/chat."""
 
-    messages: list[TurnBody] | None = None
+    messages: Items[TurnBody] | None = None
 
-    @property
-    def turns(self) -> list[Json]:
-        """Its messages as those of OpenAI's clients are; none where a model is only to be loaded or unloaded."""
-        turns = [message.model_dump(exclude_none=True) for message in self.messages or ()]
-        return [turn if turn["role"] == "assistant" else {**turn, "tool_calls": None} for turn in turns]
+    def turns(self) -> list[Turn]:
+        turns = [message.turn(f"messages.{i}.") for i, message in enumerate(self.messages or ())]
+        # What another side shows is shown with what the user says next.
+        for i, (role, parts) in enumerate(turns[:-1]):
+            if shown := [part for part in parts if isinstance(part, MediaRef)] if role != "user" else []:
+                turns[i] = (role, tuple(part for part in parts if isinstance(part, str)))
+                turns[i + 1] = (turns[i + 1][0], (*shown, *turns[i + 1][1]))
+        return turns
+
+    def said(self, text: str) -> Json:
+        return {"message": {"role": "assistant", "content": text}}
 
 
-class GenerateBody(Body):
+class GenerateBody(OllamaBody):
     """The body of /api/generate."""
 
-    prompt: str | None = None
-    system: str | None = None
+    prompt: Text | None = None
+    system: Text | None = None
     suffix: str | None = None
-    images: list[Image] | None = None
+    images: Items[File] | None = None
 
-    @property
-    def turns(self) -> list[Json]:
-        """The prompt as a conversation; none without one."""
-        asked: Json = {"role": "user", "content": self.prompt or "", "images": self.images or []}
+    def check(self) -> None:
+        super().check()
+        if self.suffix:
+            raise Refused("unsupported_parameter", f"{quoted(self.model)} does not support insert", "suffix")
+
+    def turns(self) -> list[Turn]:
         if not self.prompt and not self.images:
             return []
-        return [{"role": "system", "content": self.system}, asked] if self.system else [asked]
+        asked: Turn = ("user", (*_images(self.images, ""), self.prompt or ""))
+        return [("system", (self.system,)), asked] if self.system else [asked]
 
-
-TextBody = ChatBody | GenerateBody
-
-
-def read_named(kind: type[T], raw: bytes) -> T:
-    """A body of its declared type, which names a model. Raises InvalidRequest with the path of what is wrong."""
-    if not raw.strip():
-        raise Refused("invalid_json", "missing request body")
-    given = load_json(raw)
-    if not str(given.get("model") or given.get("name") or "").strip():
-        raise Refused("invalid_value", "model is required", "model")
-    return validate(kind, given)
-
-
-def read_text_body(kind: type[ChatBody] | type[GenerateBody], raw: bytes) -> tuple[TextBody, ParsedBody | None]:
-    """A body of chat or generate, and the request in it; None where a model is only to be loaded or unloaded."""
-    body = read_named(kind, raw)
-    if body.think:
-        raise Refused("unsupported_parameter", f"{quoted(body.model)} does not support thinking", "think")
-    if isinstance(body, GenerateBody) and body.suffix:
-        raise Refused("unsupported_parameter", f"{quoted(body.model)} does not support insert", "suffix")
-    if not body.turns:
-        return body, None
-    turns = read_turns({"messages": body.turns})
-    schema = '{"type": "object"}' if body.format == "json" else read_schema({"format": body.format or None}, "format")
-    sampling = (body.options or Options()).sampling(schema)
-    told = (body.top_logprobs or 0) if body.logprobs else None
-    request = ModelRequest(Chat(texts_of(turns)), sampling=sampling, top_logprobs=told)
-    images = tuple(media_in(turns))
-    return body, ParsedBody(request, body.model, body.stream is not False, images, place=partial(place_media, turns))
+    def said(self, text: str) -> Json:
+        return {"response": text}
 
 
 # --- replies ---------------------------------------------------------------------------------
-
-
-def error_body(failed: Failure) -> Json:
-    """The error as a text, which Ollama's clients show."""
-    return {"error": failed.message}
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def line(value: Json) -> str:
-    """A record of a stream."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
-
-
-def ndjson(keep_alive: Callable[[], Json]) -> Framing:
-    """A record a line. An empty line is none, so what keeps a stream alive is one too."""
-    return Framing(
-        lambda error: (line(error_body(to_failure(error))),), lambda: line(keep_alive()), "application/x-ndjson"
-    )
-
-
-def record(body: TextBody, text: str, tokens: Sequence[Token] = ()) -> Json:
-    """A piece of the answer, or all of it. The model is called as the request calls it."""
-    said: Json = {"message": {"role": "assistant", "content": text}}
-    probabilities = {"logprobs": [_logprob(token) for token in tokens]} if tokens else {}
-    shared = {"model": body.model, "created_at": now(), "done": False}
-    return shared | (said if isinstance(body, ChatBody) else {"response": text}) | probabilities
 
 
 def _logprob(token: Token) -> Json:
@@ -229,106 +218,83 @@ def _logprob(token: Token) -> Json:
     return {**told[0], "top_logprobs": told[1:]}
 
 
-def end(done: Done, arrived: float) -> Json:
-    """What the last record tells besides. Durations are in nanoseconds and add up: loading is what is left."""
-    t, usage = done.timings, done.usage
-    prefill, decode = (max(int(s * 1e9), 1) for s in (t.encode_s + t.prefill_s, t.decode_s))
-    load = max(int((time.perf_counter() - arrived) * 1e9) - prefill - decode, 1)
-    return {
-        "done": True,
-        "done_reason": "length" if done.finish_reason == "length" else "stop",
-        "total_duration": load + prefill + decode,
-        "load_duration": load,
-        "prompt_eval_count": max(usage.prompt_tokens, 1),
-        "prompt_eval_duration": prefill,
-        "eval_count": max(usage.completion_tokens, 1),
-        "eval_duration": decode,
-    }
+class Record(TypedDict):
+    """A line of an answer, or all of it; the last one tells what it took, in nanoseconds."""
+
+    model: str
+    created_at: str
+    done: bool
+    message: NotRequired[Json]
+    response: NotRequired[str]
+    done_reason: NotRequired[str]
+    total_duration: NotRequired[int]
+    load_duration: NotRequired[int]
+    prompt_eval_count: NotRequired[int]
+    prompt_eval_duration: NotRequired[int]
+    eval_count: NotRequired[int]
+    eval_duration: NotRequired[int]
 
 
-async def records(body: TextBody, events: AsyncIterator[Event], arrived: float) -> AsyncIterator[str]:
-    """The answer as it comes."""
-    async for event in events:
+class RecordReply(Reply):
+    content_type = NDJSON
+    body: OllamaBody
+
+    def whole(self, events: Sequence[Numbered]) -> Json:
+        deltas = [event for _, event in events if isinstance(event, TextDelta)]
+        tokens = [token for delta in deltas for token in delta.tokens]
+        (done,) = (event for _, event in events if isinstance(event, Done))
+        return self.body.record("".join(delta.text for delta in deltas), tokens) | self._end(done)
+
+    def piece(self, choice: int, event: Event) -> Iterator[str]:
         match event:
             case TextDelta(text, tokens):
-                yield line(record(body, text, tokens))
+                yield line(self.body.record(text, tokens))
             case Done():
-                yield line(record(body, "") | end(event, arrived))
+                yield line(self.body.record("") | self._end(event))
+
+    def failed(self, error: Exception) -> tuple[str]:
+        return (line(error_body(to_failure(error))),)
+
+    def keep_alive(self) -> str:
+        return line(self.body.record(""))  # an empty line is no record
+
+    def _end(self, done: Done) -> Json:
+        """What the last record tells besides. The durations add up: loading is what is left."""
+        t, usage = done.timings, done.usage
+        prefill, decode = (max(int(s * 1e9), 1) for s in (t.encode_s + t.prefill_s, t.decode_s))
+        load = max(int((time.perf_counter() - self.arrived) * 1e9) - prefill - decode, 1)
+        return {
+            "done": True,
+            "done_reason": "length" if done.finish_reason == "length" else "stop",
+            "total_duration": load + prefill + decode,
+            "load_duration": load,
+            "prompt_eval_count": max(usage.prompt_tokens, 1),
+            "prompt_eval_duration": prefill,
+            "eval_count": max(usage.completion_tokens, 1),
+            "eval_duration": decode,
+        }
 
 
-def whole(body: TextBody, events: Sequence[Event], arrived: float) -> Json:
-    """The answer in one piece."""
-    deltas = [event for event in events if isinstance(event, TextDelta)]
-    tokens = [token for delta in deltas for token in delta.tokens]
-    (done,) = (event for event in events if isinstance(event, Done))
-    return record(body, "".join(delta.text for delta in deltas), tokens) | end(done, arrived)
+# --- models --------------------------------------------------------------------------------------
 
 
-# --- routes ----------------------------------------------------------------------------------
-
-
-def plain_name(name: str) -> str:
-    """A model's name as the others of this server have it: vl:latest is vl, and moondream2:int8 is moondream2-int8."""
-    return re.sub(r":latest$", "", name.strip(), flags=re.IGNORECASE).replace(":", "-")
-
-
-def served_key(models: Models, name: str) -> str:
-    """The key of a model that is served. Raises Refused, as there is no default for Ollama's clients."""
-    found = models.match(plain_name(name))
-    if found is None:
-        raise Refused("model_not_found", f"model '{name[:100]}' not found", "model")
-    return models.route_of(found).models[0]
-
-
-def add_routes(app: FastAPI, context: ServerContext) -> None:
-    models = context.models
-
-    async def answer(http: Request, kind: type[ChatBody] | type[GenerateBody]) -> Response:
-        arrived = time.perf_counter()
-        bodies: list[TextBody] = []
-
-        def reader(raw: bytes) -> ParsedBody:
-            body, parsed = read_text_body(kind, raw)
-            bodies.append(body)
-            key = served_key(models, body.model)
-            if parsed is None:
-                raise _NothingAsked
-            return replace(parsed, model=id_of(key))
-
-        try:
-            response = await context.answer(http, reader)
-        except _NothingAsked:
-            return JSONResponse(await _load_or_unload(models, bodies[0]))
-        (body,), headers = bodies, model_header(response.facts)
-        if body.keep_alive is not None:
-            models.pool.set_keep_alive(served_key(models, body.model), body.keep_alive_s)
-        events = (event async for _, event in response.events)
-        if response.parsed.stream:
-            framing = ndjson(lambda: record(body, ""))
-            return await stream_response(records(body, events, arrived), framing, context.silence, headers)
-        return JSONResponse(whole(body, [event async for event in events], arrived), headers=headers)
-
-    @app.post("/api/chat")
-    async def chat(http: Request) -> Response:
-        return await answer(http, ChatBody)
-
-    @app.post("/api/generate")
-    async def generate(http: Request) -> Response:
-        return await answer(http, GenerateBody)
-
-
-class _NothingAsked(Exception):
-    """A body without messages or a prompt, which loads or unloads its model."""
-
-
-async def _load_or_unload(models: Models, body: TextBody) -> Json:
-    key = served_key(models, body.model)
-    unload = body.keep_alive is not None and body.keep_alive_s == 0
+async def load_or_unload(models: Models, body: OllamaBody) -> Json:
+    """Answers a body without messages or a prompt, which loads its model, or unloads it with keep_alive 0."""
+    key, unload = body.key(models), body.keep_alive is not None and body.keep_alive_s == 0
     if unload:
         with suppress(ModelInUse):  # it goes when it is done
             await run_blocking(partial(models.pool.unload, key))
     else:
         await run_blocking(partial(models.load, [key]))
-    if body.keep_alive is not None:
-        models.pool.set_keep_alive(key, body.keep_alive_s)
-    return record(body, "") | {"done": True, "done_reason": "unload" if unload else "load"}
+    body.on_start(models)
+    return body.record("") | {"done": True, "done_reason": "unload" if unload else "load"}
+
+
+def _route(name: str, body: type[OllamaBody]) -> Route:
+    streams = "a record a line; without `stream: false` always"
+    return Route(
+        f"ollama_{name}", (f"/api/{name}",), f"Ollama's {name}", body, RecordReply, Record, streams, load_or_unload
+    )
+
+
+OLLAMA = Dialect("Ollama", (_route("chat", OllamaChatBody), _route("generate", GenerateBody)), error_body, OllamaError)

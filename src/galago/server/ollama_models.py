@@ -2,28 +2,31 @@
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, Field
+from typing_extensions import TypedDict
 
 from galago.backends.memory_estimate import model_entry
 from galago.errors import UnsupportedTask
-from galago.server.bodies import Json
-from galago.server.errors import to_failure
+from galago.server.bodies import Json, load_json, validate
+from galago.server.errors import Failure, Refused, to_failure
+from galago.server.fields import Fields, Name
 from galago.server.manage import run_with_progress
 from galago.server.models import Models, id_of
-from galago.server.ollama import Name, error_body, line, ndjson, plain_name, read_named, served_key
 from galago.server.serving import ServerContext, run_blocking
-from galago.server.streaming import stream_response
+from galago.server.streaming import Framing, stream_response
 from galago.store.catalog import entry_of
 from galago.store.hub import fetch, files_of
 
 VERSION = "0.11.0"
 """Of Ollama, whose clients ask for features by it."""
+NDJSON = "application/x-ndjson"
 FOR_EVER = timedelta(days=365 * 290)
 UNSUPPORTED = {
     "/api/embed": "no model of this server makes embeddings",
@@ -35,12 +38,44 @@ UNSUPPORTED = {
 }
 
 
-class PullBody(BaseModel):
+class PullBody(Fields):
     """The body of /api/pull and /api/show."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
     model: Name = Field(validation_alias=AliasChoices("model", "name"))
     stream: bool | None = None
+
+
+class OllamaError(TypedDict):
+    """The error as a text, which Ollama's clients show."""
+
+    error: str
+
+
+def error_body(failed: Failure) -> Json:
+    """The error as a text, which Ollama's clients show."""
+    return {"error": failed.message}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def line(value: Json) -> str:
+    """A record of a stream."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def plain_name(name: str) -> str:
+    """A model's name as the others of this server have it: vl:latest is vl, and moondream2:int8 is moondream2-int8."""
+    return re.sub(r":latest$", "", name.strip(), flags=re.IGNORECASE).replace(":", "-")
+
+
+def served_key(models: Models, name: str) -> str:
+    """The key of a model that is served. Raises Refused, as there is no default for Ollama's clients."""
+    found = models.match(plain_name(name))
+    if found is None:
+        raise Refused("model_not_found", f"model '{name[:100]}' not found", "model")
+    return models.route_of(found).models[0]
 
 
 def size_in_words(parameters: int) -> str:
@@ -119,15 +154,15 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     @app.post("/api/show")
     async def show_model(http: Request) -> Response:
-        body = await context.parse_body(http, partial(read_named, PullBody))
+        body = await context.parse_body(http, _read)
         return JSONResponse(await run_blocking(lambda: show(models, served_key(models, body.model))))
 
     @app.post("/api/pull")
     async def pull(http: Request) -> Response:
-        body = await context.parse_body(http, partial(read_named, PullBody))
+        body = await context.parse_body(http, _read)
         lines = _pull(body.model)
         if body.stream is not False:
-            return await stream_response(lines, ndjson(lambda: {"status": "pulling manifest"}))
+            return await stream_response(lines, _PullFraming())
         *_, last = [json.loads(one) async for one in lines]
         return JSONResponse(last, 200 if "status" in last else 500)
 
@@ -138,6 +173,17 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     for path, why in UNSUPPORTED.items():
         refuse(path, why)
+
+
+def _read(raw: bytes) -> PullBody:
+    return validate(PullBody, load_json(raw))
+
+
+class _PullFraming(Framing):
+    content_type = NDJSON
+
+    def keep_alive(self) -> str:
+        return line({"status": "pulling manifest"})
 
 
 async def _pull(name: str) -> AsyncIterator[str]:

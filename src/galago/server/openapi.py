@@ -1,16 +1,19 @@
 """The OpenAPI document: every route, what it takes and everything that it answers."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
-from galago.server import ollama, ollama_models
+from galago.server import ollama_models
 from galago.server.bodies import Json
+from galago.server.dialect import Dialect, Route
+from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
+from galago.server.manage import ModelCommand
 from galago.server.request_target import HEALTH_PATHS
-from galago.server.responses import ResponsesBody
-from galago.server.schema_parts import COUNT, FLAG, TEXT, record, ref
-from galago.server.schemas import schemas
+from galago.server.schemas import TEXT, ref, schemas
+from galago.server.streaming import Framing
 
 WHY = {
     400: "The body is no JSON, a field is missing or wrong, or the image cannot be read.",
@@ -39,34 +42,58 @@ EVENTS: Json = {
 ASKED = (400, 404, 413, 415, 429, 500, 501, 503, 504)
 PREFIXES = (("/v1", ""), ("", "_unprefixed"))
 """of paths, and what the names of their operations end in"""
-# What each skill takes, gives, and is.
-SKILLS = {
-    "caption": ("CaptionRequest", "Caption", "Describe an image", True),
-    "query": ("QueryRequest", "Answer", "Answer a question, about an image or without one", True),
-    "detect": ("DetectRequest", "Objects", "Find objects: their bounding boxes", False),
-    "point": ("PointRequest", "Points", "Point at objects: one point in each", False),
-    "detect_gaze": ("DetectGazeRequest", "Gaze", "Tell where a person looks", False),
-    "segment": ("SegmentRequest", None, "Outline an object: not offered by any model yet", False),
-}
+_OLLAMA_LISTS = ("/api/version", "/api/tags", "/api/ps")
+ERROR = ref("ErrorBody")
 
 
+@cache
 def document(version: str) -> Json:
     """The document of the server of this version."""
     about = "Compact vision-language models behind the APIs of OpenAI, Moondream and Ollama."
-    paths = {**_chat(), **_skills(), **_ollama(), **_models(), **_info()}
+    told = [kind for one in DIALECTS for route in one.routes for kind in (route.body, route.gives, one.error) if kind]
+    kinds = dict.fromkeys([*told, ollama_models.PullBody, ModelCommand])
+    inputs: Any = [(kind, "validation", TypeAdapter(kind)) for kind in kinds]
+    found, declared = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    schema_of = {kind: schema for (kind, _), schema in found.items()}
+
+    def schema(kind: Any) -> Json:
+        return schema_of[kind]
+
+    paths: Json = {}
+    for dialect in DIALECTS:
+        for route in dialect.routes:
+            paths |= _asked(dialect, route, schema)
+    embeddings = _errors((501,), schema(OPENAI.error))
+    for path, name in (("/v1/embeddings", "embeddings"), ("/embeddings", "embeddings_unprefixed")):
+        operation = _operation(name, "OpenAI", "Make embeddings: not offered by any model yet", embeddings)
+        paths[path] = {"post": operation}
+    paths |= (
+        _ollama_models(schema(OLLAMA.error), schema(ollama_models.PullBody)) | _models(schema(ModelCommand)) | _info()
+    )
+    errors = {dialect.name: schema(dialect.error) for dialect in DIALECTS}
     for path, operations in paths.items():
         for operation in operations.values():
-            shape = {"Moondream": "MoondreamError", "Ollama": "OllamaError"}.get(operation["tags"][0], "Error")
+            shape = errors.get(operation["tags"][0], ERROR)
             guarded = (421,) if path in HEALTH_PATHS else (401, 403, 421, 503)
             # With these a connection is closed before it is known which dialect its client speaks.
-            early = _errors((408, 431))
+            early = _errors((408, 431), ERROR)
             operation["responses"] = {**_errors(guarded, shape), **early, **operation["responses"]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": version, "description": about, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": schemas() | _declared_schemas()},
+        "components": {"schemas": schemas() | _plain(declared["$defs"])},
     }
+
+
+def _plain(schema: Any) -> Any:
+    """A schema without what pydantic makes of names, and without nulls as defaults."""
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: one for name, one in schema.items() if not (name == "title" and isinstance(one, str))}
+    return {name: _plain(one) for name, one in kept.items() if (name, one) != ("default", None)}
 
 
 def _reply(description: str, content: Json, headers: Json | None = None) -> Json:
@@ -77,107 +104,57 @@ def _json(name: str) -> Json:
     return {"application/json": {"schema": ref(name)}}
 
 
-def _errors(statuses: tuple[int, ...], shape: str = "Error", **why: str) -> Json:
-    retried = (429, 503)
+def _errors(statuses: tuple[int, ...], shape: Json = ERROR, **why: str) -> Json:
+    content = {"application/json": {"schema": shape}}
     return {
-        str(status): _reply(why.get(f"on_{status}", WHY[status]), _json(shape), RETRY if status in retried else None)
+        str(status): _reply(why.get(f"on_{status}", WHY[status]), content, RETRY if status in (429, 503) else None)
         for status in statuses
     }
 
 
-def _operation(name: str, tag: str, summary: str, replies: Json, takes: str | None = None, **more: Any) -> Json:
-    body = {"requestBody": {"required": True, "content": _json(takes)}} if takes else {}
+def _operation(name: str, tag: str, summary: str, replies: Json, takes: Json | None = None, **more: Any) -> Json:
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": takes}}}} if takes else {}
     return {"operationId": name, "tags": [tag], "summary": summary, **more, **body, "responses": replies}
 
 
-def _chat() -> Json:
-    content = _json("ChatCompletion") | EVENTS
-    told = (
-        "As events (stream): chat.completion.chunk objects, then `data: [DONE]`. An `error` object in their place is a "
-        "failure that came after the first of them."
+def _asked(dialect: Dialect, route: Route, schema: Callable[[Any], Json]) -> Json:
+    """The paths of something that a model can be asked for."""
+    form: Json = (
+        {"type": "object", "properties": {"data": TEXT}} if route.reply.content_type == Framing.content_type else TEXT
     )
-    replies = {"200": _reply("The answer, in one piece or as events.", content, RAN), **_errors(ASKED)}
-
-    def chat(name: str) -> Json:
-        summary = "Answer a conversation, about an image or without one"
-        return {"post": _operation(name, "OpenAI", summary, replies, "ChatRequest", description=told)}
-
-    def embeddings(name: str) -> Json:
-        return {"post": _operation(name, "OpenAI", "Make embeddings: not offered by any model yet", _errors((501,)))}
-
-    told_of = {"200": _reply("The response, in one piece or as events.", _json("AnyObject") | EVENTS, RAN)}
-
-    def responses(name: str) -> Json:
-        replies = told_of | _errors(ASKED)
-        return {"post": _operation(name, "OpenAI", "Answer an input, without state", replies, "ResponsesBody")}
-
+    stream = {route.reply.content_type: {"schema": form | {"description": f"a stream: {route.streams}"}}}
+    answered: Json = {}
+    if route.gives:
+        content = {"application/json": {"schema": schema(route.gives)}} | (stream if route.streams else {})
+        answered = {"200": _reply("The answer.", content, RAN)}
+    replies = {**answered, **_errors(ASKED if route.gives else (400, 413, 415, 501, 503), schema(dialect.error))}
+    takes = schema(route.body)
     return {
-        "/v1/responses": responses("responses"),
-        "/responses": responses("responses_unprefixed"),
-        "/v1/chat/completions": chat("chat"),
-        "/chat/completions": chat("chat_unprefixed"),
-        "/v1/embeddings": embeddings("embeddings"),
-        "/embeddings": embeddings("embeddings_unprefixed"),
+        path: {"post": _operation(name, dialect.name, route.summary, replies, takes)}
+        for path, name in zip(route.paths, (route.name, f"{route.name}_unprefixed"), strict=False)
     }
 
 
-def _skills() -> Json:
-    told = (
-        "As events (stream): objects with `chunk`, then one with `completed` true, `finish_reason` and `metrics`. A "
-        "failure that comes later is an event with `error`, then `data: [ERROR]`."
-    )
-    paths: Json = {}
-    for prefix, suffix in PREFIXES:
-        for name, (takes, gives, summary, streams) in SKILLS.items():
-            replies = _errors(ASKED if gives else (400, 413, 415, 501, 503), "MoondreamError")
-            if gives:
-                content = _json(gives) | (EVENTS if streams else {})
-                replies = {"200": _reply("The answer.", content, RAN)} | replies
-            more = {"description": told} if streams else {}
-            paths[f"{prefix}/{name}"] = {
-                "post": _operation(name + suffix, "Moondream", summary, replies, takes, **more)
-            }
-    return paths
-
-
-def _declared_schemas() -> Json:
-    """What its bodies are is told by their models; of its replies, what all of them have."""
-    kinds: list[Any] = [
-        (kind, "validation") for kind in (ollama.ChatBody, ollama.GenerateBody, ollama_models.PullBody, ResponsesBody)
-    ]
-    _, taken = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
-    said = {"message": record({"role": TEXT, "content": TEXT}), "response": TEXT, "done_reason": TEXT}
-    counts = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration")
-    told = dict.fromkeys((*counts, "eval_count", "eval_duration"), COUNT)
-    return taken["$defs"] | {
-        "OllamaError": record({"error": TEXT}),
-        "OllamaRecord": record({"model": TEXT, "created_at": TEXT, "done": FLAG}, said | told),
-        "AnyObject": {"type": "object"},
-    }
-
-
-def _ollama() -> Json:
+def _ollama_models(error: Json, named: Json) -> Json:
     streamed = {"application/x-ndjson": {"schema": TEXT}}
-    answer = {"200": _reply("The answer, a record a line (unless stream is false).", _json("OllamaRecord") | streamed)}
-    told = {"200": _reply("What is told of it.", _json("AnyObject"))}
-    errors = partial(_errors, shape="OllamaError")
-    pulled = {"200": _reply("How far it is, a record a line.", _json("AnyObject") | streamed), **errors((500,))}
-    asks = {"/api/chat": ("ChatBody", answer, ASKED), "/api/generate": ("GenerateBody", answer, ASKED)}
-    named = {"/api/show": ("PullBody", told, (400, 404, 413, 415)), "/api/pull": ("PullBody", pulled, (400, 413, 415))}
-    paths: Json = {}
-    for path, (takes, replies, statuses) in {**asks, **named}.items():
-        replies = {**replies, **errors(statuses)}
-        paths[path] = {"post": _operation(f"ollama_{path[5:]}", "Ollama", f"Ollama's {path[5:]}", replies, takes)}
-    for path in ("/api/version", "/api/tags", "/api/ps"):
-        paths[path] = {"get": _operation(f"ollama_{path[5:]}", "Ollama", f"Ollama's {path[5:]}", told)}
+    told = {"200": _reply("What is told of it.", {"application/json": {"schema": {"type": "object"}}})}
+    pulled = {"200": _reply("How far it is, a record a line.", told["200"]["content"] | streamed)}
+
+    def operation(
+        path: str, summary: str, replies: Json, statuses: tuple[int, ...] = (), takes: Json | None = None
+    ) -> Json:
+        return _operation(f"ollama_{path[5:]}", "Ollama", summary, {**replies, **_errors(statuses, error)}, takes)
+
+    paths: Json = {path: {"get": operation(path, f"Ollama's {path[5:]}", told)} for path in _OLLAMA_LISTS}
+    paths["/api/show"] = {"post": operation("/api/show", "Ollama's show", told, (400, 404, 413, 415), named)}
+    paths["/api/pull"] = {"post": operation("/api/pull", "Ollama's pull", pulled, (400, 413, 415, 500), named)}
     for path in ollama_models.UNSUPPORTED:
         method = "delete" if path == "/api/delete" else "post"
-        refused = _operation(f"ollama_{path[5:]}", "Ollama", "Not offered here", errors((501,)))
-        paths[path] = {method: refused}
+        paths[path] = {method: operation(path, "Not offered here", {}, (501,))}
     return paths
 
 
-def _models() -> Json:
+def _models(command: Json) -> Json:
     listed = {"200": _reply("Those in memory, and those that can be loaded.", _json("ModelList"))}
     name = {"name": "id", "in": "path", "required": True, "schema": TEXT, "description": "may hold slashes"}
     gone = "There is no such model."
@@ -197,13 +174,11 @@ def _models() -> Json:
         "does not fit in memory is refused with 503 and the figures; models that are not in use make room for it."
     )
     unload = "Takes a model out of memory. It is loaded again when a request names it, if the settings do."
-    described: dict[str, dict[str, tuple[str, str, Json, str | None, Json]]] = {
+    described: dict[str, dict[str, tuple[str, str, Json, Json | None, Json]]] = {
         "/models": {"get": ("list_models", "List the models", listed, None, {})},
         "/models/{id}": {"get": ("get_model", "Tell of one model", one, None, {"parameters": [name]})},
-        "/models/load": {"post": ("load_model", "Load a model", loaded, "LoadRequest", {"description": load})},
-        "/models/unload": {
-            "post": ("unload_model", "Unload a model", unloaded, "UnloadRequest", {"description": unload})
-        },
+        "/models/load": {"post": ("load_model", "Load a model", loaded, command, {"description": load})},
+        "/models/unload": {"post": ("unload_model", "Unload a model", unloaded, command, {"description": unload})},
     }
     return {
         f"{prefix}{path}": {

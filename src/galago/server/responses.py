@@ -1,117 +1,117 @@
-"""OpenAI's responses for texts and images, without state: what is kept, and tools, are the client's own matter.
-
-A body becomes the chat of the same meaning (openai.py), so that both are answered alike.
-"""
+"""OpenAI's responses for texts and images, without state: what is kept, and tools, are the client's own matter."""
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from galago.request import Done, Event, TextDelta
-from galago.server import openai_reply
-from galago.server.bodies import Json, load_json, validate, whole_number
+from galago.media.clip import Clip
+from galago.media.picture import Picture
+from galago.messages import ROLES
+from galago.request import Done, Event, Request, TextDelta
+from galago.server import openai
+from galago.server.bodies import Json
+from galago.server.conversation import ConversationBody, Turn
+from galago.server.dialect import Defaults, Dialect, Numbered, Reply, Route
 from galago.server.errors import Failure, to_failure
-from galago.server.fields import ParsedBody
-from galago.server.openai import parse_chat
-from galago.server.serving import ServerContext, model_header
-from galago.server.streaming import Framing, sse_event, stream_response
+from galago.server.fields import (
+    Count,
+    Fields,
+    Items,
+    ResponseFormat,
+    SamplingFields,
+    Temperature,
+    Text,
+    TopP,
+    Unsupported,
+    detail_of,
+    schema_of,
+)
+from galago.server.shown import DetailName, File, MediaRef
+from galago.server.streaming import sse_event
 
-PATHS = ("/v1/responses", "/responses")
 
-
-class Part(BaseModel):
-    """What parts have in common: others of their members are let go."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class TextPart(Part):
+class InputText(Fields):
     type: Literal["input_text", "output_text", "text"]
-    text: str
+    text: Text
 
 
-class ImagePart(Part):
+class InputImage(Fields):
     type: Literal["input_image"]
-    image_url: Annotated[str, Field(json_schema_extra={"format": "image-url"})]
-    detail: str | None = None
+    image_url: File
+    detail: DetailName | None = None
 
 
-class InputItem(Part):
+class InputItem(Fields):
     """A message of the input."""
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Text | Items[Annotated[InputText | InputImage, Field(discriminator="type")]]
+
+    def turn(self, path: str) -> Turn:
+        if isinstance(self.content, str):
+            return ROLES[self.role], (self.content,)
+        return ROLES[self.role], tuple(
+            part.text
+            if isinstance(part, InputText)
+            else MediaRef(part.image_url.strip(), f"{path}content.{i}.image_url", False, detail_of(part.detail))
+            for i, part in enumerate(self.content)
+        )
 
 
-class Format(Part):
-    """What the text must fit: `schema` where its type is json_schema."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+class TextOptions(Fields):
+    format: ResponseFormat | None = None
 
 
-class TextOptions(Part):
-    format: Format | None = None
-
-
-class ResponsesBody(Part):
+class ResponsesBody(ConversationBody):
     """The body of /v1/responses."""
 
-    input: str | list[InputItem]
-    model: str | None = None
-    instructions: str | None = None
-    stream: bool | None = None
-    max_output_tokens: Annotated[int, Field(ge=1), BeforeValidator(whole_number)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    input: Text | Items[InputItem]
+    instructions: Text | None = None
+    max_output_tokens: Count | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     text: TextOptions | None = None
-    previous_response_id: None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    previous_response_id: Annotated[Any, Unsupported(())] = None
+    tool_choice: Annotated[Any, Unsupported(("auto", "none"))] = None
 
-    @property
-    def chat(self) -> Json:
-        """The body of a chat completion that asks for the same."""
-        items = [InputItem(role="user", content=self.input)] if isinstance(self.input, str) else self.input
-        messages = [{"role": item.role, "content": _content(item)} for item in items]
-        if self.instructions:
-            messages.insert(0, {"role": "system", "content": self.instructions})
-        chat: Json = {"messages": messages, "max_tokens": self.max_output_tokens}
-        chat |= {name: getattr(self, name) for name in ("model", "stream", "temperature", "top_p", "tool_choice")}
-        if self.text and (form := self.text.format):
-            chat["response_format"] = {"type": form.type, "schema": form.schema_}
-        return chat
+    def turns(self) -> list[Turn]:
+        asked: list[Turn] = (
+            [("user", (self.input,))]
+            if isinstance(self.input, str)
+            else [item.turn(f"input.{i}.") for i, item in enumerate(self.input)]
+        )
+        return [("system", (self.instructions,)), *asked] if self.instructions else asked
 
-
-def _content(item: InputItem) -> str | list[Json]:
-    if isinstance(item.content, str):
-        return item.content
-    kinds = ({"type": "text"} if isinstance(part, TextPart) else {} for part in item.content)
-    return [part.model_dump(exclude_none=True) | kind for part, kind in zip(item.content, kinds, strict=True)]
-
-
-def read_responses(raw: bytes) -> ParsedBody:
-    """The request of a body. Raises InvalidRequest and Refused with the place of the field."""
-    return parse_chat(validate(ResponsesBody, load_json(raw)).chat)
+    def request(self, opened: Sequence[Picture | Clip], defaults: Defaults) -> Request:
+        drawn = SamplingFields(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_output_tokens)
+        form = self.text.format if self.text else None
+        return Request(
+            self.conversation(opened),
+            sampling=drawn.sampling(schema_of(form)),
+            detail=self.details(opened, defaults),
+            timeout=defaults.timeout,
+        )
 
 
 def error_body(failed: Failure) -> Json:
-    """OpenAI's error object, which calls the fields as this body does."""
-    message, param = (text and text.replace("messages.", "input.") for text in (failed.message, failed.param))
-    return openai_reply.error_body(replace(failed, message=message or "", param=param))
+    """OpenAI's error object, which calls the conversation as this body does."""
+    error = openai.error_body(failed)["error"]
+    param = "input" if error["param"] == "messages" else error["param"]
+    return {"error": {**error, "message": error["message"].replace("messages must", "input must"), "param": param}}
 
 
-class Reply:
+class ResponsesReply(Reply):
     """The response object as it grows, and the events that tell of it."""
 
-    def __init__(self, model: str) -> None:
-        self.model, self.id, self.item = model, f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
+    body: ResponsesBody
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.id, self.item = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
         self.created, self.texts, self.count = int(time.time()), list[str](), 0
 
     @property
@@ -127,7 +127,7 @@ class Reply:
         empty = {"error": None, "incomplete_details": None, "usage": None}
         return {**shared, "status": status, "output": list(output), **constant, **empty, **more}
 
-    def end(self, done: Done) -> Json:
+    def ended(self, done: Done) -> Json:
         cut, usage = done.finish_reason == "length", done.usage
         status = "incomplete" if cut else "completed"
         told = {
@@ -145,48 +145,48 @@ class Reply:
         told = {"type": f"response.{kind}", "sequence_number": self.count - 1, **more}
         return f"event: response.{kind}\n" + sse_event(told)
 
-    def begin(self) -> tuple[str, ...]:
-        return tuple(self.event(kind, response=self.response("in_progress")) for kind in ("created", "in_progress"))
+    def begin(self) -> Iterator[str]:
+        for kind in ("created", "in_progress"):
+            yield self.event(kind, response=self.response("in_progress"))
 
-    def fail(self, error: Exception) -> tuple[str, ...]:
+    def failed(self, error: Exception) -> Iterator[str]:
         """The last events; the client's helper for streams wants to hear first that there is a response."""
         told = error_body(to_failure(error))["error"]
-        failed = self.response("failed", error={"code": told["code"], "message": told["message"]})
-        return (*(() if self.count else self.begin()), self.event("failed", response=failed))
+        if not self.count:
+            yield from self.begin()
+        why = {"code": told["code"], "message": told["message"]}
+        yield self.event("failed", response=self.response("failed", error=why))
 
-
-async def events(reply: Reply, given: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """The response as server-sent events."""
-    place = {"item_id": reply.item, "output_index": 0, "content_index": 0}
-    async for event in given:
-        if not reply.count:
-            for line in reply.begin():
-                yield line
-            yield reply.event("output_item.added", output_index=0, item=reply.message("in_progress", []))
-            yield reply.event("content_part.added", **place, part=reply.content)
+    def piece(self, choice: int, event: Event) -> Iterator[str]:
+        place = {"item_id": self.item, "output_index": 0, "content_index": 0}
+        if not self.count:
+            yield from self.begin()
+            yield self.event("output_item.added", output_index=0, item=self.message("in_progress", []))
+            yield self.event("content_part.added", **place, part=self.content)
         match event:
             case TextDelta(text):
-                reply.texts.append(text)
-                yield reply.event("output_text.delta", **place, delta=text, logprobs=[])
+                self.texts.append(text)
+                yield self.event("output_text.delta", **place, delta=text, logprobs=[])
             case Done():
-                ended = reply.end(event)
-                yield reply.event("output_text.done", **place, text=reply.content["text"], logprobs=[])
-                yield reply.event("content_part.done", **place, part=reply.content)
-                yield reply.event("output_item.done", output_index=0, item=ended["output"][0])
-                yield reply.event(ended["status"], response=ended)
+                ended = self.ended(event)
+                yield self.event("output_text.done", **place, text=self.content["text"], logprobs=[])
+                yield self.event("content_part.done", **place, part=self.content)
+                yield self.event("output_item.done", output_index=0, item=ended["output"][0])
+                yield self.event(ended["status"], response=ended)
+
+    def whole(self, events: Sequence[Numbered]) -> Json:
+        self.texts = [event.text for _, event in events if isinstance(event, TextDelta)]
+        (done,) = (event for _, event in events if isinstance(event, Done))
+        return self.ended(done)
 
 
-def add_routes(app: FastAPI, context: ServerContext) -> None:
-    async def respond(http: Request) -> Response:
-        response = await context.answer(http, read_responses)
-        reply, headers = Reply(response.facts.name), model_header(response.facts)
-        given = (event async for _, event in response.events)
-        if response.parsed.stream:
-            return await stream_response(events(reply, given), Framing(reply.fail), context.silence, headers)
-        whole = [event async for event in given]
-        reply.texts = [event.text for event in whole if isinstance(event, TextDelta)]
-        (done,) = (event for event in whole if isinstance(event, Done))
-        return JSONResponse(reply.end(done), headers=headers)
-
-    for path in PATHS:
-        app.post(path)(respond)
+ROUTE = Route(
+    "responses",
+    ("/v1/responses", "/responses"),
+    "Answer an input, without state",
+    ResponsesBody,
+    ResponsesReply,
+    Json,
+    streams="response.created, response.output_text.delta and the others of OpenAI's events.",
+)
+RESPONSES = Dialect("OpenAI", (ROUTE,), error_body, openai.ErrorBody)

@@ -1,71 +1,35 @@
-"""JSON Schemas of what the server gives, and of requests about models; request_schemas.py has those of questions."""
+"""JSON Schemas of what the server tells of itself and of its models; dialects declare theirs with their types."""
+
+from typing import Any
 
 from galago.server.bodies import Json
-from galago.server.request_schemas import chat_request, shown_schemas, skill_requests
-from galago.server.schema_parts import COUNT, FLAG, NULL, SECONDS, SHARE, TEXT, WARNINGS, array, choice, may, record
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+SECONDS: Json = {"type": "number", "minimum": 0}
+FLAG: Json = {"type": "boolean"}
 
 
-def _answers() -> Json:
-    """The replies of Moondream's API by the name of their schema."""
-    times = dict.fromkeys(("prefill_time_ms", "decode_time_ms", "ttft_ms"), SECONDS)
-    end = {
-        "request_id": TEXT,
-        "finish_reason": choice("stop", "length", "cancelled"),
-        "metrics": record({"input_tokens": COUNT, "output_tokens": COUNT, **times}, {"warnings": WARNINGS}),
-    }
-    speed = {"_stats": record({"tokens": COUNT, "duration": SECONDS, "tokens_per_sec": SECONDS})}
-    spot = record({"x": SHARE, "y": SHARE})
-    box = record(dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), SHARE))
-    ground = record({"start_idx": COUNT, "end_idx": COUNT, "points": array(array({"type": "number"}, 2, 2))})
-    thought = {"reasoning": record({"text": TEXT, "grounding": array(ground)})}
-    return {
-        "Caption": record({**end, "caption": TEXT}, speed),
-        "Answer": record({**end, "answer": TEXT}, speed | thought),
-        "Objects": record({**end, "objects": array(box)}),
-        "Points": record({**end, "points": array(spot), "count": COUNT}),
-        "Gaze": record({**end, "gaze": may(spot, "null where it falls nowhere in the image")}),
-        "MoondreamError": record(
-            {
-                "error": TEXT,
-                "status": choice("rejected", "timeout", "error"),
-                "code": TEXT,
-                "param": may(TEXT, "the field at fault"),
-            }
-        ),
-    }
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _completion() -> Json:
-    message = record({"role": choice("assistant"), "content": TEXT, "refusal": NULL}, {"reasoning": TEXT})
-    chance = {"token": TEXT, "logprob": {"type": "number"}, "bytes": may(array(COUNT))}
-    each = record({**chance, "top_logprobs": array(record(chance))})
-    one = record(
-        {
-            "index": COUNT,
-            "message": message,
-            "logprobs": may(record({"content": array(each), "refusal": NULL}), "of each token"),
-            "finish_reason": choice("stop", "length", "cancelled"),
-        }
-    )
-    parts = record(dict.fromkeys(("cached_tokens", "image_tokens", "text_tokens"), COUNT))
-    tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT)
-    return record(
-        {
-            "id": TEXT,
-            "object": choice("chat.completion"),
-            "created": COUNT,
-            "model": {**TEXT, "description": "what ran, whatever name was asked for"},
-            "system_fingerprint": TEXT,
-            "choices": array(one, 1),
-            "usage": record({**tokens, "prompt_tokens_details": parts}),
-            "processing_time": {**SECONDS, "description": "seconds from the request's arrival"},
-            "inference_time": {**SECONDS, "description": "seconds of it in the model"},
-        },
-        {
-            "performance": record({"processing_time": TEXT, "inference_time": TEXT}, description="if set so"),
-            "warnings": WARNINGS,
-        },
-    )
+def record(required: Json, optional: Json | None = None) -> Json:
+    """An object with these fields, and perhaps others."""
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
+def array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def may(schema: Json, description: str = "") -> Json:
+    """The same, or null."""
+    return {**schema, "type": [schema["type"], "null"]} | ({"description": description} if description else {})
+
+
+def choice(*values: Any) -> Json:
+    return {"enum": list(values)}
 
 
 def _way() -> Json:
@@ -92,8 +56,6 @@ def _models() -> Json:
         "ModelEntry": record(entry, ways),
         "ModelList": record(listed),
         "Unloaded": record({**entry, "unloaded": {**FLAG, "description": "whether it was in memory"}}, ways),
-        "UnloadRequest": record({"model": {**TEXT, "description": "an id of GET /v1/models, or scenes-int8 and such"}}),
-        "LoadRequest": record({"model": TEXT}, {"stream": may(FLAG, "tell the progress as server-sent events")}),
     }
 
 
@@ -132,17 +94,9 @@ def _info() -> Json:
         "Statistics": record({"model": TEXT, **statistics}),
         "Stats": record({**counts, **more, "models": each}),
         "Root": record({"message": TEXT, "version": TEXT, "status": choice("running", "not loaded"), "model": TEXT}),
-        "Error": record(
-            {
-                "error": record(
-                    {"message": TEXT, "type": TEXT, "param": may(TEXT, "the field at fault"), "code": may(TEXT)}
-                )
-            }
-        ),
     }
 
 
 def schemas() -> Json:
     """Every schema by its name."""
-    chat = {"ChatRequest": chat_request(), "ChatCompletion": _completion()}
-    return {**chat, **shown_schemas(), **skill_requests(), **_answers(), **_models(), **_info()}
+    return {**_models(), **_info()}

@@ -1,4 +1,4 @@
-"""Serving a request: parse its body, submit it to a model, and give its events until the client goes away."""
+"""The one way of a request: body, validated, its media opened, a Request, submitted; its events counted and written."""
 
 import asyncio
 import logging
@@ -8,38 +8,40 @@ from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from typing import Any, TypeVar
+from random import Random
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import anyio.to_thread
-from fastapi import Request
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
 
 from galago.aio import events_of
 from galago.backends.backend import Facts, Run
 from galago.engine.decoding import CLIPS
 from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
 from galago.fleet.default_model import photo_models
-from galago.fleet.pool import ModelPool
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
-from galago.request import Done, Event
+from galago.request import Detail, Done, Request
 from galago.server.bodies import decompress, read_body
 from galago.server.contact_sheet import contact_sheet
+from galago.server.dialect import Body, Defaults, Numbered, Reply, Route, read
 from galago.server.errors import Refused
-from galago.server.fields import MediaRef, ParsedBody, clip_bytes, expand_choices, fetch_media, open_media, place_image
 from galago.server.guard.logs import log_fields
 from galago.server.guard.stopping import InFlight
-from galago.server.models import Models
+from galago.server.models import Models, id_of
 from galago.server.settings import ServerSettings
-from galago.server.streaming import Silence
+from galago.server.shown import MediaRef, clip_bytes, fetch_media, open_media, pixels_left
+from galago.server.streaming import Silence, stream_response
 from galago.system.machine import usable_cores
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-Events = AsyncIterator[tuple[int, Event]]
-"""Events as they come, each with the number of its run"""
+Events = AsyncIterator[Numbered]
+Media = list[Picture | Clip]
 MAX_FETCHES = 16
 """Images and videos that are fetched at the same time; more wait"""
 
@@ -53,19 +55,8 @@ class RequestStats:
     cache_hits: int = 0
     timeouts: int = 0
 
-    async def record(self, events: Events, fields: dict[str, Any]) -> Events:
-        """Pass a request's events on, adding its tokens to the `fields` of its log line, and count it at their end."""
-        done: list[Done] = []
-        try:
-            async for i, event in events:
-                if isinstance(event, Done):
-                    done.append(event)
-                    fields["prompt_tokens"] = event.usage.prompt_tokens
-                    fields["tokens"] = fields.get("tokens", 0) + event.usage.completion_tokens
-                yield i, event
-        except DeadlineExceeded:
-            self.timeouts += 1
-            raise
+    def count(self, done: Sequence[Done]) -> None:
+        """Count a request by the ends of its choices."""
         self.requests += 1
         self.seconds += max(d.timings.total_s for d in done)
         self.cache_hits += all(d.usage.cached_tokens > 0 for d in done)
@@ -94,53 +85,79 @@ class ServerContext:
     # Apart from those, which a slow site must not keep busy.
     fetch_limiter: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MAX_FETCHES))
 
-    async def parse_body(self, http: Request, reader: Callable[[bytes], T]) -> T:
+    async def parse_body(self, http: HttpRequest, reader: Callable[[bytes], T]) -> T:
         """Receive and decompress the body, and parse it with `reader` in a worker thread."""
         limit, coding = self.settings.body_limit, http.headers.get("content-encoding", "")
         raw = await read_body(http, limit)
         return await anyio.to_thread.run_sync(lambda: reader(decompress(raw, coding, limit)), limiter=self.read_limiter)
 
-    async def answer(self, http: Request, reader: Callable[[bytes], ParsedBody]) -> "ModelResponse":
-        """Parse the body with a dialect's reader, open its images and videos, and submit it to the model that it names.
-
-        All images and frames of a request have MAX_PIXELS together. Raises Refused while the models are being loaded.
-        """
+    async def answer(self, http: HttpRequest, route: Route) -> Response:
+        """The reply to a request of this route. Raises Refused while the models are being loaded."""
+        arrived = time.perf_counter()
         self.models.check_ready()
         fields = log_fields(http.scope)
-        parsed, opened, started = await self.parse_body(http, lambda body: self._start_if_ready(reader(body), fields))
-        if started is None:
-            key = self.models.resolve_model(parsed.model, parsed.medium)
-            if self.models.facts(key) is None:
-                # Which frames of a video it looks at is known once it is loaded.
-                await run_blocking(partial(self.models.load, [key]))
-            facts = self.models.facts(key)
-            assert facts is not None
-            facts.check_skill(parsed.request.skill)
-            self.models.check_queue(key)
-            with ExitStack() as stack:
-                if clips := sum(ref.is_video for ref in parsed.images):
-                    parsed = await self._reserve_clips(http, parsed, clips * clip_bytes(facts.video_sampling), stack)
-                for ref in parsed.images[len(opened) :]:
-                    fetched = await self._fetch(ref)
-                    opening = partial(self._open, ref, facts, opened, fetched)
-                    opened.append(await anyio.to_thread.run_sync(opening, limiter=self.read_limiter))
-                started = await run_blocking(partial(self._start, parsed, opened, fields))
-                started.resources.push(stack.pop_all())
-        events = self.stats.record(events_until_disconnect(http, started.runs), fields)
-        # The images and videos as they were sent can be freed.
-        parsed = replace(parsed, images=(), place=place_image)
-        return ModelResponse(parsed, started.facts, _release_after(events, started.resources, self.models.pool))
+        asked = await self.parse_body(http, partial(self._start_if_ready, route.body, fields))
+        body, headers = asked.body, model_header(id_of(asked.key))
+        if body.is_idle and route.idle:
+            return JSONResponse(await route.idle(self.models, body), headers=headers)
+        reply = route.reply(body, id_of(asked.key), arrived, self.settings.assistant_compat)
+        events = self._events(http, asked, reply, fields)
+        if body.streams and route.streams:
+            return await stream_response(reply.lines(events), reply, self.silence, headers)
+        return JSONResponse(reply.whole([event async for event in events]), headers=headers)
 
-    async def _reserve_clips(self, http: Request, parsed: ParsedBody, needed: int, stack: ExitStack) -> ParsedBody:
+    def _start_if_ready(self, kind: type[Body], fields: dict[str, Any], raw: bytes) -> "Asked":
+        """Read a body, open its inline images and, if nothing has to be decoded, fetched or loaded, submit its request.
+
+        Never waits for a site, a model or memory, since that would keep other bodies from being read.
+        """
+        body = read(kind, raw)
+        asked = Asked(body, body.key(self.models))  # the key first, so that what is refused is not opened
+        if body.is_idle:
+            return asked
+        if (facts := self.models.facts(asked.key)) is not None:
+            facts.check_skill(body.skill)
+            for ref in takewhile(lambda ref: not ref.is_remote and not ref.is_video, body.media):
+                asked.opened.append(self._open(ref, facts, asked.opened))
+        if len(asked.opened) == len(body.media) and self.models.is_loaded(asked.key):
+            asked.started = self._start(asked, self._defaults(body), fields)
+        return asked
+
+    async def _start_when_ready(self, http: HttpRequest, asked: "Asked", fields: dict[str, Any]) -> "StartedRequest":
+        """Load the model, fetch and open what is left of the media, and submit the request."""
+        body, key, opened = asked.body, asked.key, asked.opened
+        if self.models.facts(key) is None:
+            # Which frames of a video it looks at is known once it is loaded.
+            await run_blocking(partial(self.models.load, [key]))
+        facts, defaults = self.models.facts(key), self._defaults(body)
+        assert facts is not None
+        facts.check_skill(body.skill)
+        self.models.check_queue(key)
+        with ExitStack() as stack:
+            if clips := sum(ref.is_video for ref in body.media):
+                needed = clips * clip_bytes(facts.video_sampling)
+                defaults = await self._reserve_clips(http, needed, defaults, stack)
+            for ref in body.media[len(opened) :]:
+                opening = partial(self._open, ref, facts, opened, await self._fetch(ref))
+                opened.append(await anyio.to_thread.run_sync(opening, limiter=self.read_limiter))
+            started = await run_blocking(partial(self._start, asked, defaults, fields))
+            started.resources.push(stack.pop_all())
+        return started
+
+    def _defaults(self, body: Body) -> Defaults:
+        return Defaults(
+            self.settings.timeout if body.timeout_s is None else body.timeout_s, cast(Detail, self.settings.detail)
+        )
+
+    async def _reserve_clips(self, http: HttpRequest, needed: int, defaults: Defaults, stack: ExitStack) -> Defaults:
         """Wait until `needed` bytes of video frames (at most one request's share) are free; `stack` gives them back.
 
-        Returns the request with what is left of its timeout. Raises EngineBusy where too many wait already,
-        DeadlineExceeded when its time is over, and Refused, which nobody reads, when the client has gone.
+        Returns what is left of the timeout. Raises EngineBusy where too many wait already, DeadlineExceeded when the
+        time is over, and Refused, which nobody reads, when the client has gone.
         """
         if CLIPS.waiting >= self.settings.max_queue and CLIPS.waiting:
             raise EngineBusy(f"{CLIPS.waiting} requests with videos are waiting already; try again later")
-        size = min(needed, 4 * MAX_PIXELS)
-        timeout = self.settings.timeout if parsed.request.timeout is None else parsed.request.timeout
+        size, timeout = min(needed, 4 * MAX_PIXELS), defaults.timeout
         start, has_given_up = time.perf_counter(), False
         reserving = asyncio.ensure_future(run_blocking(lambda: CLIPS.acquire(size, lambda: not has_given_up)))
         disconnecting = asyncio.ensure_future(_wait_for_disconnect(http))
@@ -154,37 +171,17 @@ class ServerContext:
             with anyio.CancelScope(shield=True):
                 if await reserving:
                     stack.callback(CLIPS.release, size)
+        spent = time.perf_counter() - start
         if not has_given_up:
-            spent = time.perf_counter() - start
-            remaining = None if timeout is None else max(timeout - spent, 1e-3)
-            return replace(parsed, request=replace(parsed.request, timeout=remaining))
-        if timeout is not None and time.perf_counter() - start >= timeout:
+            return defaults if timeout is None else replace(defaults, timeout=max(timeout - spent, 1e-3))
+        if timeout is not None and spent >= timeout:
             self.stats.timeouts += 1
             raise DeadlineExceeded(f"the request was not done within its {timeout:g} s")
         raise Refused("invalid_json", "the client has gone")
 
-    def _start_if_ready(
-        self, parsed: ParsedBody, fields: dict[str, Any]
-    ) -> "tuple[ParsedBody, list[Picture | Clip], StartedRequest | None]":
-        """Open the inline images and, if there is no video and nothing has to be fetched or loaded, submit the request.
-
-        Returns the body, the images opened so far, and the started request or None. Never waits for a site, a model or
-        memory, since that would keep other bodies from being parsed.
-        """
-        key = self.models.resolve_model(parsed.model, parsed.medium)  # first, so that what is refused is not opened
-        opened: list[Picture | Clip] = []
-        if (facts := self.models.facts(key)) is not None:
-            facts.check_skill(parsed.request.skill)
-            for ref in takewhile(lambda ref: not ref.is_remote and not ref.is_video, parsed.images):
-                opened.append(self._open(ref, facts, opened))
-        waits = len(opened) < len(parsed.images) or not self.models.is_loaded(key)
-        return parsed, opened, None if waits else self._start(parsed, opened, fields)
-
-    def _open(
-        self, ref: MediaRef, facts: Facts, others: Sequence[Picture | Clip], fetched: bytes | None = None
-    ) -> Picture | Clip:
-        """Open an image or video beside the others of its request; an image is made no larger than the settings say."""
-        media = open_media(ref, facts.video_sampling, fetched, _pixels_left(others))
+    def _open(self, ref: MediaRef, facts: Facts, others: Media, fetched: bytes | None = None) -> Picture | Clip:
+        """Open an image or video: of MAX_PIXELS with the others of its request, and an image of the settings' side."""
+        media = open_media(ref, facts.video_sampling, fetched, pixels_left(others))
         side = self.settings.max_image_side
         return media.limit_side(side) if side and isinstance(media, Picture) else media
 
@@ -200,42 +197,71 @@ class ServerContext:
             fetch_media, ref, self.settings.allow_image_hosts, limiter=self.fetch_limiter, abandon_on_cancel=True
         )
 
-    def _start(self, parsed: ParsedBody, opened: Sequence[Picture | Clip], fields: dict[str, Any]) -> "StartedRequest":
-        """Load the model if needed and submit one request per choice. If one fails, all are cancelled."""
+    def _start(self, asked: "Asked", defaults: Defaults, fields: dict[str, Any]) -> "StartedRequest":
+        """Load the model if needed, and submit the request, once per choice. If one fails, all are cancelled."""
+        body, opened = asked.body, asked.opened
         with ExitStack() as stack:
-            facts, model = stack.enter_context(self.models.use(self.models.resolve_model(parsed.model, parsed.medium)))
+            facts, model = stack.enter_context(self.models.use(asked.key))
             runs: list[Run] = []
             try:
-                for request in expand_choices(parsed, opened):
-                    fields |= {"model": facts.name, "images": len(request.shown), "content": request.skill}
-                    timeout = self.settings.timeout if request.timeout is None else request.timeout
-                    runs.append(model.submit(replace(request, timeout=timeout)))
+                request = body.request(opened, defaults)
+                fields |= {"model": facts.name, "images": len(request.shown), "content": request.skill}
+                for one in _choices(request, body.choices):
+                    runs.append(model.submit(one))
                     stack.callback(runs[-1].cancel)
             except TooManyImages as error:
                 pictures = [one for one in opened if isinstance(one, Picture)]
                 if self.settings.several_images == "sheet" and len(pictures) == len(opened):
                     sheet = contact_sheet(pictures)
                     log.info("%s", sheet.warnings[0])
-                    return self._start(parsed, [sheet], fields)
+                    return self._start(replace(asked, opened=[sheet]), defaults, fields)
                 several = next(photo_models("video")).id
                 hint = f"--several-images sheet shows them to it as one, and {several} takes several"
-                raise TooManyImages(f"{error}; {hint}", parsed.images[1].path) from error
+                raise TooManyImages(f"{error}; {hint}", body.media[1].path) from error
+            body.on_start(self.models)
             return StartedRequest(facts, runs, stack.pop_all())
 
+    async def _events(self, http: HttpRequest, asked: "Asked", reply: Reply, fields: dict[str, Any]) -> Events:
+        """The events of a request as they come, counted at their end; they are cancelled when the client goes away, and
+        the model is released after them."""
+        started = asked.started or await self._start_when_ready(http, asked, fields)
+        reply.facts = started.facts
+        # The images and videos as they were sent can be freed.
+        asked.body.forget_media()
+        asked.opened.clear()
+        watcher, done = asyncio.create_task(_cancel_on_disconnect(http, started.runs)), list[Done]()
+        try:
+            async with aclosing(events_of(started.runs)) as events:
+                async for choice, event in events:
+                    if isinstance(event, Done):
+                        done.append(event)
+                        fields["prompt_tokens"] = event.usage.prompt_tokens
+                        fields["tokens"] = fields.get("tokens", 0) + event.usage.completion_tokens
+                    yield choice, event
+            self.stats.count(done)
+        except DeadlineExceeded:
+            self.stats.timeouts += 1
+            raise
+        finally:
+            watcher.cancel()
+            # Without a shield a request that is cancelled would keep its model until some collection of garbage.
+            with anyio.CancelScope(shield=True):
+                if self.models.pool.keeps:
+                    started.resources.close()
+                else:
+                    await run_blocking(started.resources.close)  # closing a model takes time
 
-@dataclass(frozen=True)
-class ModelResponse:
-    """A model's response: the request, the facts of the model, and the events as they come."""
 
-    parsed: ParsedBody
-    facts: Facts
-    events: Events
+@dataclass
+class Asked:
+    """A request on its way to its model."""
 
-
-def _pixels_left(opened: Sequence[Picture | Clip]) -> int:
-    """Pixels that a request's further images may have."""
-    images = (image for one in opened for image in (one.frames if isinstance(one, Clip) else [one]))
-    return MAX_PIXELS - sum(image.width * image.height for image in images)
+    body: Body
+    key: str
+    """of the model"""
+    opened: Media = field(default_factory=Media)
+    """those of its images and videos that are open"""
+    started: "StartedRequest | None" = None
 
 
 @dataclass(frozen=True)
@@ -248,19 +274,13 @@ class StartedRequest:
     """cancels the runs and ends the use of the model"""
 
 
-async def _release_after(events: Events, resources: ExitStack, pool: ModelPool) -> Events:
-    """Pass events on and release the model at their end, in a thread unless the pool keeps it: closing takes time."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        # A client that goes away cancels its request; without a shield the model would stay in use until some
-        # collection of garbage.
-        with anyio.CancelScope(shield=True):
-            if pool.keeps:
-                resources.close()
-            else:
-                await run_blocking(resources.close)
+def _choices(request: Request, count: int) -> list[Request]:
+    """The request once for each choice. From one seed each draws with its own, the first with that very one."""
+    sampling = request.sampling
+    if sampling.seed is None:
+        return [request] * count
+    seeds = [Random(f"{sampling.seed}/{i}").getrandbits(63) for i in range(1, count)]
+    return [request, *(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)]
 
 
 async def run_blocking(call: Callable[[], T]) -> T:
@@ -270,29 +290,18 @@ async def run_blocking(call: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
-async def events_until_disconnect(http: Request, runs: Sequence[Run]) -> Events:
-    """The events of runs as aio.events_of gives them; the runs are cancelled when the client disconnects."""
-    watcher = asyncio.create_task(_cancel_on_disconnect(http, runs))
-    try:
-        async with aclosing(events_of(runs)) as events:
-            async for numbered in events:
-                yield numbered
-    finally:
-        watcher.cancel()
-
-
-async def _wait_for_disconnect(http: Request) -> None:
+async def _wait_for_disconnect(http: HttpRequest) -> None:
     """Return when the client has disconnected."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _cancel_on_disconnect(http: Request, runs: Sequence[Run]) -> None:
+async def _cancel_on_disconnect(http: HttpRequest, runs: Sequence[Run]) -> None:
     await _wait_for_disconnect(http)
     for run in runs:
         run.cancel()
 
 
-def model_header(facts: Facts) -> dict[str, str]:
+def model_header(name: str) -> dict[str, str]:
     """The X-Galago-Model header; percent-encoded, since names of folders may hold what no header can."""
-    return {"X-Galago-Model": quote(facts.name, safe="/@:+,=")}
+    return {"X-Galago-Model": quote(name, safe="/@:+,=")}

@@ -155,6 +155,8 @@ class ServerSettings:
     """what happens to several images for a model that takes one: a contact sheet of them is one"""
     max_image_side: int | None = _setting(None, _whole(64))
     """pixels of an image's longer side; larger ones are made smaller"""
+    detail: str = _setting("high", _one_of("low", "high"))
+    """how closely images are looked at where a request does not say"""
     remote_images: bool = _setting(True, _boolean())
     """whether images may be given by URL"""
     allow_image_hosts: tuple[str, ...] = _setting(

@@ -2,23 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from fastapi.responses import StreamingResponse
 
 
-@dataclass(frozen=True)
 class Framing:
-    """What a dialect's streams are made of beside their events."""
+    """What a stream is made of beside its events."""
 
-    format_error: Callable[[Exception], tuple[str, ...]]
-    """writes the last lines of a stream that fails after its headers are sent"""
-    keep_alive: Callable[[], str] = lambda: ": keep-alive\n\n"
-    """writes what clients pass over: a comment among server-sent events"""
-    content_type: str = "text/event-stream"
+    content_type: ClassVar[str] = "text/event-stream"
+
+    def keep_alive(self) -> str:
+        """What clients pass over: a comment among server-sent events."""
+        return ": keep-alive\n\n"
+
+    def failed(self, error: Exception) -> Iterable[str]:
+        """The last lines of a stream that fails after its headers are sent."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,22 @@ async def stream_response(
 
 async def _keep_alive(lines: AsyncIterator[str], framing: Framing, silence: Silence) -> AsyncIterator[str]:
     """The lines, with keep-alives before the first: a request may wait long for its turn, but tokens follow fast."""
-    begun = False
+    begun, scope = False, anyio.CancelScope()
+
+    async def next_line() -> str | None:
+        # A scope, and not the task, is cancelled: calls in threads, which load models, then give what they have.
+        with scope:
+            return await anext(lines)
+        return None
+
     # A task of its own, since a timeout must not cancel what runs.
-    first = asyncio.ensure_future(anext(lines))
+    first = asyncio.ensure_future(next_line())
     try:
         while not (await asyncio.wait({first}, timeout=silence.later if begun else silence.first))[0]:
             begun = True
             yield framing.keep_alive()
         line = first.result()
+        assert line is not None  # the scope is cancelled at the end alone
         begun = True
         yield line
         async for line in lines:
@@ -76,10 +87,11 @@ async def _keep_alive(lines: AsyncIterator[str], framing: Framing, silence: Sile
     except Exception as error:
         if not begun:
             raise
-        for line in framing.format_error(error):
+        for line in framing.failed(error):
             yield line
     finally:
         # A client that went away meanwhile; the request is under way until its model is released.
-        if first.cancel():
+        if not first.done():
+            scope.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait({first})

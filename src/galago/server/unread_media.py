@@ -4,9 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from galago.server.bodies import Json
 from galago.server.errors import Refused
-from galago.server.fields import MediaRef
+from galago.server.shown import MediaRef
 
 _BASE64 = r"(?:/9j/|iVBORw0KGgo|R0lGOD[ld]|UklGR|AAAA[A-Za-z0-9+/]{4}Z0eXB|SUkqA|TU0AKg)[A-Za-z0-9+/_-]{40}"
 _INLINE = re.compile(rf"\s*(?:data:(?:image|video)/|{_BASE64})", re.IGNORECASE)
@@ -18,7 +17,7 @@ _WORDS_OF_PEOPLE = ("content", "text", "question", "object", "obj", "stop")
 """Fields in which a link may be what is spoken of."""
 
 
-def check_no_unread_media(given: Json, refs: Sequence[MediaRef], where: str) -> None:
+def check_no_unread_media(given: Any, refs: Sequence[MediaRef], where: str) -> None:
     """Raise Refused for an image or video in a field that is not read, which would be ignored silently.
 
     `refs` are those that are read; copies of them elsewhere are fine. `where` says in the error where it belongs.
@@ -28,14 +27,13 @@ def check_no_unread_media(given: Json, refs: Sequence[MediaRef], where: str) -> 
     while left:
         value, path, words = left.pop()
         if isinstance(value, dict):
-            inner = ((str(name), one) for name, one in value.items() if name not in _IGNORED)
-            left += [(one, f"{path}.{name}", name in _WORDS_OF_PEOPLE) for name, one in inner if _may_show(one)]
+            left += [
+                (one, f"{path}.{name}", name in _WORDS_OF_PEOPLE)
+                for name, one in value.items()
+                if isinstance(one, str | dict | list) and name not in _IGNORED
+            ]
         elif isinstance(value, list):
-            left += [(one, f"{path}.{i}", words) for i, one in enumerate(value) if _may_show(one)]
+            left += [(one, f"{path}.{i}", words) for i, one in enumerate(value) if isinstance(one, str | dict | list)]
         elif (_INLINE if words else _SHOWN).match(value) and value.strip() not in seen:
             told = f"{path[1:]} holds an image or a video, which is not looked at there; {where}"
             raise Refused("invalid_value", told, path[1:])
-
-
-def _may_show(value: Any) -> bool:
-    return isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 10)
