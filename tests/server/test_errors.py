@@ -107,8 +107,6 @@ def test_wrong_field(http: httpx.Client, body: dict[str, Any], param: str) -> No
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "look"}}),
         ("function_call", {"name": "look"}),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),

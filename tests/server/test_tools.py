@@ -1,9 +1,12 @@
-"""Tools, as home automation and chat front ends always send them: none is called, and the answer is text."""
+"""Tools, as home automation and chat front ends always send them: one is called only where that is demanded."""
 
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
 from serving import ask
@@ -43,11 +46,81 @@ def test_tools_change_nothing(client: openai.OpenAI, photo: str, choice: dict[st
     assert "".join(part.choices[0].delta.content or "" for part in parts) == plain[0] != ""
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "lamp"}}])
-def test_a_call_cannot_be_demanded(client: openai.OpenAI, choice: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="auto and none are allowed") as raised:
-        said(client, ask("On, please."), tools=TOOLS, tool_choice=choice)
-    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "tool_choice")
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+PICTURE = Path(__file__).parents[2] / "examples" / "scene.png"
+COLOR = tool("tell_color", color={"enum": ["red", "green", "blue"]})
+COUNT = tool("count", number={"type": "integer", "minimum": 0, "maximum": 9})
+NAMED = {"type": "function", "function": {"name": "tell_color"}}
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[Any]:
+    data = base64.b64encode(PICTURE.read_bytes()).decode()
+    return ask("What color is the circle?", f"data:image/png;base64,{data}")
+
+
+@pytest.mark.parametrize(("tools", "choice"), [([COLOR], "required"), ([COUNT, COLOR], NAMED)])
+def test_a_call_that_is_demanded_is_made(bundled: openai.OpenAI, shown: list[Any], tools: Any, choice: Any) -> None:
+    asked: dict[str, Any] = {"model": "any", "messages": shown, "tools": tools, "tool_choice": choice}
+    (made,) = bundled.chat.completions.create(**asked).choices
+    assert (made.finish_reason, made.message.content) == ("tool_calls", None)
+    (call,) = made.message.tool_calls or ()
+    assert call.type == "function" and call.id
+    assert (call.function.name, json.loads(call.function.arguments)) == ("tell_color", {"color": "blue"})
+    with bundled.chat.completions.stream(**asked) as stream:
+        (streamed,) = stream.get_final_completion().choices
+    assert streamed.finish_reason == "tool_calls" and streamed.message.tool_calls
+    assert json.loads(streamed.message.tool_calls[0].function.arguments) == {"color": "blue"}
+    # The conversation goes on with what the tool says.
+    answered = {"role": "tool", "tool_call_id": call.id, "content": "noted"}
+    after: list[Any] = [*shown, made.message.model_dump(exclude_none=True), answered]
+    assert bundled.chat.completions.create(model="any", messages=after, tools=tools).choices[0].message.content
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_of_several_tools(client: openai.OpenAI, photo: str, n: int) -> None:
+    """Random weights, which choose as they will: what they call fits."""
+    schemas = {one["function"]["name"]: one["function"]["parameters"] for one in (COLOR, COUNT)}
+    tools: list[Any] = [COLOR, COUNT]
+    for seed in range(4):
+        drawn: dict[str, Any] = {"temperature": 2, "seed": seed, "n": n, "max_tokens": 200}
+        made = client.chat.completions.create(
+            model="any", messages=ask(QUESTION, photo), tools=tools, tool_choice="required", **drawn
+        )
+        for choice in made.choices:
+            (call,) = choice.message.tool_calls or ()
+            assert choice.finish_reason == "tool_calls" and call.type == "function"
+            jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+
+
+def test_langchain_has_its_form_filled(bundled: openai.OpenAI, shown: list[Any]) -> None:
+    chat_openai = pytest.importorskip("langchain_openai").ChatOpenAI
+    chat = chat_openai(base_url=str(bundled.base_url), api_key="none", model="any")
+    form = COLOR["function"]["parameters"] | {"title": "tell_color", "description": "Tells a color"}
+    assert chat.with_structured_output(form, method="function_calling").invoke(shown) == {"color": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tool_choice": "required"}, "tools"),
+        ({"tool_choice": "required", "tools": []}, "tools"),
+        ({"tool_choice": "any", "tools": TOOLS}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}, "tools": TOOLS}, "tool_choice.function"),
+        ({"tool_choice": NAMED, "tools": TOOLS}, "tool_choice.function.name"),
+        ({"tool_choice": "required", "tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tool_choice": "required", "tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+        ({"tool_choice": "required", "tools": TOOLS, "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tool_choice": "required", "tools": TOOLS, "reasoning": True}, "tool_choice"),
+    ],
+)
+def test_a_demand_that_cannot_be_met(http: httpx.Client, more: dict[str, Any], param: str) -> None:
+    error = http.post("/v1/chat/completions", json={"messages": ask("On, please."), **more}).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", param), error
 
 
 @pytest.mark.parametrize("before", [None, "", "Well."])
