@@ -252,6 +252,10 @@ def wrong_json() -> Iterator[Hostile]:
         "10,000 parts", CHAT, hello(messages=[{"role": "user", "content": [{"type": "text", "text": "a b"}] * 10_000}])
     )
     yield Hostile("a stop of a megabyte", CHAT, hello(stop="a" * (1 << 20), max_tokens=2), EITHER)
+    # All that is wrong with them would take gigabytes to tell.
+    yield Hostile("300,000 biases", CHAT, hello(logit_bias={f"x{i}": "a" for i in range(300_000)}))
+    yield Hostile("a million wrong parts", CHAT, hello(messages=[{"role": "user", "content": [7] * 1_000_000}]))
+    yield Hostile("a million wrong tools", CHAT, hello(tools=[7] * 1_000_000, tool_choice="required"))
     yield Hostile("1e999", CHAT, b'{"messages": [{"role": "user", "content": "hi"}], "temperature": 1e999}')
     for name, value in {
         "max_tokens": -2, "temperature": "hot", "top_p": 7, "seed": 2**70, "stop": [[]], "n": 10**9, "stream": "yes",

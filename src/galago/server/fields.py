@@ -25,6 +25,7 @@ from galago.errors import InvalidRequest
 from galago.request import Detail, Sampling
 from galago.values import is_text
 
+MAX_BIASES = 300
 MAX_SCHEMA = 256 << 10
 """characters of a JSON Schema"""
 DETAILS: dict[str, Detail] = {"auto": "high", "low": "low", "high": "high", "original": "high"}
@@ -56,6 +57,13 @@ def check_text(text: str) -> str:
     if not is_text(text):
         raise ValueError("holds half of a surrogate pair")
     return text
+
+
+def few_enough(biases: Any) -> Any:
+    """Before each is looked at, since all that are wrong would be told."""
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        raise ValueError(f"must have {MAX_BIASES} items at the most")
+    return biases
 
 
 def schema_text(schema: Any) -> str:
@@ -147,7 +155,12 @@ class SamplingFields(Fields):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: (
-        Annotated[dict[TokenId, Bias], Field(max_length=300, description="added to the logits of tokens, by id")] | None
+        Annotated[
+            dict[TokenId, Bias],
+            Field(max_length=MAX_BIASES, description="added to the logits of tokens, by id"),
+            BeforeValidator(few_enough),
+        ]
+        | None
     ) = None
 
     def sampling(self, json_schema: str | None = None) -> Sampling:
