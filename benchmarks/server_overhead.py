@@ -31,7 +31,7 @@ from galago.store import catalog
 tables = catalog._tables()
 catalog._tables = lambda: {**tables, "toy": toy_backend.ENTRY}
 backend.BACKENDS["toy"] = "toy_backend"
-catalog.entries.cache_clear(); getattr(catalog._named, "cache_clear", lambda: None)()
+catalog.entries.cache_clear()
 app = create_app(ModelPool(1_000_000, keep_alive=None, options={"device": "cpu"}), ServerSettings(model=("toy",)))
 """
 ASKED = """

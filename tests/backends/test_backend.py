@@ -35,15 +35,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tables = catalog._tables()
     monkeypatch.setattr(catalog, "_tables", lambda: {**tables, "toy": toy_backend.ENTRY, "lost": LOST})
     monkeypatch.setitem(backend.BACKENDS, "toy", "toy_backend")
-    read_anew()
-    yield
-    read_anew()
-
-
-def read_anew() -> None:
-    """Lets the catalogue be read from its tables again."""
     entries.cache_clear()
-    catalog._named.cache_clear()
+    yield
+    entries.cache_clear()
 
 
 LOST = toy_backend.ENTRY | {"backend": "none such"}
@@ -165,7 +159,7 @@ def test_every_kind_of_source_can_be_told_in_the_catalogue(monkeypatch: pytest.M
     gguf = {name: value for name, value in toy_backend.ENTRY.items() if name != "url"}
     gguf |= {"gguf": remote | {"file": "model.gguf"}, "projector": remote | {"file": "mmproj.gguf"}}
     monkeypatch.setattr(catalog, "_tables", lambda: {"one": gguf, "other": toy_backend.ENTRY})
-    read_anew()
+    entries.cache_clear()
     one, other = entries()
     assert isinstance(one.source, catalog.Hosted)
     assert [r.file for r in one.source.files] == ["model.gguf", "mmproj.gguf"]

@@ -20,8 +20,10 @@ def at() -> Iterator[httpx.Client]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (app, openapi):
             patch.setattr(module, "DIALECTS", (*DIALECTS, TOY))
+        openapi.document.cache_clear()
         with serving(hosting(load("small"))) as url, httpx.Client(base_url=url, timeout=60) as http:
             yield http
+    openapi.document.cache_clear()
 
 
 def test_it_is_answered_whole_and_streamed(at: httpx.Client, model: galago.Model) -> None:

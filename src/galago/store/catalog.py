@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -195,15 +195,27 @@ def _key(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-@cache
 def _named() -> dict[str, Entry | Route]:
     """All of the catalogue by ids, aliases and repositories with a revision (vikhyatk/moondream2@2025-06-21)."""
+    global _table
+    known, ways, named = _table
+    # Every request looks names up, and the catalogue is read once.
+    if entries() is not known or routes() is not ways:
+        named = _by_name(entries(), routes())
+        _table = (entries(), routes(), named)
+    return named
+
+
+_table: tuple[tuple[Entry, ...], tuple[Route, ...], dict[str, Entry | Route]] = ((), (), {})
+
+
+def _by_name(known: Sequence[Entry], ways: Sequence[Route]) -> dict[str, Entry | Route]:
     found: dict[str, Entry | Route] = {}
-    for entry in entries():
+    for entry in known:
         weights = entry.source.weights if isinstance(entry.source, Hosted) else ()
         revisions = [f"{repo}@{w.revision}" for w in weights for repo in (w.repo, w.repo.rpartition("/")[2])]
         found |= {_key(name): entry for name in (entry.id, *entry.aliases, *revisions)}
-    return found | {_key(route.id): route for route in routes()}
+    return found | {_key(route.id): route for route in ways}
 
 
 def with_precision(name: str) -> tuple[str, str | None]:
