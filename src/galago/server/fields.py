@@ -172,7 +172,7 @@ class SamplingFields(Fields):
             "top_k": self.top_k if self.top_k and self.top_k > 0 else None,
             "max_tokens": next(limits, None),
             "seed": self.seed,
-            "stop": (self.stop,) if isinstance(self.stop, str) else self.stop and tuple(self.stop),
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "repetition_penalty": self.repetition_penalty,
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,

@@ -87,13 +87,16 @@ def document(version: str) -> Json:
 
 
 def _plain(schema: Any) -> Any:
-    """A schema without what pydantic makes of names, and without nulls as defaults."""
+    """A schema without what pydantic makes of names, without nulls as defaults, and without discriminators, of which
+    several lead to one schema here, whose own list of types says all."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {name: one for name, one in schema.items() if not (name == "title" and isinstance(one, str))}
-    return {name: _plain(one) for name, one in kept.items() if (name, one) != ("default", None)}
+    told = {name: one for name, one in schema.items() if not (name == "title" and isinstance(one, str))}
+    left_out = ("default",) if told.get("default") is None else ()
+    made = ("discriminator",) if "mapping" in (told.get("discriminator") or ()) else ()
+    return {name: _plain(one) for name, one in told.items() if name not in (*left_out, *made)}
 
 
 def _reply(description: str, content: Json, headers: Json | None = None) -> Json:
