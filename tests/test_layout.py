@@ -27,6 +27,7 @@ FLOORS = (
     ("batch",),
     ("model", "aio"),
     ("fleet",),
+    ("jobs",),
     ("",),  # galago itself: the public face
     ("lab",),
     ("server",),

@@ -1,16 +1,12 @@
 """Fetching an image by URL, within bounds of bytes and time, and of where it may lie."""
 
-import ipaddress
-import socket
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Collection
 
 import httpx
 
 from galago.errors import InvalidImage, quoted, shortened
+from galago.system.addresses import NoSuchHost, NotPublic, close_at, find_addresses, pin_address
 from galago.system.inflate import CODINGS, TooLarge, inflate, parse_codings
 from galago.version import USER_AGENT
 
@@ -41,13 +37,13 @@ def fetch(
     target = _parse_url(url)
     try:
         # A proxy would resolve names anew, out of reach of the judgement.
-        with httpx.Client(trust_env=not public_only) as client, _close_at(deadline) as trace:
+        with httpx.Client(trust_env=not public_only) as client, close_at(deadline) as trace:
             for _ in range(MAX_REDIRECTS + 1):
                 # Pictures do not shrink any further.
                 headers = {"accept-encoding": "identity", "accept": "image/*, video/*, */*;q=0.8"}
                 request = client.build_request("GET", target, headers={**headers, "user-agent": USER_AGENT})
                 if public_only:
-                    _pin_address(request, allowed_hosts)
+                    pin_address(request, _find_address(target, allowed_hosts))
                 request.extensions["trace"] = trace
                 request.extensions["timeout"] = httpx.Timeout(_seconds_left(target, deadline)).as_dict()
                 response = client.send(request, stream=True)
@@ -74,38 +70,23 @@ def _parse_url(url: str) -> httpx.URL:
     return parsed
 
 
+def _find_address(target: httpx.URL, allowed_hosts: Collection[str]) -> str:
+    """The address to fetch from. Raises InvalidImage where there is none, or none that is allowed."""
+    host = target.host
+    try:
+        return find_addresses(host, target.port, allowed_hosts)[0]
+    except NoSuchHost:
+        raise InvalidImage(f"could not fetch an image: no such host {shortened(host)}") from None
+    except NotPublic:
+        raise InvalidImage(f"images are not fetched from {shortened(host)}: it is not a public address") from None
+
+
 def _seconds_left(target: httpx.URL, deadline: float) -> float:
     """Seconds until the deadline. Raises InvalidImage when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise InvalidImage(f"{shortened(str(target))} took too long to arrive")
     return left
-
-
-@contextmanager
-def _close_at(deadline: float) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Yield a trace for requests that shuts their connections down at the deadline, even in the middle of a read.
-
-    Limits of the client's are for each wait, so a server that sends a byte now and then would go on for days.
-    """
-    opened: list[socket.socket] = []
-
-    def trace(event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            opened.append(info["return_value"].get_extra_info("socket"))
-
-    def end() -> None:
-        for connection in opened:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(deadline - time.monotonic(), 0), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield trace
-    finally:
-        timer.cancel()
 
 
 def _read_body(response: httpx.Response, target: httpx.URL, max_bytes: int, deadline: float) -> bytes:
@@ -133,36 +114,3 @@ def _decompress(body: bytes, response: httpx.Response, target: httpx.URL, max_by
         except ValueError as error:
             raise InvalidImage(f"{shortened(str(target))} cannot be unpacked as {coding}: {error}") from None
     return body
-
-
-def _pin_address(request: httpx.Request, allowed_hosts: Collection[str]) -> None:
-    """Send the request to an address of its host that was checked; TLS and headers keep the host's name."""
-    host = request.url.host
-    try:
-        found = socket.getaddrinfo(host, request.url.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise InvalidImage(f"could not fetch an image: no such host {shortened(host)}") from None
-    addresses = [str(info[4][0]) for info in found]
-    if host not in allowed_hosts and not all(map(_is_public, addresses)):
-        raise InvalidImage(f"images are not fetched from {shortened(host)}: it is not a public address")
-    # The Host header was set when the request was built.
-    request.extensions["sni_hostname"] = host
-    request.url = request.url.copy_with(host=addresses[0])
-
-
-# Azure's service for its virtual machines answers at a public address.
-_METADATA = ipaddress.ip_address("168.63.129.16")
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        # Addresses that carry an IPv4 one lead wherever that leads.
-        if ip.ipv4_mapped or ip in _TRANSLATED:
-            return _is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        if any(inner and not _is_public(str(inner)) for inner in (ip.sixtofour, *(ip.teredo or ()))):
-            return False
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip != _METADATA
