@@ -155,6 +155,12 @@ class LoadFailed(GalagoError):
     code = "load_failed"
 
 
+class JobsDatabaseError(GalagoError):
+    """The database of the job queue cannot be opened, read or written; what was to be changed in it was not."""
+
+    code = "jobs_database"
+
+
 class ModelInUse(GalagoError):
     """The model cannot leave memory while requests run on it."""
 
