@@ -46,6 +46,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "detail": st.sampled_from(["low", "high"]),
     "remote_images": st.booleans(),
     "allow_image_hosts": st.lists(WORD, min_size=1, max_size=3),
+    "jobs_db": WORD,
+    "allow_callback_hosts": st.lists(WORD, min_size=1, max_size=3),
+    "webhook_secret": WORD,
     "strict_model_names": st.booleans(),
     "assistant_compat": st.booleans(),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
@@ -72,9 +75,11 @@ def as_flag(name: str, value: Any) -> tuple[str, list[str]]:
 
 
 def as_shown(name: str, value: Any) -> Any:
-    if name != "api_keys":
+    if name not in ("api_keys", "jobs_db", "webhook_secret"):
         return list(value) if isinstance(value, tuple) else value
-    return ["…" + (key[-4:] if len(key) > 8 else "") for key in value]
+    keys = value if isinstance(value, list | tuple) else [value]
+    hidden = [None if key is None else "…" + (key[-4:] if len(key) > 8 else "") for key in keys]
+    return hidden if name == "api_keys" else hidden[0]
 
 
 @pytest.fixture(scope="module")

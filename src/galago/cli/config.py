@@ -39,8 +39,11 @@ def config(
 def _hide_secrets(setting: str, value: Any) -> Any:
     from galago.server.settings import SECRET
 
+    if setting not in SECRET or value is None:
+        return value
     # Four letters tell which key it is, and of a short one too much.
-    return [f"…{key[-4:]}" if len(key) > 8 else "…" for key in value] if setting in SECRET else value
+    hidden = [f"…{key[-4:]}" if len(key) > 8 else "…" for key in ([value] if isinstance(value, str) else value)]
+    return hidden[0] if isinstance(value, str) else hidden
 
 
 def _format_value(value: Any) -> str:

@@ -98,6 +98,19 @@ class ServerFlags:
             "--allow-image-host", metavar="HOST", help="A private host that such URLs may name; may be given again."
         ),
     ] = None
+    jobs_db: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL", help="Keep jobs (/v1/jobs) in this SQLite file or PostgreSQL database."),
+    ] = None
+    allow_callback_hosts: Annotated[
+        Texts,
+        typer.Option(
+            "--allow-callback-host", metavar="HOST", help="A private host that jobs may call back; may be given again."
+        ),
+    ] = None
+    webhook_secret: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Sign callbacks with this key, in base64, as Standard Webhooks.")
+    ] = None
     strict_model_names: Annotated[
         bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")
     ] = None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -13,7 +13,7 @@ from starlette.routing import Route
 from galago.errors import UnsupportedTask
 from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
-from galago.server import dialect, errors, info, manage, ollama_models
+from galago.server import dialect, errors, info, jobs, manage, ollama_models
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
 from galago.server.guard.gate import GateMiddleware, is_loopback
 from galago.server.guard.record import RecordMiddleware
@@ -40,13 +40,17 @@ def create_app(
     it was; `strict_model_names` refuses such names. Through `in_flight` a server stops the app's requests.
     """
     models, why = _models(pool, settings)
+    store = jobs.open_jobs(settings) if settings.jobs_db else None
     context = ServerContext(models, InFlight() if in_flight is None else in_flight, settings, why, silence)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Not one of the pool of threads, for whose end the process would wait.
         threading.Thread(target=models.load_configured, name="galago-open", daemon=True).start()
-        yield
+        async with jobs.working(context, store) if store else nullcontext():
+            yield
+        if store:
+            await run_blocking(store.close)
         # Past the deadline of a stop this is cancelled, and what is left ends with the process.
         with suppress(asyncio.CancelledError):
             # At the same time, so that neither an engine in a long step nor a load delays the other.
@@ -55,7 +59,7 @@ def create_app(
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup
     formats = {path: one.error_body for one in DIALECTS for route in one.routes for path in route.paths}
-    reply = errors.install(app, OPENAI.error_body, {**formats, "/api/": OLLAMA.error_body})
+    reply = errors.install(app, OPENAI.error_body, {**formats, "/api/": OLLAMA.error_body, jobs.PATH: jobs.error_body})
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
     # The last is the outermost: what the gate refuses has its id and its line in the log.
@@ -71,7 +75,8 @@ def create_app(
     _dialect_routes(app, context)
     ollama_models.add_routes(app, context)
     manage.add_routes(app, context)
-    info.add_routes(app, context)
+    jobs.add_routes(app, context, store)
+    info.add_routes(app, context, store)
     _answer_head(app)
     return app
 

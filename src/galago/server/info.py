@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from fastapi import FastAPI, Request
@@ -12,6 +13,7 @@ from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
 from galago.server.bodies import Json
+from galago.server.jobs import queue_json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, html_response, start_page, style
@@ -20,8 +22,11 @@ from galago.server.settings import MAX_TIMEOUT
 from galago.system.device import memory_in_use, pick_device
 from galago.version import VERSION
 
+if TYPE_CHECKING:
+    from galago.jobs.store import JobStore
 
-def add_routes(app: FastAPI, context: ServerContext) -> None:
+
+def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = None) -> None:
     models = context.models
 
     @app.get("/health")
@@ -48,6 +53,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
                 "memory": _memory(facts.device),
                 "performance": context.stats.report(),
                 "models": await run_blocking(partial(describe_loaded, models)),
+                **({"queue": await run_blocking(partial(queue_json, store))} if store else {}),
                 "routes": {route.name: [asdict(way) for way in route.ways] for route in models.routes},
             }
         )

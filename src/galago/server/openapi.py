@@ -10,6 +10,8 @@ from galago.server import ollama_models
 from galago.server.bodies import Json
 from galago.server.dialect import Dialect, Route
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
+from galago.server.jobs import PATH as JOBS
+from galago.server.jobs import JobBody
 from galago.server.manage import ModelCommand
 from galago.server.request_target import HEALTH_PATHS
 from galago.server.schemas import TEXT, ref, schemas
@@ -51,7 +53,7 @@ def document(version: str) -> Json:
     """The document of the server of this version."""
     about = "Compact vision-language models behind the APIs of OpenAI, Moondream and Ollama."
     told = [kind for one in DIALECTS for route in one.routes for kind in (route.body, route.gives, one.error) if kind]
-    kinds = dict.fromkeys([*told, ollama_models.PullBody, ModelCommand])
+    kinds = dict.fromkeys([*told, ollama_models.PullBody, ModelCommand, JobBody])
     inputs: Any = [(kind, "validation", TypeAdapter(kind)) for kind in kinds]
     found, declared = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
     schema_of = {kind: schema for (kind, _), schema in found.items()}
@@ -67,9 +69,8 @@ def document(version: str) -> Json:
     for path, name in (("/v1/embeddings", "embeddings"), ("/embeddings", "embeddings_unprefixed")):
         operation = _operation(name, "OpenAI", "Make embeddings: not offered by any model yet", embeddings)
         paths[path] = {"post": operation}
-    paths |= (
-        _ollama_models(schema(OLLAMA.error), schema(ollama_models.PullBody)) | _models(schema(ModelCommand)) | _info()
-    )
+    paths |= _ollama_models(schema(OLLAMA.error), schema(ollama_models.PullBody))
+    paths |= _models(schema(ModelCommand)) | _jobs(schema(JobBody)) | _info()
     errors = {dialect.name: schema(dialect.error) for dialect in DIALECTS}
     for path, operations in paths.items():
         for operation in operations.values():
@@ -190,6 +191,33 @@ def _models(command: Json) -> Json:
         }
         for prefix, suffix in PREFIXES
         for path, operations in described.items()
+    }
+
+
+def _jobs(takes: Json) -> Json:
+    """Without a queue all of it is answered with 501."""
+    id = {"name": "id", "in": "path", "required": True, "schema": TEXT}
+    job = _reply("The job: its status, and its result or error.", _json("Job"))
+    gone = _errors((404, 501), on_404="There is no such job.")
+    added = {"200": job, "202": job, **_errors((400, 413, 415, 501))}
+    told = "The fields of the request stand beside the path that it is for."
+    listed = {"200": _reply("Jobs, newest first.", _json("JobList")), **_errors((400, 501))}
+    choices = [
+        {"name": "status", "in": "query", "schema": {"type": "array", "items": TEXT}},
+        {"name": "after", "in": "query", "schema": TEXT, "description": "the id to go on from"},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
+    ]
+
+    def one(name: str, summary: str, more: Json | None = None) -> Json:
+        return _operation(name, "Jobs", summary, {"200": job, **gone, **(more or {})}, parameters=[id])
+
+    return {
+        JOBS: {
+            "post": _operation("add_job", "Jobs", "Have a request carried out later", added, takes, description=told),
+            "get": _operation("list_jobs", "Jobs", "List the jobs", listed, parameters=choices),
+        },
+        f"{JOBS}/{{id}}": {"get": one("get_job", "Tell of one job"), "delete": one("cancel_job", "Cancel a job")},
+        f"{JOBS}/{{id}}/retry": {"post": one("retry_job", "Try a failed job again", _errors((400,)))},
     }
 
 

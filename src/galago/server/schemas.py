@@ -97,6 +97,17 @@ def _info() -> Json:
     }
 
 
+def _jobs() -> Json:
+    any_: Json = {"type": ["object", "null"]}
+    number: Json = {"type": ["number", "null"]}
+    states = choice("queued", "running", "done", "failed", "cancelled")
+    told = {"id": TEXT, "object": choice("job"), "path": TEXT, "status": states, "attempts": COUNT}
+    times = dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), number)
+    job = record({**told, "priority": {"type": "integer"}, **times, "result": any_, "error": any_})
+    listed = {"object": choice("list"), "data": array(job), "after": may(TEXT), "has_more": FLAG}
+    return {"Job": job, "JobList": record(listed)}
+
+
 def schemas() -> Json:
     """Every schema by its name."""
-    return {**_models(), **_info()}
+    return {**_models(), **_jobs(), **_info()}

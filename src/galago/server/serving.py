@@ -24,8 +24,8 @@ from galago.fleet.default_model import photo_models
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
 from galago.media.picture import Picture
-from galago.request import Detail, Done, Request
-from galago.server.bodies import decompress, read_body
+from galago.request import Detail, Done, Priority, Request
+from galago.server.bodies import Json, decompress, read_body
 from galago.server.contact_sheet import contact_sheet
 from galago.server.dialect import Body, Defaults, Numbered, Reply, Route, read
 from galago.server.errors import Refused
@@ -106,13 +106,23 @@ class ServerContext:
             return await stream_response(reply.lines(events), reply, self.silence, headers)
         return JSONResponse(reply.whole([event async for event in events]), headers=headers)
 
-    def _start_if_ready(self, kind: type[Body], fields: dict[str, Any], raw: bytes) -> "Asked":
+    async def carry_out(self, route: Route, raw: bytes) -> Json:
+        """The reply to a body that nobody waits for, in one piece; interactive requests go before it."""
+        asked = await anyio.to_thread.run_sync(
+            partial(self._start_if_ready, route.body, {}, raw, "batch"), limiter=self.read_limiter
+        )
+        reply = route.reply(asked.body, id_of(asked.key), time.perf_counter(), self.settings.assistant_compat)
+        return reply.whole([event async for event in self._events(None, asked, reply, {})])
+
+    def _start_if_ready(
+        self, kind: type[Body], fields: dict[str, Any], raw: bytes, priority: Priority = "interactive"
+    ) -> "Asked":
         """Read a body, open its inline images and, if nothing has to be decoded, fetched or loaded, submit its request.
 
         Never waits for a site, a model or memory, since that would keep other bodies from being read.
         """
         body = read(kind, raw)
-        asked = Asked(body, body.key(self.models))  # the key first, so that what is refused is not opened
+        asked = Asked(body, body.key(self.models), priority)  # the key first, so that what is refused is not opened
         if body.is_idle:
             return asked
         if (facts := self.models.facts(asked.key)) is not None:
@@ -123,7 +133,9 @@ class ServerContext:
             asked.started = self._start(asked, self._defaults(body), fields)
         return asked
 
-    async def _start_when_ready(self, http: HttpRequest, asked: "Asked", fields: dict[str, Any]) -> "StartedRequest":
+    async def _start_when_ready(
+        self, http: HttpRequest | None, asked: "Asked", fields: dict[str, Any]
+    ) -> "StartedRequest":
         """Load the model, fetch and open what is left of the media, and submit the request."""
         body, key, opened = asked.body, asked.key, asked.opened
         if self.models.facts(key) is None:
@@ -149,7 +161,9 @@ class ServerContext:
             self.settings.timeout if body.timeout_s is None else body.timeout_s, cast(Detail, self.settings.detail)
         )
 
-    async def _reserve_clips(self, http: HttpRequest, needed: int, defaults: Defaults, stack: ExitStack) -> Defaults:
+    async def _reserve_clips(
+        self, http: HttpRequest | None, needed: int, defaults: Defaults, stack: ExitStack
+    ) -> Defaults:
         """Wait until `needed` bytes of video frames (at most one request's share) are free; `stack` gives them back.
 
         Returns what is left of the timeout. Raises EngineBusy where too many wait already, DeadlineExceeded when the
@@ -204,7 +218,7 @@ class ServerContext:
             facts, model = stack.enter_context(self.models.use(asked.key))
             runs: list[Run] = []
             try:
-                request = body.request(opened, defaults)
+                request = replace(body.request(opened, defaults), priority=asked.priority)
                 fields |= {"model": facts.name, "images": len(request.shown), "content": request.skill}
                 for one in _choices(request, body.choices):
                     runs.append(model.submit(one))
@@ -221,7 +235,7 @@ class ServerContext:
             body.on_start(self.models)
             return StartedRequest(facts, runs, stack.pop_all())
 
-    async def _events(self, http: HttpRequest, asked: "Asked", reply: Reply, fields: dict[str, Any]) -> Events:
+    async def _events(self, http: HttpRequest | None, asked: "Asked", reply: Reply, fields: dict[str, Any]) -> Events:
         """The events of a request as they come, counted at their end; they are cancelled when the client goes away, and
         the model is released after them."""
         started = asked.started or await self._start_when_ready(http, asked, fields)
@@ -259,6 +273,7 @@ class Asked:
     body: Body
     key: str
     """of the model"""
+    priority: Priority = "interactive"
     opened: Media = field(default_factory=Media)
     """those of its images and videos that are open"""
     started: "StartedRequest | None" = None
@@ -290,13 +305,15 @@ async def run_blocking(call: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
-async def _wait_for_disconnect(http: HttpRequest) -> None:
-    """Return when the client has disconnected."""
+async def _wait_for_disconnect(http: HttpRequest | None) -> None:
+    """Return when the client has disconnected; where there is none, never."""
+    if http is None:
+        return await anyio.sleep_forever()
     while (await http.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _cancel_on_disconnect(http: HttpRequest, runs: Sequence[Run]) -> None:
+async def _cancel_on_disconnect(http: HttpRequest | None, runs: Sequence[Run]) -> None:
     await _wait_for_disconnect(http)
     for run in runs:
         run.cancel()

@@ -164,6 +164,15 @@ class ServerSettings:
     )
     """private hosts that such URLs may name"""
 
+    jobs_db: str | None = _setting(None, _text("a path of an SQLite file, or a postgresql:// URL"), secret=True)
+    """where jobs are kept; without it there are none"""
+    allow_callback_hosts: tuple[str, ...] = _setting(
+        (), _list("host names or addresses, without a scheme, a port or a path", is_host)
+    )
+    """private hosts that jobs may call back"""
+    webhook_secret: str | None = _setting(None, _text("one or more keys in base64"), secret=True)
+    """signs what is called back"""
+
     strict_model_names: bool = _setting(False, _boolean())
     """whether a request for another model is refused, instead of answered by the one that is served"""
     assistant_compat: bool = _setting(False, _boolean())

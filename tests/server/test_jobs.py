@@ -1,0 +1,179 @@
+"""Jobs over HTTP: carried out in the background, called back, and there after a restart."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from guarded import PATIENCE
+from receiver import receiving
+from serving import serving
+from standardwebhooks import Webhook
+
+from galago.fleet.pool import ModelPool
+from galago.server.app import create_app
+from galago.server.settings import ServerSettings
+
+PICTURE = (Path(__file__).parents[2] / "examples" / "scene.png").read_bytes()
+ASKED = {"path": "/v1/query", "image_url": base64.b64encode(PICTURE).decode(), "question": "What color is the circle?"}
+SECRET = base64.b64encode(bytes(range(32))).decode()
+
+
+def app(folder: Path, **more: Any) -> Any:
+    settings = ServerSettings(
+        model=("scenes",),
+        jobs_db=str(folder / "jobs.db"),
+        allow_callback_hosts=("127.0.0.1",),
+        webhook_secret=SECRET,
+        **more,
+    )
+    return create_app(ModelPool(keep_alive=None, options={"device": "cpu"}), settings)
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[httpx.Client]:
+    with serving(app(tmp_path)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def finished(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    end = time.monotonic() + PATIENCE
+    while job["status"] in ("queued", "running"):
+        assert time.monotonic() < end, job
+        job = http.get(f"/v1/jobs/{job['id']}").json()
+    return job
+
+
+def test_a_job_is_carried_out_and_called_back(http: httpx.Client) -> None:
+    with receiving() as receiver:
+        added = http.post("/v1/jobs", json=ASKED | {"callback_url": f"{receiver.url}/done"})
+        assert added.status_code == 202 and added.headers["location"] == f"/v1/jobs/{added.json()['id']}"
+        job = finished(http, added.json())
+        assert (job["status"], job["error"], job["result"]["answer"]) == ("done", None, "blue")
+        receiver.wait_for(3)
+        told = [signed(one) for one in receiver.received]
+    assert [one["type"] for one in told] == ["job.queued", "job.started", "job.done"]
+    assert told[-1]["data"] == job
+    assert http.get("/v1/jobs?status=done").json()["data"] == [job]
+
+
+def signed(request: Any) -> Any:
+    return Webhook(SECRET).verify(request.body, request.headers)
+
+
+def test_a_key_makes_two_jobs_one(http: httpx.Client) -> None:
+    first, second = (http.post("/v1/jobs", json=ASKED | {"idempotency_key": "a"}) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["id"] == second.json()["id"]
+    other = http.post("/v1/jobs", json=ASKED | {"idempotency_key": "a", "question": "Why?"})
+    assert other.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "param"),
+    [
+        ({"path": None}, 400, "path"),
+        ({"path": "/v1/nothing"}, 400, "path"),
+        ({"path": "/v1/segment"}, 400, "path"),
+        ({"question": None}, 400, "question"),
+        ({"priority": 1001}, 400, "priority"),
+        ({"callback_url": "http://10.0.0.1/x"}, 400, "callback_url"),
+        ({"callback_url": "ftp://example.org"}, 400, "callback_url"),
+        ({"expires_after": -1}, 400, "expires_after"),
+    ],
+)
+def test_what_can_never_be_carried_out_is_refused_at_once(
+    http: httpx.Client, more: dict[str, Any], status: int, param: str
+) -> None:
+    reply = http.post("/v1/jobs", json=ASKED | more)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param), reply.text
+    assert http.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_picture_that_cannot_be_read_fails_for_good(http: httpx.Client) -> None:
+    job = finished(http, http.post("/v1/jobs", json=ASKED | {"image_url": "data:image/png;base64,AAAA"}).json())
+    assert (job["status"], job["attempts"], job["error"]["permanent"]) == ("failed", 1, True)
+    assert "known format" in job["error"]["message"]
+    again = http.post(f"/v1/jobs/{job['id']}/retry")
+    assert again.status_code == 200 and finished(http, again.json())["status"] == "failed"
+    assert http.post("/v1/jobs/job_none/retry").status_code == 404
+
+
+def test_jobs_are_there_after_a_restart(tmp_path: Path) -> None:
+    with serving(app(tmp_path)) as url:
+        ids = [httpx.post(f"{url}/v1/jobs", json=ASKED | {"max_tokens": i + 1}).json()["id"] for i in range(20)]
+        cancelled = httpx.delete(f"{url}/v1/jobs/{ids[-1]}").json()
+    with serving(app(tmp_path)) as url, httpx.Client(base_url=url) as http:
+        ended = [finished(http, http.get(f"/v1/jobs/{one}").json()) for one in ids]
+    assert [job["result"]["answer"] for job in ended[:-1]] == ["blue"] * 19
+    assert ended[-1]["status"] == cancelled["status"] == "cancelled"
+
+
+def test_without_a_queue_it_says_how_to_have_one() -> None:
+    pool = ModelPool(keep_alive=None, options={"device": "cpu"})
+    with serving(create_app(pool, ServerSettings(model=("scenes",)))) as url:
+        for reply in (httpx.post(f"{url}/v1/jobs", json=ASKED), httpx.get(f"{url}/v1/jobs/x")):
+            assert reply.status_code == 501 and "--jobs-db" in reply.json()["error"]["message"]
+
+
+def test_what_cannot_be_a_queue_ends_the_program_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database, whatever its name is, and long enough to be looked at")
+    command = [sys.executable, "-m", "galago.server", "--port", "0", "--jobs-db", str(tmp_path / "notes.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2, done.stderr
+    assert "notes.txt" in done.stderr and "Traceback" not in done.stderr
+
+
+@contextmanager
+def program(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    command = [
+        sys.executable,
+        "-m",
+        "galago.server",
+        "-m",
+        "scenes",
+        "--port",
+        "0",
+        "--jobs-db",
+        str(folder / "jobs.db"),
+    ]
+    command += ["--allow-callback-host", "127.0.0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        found = next(found for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+        threading.Thread(target=process.stderr.read).start()  # so that it never waits for a reader
+        yield process, found[1]
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    """What it worked on is taken up again once its lease is over."""
+    ids: list[str] = []
+    with receiving() as receiver:
+        for _ in range(2):
+            with program(tmp_path) as (process, url), httpx.Client(base_url=url) as http:
+                more = ASKED | {"callback_url": receiver.url}
+                ids += [http.post("/v1/jobs", json=more | {"max_tokens": i + 1}).json()["id"] for i in range(10)]
+                while not http.get("/v1/jobs?status=done").json()["data"]:
+                    pass
+                process.kill()
+        with program(tmp_path) as (process, url), httpx.Client(base_url=url) as http:
+            ended = [finished(http, http.get(f"/v1/jobs/{one}").json()) for one in ids]
+            assert [job["result"]["answer"] for job in ended] == ["blue"] * 20
+            end = time.monotonic() + PATIENCE
+            while http.get("/health").json()["queue"]["callbacks"]["pending"]:
+                assert time.monotonic() < end
+    for one in ids:
+        told = [event for taken in receiver.taken if (event := json.loads(taken.body))["data"]["id"] == one]
+        kinds = list(dict.fromkeys(event["type"] for event in told))
+        assert kinds == ["job.queued", "job.started", "job.done"]
