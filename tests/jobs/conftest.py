@@ -1,11 +1,12 @@
 """Both databases for each test, and a clock that is moved by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from job_clock import Clock, Open
 from postgres import NoPostgres, new_database, serving_postgres
 
 from galago.jobs import open_store
@@ -31,25 +32,9 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_database(request.getfixturevalue("postgres"))
 
 
-class Clock:
-    """Seconds since 1970, as somebody says."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def move(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-Open = Callable[..., JobStore]
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from conftest import Clock, Open
+from job_clock import Clock, Open
 
 from galago.errors import InvalidRequest
 from galago.jobs import Backoff, Callback, Delivery, Job, NewJob, QueueSettings

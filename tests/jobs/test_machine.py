@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from job_clock import Clock
 from postgres import new_database
 from sqlalchemy import delete
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 
 import pytest
-from conftest import Open
+from job_clock import Open
 from job_processes import NEW, SETTINGS, Worker, add_one, starting_workers, tell, work
 
 from galago.jobs import Delivery

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import Clock, Open
+from job_clock import Clock, Open
 
 from galago.errors import InvalidRequest
 from galago.jobs import Backoff, Job, NewJob, QueueSettings

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from conftest import Clock, Open
+from job_clock import Clock, Open
 
 from galago.jobs import Callback, NewJob
 from galago.jobs.store import JobStore

@@ -31,6 +31,8 @@ WAIT_S = 1.0
 """That one look for something to do takes at the longest"""
 BUSY_S = 1.0
 """Before a job is given back that the engine had no room for"""
+MARGIN_S = 5.0
+"""That the lease of a callback is longer than sending it may take: it is sent as soon as it is claimed"""
 SENDERS = 4
 """Callbacks that are on their way at the same time"""
 PERMANENT = (InvalidRequest, UnsupportedTask)
@@ -109,7 +111,7 @@ async def run_worker(
 
     async def deliver() -> None:
         while True:
-            for delivery in await _blocking(store.deliveries.claim, me, 4 * TIMEOUT, 1):
+            for delivery in await _blocking(store.deliveries.claim, me, TIMEOUT + MARGIN_S, 1):
                 sent = await _blocking(_send, delivery, allowed_hosts, secret)
                 if sent.ok:
                     await _blocking(store.deliveries.delivered, delivery, sent.status)
