@@ -3,10 +3,11 @@
 Commands import torch when they run, so that help answers at once.
 """
 
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -104,8 +105,11 @@ def _fail_output(why: OSError) -> int:
 
 
 def _fail(message: str) -> int:
-    with suppress(OSError, ValueError):  # what cannot be told can be seen from the code
+    try:
         typer.echo(message, err=True)
+    except (OSError, ValueError):
+        # What cannot be told can be seen from the code, which would be another if the interpreter tried to tell it too.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     return FAILURE_CODE
 
 
