@@ -119,6 +119,15 @@ def test_jobs_are_there_after_a_restart(tmp_path: Path) -> None:
     assert ended[-1]["status"] == cancelled["status"] in ("cancelled", "done")
 
 
+@pytest.mark.parametrize(
+    ("query", "param"), [("status=late", "status"), ("limit=x", "limit"), ("limit=0", "limit"), ("after=x", "after")]
+)
+def test_a_list_that_cannot_be(http: httpx.Client, query: str, param: str) -> None:
+    reply = http.get(f"/v1/jobs?{query}")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), reply.text
+    assert param in reply.json()["error"]["message"]
+
+
 def test_without_a_queue_it_says_how_to_have_one() -> None:
     pool = ModelPool(keep_alive=None, options={"device": "cpu"})
     with serving(create_app(pool, ServerSettings(model=("scenes",)))) as url:

@@ -129,7 +129,8 @@ def test_its_python_client(client: ollama.Client, tmp_path: Path) -> None:
 def test_images_of_any_side_are_shown_with_what_the_user_says_next(client: ollama.Client) -> None:
     asked = {"role": "user", "content": QUESTION}
     for before in ({"role": "system", "content": ""}, {"role": "tool", "content": "The camera's picture."}):
-        assert client.chat("scenes", [before | {"images": [B64]}, asked]).prompt_eval_count
+        without = client.chat("scenes", [before, asked]).prompt_eval_count or 0
+        assert (client.chat("scenes", [before | {"images": [B64]}, asked]).prompt_eval_count or 0) > without + 20
     shown = [{"role": "assistant", "content": "", "images": [B64]}, {"role": "system", "content": ""}, asked]
     assert client.chat("scenes", shown).message.content == COLOR
 

@@ -3,14 +3,27 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from galago.errors import InvalidRequest, JobsDatabaseError, shortened
@@ -72,6 +85,18 @@ class Database:
         """A transaction that only reads; on SQLite it waits for no writer."""
         with self._errors_in_words(), self._reader.begin() as connection:
             yield Transaction(connection, self._now(connection))
+
+    def page(
+        self, table: Table, where: Iterable[ColumnElement[bool]], after: str | None, limit: int, newest_first: bool
+    ) -> tuple[Sequence[Row[Any]], str | None]:
+        """At most `limit` rows of a table in the order of its ids, from the one after the id `after` on; and the id to
+        go on from, None at the end."""
+        order = table.c.id.desc() if newest_first else table.c.id
+        beyond = [] if after is None else [table.c.id < after if newest_first else table.c.id > after]
+        query = select(table).where(*where, *beyond).order_by(order).limit(limit + 1)
+        with self.read() as tx:
+            found = tx.connection.execute(query).all()
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     def wait(self, timeout_s: float, next_due: Callable[[Transaction], float | None]) -> bool:
         """Wait until `next_due` gives a time that has come, and return True; False after `timeout_s` seconds of the

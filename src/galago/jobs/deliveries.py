@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
 from galago.jobs.database import Database, Transaction
 from galago.jobs.ids import IdSource
@@ -74,15 +74,11 @@ class DeliveryQueue:
         `limit` of them (1 to 1000), from the one after the id `after` on. Raises InvalidRequest.
         """
         check_page(states, DELIVERY_STATES, after, PREFIX, limit)
-        query = select(deliveries).where(deliveries.c.state.in_(sorted(states)))
+        where: list[ColumnElement[bool]] = [deliveries.c.state.in_(sorted(states))]
         if job_id is not None:
-            query = query.where(deliveries.c.job_id == job_id)
-        if after is not None:
-            query = query.where(deliveries.c.id < after if newest_first else deliveries.c.id > after)
-        query = query.order_by(deliveries.c.id.desc() if newest_first else deliveries.c.id).limit(limit + 1)
-        with self._database.read() as tx:
-            found = [_delivery(row) for row in tx.connection.execute(query)]
-        return DeliveryPage(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+            where.append(deliveries.c.job_id == job_id)
+        rows, more = self._database.page(deliveries, where, after, limit, newest_first)
+        return DeliveryPage(tuple(map(_delivery, rows)), more)
 
     def counts(self) -> Counts:
         """How many callbacks are in each state, and how long the oldest could have been sent."""

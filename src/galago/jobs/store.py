@@ -121,17 +121,13 @@ class JobStore:
         `limit` of them (1 to 1000), from the one after the id `after` on. Raises InvalidRequest.
         """
         check_page(states, STATES, after, PREFIX, limit)
-        query = select(jobs).where(jobs.c.state.in_(sorted(states)))
+        where: list[ColumnElement[bool]] = [jobs.c.state.in_(sorted(states))]
         if path is not None:
-            query = query.where(jobs.c.path == path)
+            where.append(jobs.c.path == path)
         if external_id is not None:
-            query = query.where(jobs.c.external_id == external_id)
-        if after is not None:
-            query = query.where(jobs.c.id < after if newest_first else jobs.c.id > after)
-        query = query.order_by(jobs.c.id.desc() if newest_first else jobs.c.id).limit(limit + 1)
-        with self._database.read() as tx:
-            found = [_job(row) for row in tx.connection.execute(query)]
-        return JobPage(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+            where.append(jobs.c.external_id == external_id)
+        rows, more = self._database.page(jobs, where, after, limit, newest_first)
+        return JobPage(tuple(map(_job, rows)), more)
 
     def counts(self, path: str | None = None) -> Counts:
         """How many jobs are in each state, and how long the oldest has been ready to run; of one route, if given."""

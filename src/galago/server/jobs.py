@@ -143,6 +143,8 @@ def add_routes(app: FastAPI, context: ServerContext, kept: "JobStore | None") ->
         if not limit.isdecimal():
             raise InvalidRequest(f"limit must be a whole number, not {quoted(limit)}", "limit")
         states = query.getlist("status") or STATES
+        if unknown := next((one for one in states if one not in STATES), None):
+            raise InvalidRequest(f"status must be one of {', '.join(STATES)}; got {quoted(unknown)}", "status")
         page = await run_blocking(partial(store().page, states, after=query.get("after"), limit=int(limit[:9])))
         more = {"after": page.after, "has_more": page.after is not None}
         return JSONResponse({"object": "list", "data": [job_json(job) for job in page.jobs], **more})
