@@ -139,13 +139,13 @@ def add_routes(app: FastAPI, context: ServerContext, kept: "JobStore | None") ->
 
     @app.get(PATH)
     async def listed(http: Request) -> Response:
-        query, limit = http.query_params, http.query_params.get("limit", "50")
+        queue, query, limit = store(), http.query_params, http.query_params.get("limit", "50")
         if not limit.isdecimal():
             raise InvalidRequest(f"limit must be a whole number, not {quoted(limit)}", "limit")
         states = query.getlist("status") or STATES
         if unknown := next((one for one in states if one not in STATES), None):
             raise InvalidRequest(f"status must be one of {', '.join(STATES)}; got {quoted(unknown)}", "status")
-        page = await run_blocking(partial(store().page, states, after=query.get("after"), limit=int(limit[:9])))
+        page = await run_blocking(partial(queue.page, states, after=query.get("after"), limit=int(limit[:9])))
         more = {"after": page.after, "has_more": page.after is not None}
         return JSONResponse({"object": "list", "data": [job_json(job) for job in page.jobs], **more})
 

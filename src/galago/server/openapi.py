@@ -14,7 +14,7 @@ from galago.server.jobs import PATH as JOBS
 from galago.server.jobs import JobBody
 from galago.server.manage import ModelCommand
 from galago.server.request_target import HEALTH_PATHS
-from galago.server.schemas import TEXT, ref, schemas
+from galago.server.schemas import JOB_ID, JOB_STATES, TEXT, ref, schemas
 from galago.server.streaming import Framing
 
 WHY = {
@@ -203,8 +203,8 @@ def _jobs(takes: Json) -> Json:
     told = "The fields of the request stand beside the path that it is for."
     listed = {"200": _reply("Jobs, newest first.", _json("JobList")), **_errors((400, 501))}
     choices = [
-        {"name": "status", "in": "query", "schema": {"type": "array", "items": TEXT}},
-        {"name": "after", "in": "query", "schema": TEXT, "description": "the id to go on from"},
+        {"name": "status", "in": "query", "schema": {"type": "array", "items": JOB_STATES}},
+        {"name": "after", "in": "query", "schema": JOB_ID, "description": "the id to go on from"},
         {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
     ]
 

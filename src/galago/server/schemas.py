@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from galago.jobs.ids import ALPHABET, LENGTH
+from galago.jobs.records import STATES
 from galago.server.bodies import Json
 
 TEXT: Json = {"type": "string"}
@@ -97,11 +99,14 @@ def _info() -> Json:
     }
 
 
+JOB_STATES = choice(*STATES)
+JOB_ID: Json = {**TEXT, "pattern": f"^job_[{ALPHABET}]{{{LENGTH}}}$"}
+
+
 def _jobs() -> Json:
     any_: Json = {"type": ["object", "null"]}
     number: Json = {"type": ["number", "null"]}
-    states = choice("queued", "running", "done", "failed", "cancelled")
-    told = {"id": TEXT, "object": choice("job"), "path": TEXT, "status": states, "attempts": COUNT}
+    told = {"id": JOB_ID, "object": choice("job"), "path": TEXT, "status": JOB_STATES, "attempts": COUNT}
     times = dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), number)
     job = record({**told, "priority": {"type": "integer"}, **times, "result": any_, "error": any_})
     listed = {"object": choice("list"), "data": array(job), "after": may(TEXT), "has_more": FLAG}
