@@ -148,7 +148,7 @@ class Queue:
         if how == "complete":
             self.move(known, "done")
         elif how == "release":
-            known.attempts -= 1
+            known.max_attempts += 1
             self.move(known, "queued")
         elif how == "give up" or known.attempts >= known.max_attempts:
             self.move(known, "failed")

@@ -1,8 +1,8 @@
 """The captioning application's job API: its bodies and callbacks byte for byte, and images that cannot be read."""
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,28 +11,23 @@ import requests
 from PIL import Image
 
 from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
-from galago.jobs import meme_search
+from galago.jobs import Backoff, Job, QueueSettings
 from galago.jobs.meme_search import (
     MODELS,
     AddJob,
     ImageFailure,
     ModelId,
-    Notice,
     Unprocessable,
-    added,
     callback_base,
     describe_test,
-    done,
-    exhausted_message,
-    failed,
     permanent_message,
     read_add_job,
     read_image,
     read_remove_id,
-    removed,
-    started,
 )
-from galago.request import Caption, Query
+from galago.jobs.telling import callbacks
+from galago.server.dialect import read
+from galago.server.dialects import ROUTES
 from galago.store.catalog import entry_of, lookup
 
 # Recorded from the application's own generator.
@@ -66,8 +61,20 @@ RECORDED_REMOVAL = [
 ]
 
 
-def sent(notices: Iterable[Notice]) -> list[tuple[str, str]]:
-    return [(notice.url(""), notice.body) for notice in notices]
+BASE = "http://app:3000/image_cores"
+
+
+def told(added: AddJob, state: str, **more: Any) -> list[tuple[str, str]]:
+    """Receivers and bodies of the callbacks of a change."""
+    fields = {field.name: None for field in dataclasses.fields(Job)} | {"attempts": 0, "error_is_permanent": False}
+    job = Job(
+        **fields | {"path": "/add_job", "state": state, "callback_url": BASE, "extra": added.model_dump_json()} | more
+    )
+    return [(callback.url.removeprefix(BASE), callback.body) for callback in callbacks(job)]
+
+
+def done(added: AddJob, text: str) -> list[tuple[str, str]]:
+    return told(added, "done", result=json.dumps({"description": text}))
 
 
 def job(**changed: Any) -> AddJob:
@@ -81,30 +88,50 @@ def job(**changed: Any) -> AddJob:
 
 def test_the_recorded_callbacks_of_a_job_byte_for_byte() -> None:
     one = read_add_job(ADDED)
-    assert sent([*added(one), *started(one), *done(one, describe_test(one))]) == RECORDED
+    assert [
+        *told(one, "queued"),
+        *told(one, "running", attempts=1),
+        *done(one, describe_test(one)),
+    ] == RECORDED
+
+
+def test_another_attempt_is_not_told() -> None:
+    assert told(job(), "queued", attempts=1) == told(job(), "running", attempts=2) == []
 
 
 def test_the_recorded_callbacks_of_a_failure_byte_for_byte(tmp_path: Path) -> None:
     with pytest.raises(ImageFailure) as raised:
         read_image(tmp_path, job().image_path)
-    assert sent(failed(job(), permanent_message(job(), raised.value))) == RECORDED_FAILURE
+    message = permanent_message(job(), raised.value)
+    assert told(job(), "failed", attempts=1, error=message, error_is_permanent=True) == RECORDED_FAILURE
+
+
+def test_the_last_of_three_attempts_is_told() -> None:
+    error = str(GenerationFailed("it broke"))
+    (_, status), (_, description) = told(job(), "failed", attempts=3, error=error)
+    message = json.loads(status)["data"]["error_message"]
+    assert message == "Max retries (3) exceeded. Last error: it broke"
+    assert json.loads(description)["data"]["description"] == f"Error: {message}"
+    assert [Backoff(5, 600, jitter=0).delay_s(attempts) for attempts in (1, 2)] == [5, 10]
+    assert QueueSettings().retry == Backoff(5, 600)
 
 
 def test_the_recorded_callback_of_a_removal_byte_for_byte() -> None:
-    assert sent(removed(job(image_core_id=10, attempt_id=34, callback_token="t"))) == RECORDED_REMOVAL
+    one = job(image_core_id=10, attempt_id=34, callback_token="t")
+    assert told(one, "cancelled") == RECORDED_REMOVAL
 
 
 @pytest.mark.parametrize("text", ["Ein Café", '"quoted" \\ / \n\t\x00\x7f', "\U0001f98a ☕ \u2028", "</script>", ""])
 def test_texts_are_written_as_the_applications_own_client_writes_them(text: str) -> None:
-    told, _ = done(job(), text)
+    (_, told), _ = done(job(), text)
     data = {"image_core_id": 8, "description": text, "attempt_id": 32, "callback_token": "tok-32"}
     theirs = requests.Request("POST", "http://127.0.0.1/", json={"data": data}).prepare().body
-    assert told.body.encode() == theirs
+    assert told.encode() == theirs
 
 
 def test_an_application_of_before_the_tokens_is_told_none() -> None:
     one = read_add_job(b'{"image_core_id": 7, "image_path": "a.jpg", "model": "moondream2"}', legacy=True)
-    assert sent([*added(one), *done(one, "A cat.")]) == [
+    assert [*told(one, "queued"), *done(one, "A cat.")] == [
         ("/status_receiver", '{"data": {"image_core_id": 7, "status": 1}}'),
         ("/description_receiver", '{"data": {"image_core_id": 7, "description": "A cat."}}'),
         ("/status_receiver", '{"data": {"image_core_id": 7, "status": 3}}'),
@@ -114,15 +141,13 @@ def test_an_application_of_before_the_tokens_is_told_none() -> None:
 @pytest.mark.parametrize(
     ("environ", "url"),
     [
-        ({}, "http://127.0.0.1:3000/image_cores/status_receiver"),
-        ({"APP_PORT": "3010"}, "http://127.0.0.1:3010/image_cores/status_receiver"),
-        ({"GEN_URL": "http://app:3000/", "APP_PORT": "1"}, "http://app:3000/image_cores/status_receiver"),
+        ({}, "http://127.0.0.1:3000/image_cores"),
+        ({"APP_PORT": "3010"}, "http://127.0.0.1:3010/image_cores"),
+        ({"GEN_URL": "http://app:3000/", "APP_PORT": "1"}, "http://app:3000/image_cores"),
     ],
 )
 def test_where_callbacks_go(environ: dict[str, str], url: str) -> None:
-    (told,) = added(job())
-    assert told.url(callback_base(environ)) == told.url(callback_base(environ) + "/") == url
-    assert told.delivered == "status_sender successfully delivered"
+    assert callback_base(environ) == url
 
 
 # --- bodies ---
@@ -215,10 +240,14 @@ def test_every_name_is_known_to_the_catalogue_or_is_the_test() -> None:
 
 
 def test_what_models_are_asked() -> None:
+    for name, asked in MODELS.items():
+        if asked is not None:
+            route = ROUTES[asked.path]
+            assert asked.member in route.gives.__annotations__, name
+            read(route.body, json.dumps({**asked.fields, "image_url": "AAAA"}).encode())
     moondream, smolvlm = MODELS["moondream2-int8"], MODELS["SmolVLM-256M-Instruct"]
-    assert moondream and moondream.skill == Caption("short")
-    assert smolvlm and smolvlm.skill == Query("Can you describe this image?")
-    assert smolvlm.sampling.max_tokens == 250
+    assert moondream and (moondream.path, moondream.fields) == ("/v1/caption", {"length": "short"})
+    assert smolvlm and smolvlm.fields["question"] == "Can you describe this image?"
 
 
 # --- images ---
@@ -309,5 +338,3 @@ def test_sentences_of_errors_that_come_later() -> None:
         "Invalid or corrupt image file: ./nope.jpg"
     )
     assert permanent_message(job(), InvalidRequest("too long", "prompt")) == "too long"
-    assert exhausted_message(str(GenerationFailed("it broke"))) == "Max retries (3) exceeded. Last error: it broke"
-    assert (meme_search.MAX_ATTEMPTS, meme_search.WAITS) == (3, (5.0, 10.0))

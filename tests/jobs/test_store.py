@@ -150,8 +150,15 @@ def test_a_job_that_takes_its_workers_along_fails_in_the_end(store: JobStore, cl
 def test_a_worker_that_stops_gives_back_what_it_has(store: JobStore) -> None:
     add(store, max_attempts=1)
     released = store.release(claim(store))
-    assert released is not None and (released.state, released.attempts) == ("queued", 0)
-    assert claim(store).attempts == 1
+    assert released is not None and (released.state, released.attempts, released.max_attempts) == ("queued", 1, 2)
+    assert store.fail(claim(store), "no", permanent=False).state == "failed"  # type: ignore[union-attr]
+
+
+def test_what_a_worker_cannot_do_it_leaves_to_others(store: JobStore) -> None:
+    other, job = add(store), store.add(NewJob("/add_job", "{}"))[0]
+    assert [one.id for one in store.claim("w", 10, 5, without=["/add_job"])] == [other.id]
+    assert not store.wait(0, without=["/add_job"]) and store.wait(0)
+    assert claim(store).id == job.id
 
 
 @pytest.mark.parametrize("runs", [False, True])

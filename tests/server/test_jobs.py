@@ -132,7 +132,7 @@ def test_without_a_queue_it_says_how_to_have_one() -> None:
     pool = ModelPool(keep_alive=None, options={"device": "cpu"})
     with serving(create_app(pool, ServerSettings(model=("scenes",)))) as url:
         for reply in (httpx.post(f"{url}/v1/jobs", json=ASKED), httpx.get(f"{url}/v1/jobs/x")):
-            assert reply.status_code == 501 and "--jobs-db" in reply.json()["error"]["message"]
+            assert reply.status_code == 501 and "--jobs" in reply.json()["error"]["message"]
 
 
 def test_what_cannot_be_a_queue_ends_the_program_with_one_line(tmp_path: Path) -> None:

@@ -98,9 +98,21 @@ class ServerFlags:
             "--allow-image-host", metavar="HOST", help="A private host that such URLs may name; may be given again."
         ),
     ] = None
+    jobs: Annotated[
+        bool | None,
+        typer.Option(help="Let requests be jobs (/v1/jobs), which are kept and carried out in the background. (off)"),
+    ] = None
     jobs_db: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Keep jobs (/v1/jobs) in this SQLite file or PostgreSQL database."),
+        typer.Option(
+            "--jobs-db",
+            "--job-db",
+            metavar="FILE|URL",
+            help="Keep jobs in this SQLite file or PostgreSQL database, instead of the user's own folder.",
+        ),
+    ] = None
+    jobs_keep_s: Annotated[
+        float | None, typer.Option(help="Seconds that a finished job is kept that does not say so itself. (a week)")
     ] = None
     allow_callback_hosts: Annotated[
         Texts,
@@ -110,6 +122,24 @@ class ServerFlags:
     ] = None
     webhook_secret: Annotated[
         str | None, typer.Option(metavar="KEY", help="Sign callbacks with this key, in base64, as Standard Webhooks.")
+    ] = None
+    meme_search: Annotated[
+        bool | None, typer.Option(help="Stand in for the image_to_text_generator of meme-search. (off)")
+    ] = None
+    image_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder of its images. (/app/public/memes)")
+    ] = None
+    callback_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Its receivers, before /status_receiver; by default $GEN_URL/image_cores of its own."
+        ),
+    ] = None
+    job_delay: Annotated[
+        float | None, typer.Option(help="Seconds before its jobs are begun, so that it sees them wait. (1)")
+    ] = None
+    meme_search_legacy: Annotated[
+        bool | None, typer.Option(help="Take jobs without attempt_id and callback_token, as before May 2026. (off)")
     ] = None
     strict_model_names: Annotated[
         bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -13,17 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from galago.errors import InvalidImage, InvalidRequest
+from galago.jobs.records import Callback, Job
 from galago.media.formats import format_of
 from galago.media.image import read_header
-from galago.request import Caption, Query, Sampling, Skill
 
+PATH = "/add_job"
+"""The route of a job's request, by which the queue knows it."""
 MAX_BYTES = 10 * 2**20
 """Of an image file."""
 MAX_ATTEMPTS = 3
 """How often a job is tried that fails by no fault of its own."""
-WAITS = (5.0, 10.0)
-"""Seconds before the second and the third attempt."""
-NOT_STARTED, IN_QUEUE, PROCESSING, DONE, FAILED = 0, 1, 2, 3, 5
+NOT_STARTED, IN_QUEUE, PROCESSING, FINISHED, FAILURE = 0, 1, 2, 3, 5
 """What the application calls the states of a job; it has a 4 too, which it refuses to be told."""
 
 
@@ -42,26 +42,37 @@ ModelId = Literal[
 
 @dataclass(frozen=True)
 class Asked:
-    """What the application's name of a model stands for: a name that the catalogue knows, and what it is asked.
-
-    Where the catalogue says that the model is not supported, or it is not here, the loaded one is asked the same.
-    """
+    """What the application's name of a model stands for: a name that the catalogue knows, and what it is asked: the
+    path and the fields of the request, and the member of the reply that has the text."""
 
     model: str
-    skill: Skill
-    sampling: Sampling = field(default_factory=Sampling)
+    path: str
+    fields: Mapping[str, Any]
+    member: str
+
+    def of_another(self, model: str) -> "Asked":
+        """What another model is asked in its place: a caption, since each is asked for that in its own words."""
+        return _captioned(model, self.fields.get("length", "normal"))
 
 
-_DESCRIBE = Query("Can you describe this image?"), Sampling(max_tokens=250)
-MODELS: Mapping[ModelId, Asked | None] = MappingProxyType(
+def _captioned(model: str, length: str) -> Asked:
+    return Asked(model, "/v1/caption", {"length": length}, "caption")
+
+
+def _described(model: str) -> Asked:
+    fields = {"question": "Can you describe this image?", "settings": {"max_tokens": 250}}
+    return Asked(model, "/v1/query", fields, "answer")
+
+
+MODELS: Mapping[str, Asked | None] = MappingProxyType(
     {
         "test": None,
-        "Florence-2-base": Asked("Florence-2-base", Caption("normal")),
-        "Florence-2-large": Asked("Florence-2-large", Caption("normal")),
-        "SmolVLM-256M-Instruct": Asked("SmolVLM-256M-Instruct", *_DESCRIBE),
-        "SmolVLM-500M-Instruct": Asked("SmolVLM-500M-Instruct", *_DESCRIBE),
-        "moondream2": Asked("moondream2", Caption("short")),
-        "moondream2-int8": Asked("moondream2-int8", Caption("short")),
+        "Florence-2-base": _captioned("Florence-2-base", "normal"),
+        "Florence-2-large": _captioned("Florence-2-large", "normal"),
+        "SmolVLM-256M-Instruct": _described("SmolVLM-256M-Instruct"),
+        "SmolVLM-500M-Instruct": _described("SmolVLM-500M-Instruct"),
+        "moondream2": _captioned("moondream2", "short"),
+        "moondream2-int8": _captioned("moondream2-int8", "short"),
     }
 )
 """What is behind each name. `test` is no model: see describe_test."""
@@ -88,10 +99,14 @@ class AddJob(BaseModel):
     image_path: _Text
     attempt_id: _Int | None = None
     callback_token: _Text | None = None
+    model: str = "Florence-2-base"
+
+
+class _LegacyAddJob(AddJob):
     model: ModelId = "Florence-2-base"
 
 
-class _AddJob(AddJob):
+class _AddJob(_LegacyAddJob):
     attempt_id: _Int
     callback_token: _Text
 
@@ -116,7 +131,7 @@ def read_add_job(body: bytes, *, legacy: bool = False) -> AddJob:
     except UnicodeDecodeError:
         text = ""
     try:
-        return (AddJob if legacy else _AddJob).model_validate_json(text)
+        return (_LegacyAddJob if legacy else _AddJob).model_validate_json(text)
     except ValidationError as error:
         raise _unprocessable(error) from None
 
@@ -143,22 +158,10 @@ def _unprocessable(error: ValidationError, before: tuple[str, ...] = (), url: bo
 
 # --- callbacks --------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Notice:
-    """A callback to the application: to which of its two receivers, and the body as it is sent, in ASCII."""
-
-    kind: Literal["status", "description"]
-    body: str
-
-    @property
-    def delivered(self) -> str:
-        """The line of the log that the application's own tests look for."""
-        return f"{self.kind}_sender successfully delivered"
-
-    def url(self, base: str) -> str:
-        """Where it goes; the base is as callback_base gives it, with or without a slash at its end."""
-        return f"{base.rstrip('/')}/{self.kind}_receiver"
+STATUS, DESCRIPTION = "status_sender", "description_sender"
+"""Events: the application's own tests look for these names in the log."""
+REFUSED = (401, 422)
+"""Statuses by which the application says that it will never take a callback: the image is gone, or tried anew."""
 
 
 def callback_base(environ: Mapping[str, str]) -> str:
@@ -167,43 +170,43 @@ def callback_base(environ: Mapping[str, str]) -> str:
     return f"{base.rstrip('/')}/image_cores"
 
 
-def status(job: AddJob, state: int, error_message: str | None = None) -> Notice:
-    """Tell the state of a job; a message goes with FAILED alone."""
+def callbacks(job: Job) -> list[Callback]:
+    """What is posted when a job has changed its state; its `extra` is the AddJob, its callback URL a callback_base."""
+    added = AddJob.model_validate_json(job.extra or "")
+    match job.state:
+        case "queued":
+            return [_status(job, added, IN_QUEUE)]
+        case "running":
+            return [_status(job, added, PROCESSING)]
+        case "done":
+            text = json.loads(job.result or "{}")["description"]
+            return [_description(job, added, text), _status(job, added, FINISHED)]
+        case "cancelled":
+            return [_status(job, added, NOT_STARTED)]
+    message = job.error or ""
+    if not job.error_is_permanent:
+        message = f"Max retries ({MAX_ATTEMPTS}) exceeded. Last error: {message}"
+    return [_status(job, added, FAILURE, message), _description(job, added, f"Error: {message}")]
+
+
+def _status(job: Job, added: AddJob, state: int, error_message: str | None = None) -> Callback:
+    """A message goes with FAILURE alone."""
     told = {} if error_message is None else {"error_message": error_message}
-    return _notice("status", job, {"status": state, **told})
+    return _callback(job, added, STATUS, {"status": state, **told})
 
 
-def description(job: AddJob, text: str) -> Notice:
-    return _notice("description", job, {"description": text})
+def _description(job: Job, added: AddJob, text: str) -> Callback:
+    return _callback(job, added, DESCRIPTION, {"description": text})
 
 
-def added(job: AddJob) -> tuple[Notice, ...]:
-    return (status(job, IN_QUEUE),)
-
-
-def started(job: AddJob) -> tuple[Notice, ...]:
-    return (status(job, PROCESSING),)
-
-
-def done(job: AddJob, text: str) -> tuple[Notice, ...]:
-    return description(job, text), status(job, DONE)
-
-
-def failed(job: AddJob, message: str) -> tuple[Notice, ...]:
-    return status(job, FAILED, message), description(job, f"Error: {message}")
-
-
-def removed(job: AddJob) -> tuple[Notice, ...]:
-    return (status(job, NOT_STARTED),)
-
-
-def _notice(kind: Literal["status", "description"], job: AddJob, told: Mapping[str, Any]) -> Notice:
-    data: dict[str, Any] = {"image_core_id": job.image_core_id, **told}
+def _callback(job: Job, added: AddJob, event: str, told: Mapping[str, Any]) -> Callback:
+    data: dict[str, Any] = {"image_core_id": added.image_core_id, **told}
     for name in ("attempt_id", "callback_token"):
-        if getattr(job, name) is not None:
-            data[name] = getattr(job, name)
+        if getattr(added, name) is not None:
+            data[name] = getattr(added, name)
     # As the application's own client writes JSON: blanks after separators, all but ASCII escaped.
-    return Notice(kind, json.dumps({"data": data}, allow_nan=False))
+    body = json.dumps({"data": data}, allow_nan=False)
+    return Callback(f"{job.callback_url}/{event.removesuffix('_sender')}_receiver", event, body)
 
 
 # --- images, and what is said of failures -----------------------------------------------------
@@ -268,8 +271,3 @@ def permanent_message(job: AddJob, error: InvalidRequest) -> str:
     if isinstance(error, InvalidImage) and not isinstance(error, ImageFailure):
         return str(_corrupt(job.image_path))
     return str(error)
-
-
-def exhausted_message(why: str) -> str:
-    """What it is told when the last of MAX_ATTEMPTS failed."""
-    return f"Max retries ({MAX_ATTEMPTS}) exceeded. Last error: {why}"

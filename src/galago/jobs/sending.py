@@ -126,6 +126,11 @@ def check_callback(url: str, allowed_hosts: Collection[str] = ()) -> None:
             raise _refusal(target, error) from None
 
 
+def host_of(url: str) -> str:
+    """The host of an address that is to be called back. Raises InvalidRequest if it is none."""
+    return _parse_callback(url).host
+
+
 def _parse_callback(url: str) -> httpx.URL:
     if not isinstance(url, str) or len(url) > MAX_URL:
         raise _invalid(f"must be text of up to {MAX_URL} characters")

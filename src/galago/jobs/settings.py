@@ -1,7 +1,11 @@
 """How long jobs and callbacks wait, how often they are tried, and how much of them is kept."""
 
+import os
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from galago.errors import JobsDatabaseError
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,16 @@ class QueueSettings:
     max_image_bytes: int = 10 << 20
     patience_s: float = 10
     """How long a locked SQLite file or an unreachable PostgreSQL is waited for."""
+
+
+def default_location() -> Path:
+    """The database of who names none: jobs.db in galago's folder of the user's XDG_STATE_HOME, which is made if it is
+    not there. Raises JobsDatabaseError."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    folder = Path(os.path.expanduser(base), "galago")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise JobsDatabaseError(f"cannot make the folder {folder} for jobs: {why}; --jobs-db names a file") from error
+    return folder / "jobs.db"

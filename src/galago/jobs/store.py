@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
@@ -12,6 +13,8 @@ from galago.errors import InvalidRequest, quoted
 from galago.jobs.database import Database, Transaction
 from galago.jobs.deliveries import DeliveryQueue
 from galago.jobs.ids import IdSource
+from galago.jobs.meme_search import AddJob
+from galago.jobs.old_queue import take_over
 from galago.jobs.records import (
     CANCELLED,
     DONE,
@@ -66,6 +69,10 @@ class JobStore:
     def close(self) -> None:
         """Close the database; who waits stops waiting."""
         self._database.close()
+
+    def take_over_old_jobs(self, add: Callable[[AddJob, str], object]) -> int:
+        """Take over the jobs of meme-search's own generator, if this is its file; see old_queue.take_over."""
+        return take_over(self._database, add)
 
     def add(self, new: NewJob) -> tuple[Job, bool]:
         """Queue a job; returns it, and whether it is new. With the idempotency key of an earlier job it is that one.
@@ -138,21 +145,22 @@ class JobStore:
             oldest = tx.connection.scalar(select(func.min(jobs.c.not_before)).where(jobs.c.state == QUEUED, *only))
         return Counts(by_state, None if oldest is None or oldest > tx.now else tx.now - oldest)
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, without: Collection[str] = ()) -> bool:
         """Wait until there is a job to claim; False if there is none after `timeout_s` seconds, or at `close`.
 
-        Another may claim it first.
+        Another may claim it first. Jobs of the paths `without` do not count.
         """
-        return self._database.wait(timeout_s, _next_due)
+        return self._database.wait(timeout_s, partial(_next_due, without))
 
-    def claim(self, worker: str, lease_s: float, limit: int = 1) -> list[Job]:
+    def claim(self, worker: str, lease_s: float, limit: int = 1, without: Collection[str] = ()) -> list[Job]:
         """Take up at most `limit` jobs whose time has come, for `lease_s` seconds: the highest priority first, then the
-        oldest. Those whose lease ran out are among them; one that was lost as often as it may be tried has failed."""
+        oldest; none of the paths `without`. Those whose lease ran out are among them; one that was lost as often as it
+        may be tried has failed."""
         with self._database.write() as tx:
             self._take_back(tx)
             # A sum, so that the index by which they are in order is used, not that of times, after which all that are
             # queued would have to be sorted.
-            ready = select(jobs.c.id).where(jobs.c.state == QUEUED, jobs.c.not_before + 0 <= tx.now)
+            ready = select(jobs.c.id).where(jobs.c.state == QUEUED, jobs.c.not_before + 0 <= tx.now, *_not_of(without))
             ready = ready.order_by(jobs.c.priority.desc(), jobs.c.id).limit(limit).with_for_update(skip_locked=True)
             ids = tx.connection.scalars(ready).all()
             taken = {
@@ -196,10 +204,10 @@ class JobStore:
             return self._change_one(tx, _leased(job), values)
 
     def release(self, job: Job) -> Job | None:
-        """Give a job back as if it had not been claimed, since its worker stops. None if the lease was lost."""
+        """Give a job back, since its worker stops; that costs it no attempt. None if the lease was lost."""
         with self._database.write() as tx:
             tx.wakes = True
-            values = {"state": QUEUED, "attempts": jobs.c.attempts - 1, "not_before": tx.now, **NO_LEASE}
+            values = {"state": QUEUED, "max_attempts": jobs.c.max_attempts + 1, "not_before": tx.now, **NO_LEASE}
             return self._change_one(tx, _leased(job), values)
 
     def cancel(self, job_id: str) -> Job | None:
@@ -295,8 +303,12 @@ def _finished(tx: Transaction, state: str) -> dict[str, Any]:
     return {"state": state, "finished_at": tx.now, "expires_at": tx.now + jobs.c.keep_s, **NO_LEASE}
 
 
-def _next_due(tx: Transaction) -> float | None:
-    queued = select(func.min(jobs.c.not_before)).where(jobs.c.state == QUEUED)
+def _not_of(paths: Collection[str]) -> list[ColumnElement[bool]]:
+    return [jobs.c.path.not_in(sorted(paths))] if paths else []
+
+
+def _next_due(without: Collection[str], tx: Transaction) -> float | None:
+    queued = select(func.min(jobs.c.not_before)).where(jobs.c.state == QUEUED, *_not_of(without))
     leased = select(func.min(jobs.c.lease_until)).where(jobs.c.state == RUNNING)
     times = [time for time in (tx.connection.scalar(queued), tx.connection.scalar(leased)) if time is not None]
     return min(times, default=None)

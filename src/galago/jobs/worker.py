@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, UnsupportedTask
+from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, ModelNotFound, UnsupportedTask
+from galago.jobs import meme_search
 from galago.jobs.records import Delivery, Job, JobInput
 from galago.jobs.sending import PLAIN_HEADERS, TIMEOUT, Sent, send, sign
 from galago.jobs.store import JobStore
@@ -30,12 +31,14 @@ EXPIRE_S = 60.0
 WAIT_S = 1.0
 """That one look for something to do takes at the longest"""
 BUSY_S = 1.0
-"""Before a job is given back that the engine had no room for"""
+"""Before a job is tried again that the engine had no room for"""
 MARGIN_S = 5.0
 """That the lease of a callback is longer than sending it may take: it is sent as soon as it is claimed"""
+GONE = 410
+"""The status by which Standard Webhooks' receivers end their interest"""
 SENDERS = 4
 """Callbacks that are on their way at the same time"""
-PERMANENT = (InvalidRequest, UnsupportedTask)
+PERMANENT = (InvalidRequest, UnsupportedTask, ModelNotFound)
 """What no further attempt would mend"""
 
 Perform = Callable[[Job, JobInput], Awaitable[str]]
@@ -47,31 +50,36 @@ async def run_worker(
     perform: Perform,
     *,
     slots: int = 8,
+    without: Collection[str] = (),
     allowed_hosts: tuple[str, ...] = (),
     secret: str | None = None,
     name: str | None = None,
 ) -> None:
     """Work the queue until this is cancelled; jobs that are under way then are given back to it.
 
-    `slots` jobs run at a time. Callbacks go to public addresses and `allowed_hosts`, signed where there is a `secret`.
+    `slots` jobs run at a time, none of the paths `without`. Callbacks go to public addresses and `allowed_hosts`,
+    signed where there is a `secret`.
     """
     me = name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     running: dict[str, tuple[Job, anyio.CancelScope]] = {}
-    free = anyio.Semaphore(slots)
+    ended = anyio.Event()
 
     async def work() -> None:
-        async with anyio.create_task_group() as tasks:
-            while True:
-                await free.acquire()
-                claimed = await _blocking(store.claim, me, LEASE_S, 1)
-                if not claimed:
-                    free.release()
-                    await _blocking(store.wait, WAIT_S)
-                    continue
-                (job,) = claimed
+        nonlocal ended
+        while True:
+            while len(running) >= slots:
+                await ended.wait()
+                ended = anyio.Event()
+            # All that there is room for: a claim of several takes little longer than one of one.
+            # Shielded, since what is claimed while this is cancelled has to be given back too.
+            with anyio.CancelScope(shield=True):
+                claimed = await _blocking(store.claim, me, LEASE_S, slots - len(running), without)
+            for job in claimed:
                 scope = anyio.CancelScope()
                 running[job.id] = (job, scope)
                 tasks.start_soon(carry_out, job, scope)
+            if not claimed:
+                await _blocking(store.wait, WAIT_S, without)
 
     async def carry_out(job: Job, scope: anyio.CancelScope) -> None:
         finish = partial(store.release, job)
@@ -79,27 +87,25 @@ async def run_worker(
             with scope:
                 given = await _blocking(store.read_input, job.id)
                 if given is not None:
-                    finish = partial(store.complete, job, await perform(job, given))
-            if scope.cancelled_caught:
-                return  # it was cancelled, or given to another
-        except EngineBusy:
-            await anyio.sleep(BUSY_S)  # it was not its turn
+                    finish = partial(store.complete, job, await _in_its_turn(perform, job, given))
         except EngineClosed:
             pass
         except PERMANENT as error:
+            log.warning("job %s permanently failed: %s", job.id, error)
             finish = partial(store.fail, job, str(error), permanent=True)
         except Exception as error:
             if not isinstance(error, GalagoError):
                 log.error("job %s failed", job.id, exc_info=error)
             said = str(error) if isinstance(error, GalagoError) else "the server failed to carry out the request"
+            log.warning("attempt %d of %d at job %s failed: %s", job.attempts, job.max_attempts, job.id, said)
             finish = partial(store.fail, job, said)
         finally:
-            del running[job.id]
-            # A worker that stops has a moment for this.
-            with anyio.CancelScope(shield=True):
+            # A worker that stops has a moment for this. A job whose scope is cancelled is another's, or nobody's.
+            with anyio.move_on_after(LEASE_S, shield=True):
                 if not scope.cancelled_caught:
-                    await _blocking(finish)
-            free.release()
+                    await _settle(finish)
+            del running[job.id]
+            ended.set()
 
     async def renew() -> None:
         while True:
@@ -115,9 +121,12 @@ async def run_worker(
                 sent = await _blocking(_send, delivery, allowed_hosts, secret)
                 if sent.ok:
                     await _blocking(store.deliveries.delivered, delivery, sent.status)
+                    log.info("%s successfully delivered, of job %s", delivery.event, delivery.job_id)
                 else:
                     why = sent.error or f"it was answered with status {sent.status}"
-                    await _blocking(partial(store.deliveries.failed, delivery, why, status=sent.status))
+                    log.warning("%s not delivered, of job %s: %s", delivery.event, delivery.job_id, why)
+                    failed = partial(store.deliveries.failed, delivery, why, status=sent.status)
+                    await _blocking(partial(failed, permanent=_is_refused(delivery, sent)))
                 break
             else:
                 await _blocking(store.deliveries.wait, WAIT_S)
@@ -140,6 +149,32 @@ async def _go_on(what: Callable[[], Coroutine[Any, Any, None]]) -> None:
         except Exception as error:
             log.error("the job queue: %s", error, exc_info=None if isinstance(error, GalagoError) else error)
             await anyio.sleep(1)
+
+
+async def _settle(finish: Callable[[], object]) -> None:
+    """Write how a job ended, also past a database that is away for a while."""
+    while True:
+        try:
+            await _blocking(finish)
+            return
+        except GalagoError as error:
+            log.error("the job queue: %s", error)
+            await anyio.sleep(1)
+
+
+async def _in_its_turn(perform: Perform, job: Job, given: JobInput) -> str:
+    """Carry a job out once the engine has room for it."""
+    while True:
+        try:
+            return await perform(job, given)
+        except EngineBusy:
+            await anyio.sleep(BUSY_S)
+
+
+def _is_refused(delivery: Delivery, sent: Sent) -> bool:
+    """Whether the receiver said that it will never take this callback."""
+    is_meme_search = delivery.event in (meme_search.STATUS, meme_search.DESCRIPTION)
+    return sent.status == GONE or (is_meme_search and sent.status in meme_search.REFUSED)
 
 
 def _send(delivery: Delivery, allowed_hosts: tuple[str, ...], secret: str | None) -> Sent:

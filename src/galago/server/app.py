@@ -13,7 +13,7 @@ from starlette.routing import Route
 from galago.errors import UnsupportedTask
 from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
-from galago.server import dialect, errors, info, jobs, manage, ollama_models
+from galago.server import dialect, errors, info, job_work, jobs, manage, meme_search, ollama_models
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
 from galago.server.guard.gate import GateMiddleware, is_loopback
 from galago.server.guard.record import RecordMiddleware
@@ -40,14 +40,14 @@ def create_app(
     it was; `strict_model_names` refuses such names. Through `in_flight` a server stops the app's requests.
     """
     models, why = _models(pool, settings)
-    store = jobs.open_jobs(settings) if settings.jobs_db else None
+    store = job_work.open_jobs(settings) if settings.keeps_jobs else None
     context = ServerContext(models, InFlight() if in_flight is None else in_flight, settings, why, silence)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Not one of the pool of threads, for whose end the process would wait.
         threading.Thread(target=models.load_configured, name="galago-open", daemon=True).start()
-        async with jobs.working(context, store) if store else nullcontext():
+        async with job_work.working(context, store) if store else nullcontext():
             yield
         if store:
             await run_blocking(store.close)
@@ -59,7 +59,12 @@ def create_app(
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup
     formats = {path: one.error_body for one in DIALECTS for route in one.routes for path in route.paths}
-    reply = errors.install(app, OPENAI.error_body, {**formats, "/api/": OLLAMA.error_body, jobs.PATH: jobs.error_body})
+    formats |= {"/api/": OLLAMA.error_body, jobs.PATH: jobs.error_body}
+    unknown = OPENAI.error_body
+    if settings.meme_search:
+        formats |= dict.fromkeys(meme_search.PATHS, meme_search.error_body)
+        unknown = meme_search.error_bodies
+    reply = errors.install(app, unknown, formats)
     # Without a key nobody but this machine's own programs and pages may use a server that listens to it alone.
     alone = not settings.api_keys and (settings.host == "localhost" or is_loopback(settings.host))
     # The last is the outermost: what the gate refuses has its id and its line in the log.
@@ -76,6 +81,8 @@ def create_app(
     ollama_models.add_routes(app, context)
     manage.add_routes(app, context)
     jobs.add_routes(app, context, store)
+    if settings.meme_search and store:
+        meme_search.add_routes(app, context, store)
     info.add_routes(app, context, store)
     _answer_head(app)
     return app

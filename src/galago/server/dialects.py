@@ -6,4 +6,5 @@ from galago.server.openai import OPENAI
 from galago.server.responses import RESPONSES
 
 DIALECTS = (OPENAI, RESPONSES, MOONDREAM, OLLAMA)
-__all__ = ["DIALECTS", "MOONDREAM", "OLLAMA", "OPENAI", "RESPONSES"]
+ROUTES = {path: route for dialect in DIALECTS for route in dialect.routes for path in route.paths}
+__all__ = ["DIALECTS", "MOONDREAM", "OLLAMA", "OPENAI", "RESPONSES", "ROUTES"]

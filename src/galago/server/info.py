@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
+from galago.server import meme_search
 from galago.server.bodies import Json
 from galago.server.jobs import queue_json
 from galago.server.models import Models, id_of
@@ -54,6 +55,7 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
                 "performance": context.stats.report(),
                 "models": await run_blocking(partial(describe_loaded, models)),
                 **({"queue": await run_blocking(partial(queue_json, store))} if store else {}),
+                **({"meme_search": meme_search.models_behind(models)} if context.settings.meme_search else {}),
                 "routes": {route.name: [asdict(way) for way in route.ways] for route in models.routes},
             }
         )
@@ -86,6 +88,8 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
         status = "running" if ready else "not loaded"
         headers = {"Vary": "Accept"}
         if "text/html" not in http.headers.get("accept", ""):
+            if context.settings.meme_search:
+                return JSONResponse(meme_search.ROOT, 200, headers)
             message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
             return JSONResponse({"message": message, "version": VERSION, "status": status, "model": name}, 200, headers)
         listed = await run_blocking(models.statuses)

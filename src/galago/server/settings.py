@@ -43,6 +43,10 @@ def _positive(maximum: float) -> SettingRule:
     return SettingRule(allowed, lambda v: type(v) in (int, float) and 0 < v <= maximum, float)
 
 
+def _seconds(high: float) -> SettingRule:
+    return SettingRule(f"seconds, 0 to {high:g}", lambda v: type(v) in (int, float) and 0 <= v <= high, float)
+
+
 def _boolean() -> SettingRule:
     def parse(text: str) -> bool:
         if text.lower() not in _BOOLEANS:
@@ -164,14 +168,28 @@ class ServerSettings:
     )
     """private hosts that such URLs may name"""
 
+    jobs: bool = _setting(False, _boolean())
+    """whether requests may be jobs, which are kept and carried out in the background"""
     jobs_db: str | None = _setting(None, _text("a path of an SQLite file, or a postgresql:// URL"), secret=True)
-    """where jobs are kept; without it there are none"""
+    """where jobs are kept, which turns them on; by default in the user's folder"""
+    jobs_keep_s: float = _setting(7 * 86400.0, _seconds(100 * 365 * 86400))
+    """how long a finished job is kept that does not say so itself"""
     allow_callback_hosts: tuple[str, ...] = _setting(
         (), _list("host names or addresses, without a scheme, a port or a path", is_host)
     )
     """private hosts that jobs may call back"""
     webhook_secret: str | None = _setting(None, _text("one or more keys in base64"), secret=True)
     """signs what is called back"""
+    meme_search: bool = _setting(False, _boolean())
+    """whether the job API of meme-search is served, a captioning application, which turns jobs on"""
+    image_root: str = _setting("/app/public/memes", _text("the path of a folder"))
+    """where its images are"""
+    callback_url: str | None = _setting(None, _text("an http:// or https:// URL", r"https?://\S+"))
+    """the address of its receivers, before /status_receiver; by default from its own variables GEN_URL and APP_PORT"""
+    job_delay: float = _setting(1.0, _seconds(3600))
+    """before its jobs are begun: it may still ask how many wait"""
+    meme_search_legacy: bool = _setting(False, _boolean())
+    """whether its jobs may lack attempt_id and callback_token, as before May 2026"""
 
     strict_model_names: bool = _setting(False, _boolean())
     """whether a request for another model is refused, instead of answered by the one that is served"""
@@ -193,6 +211,10 @@ class ServerSettings:
     def body_limit(self) -> int:
         """Bytes"""
         return int(self.body_limit_mb * (1 << 20))
+
+    @property
+    def keeps_jobs(self) -> bool:
+        return self.jobs or self.jobs_db is not None or self.meme_search
 
 
 RULES: dict[str, SettingRule] = {f.name: f.metadata["rule"] for f in fields(ServerSettings)}
