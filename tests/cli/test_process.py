@@ -14,8 +14,8 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "galago.cli.app"]
 COMMANDS = (
-    "caption", "query", "detect", "point", "gaze", "watch", "serve", "config", "bench", "models", "show", "quantize",
-    "doctor",
+    "caption", "query", "detect", "point", "gaze", "watch", "serve", "worker", "config", "bench", "models", "show",
+    "quantize", "doctor",
 )  # fmt: skip
 
 

@@ -38,6 +38,16 @@ def test_serve_while_it_packs(large: Path, tmp_path: Path, number: int) -> None:
     assert set(files_in(tmp_path)) <= LOCKS
 
 
+def test_a_worker_while_it_packs(large: Path, tmp_path: Path) -> None:
+    packed, database = tmp_path / "packed", tmp_path / "jobs.db"
+    with Command("worker", large, "--precision", "int8", "--jobs-db", database, GALAGO_CACHE=packed) as command:
+        command.until("Packing large to int8")
+        command.send(TERM)
+        code, said = command.ended()
+    assert code == 128 + TERM and quiet(said) and "working" not in said, said
+    assert set(files_in(packed)) <= LOCKS
+
+
 @pytest.mark.parametrize("number", [TERM, INT])
 def test_a_question_while_the_model_is_packed(large: Path, photo: Path, tmp_path: Path, number: int) -> None:
     cache = tmp_path / "cache"

@@ -28,6 +28,7 @@ from galago.cli import (
     serve,
     show,
     watch,
+    worker,
 )
 from galago.cli.streams import output_error, prepare_streams
 from galago.errors import MAX_MESSAGE, GalagoError, shortened
@@ -36,7 +37,7 @@ from galago.system.signals import BROKEN_PIPE_CODE, catch_stop_signals, exit_cod
 FAILURE_CODE = 2
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
-for module in (caption, query, detect, point, gaze, watch, serve, config, bench, eval, quantize, show, doctor):
+for module in (caption, query, detect, point, gaze, watch, serve, worker, config, bench, eval, quantize, show, doctor):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(models.app, name="models")
 

@@ -48,7 +48,7 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
             who = "can be reached by other machines, and whoever reaches it may use it"
             log.warning("%s %s: set --api-key", settings.host, who)
         in_flight = InFlight()
-        app = create_app(_make_pool(settings), settings, in_flight)
+        app = create_app(make_pool(settings), settings, in_flight)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
 
@@ -59,21 +59,25 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
             if done.cancelled() or done.exception():
                 server.should_exit = True
                 return
-            server.has_served = True
-            told = f"listening on {address} with {', '.join(app.state.models.describe_configured())}"
-            if settings.log_format == "json":
-                log.info(told)  # a program that reads JSON should not meet a line that is none
-            else:
-                typer.echo(told, err=True)
+            server.stop.has_served = True
+            announce(f"listening on {address} with {', '.join(app.state.models.describe_configured())}", settings)
 
         server = Server(app, in_flight, grace=settings.grace_s, connections=settings.max_connections, on_ready=started)
         server.run(sockets=[listener])
-        if server.ended_by is not None:
-            raise typer.Exit(server.code)
+        if server.stop.ended_by is not None:
+            raise typer.Exit(server.stop.code)
         app.state.startup.result()
 
 
-def _make_pool(settings: "ServerSettings") -> "ModelPool":
+def announce(told: str, settings: "ServerSettings") -> None:
+    """Say that the models are loaded, and what now goes on."""
+    if settings.log_format == "json":
+        log.info(told)  # a program that reads JSON should not meet a line that is none
+    else:
+        typer.echo(told, err=True)
+
+
+def make_pool(settings: "ServerSettings") -> "ModelPool":
     """Where the models will be."""
     import galago
     from galago.engine.decoding import MAX_DECODED_BYTES, MEMORY_DIVISOR, set_decoding_limit

@@ -1,4 +1,4 @@
-"""The flags of `galago serve`, and the settings that follow from them."""
+"""The flags of `galago serve` and `galago worker`, and the settings that follow from them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ ModelNames = Annotated[
 
 
 @dataclass(frozen=True)
-class ServerFlags:
-    """A flag for each field of ServerSettings; None where it was not given."""
+class EngineFlags:
+    """The models, and how they run."""
 
     model: Annotated[
         Texts,
@@ -28,10 +28,6 @@ class ServerFlags:
             help="A name of `galago models`, a folder or weights file; by default the best that is installed and fits.",
         ),
     ] = None
-    host: Annotated[
-        str | None, typer.Option(help="The address to listen at (127.0.0.1); 0.0.0.0 lets other machines in.")
-    ] = None
-    port: Annotated[int | None, typer.Option(help="0 takes one that is free, and tells it. (8080)")] = None
     profile: ProfileOption = None
     precision: PrecisionOption = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; auto takes the best there is.")] = None
@@ -49,35 +45,17 @@ class ServerFlags:
     ] = None
     max_batch_size: Annotated[int | None, typer.Option(help="Requests that are carried out together. (16)")] = None
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait; more are refused (429). (64)")] = None
-    max_connections: Annotated[
-        int | None, typer.Option(help="Connections that may be open; more are closed with a 503. (512)")
-    ] = None
+
+
+@dataclass(frozen=True)
+class RequestFlags:
+    """How requests are carried out."""
+
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for a request that names no limit of its own (504); by default none.")
     ] = None
-    body_limit_mb: Annotated[float | None, typer.Option(help="MiB that the body of a request may have. (32)")] = None
     grace_s: Annotated[
         int | None, typer.Option(help="Seconds that a stop may take; requests have all but the last two to finish. (8)")
-    ] = None
-    api_keys: Annotated[
-        Texts,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            help="Let in only who has a key; may be given again. Other users of the machine can see it: "
-            "GALAGO_API_KEYS and --api-key-file hide it.",
-        ),
-    ] = None
-    api_key_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A file of keys, one a line; # begins a comment.")
-    ] = None
-    cors_origins: Annotated[
-        Texts,
-        typer.Option(
-            "--cors-origin",
-            metavar="ORIGIN",
-            help="A site whose pages may call the server, or * for all; pages of this machine may. May be given again.",
-        ),
     ] = None
     several_images: Annotated[
         str | None,
@@ -98,10 +76,60 @@ class ServerFlags:
             "--allow-image-host", metavar="HOST", help="A private host that such URLs may name; may be given again."
         ),
     ] = None
+    strict_model_names: Annotated[
+        bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")
+    ] = None
+    assistant_compat: Annotated[
+        bool | None, typer.Option(help="Tell times as texts too, as the AI Manual Assistant's servers do. (off)")
+    ] = None
+
+
+@dataclass(frozen=True)
+class HttpFlags:
+    """How they come and go over HTTP."""
+
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen at (127.0.0.1); 0.0.0.0 lets other machines in.")
+    ] = None
+    port: Annotated[int | None, typer.Option(help="0 takes one that is free, and tells it. (8080)")] = None
+    max_connections: Annotated[
+        int | None, typer.Option(help="Connections that may be open; more are closed with a 503. (512)")
+    ] = None
+    body_limit_mb: Annotated[float | None, typer.Option(help="MiB that the body of a request may have. (32)")] = None
+    api_keys: Annotated[
+        Texts,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            help="Let in only who has a key; may be given again. Other users of the machine can see it: "
+            "GALAGO_API_KEYS and --api-key-file hide it.",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file of keys, one a line; # begins a comment.")
+    ] = None
+    cors_origins: Annotated[
+        Texts,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="A site whose pages may call the server, or * for all; pages of this machine may. May be given again.",
+        ),
+    ] = None
+    log_content: Annotated[bool | None, typer.Option(help="Let prompts and answers into the log. (off)")] = None
     jobs: Annotated[
         bool | None,
         typer.Option(help="Let requests be jobs (/v1/jobs), which are kept and carried out in the background. (off)"),
     ] = None
+    meme_search_legacy: Annotated[
+        bool | None, typer.Option(help="Take jobs without attempt_id and callback_token, as before May 2026. (off)")
+    ] = None
+
+
+@dataclass(frozen=True)
+class JobFlags:
+    """The queue of jobs."""
+
     jobs_db: Annotated[
         str | None,
         typer.Option(
@@ -138,18 +166,25 @@ class ServerFlags:
     job_delay: Annotated[
         float | None, typer.Option(help="Seconds before its jobs are begun, so that it sees them wait. (1)")
     ] = None
-    meme_search_legacy: Annotated[
-        bool | None, typer.Option(help="Take jobs without attempt_id and callback_token, as before May 2026. (off)")
-    ] = None
-    strict_model_names: Annotated[
-        bool | None, typer.Option(help="Refuse requests that name another model (404). (off)")
-    ] = None
-    assistant_compat: Annotated[
-        bool | None, typer.Option(help="Tell times as texts too, as the AI Manual Assistant's servers do. (off)")
-    ] = None
+
+
+@dataclass(frozen=True)
+class LogFlags:
+    """The log."""
+
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. (info)")] = None
     log_format: Annotated[str | None, typer.Option(help="text or json. (text)")] = None
-    log_content: Annotated[bool | None, typer.Option(help="Let prompts and answers into the log. (off)")] = None
+
+
+# The flags of the last base come first.
+@dataclass(frozen=True)
+class WorkerFlags(LogFlags, JobFlags, RequestFlags, EngineFlags):
+    """A flag for each setting of a server that also holds where nobody sends requests; None where it was not given."""
+
+
+@dataclass(frozen=True)
+class ServerFlags(LogFlags, JobFlags, HttpFlags, RequestFlags, EngineFlags):
+    """A flag for each field of ServerSettings; None where it was not given."""
 
 
 ConfigOption = Annotated[
@@ -157,7 +192,7 @@ ConfigOption = Annotated[
 ]
 
 
-def read_server_settings(names: Texts, flags: ServerFlags, config: Path | None) -> "EffectiveSettings":
+def read_server_settings(names: Texts, flags: ServerFlags | WorkerFlags, config: Path | None) -> "EffectiveSettings":
     """Settings from flags, environment and file; warnings go to standard error. Raises InvalidRequest."""
     from galago.server.setting_sources import read_settings
 

@@ -64,6 +64,8 @@ class JobStore:
     ) -> None:
         self._database, self._settings, self._callbacks = database, settings, callbacks
         self._ids = IdSource()
+        self.name = database.name
+        """of the database, without its password"""
         self.deliveries = DeliveryQueue(database, settings)
 
     def close(self) -> None:

@@ -11,14 +11,13 @@ from fastapi.responses import Response
 from starlette.routing import Route
 
 from galago.errors import UnsupportedTask
-from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
 from galago.server import dialect, errors, info, job_work, jobs, manage, meme_search, ollama_models
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
 from galago.server.guard.gate import GateMiddleware, is_loopback
 from galago.server.guard.record import RecordMiddleware
 from galago.server.guard.stopping import InFlight
-from galago.server.models import Models
+from galago.server.models import configured_models
 from galago.server.serving import ServerContext, run_blocking
 from galago.server.settings import ServerSettings
 from galago.server.streaming import Silence
@@ -39,7 +38,7 @@ def create_app(
     clients ask for models that they know from elsewhere, so any unknown name means that one, and the reply says which
     it was; `strict_model_names` refuses such names. Through `in_flight` a server stops the app's requests.
     """
-    models, why = _models(pool, settings)
+    models, why = configured_models(pool, settings)
     store = job_work.open_jobs(settings) if settings.keeps_jobs else None
     context = ServerContext(models, InFlight() if in_flight is None else in_flight, settings, why, silence)
 
@@ -86,16 +85,6 @@ def create_app(
     info.add_routes(app, context, store)
     _answer_head(app)
     return app
-
-
-def _models(pool: ModelPool, settings: ServerSettings) -> tuple[Models, str | None]:
-    """The models of the settings and None; or, where those name none, the default model and why it was chosen."""
-    names, why = settings.model, None
-    if names is None:
-        chosen = choose_default_model(pool.budget, options=pool.run_options)
-        names, why = (chosen.name,), chosen.reason
-        log.warning("%s", why)
-    return Models(pool, names, settings.strict_model_names), why
 
 
 def _answer_head(app: FastAPI) -> None:

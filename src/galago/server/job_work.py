@@ -1,7 +1,9 @@
 """Carrying out jobs with the models of a server, or of a `galago worker` that answers no requests."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,15 +16,16 @@ from galago.jobs.sending import check_secret, host_of
 from galago.jobs.settings import default_location
 from galago.jobs.telling import callbacks
 from galago.server.dialects import ROUTES
+from galago.server.guard.stopping import GracefulStop
 from galago.server.meme_search import callback_url, check_meme_search, describe, new_job
-from galago.server.serving import ServerContext
+from galago.server.serving import ServerContext, run_blocking
 from galago.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from galago.jobs.store import JobStore
 
 LOOK_S = 0.1
-"""Between looks whether the models are loaded"""
+"""Between looks whether the models are loaded, or a stop has begun"""
 
 
 def open_jobs(settings: ServerSettings) -> "JobStore":
@@ -76,3 +79,25 @@ async def working(context: ServerContext, store: "JobStore") -> AsyncIterator[No
         tasks.start_soon(run)
         yield
         tasks.cancel_scope.cancel()
+
+
+async def work_until_stopped(
+    context: ServerContext, store: "JobStore", stop: GracefulStop, on_ready: Callable[[], None]
+) -> None:
+    """Load the models, then work the queue until a stop begins, and close the models. Raises what a load raises."""
+    models = context.models
+    threading.Thread(target=models.load_configured, name="galago-open", daemon=True).start()
+    try:
+        # Jobs that wait for this load are for workers that have theirs.
+        while stop.ended_by is None and not models.startup.done():
+            await anyio.sleep(LOOK_S)
+        if stop.ended_by is not None:
+            return
+        models.startup.result()
+        stop.has_served = True
+        on_ready()
+        async with working(context, store):
+            while stop.ended_by is None:
+                await anyio.sleep(LOOK_S)
+    finally:
+        await asyncio.gather(run_blocking(models.pool.close), run_blocking(models.cancel_loads))

@@ -14,11 +14,13 @@ from weakref import WeakValueDictionary
 from galago.backends.backend import Facts
 from galago.backends.memory_estimate import canonical_name, precision_of
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, LoadFailed, quoted
+from galago.fleet.default_model import choose_default_model
 from galago.fleet.pool import ModelPool
 from galago.fleet.routing import ResolvedRoute, ResolvedWay, resolve_routes, single_model_route
 from galago.fleet.slots import PoolEntry
 from galago.server.errors import Refused
 from galago.server.interruptible import Interrupted, InterruptibleWork
+from galago.server.settings import ServerSettings
 from galago.store.catalog import Route, entries, entry_of, lookup, with_precision
 from galago.store.hub import discard_partial, installed
 from galago.system.progress import Progress
@@ -324,3 +326,13 @@ def id_of(name: str) -> str:
     if not path.is_absolute():  # a repository's
         return name
     return path.name if path.is_dir() else path.stem
+
+
+def configured_models(pool: ModelPool, settings: ServerSettings) -> tuple[Models, str | None]:
+    """The models of the settings and None; or, where those name none, the default model and why it was chosen."""
+    names, why = settings.model, None
+    if names is None:
+        chosen = choose_default_model(pool.budget, options=pool.run_options)
+        names, why = (chosen.name,), chosen.reason
+        log.warning("%s", why)
+    return Models(pool, names, settings.strict_model_names), why

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -36,28 +36,42 @@ def restore_default_handlers() -> None:
 
 
 @contextmanager
-def catch_stop_signals() -> Iterator[list[int]]:
-    """Raise Stopped in the main thread at the first stop signal; a second one ends the process at once.
+def handle_stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle` in the main thread with the first stop signal; a second one ends the process at once.
 
-    Yields a list that holds the signal once it came. Ignored signals stay ignored, as under nohup.
+    Ignored signals stay ignored, as under nohup. Threads other than the main one hear of none.
     """
-    heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield heard
+        yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        restore_default_handlers()
-        heard.append(number)
-        raise Stopped(number)
+        restore_default_handlers()  # which does not wait for this thread
+        handle(number)
 
     wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in wanted}
     try:
-        yield heard
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[list[int]]:
+    """Raise Stopped in the main thread at the first stop signal; see handle_stop_signals.
+
+    Yields a list that holds the signal once it came.
+    """
+    heard: list[int] = []
+
+    def stop(number: int) -> None:
+        heard.append(number)
+        raise Stopped(number)
+
+    with handle_stop_signals(stop):
+        yield heard
 
 
 @contextmanager

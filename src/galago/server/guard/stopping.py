@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 
 from galago.server.guard.connection import HEAD_LIMIT, Connection, Timeouts
 from galago.server.guard.connection_limit import ConnectionLimit
-from galago.system.signals import STOP_SIGNALS, exit_code, restore_default_handlers
+from galago.system.signals import exit_code, handle_stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,36 @@ class InFlight:
             request.cancel()
 
 
+@dataclass
+class GracefulStop:
+    """A stop that a signal begins, and its deadline `grace` seconds later, at which the process is cut off.
+
+    `has_served` is set when the models are loaded, which decides the exit code.
+    """
+
+    grace: float
+    ended_by: int | None = None
+    has_served: bool = False
+    deadline: float | None = None
+    """of time.monotonic"""
+
+    def begin(self, number: int) -> None:
+        self.ended_by, self.deadline = number, time.monotonic() + self.grace
+        cutoff_timer = threading.Timer(self.grace, self.cut_off)
+        cutoff_timer.daemon = True
+        cutoff_timer.start()
+
+    @property
+    def code(self) -> int:
+        """The exit code after a signal: 0, unless it was Ctrl-C or came before the models were loaded."""
+        assert self.ended_by is not None
+        return 0 if self.has_served and self.ended_by != signal.SIGINT else exit_code(self.ended_by)
+
+    def cut_off(self) -> None:
+        log.warning("something did not end within the time of a stop (%g s) and was cut off", self.grace)
+        os._exit(self.code)
+
+
 class Server(uvicorn.Server):
     """A uvicorn server that stops within a bound. After SIGTERM, SIGINT or SIGHUP it accepts nothing new, lets requests
     in flight go on until CLOSING_S before the deadline, ends the rest with an error, and closes the app.
@@ -71,8 +102,7 @@ class Server(uvicorn.Server):
     not ended by then is cut off with the process. A second signal ends the process at once.
 
     More than `connections` open ones, idle ones included, are closed with a 503. `on_ready` is called when requests
-    are answered. `ended_by` is the signal that ended the server; whoever runs it sets `has_served` when its models
-    are loaded, which decides the exit code.
+    are answered. `stop` says which signal ended the server; whoever runs it sets `stop.has_served`.
     """
 
     def __init__(
@@ -98,10 +128,7 @@ class Server(uvicorn.Server):
             )
         )
         self.in_flight, self.on_ready = in_flight, on_ready
-        self.ended_by: int | None = None
-        self.has_served = False
-        self._grace = max(grace, CLOSING_S)
-        self._deadline: float | None = None
+        self.stop = GracefulStop(max(grace, CLOSING_S))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -109,35 +136,12 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        with handle_stop_signals(lambda number: self.handle_exit(number, None)):
             yield
-            return
-        # Under nohup a terminal that is closed ends nothing.
-        wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        restore_default_handlers()  # which does not wait for this thread
-        self.ended_by, self.should_exit = sig, True
-        self._deadline = time.monotonic() + self._grace
-        cutoff_timer = threading.Timer(self._grace, self._exit_now)
-        cutoff_timer.daemon = True
-        cutoff_timer.start()
-
-    @property
-    def code(self) -> int:
-        """The exit code after a signal: 0, unless it was Ctrl-C or came before the models were loaded."""
-        assert self.ended_by is not None
-        return 0 if self.has_served and self.ended_by != signal.SIGINT else exit_code(self.ended_by)
-
-    def _exit_now(self) -> None:
-        log.warning("something did not end within the time of a stop (%g s) and was cut off", self._grace)
-        os._exit(self.code)
+        self.should_exit = True
+        self.stop.begin(sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.in_flight.stopping = True
@@ -145,7 +149,7 @@ class Server(uvicorn.Server):
             server.close()
         for listening in sockets or []:
             listening.close()
-        end = self._deadline or time.monotonic() + self._grace
+        end = self.stop.deadline or time.monotonic() + self.stop.grace
 
         def seconds_until(before_end: float) -> float:
             """Seconds that are left until `before_end` seconds before the deadline."""
@@ -171,5 +175,5 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             cast(Connection, connection).abort()
         log.info("stopped: %d requests finished, %d cancelled", accepted - cut, cut)
-        if self.ended_by is not None and self.server_state.tasks:
-            self._exit_now()  # the loop's own end would wait for them
+        if self.stop.ended_by is not None and self.server_state.tasks:
+            self.stop.cut_off()  # the loop's own end would wait for them
