@@ -67,10 +67,40 @@ def test_only_the_cpu_image_takes_pytorch_of_the_cpu(stages: Stages) -> None:
         assert "-r requirements.txt" in builds[image] and "-c constraints.txt" in builds[image]
 
 
-def test_the_compose_file_follows_the_published_schema(root: Path) -> None:
+@pytest.mark.parametrize("file", ["compose.yaml", "meme-search.yaml"])
+def test_the_compose_file_follows_the_published_schema(root: Path, tmp_path: Path, file: str) -> None:
+    # Tags that say how two files are merged are not part of it.
+    (tmp_path / file).write_text(
+        re.sub(r" !override$", "", (root / "packaging" / file).read_text(), flags=re.MULTILINE)
+    )
     checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    ran = subprocess.run([*checker, root / "packaging" / "compose.yaml"], capture_output=True, text=True)
+    ran = subprocess.run([*checker, tmp_path / file], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_images_can_keep_jobs(root: Path, stages: Stages) -> None:
+    """Their requirements are made by a line of Python, which runs here."""
+    command = last(stages["environment"], "RUN").partition("&&")[2].partition(">")[0]
+    program = shlex.split(command.replace("\\\n", ""))
+    made = subprocess.run([sys.executable, *program[1:]], cwd=root, capture_output=True, text=True, check=True)
+    names = {re.split(r"[>\[]", line)[0] for line in made.stdout.split()}
+    assert {"torch", "fastapi", "sqlalchemy", "alembic", "standardwebhooks", "psycopg"} <= names
+
+
+def test_the_generator_of_meme_search_is_a_command_that_runs(root: Path, tmp_path: Path) -> None:
+    composed = (root / "packaging" / "meme-search.yaml").read_text().replace(" !override", "")
+    service = yaml.safe_load(composed)["services"]["image_to_text_generator"]
+    paths = {
+        "/app/db/job_queue.db": str(tmp_path / "job_queue.db"),
+        "8000": "8080",
+        "${GALAGO_MODEL:-moondream2-int8}": "scenes",
+    }
+    args = [paths.get(arg, arg) for arg in service["command"]]
+    host, told = _serve(
+        [*args, "--image-root", str(tmp_path)],
+        [word.replace(":8000/", ":8080/") for word in service["healthcheck"]["test"][1:]],
+    )
+    assert (host, told) == ("0.0.0.0", [0, 1]) and (tmp_path / "job_queue.db").exists()
 
 
 def test_services_are_of_images_that_exist_and_keep_to_this_machine(
