@@ -31,7 +31,7 @@ from turning import Asked, Turned
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
 from galago.errors import DeadlineExceeded, EngineBusy, GalagoError, GenerationFailed, InvalidRequest
-from galago.request import Done, Event, Request
+from galago.request import Done, Event, Priority, Request
 
 EXAMPLES = 60
 PATIENCE = 60
@@ -115,8 +115,9 @@ class Requests(RuleBasedStateMachine):
     @rule(request=requests())
     def put(self, request: Request) -> None:
         queue, limits = self.turned.queue, self.turned.limits
-        free = 0 if queue.waits_for_memory else limits.running - self.turned.scheduler.snapshot().running
-        full = len(queue) >= limits.waiting + free
+        beside: list[Priority] = ["interactive"] if request.priority == "interactive" else ["interactive", "batch"]
+        free = 0 if queue.waits_for_memory in beside else max(0, limits.running - self.turned.running(*beside))
+        full = sum(job.priority in beside for job in queue.jobs()) >= limits.waiting + free
         try:
             self.since[self.turned.put(request)] = self.failed
             assert not full

@@ -346,7 +346,7 @@ def test_what_happened_adds_up() -> None:
     runs += [engine.submit(ask(plan, picture(1), priority="batch")) for plan in plans[1:]]
     runs += [engine.submit(ask(Plan())), engine.submit(ask(Plan(), timeout=1e-9))]
     with pytest.raises(EngineBusy):
-        engine.submit(ask(Plan()))
+        engine.submit(ask(Plan(), priority="batch"))
     runs[3].cancel()
     gate.opened.set()
     assert [ending(run)[1] for run in runs] == [

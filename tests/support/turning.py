@@ -16,7 +16,7 @@ from galago.engine.metrics import Metrics
 from galago.engine.request_queue import Job, RequestQueue
 from galago.engine.scheduler import Scheduler
 from galago.errors import EngineClosed, GalagoError
-from galago.request import Done, Event, Request
+from galago.request import Done, Event, Priority, Request
 
 TURNS = 10_000
 
@@ -121,10 +121,19 @@ class Turned:
 
     def check(self) -> None:
         now, images, limits = self.scheduler.snapshot(), self.images.stats(), self.limits
-        assert now.running <= limits.running and now.waiting + now.running <= limits.waiting + limits.running
+        # Those of a batch find no place taken by themselves when one comes that is none.
+        interactive = self.running("interactive")
+        waiting = sum(job.priority == "interactive" for job in self.queue.jobs())
+        assert interactive <= limits.running and waiting + interactive <= limits.waiting + limits.running
+        assert now.running <= 2 * limits.running and now.waiting + now.running <= 2 * (limits.waiting + limits.running)
         assert images.hot.bytes <= limits.prefix_bytes and images.warm.bytes <= limits.embedding_bytes
         assert self.scheduler.reserved_bytes <= self.scheduler.kv_bytes
         assert now.bytes["kv"] + self.model.prefix_bytes <= self.scheduler.reserved_bytes + images.hot.bytes
+
+    def running(self, *priorities: Priority) -> int:
+        """How many requests of these priorities run."""
+        waiting = self.queue.jobs()
+        return sum(not one.how and one.job not in waiting and one.job.priority in priorities for one in self.asked)
 
     def run(self) -> None:
         """Turn until nothing is left to do."""

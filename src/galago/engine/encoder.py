@@ -4,81 +4,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from galago.engine.decoding import DECODING
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache, image_key, pixel_digest, pixel_key, prefix_key
+from galago.engine.image_threads import ImageThreads
 from galago.engine.metrics import CacheResult
+from galago.engine.pending import PendingImage, PendingPrefix, Work
 from galago.engine.sequence import Sequence
 from galago.engine.step import Crops, ImageInput, Prefix, Start, StepModel
 from galago.errors import NotANumber
 from galago.media.picture import Picture
 from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
-from galago.request import Detail
+from galago.request import Detail, Priority
 from galago.system.device import return_memory, synchronize
 from galago.system.machine import usable_cores
-from galago.system.threads import submit_or_run
 
 LARGE = 64 << 20
 """Bytes of a picture whose memory goes back to the system before the next may have as much."""
 T = TypeVar("T")
 OnEncoded = Callable[[Sequence, "EncodedImage | Exception"], None]
-
-
-@dataclass(eq=False)
-class _PendingPrefix:
-    """A prefix to be encoded, and the sequences that wait for it."""
-
-    key: str
-    prefix: Prefix
-    variant: str | None
-    image_keys: tuple[str, ...]
-    """of its images, in their order"""
-    waiting: list[Sequence] = field(default_factory=list)
-    embeddings: dict[str, Tensor] = field(default_factory=dict)
-    """those that are there, by image key"""
-    encode_s: float = 0.0
-    ran_out: bool = False
-    """whether memory ran out for it"""
-
-    @property
-    def is_ready(self) -> bool:
-        return all(key in self.embeddings for key in self.image_keys)
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        return min(s.job.rank for s in self.waiting)
-
-
-@dataclass(eq=False)
-class _PendingImage:
-    """An image to be embedded, and the prefixes that its embedding is for."""
-
-    key: str
-    crops: "Future[Crops]"
-    prefixes: list[_PendingPrefix] = field(default_factory=list)
-    features: list[Tensor] = field(default_factory=list)
-    """of the crops encoded so far"""
-    seconds: float = 0.0
-    ran_out: bool = False
-    """whether memory ran out for it"""
-
-    @property
-    def wanted_by(self) -> list[_PendingPrefix]:
-        """Those of its prefixes that a sequence still waits for."""
-        return [p for p in self.prefixes if p.waiting]
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        return min(p.rank for p in self.wanted_by)
 
 
 class Encoder:
@@ -100,19 +52,18 @@ class Encoder:
         """`wake` is called from other threads; `free_memory_after` says whether an error is worth another try."""
         self._model, self._cache, self._wake, self._on_encoded = model, cache, wake, on_encoded
         self._free_memory_after, self._count_images = free_memory_after, count_images
-        self._threads = ThreadPoolExecutor(usable_cores(), "galago-images")
+        self._threads = ImageThreads(ThreadPoolExecutor(usable_cores(), "galago-images"))
         self._with_keys: SimpleQueue[tuple[Sequence, Start, list[str], BaseException | None]] = SimpleQueue()
         """sequences whose images have been hashed, with the images' keys or what went wrong"""
-        self._pending_images: dict[str, _PendingImage] = {}
+        self._pending_images: dict[str, PendingImage] = {}
         self._crops: dict[str, Future[Crops]] = {}
         """of pictures, by image key: cut while they were decoded"""
         self._claiming = threading.Lock()
-        self._pending_prefixes: dict[str, _PendingPrefix] = {}
+        self._pending_prefixes: dict[str, PendingPrefix] = {}
         self._in_use: dict[str, tuple[EncodedImage, int]] = {}
         """prefixes that running requests use, since the cache may have had no room for them; and how many do"""
-        self._active: Iterator[None] | None = None
-        """the work that is under way"""
-        self._active_for: list[_PendingPrefix] = []
+        self._active: list[Work] = []
+        """work that is under way; there is more than one where something urgent came between its pieces"""
 
     def __len__(self) -> int:
         """Prefixes that are being encoded or wait for it."""
@@ -136,7 +87,7 @@ class Encoder:
                 self._with_keys.put((s, start, *made.result()))
             self._wake()
 
-        submit_or_run(self._threads, make_keys).add_done_callback(put)
+        self._threads.submit(s.job.priority, make_keys).add_done_callback(put)
 
     def _key_of(self, image_input: ImageInput, prefix: Prefix, start: Start, s: Sequence) -> str:
         """The key of an image, empty once the sequence has gone. A Picture that is not known is decoded and cut."""
@@ -190,12 +141,11 @@ class Encoder:
         for key in [key for key, image in self._pending_images.items() if not image.wanted_by]:
             self._pending_images.pop(key).crops.cancel()
         DECODING.wake()
-        if self._active and not any(p.waiting for p in self._active_for):
-            self._active, self._active_for = None, []
+        self._active = [work for work in self._active if work.is_wanted]
 
     def close(self) -> None:
         DECODING.wake()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shut_down()
         del self._on_encoded, self._free_memory_after  # they hold this, and so the model until garbage is collected
 
     def collect_finished(self) -> None:
@@ -233,7 +183,7 @@ class Encoder:
                 # It has left the cache, or its crops were those of somebody who has gone, since it was hashed.
                 assert s.start
                 return self.request_prefix(s, s.start, prefix)
-        pending = self._pending_prefixes[whole] = _PendingPrefix(whole, prefix, variant, keys, [s])
+        pending = self._pending_prefixes[whole] = PendingPrefix(whole, prefix, variant, keys, [s])
         for key, embedding in embeddings.items():
             if embedding is not None:
                 self._count_images("warm", 1)
@@ -241,45 +191,46 @@ class Encoder:
                 continue
             self._count_images("miss", 1)
             if key not in self._pending_images:
-                self._pending_images[key] = _PendingImage(key, self._crops_of(key, inputs[key]))
+                self._pending_images[key] = PendingImage(key, self._crops_of(key, inputs[key], s.job.priority))
                 self._crops.pop(key, None)
             self._pending_images[key].prefixes.append(pending)
 
-    def _crops_of(self, key: str, image_input: ImageInput) -> "Future[Crops]":
+    def _crops_of(self, key: str, image_input: ImageInput, priority: Priority) -> "Future[Crops]":
         if isinstance(image_input.image, Picture):
             return self._crops[key]
-        crops = submit_or_run(self._threads, self._model.make_crops, image_input.image, image_input.detail)
+        crops = self._threads.submit(priority, self._model.make_crops, image_input.image, image_input.detail)
         crops.add_done_callback(lambda _: self._wake())
         return crops
 
-    @property
-    def has_work(self) -> bool:
+    def has_work(self, priority: Priority) -> bool:
         """Whether `work` has something to do now."""
-        return bool(self._active or self._next_prefix() or self._next_images())
+        return self._next_work(priority) is not None
 
-    def work(self) -> None:
-        """Do one piece of the work on a prefix or on images."""
-        if self._active is None:
-            if pending := self._next_prefix():
-                self._active, self._active_for = self._encode_prefix(pending), [pending]
-            elif images := self._next_images():
-                self._active = self._encode_crops(images)
-                self._active_for = [p for image in images for p in image.prefixes]
-        if self._active and next(self._active, self) is self:
-            self._active, self._active_for = None, []
+    def work(self, priority: Priority) -> None:
+        """Do one piece of the work on a prefix or on images that requests of this priority wait for."""
+        if (work := self._next_work(priority)) is None:
+            return
+        if work not in self._active:
+            self._active.append(work)
+        ended = next(work.pieces, self) is self
+        self._active = [one for one in self._active if one.is_wanted and not (ended and one is work)]
 
-    def _next_prefix(self) -> _PendingPrefix | None:
-        ready = [p for p in self._pending_prefixes.values() if p.is_ready]
-        return min(ready, key=lambda p: p.rank, default=None)
+    def _next_work(self, priority: Priority) -> Work | None:
+        """What has been begun, else a prefix, else the images whose crops go into the next pass."""
+        is_batch = priority == "batch"
+        if begun := next((work for work in self._active if work.rank[0] == is_batch), None):
+            return begun
+        taken = [one for work in self._active for one in work.on]
+        prefixes = [p for p in self._pending_prefixes.values() if p.is_ready and p not in taken]
+        if found := min((p for p in prefixes if p.rank[0] == is_batch), key=lambda p: p.rank, default=None):
+            return Work(self._encode_prefix(found), [found])
+        images = [i for i in self._pending_images.values() if i.crops.done() and i not in taken]
+        first = sorted((i for i in images if i.rank[0] == is_batch), key=lambda i: i.rank)[: self._model.crops_per_pass]
+        return Work(self._encode_crops(first), first) if first else None
 
-    def _next_images(self) -> list[_PendingImage]:
-        """Those whose crops go into the next pass."""
-        ready = sorted((i for i in self._pending_images.values() if i.crops.done()), key=lambda i: i.rank)
-        return ready[: self._model.crops_per_pass]
-
-    def _encode_crops(self, images: list[_PendingImage]) -> Iterator[None]:
+    def _encode_crops(self, images: list[PendingImage]) -> Iterator[None]:
         """Encode the next crops of these images in one pass."""
-        chosen: list[tuple[_PendingImage, np.ndarray]] = []
+        chosen: list[tuple[PendingImage, np.ndarray]] = []
         left = self._model.crops_per_pass
         for image in filter(self._is_wanted, images):
             try:
@@ -312,17 +263,17 @@ class Encoder:
             if self._is_wanted(image) and len(image.features) == len(image.crops.result().pixels):
                 self._embed_image(image)
 
-    def _is_wanted(self, image: _PendingImage) -> bool:
+    def _is_wanted(self, image: PendingImage) -> bool:
         """Whether it is still pending: another of the same key may have come after it."""
         return self._pending_images.get(image.key) is image
 
-    def _may_retry(self, work: _PendingPrefix | _PendingImage, error: Exception) -> bool:
+    def _may_retry(self, work: PendingPrefix | PendingImage, error: Exception) -> bool:
         """Whether to try once more: only when memory ran out, and for the first time."""
         again = self._free_memory_after(error) and not work.ran_out
         work.ran_out = True
         return again
 
-    def _embed_image(self, image: _PendingImage) -> None:
+    def _embed_image(self, image: PendingImage) -> None:
         """Make the embedding of an image whose crops have all been encoded."""
         begin = time.perf_counter()
         try:
@@ -338,7 +289,7 @@ class Encoder:
             pending.embeddings[image.key] = embedding
             pending.encode_s += image.seconds + time.perf_counter() - begin
 
-    def _encode_prefix(self, pending: _PendingPrefix) -> Iterator[None]:
+    def _encode_prefix(self, pending: PendingPrefix) -> Iterator[None]:
         embeddings = [pending.embeddings[key] for key in pending.image_keys]
         try:
             passes = self._model.encode_prefix(pending.prefix, embeddings, pending.variant)
@@ -374,12 +325,12 @@ class Encoder:
         if users > 1:
             self._in_use[key] = encoded, users - 1
 
-    def _fail_image(self, image: _PendingImage, error: Exception) -> None:
+    def _fail_image(self, image: PendingImage, error: Exception) -> None:
         self._pending_images.pop(image.key, None)
         for pending in image.wanted_by:
             self._fail_prefix(pending, error)
 
-    def _fail_prefix(self, pending: _PendingPrefix, error: Exception) -> None:
+    def _fail_prefix(self, pending: PendingPrefix, error: Exception) -> None:
         self._pending_prefixes.pop(pending.key, None)
         failed, pending.waiting = pending.waiting, []  # each is dropped, and what was only wanted for it
         for s in failed:

@@ -13,7 +13,10 @@ MINIMUMS = {"waiting": 0, "running": 1, "kv_bytes": 1, "prefix_bytes": 0, "embed
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of what an engine holds at once. Bytes are of keys and values, and of what the image cache keeps."""
+    """Bounds of what an engine holds at once. Bytes are of keys and values, and of what the image cache keeps.
+
+    Requests of the priority `batch` do not count against interactive ones: see priorities.
+    """
 
     waiting: int = 64
     """requests beside those that run; more are refused"""

@@ -88,12 +88,12 @@ class RequestQueue:
     def __init__(self, max_waiting: int, max_running: int) -> None:
         self._max_waiting, self._max_running = max_waiting, max_running
         self._waiting: dict[Priority, deque[Job]] = {"interactive": deque(), "batch": deque()}
-        self._running: set[Job] = set()
+        self._running: dict[Priority, set[Job]] = {"interactive": set(), "batch": set()}
         self._lock = threading.RLock()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._ended_waiting: deque[tuple[Job, RequestOutcome]] = deque()
-        self.waits_for_memory = False
-        """whether the first in the queue waits for memory, though fewer run than may"""
+        self.waits_for_memory: Priority | None = None
+        """the priority of the first in the queue where it waits for memory, though fewer run than may"""
         self.closed: GalagoError | None = None
         """why no job is accepted any more, else None"""
 
@@ -103,19 +103,23 @@ class RequestQueue:
     def put(self, job: Job) -> None:
         """Append a job. Raises EngineBusy when the queue is full, and after close() the reason for that.
 
-        Jobs that may run at once do not count as waiting, whether they are popped yet or not.
+        Jobs that may run at once do not count as waiting, whether they are popped yet or not. Those of a batch count
+        for others of a batch alone.
         """
         with self._lock:
-            self.check()
+            self.check(job.priority)
             self._waiting[job.priority].append(job)
         self.wake()
 
-    def check(self) -> None:
+    def check(self, priority: Priority = "interactive") -> None:
         """Raise as `put` would."""
         if self.closed:
             raise copy.copy(self.closed)  # a traceback grows with every raise
-        free = 0 if self.waits_for_memory else max(0, self._max_running - len(self._running))
-        if len(self) >= self._max_waiting + free:
+        first: tuple[Priority, ...] = ("interactive",) if priority == "interactive" else ("interactive", "batch")
+        free = max(0, self._max_running - sum(len(self._running[one]) for one in first))
+        if self.waits_for_memory in first:
+            free = 0
+        if sum(len(self._waiting[one]) for one in first) >= self._max_waiting + free:
             raise EngineBusy(self._full)
 
     def peek(self) -> Job | None:
@@ -132,14 +136,15 @@ class RequestQueue:
     def pop(self, job: Job) -> bool:
         """Move a waiting job to the running ones, until `finish`; False if it is gone."""
         with self._lock:
-            self._running.add(job)
+            running = self._running[job.priority]
+            running.add(job)
             if not self._remove(job):
-                self._running.discard(job)
-            return job in self._running
+                running.discard(job)
+            return job in running
 
     def finish(self, job: Job, event: Done | GalagoError) -> None:
         """End a running job with its last event. Its place is free by then: who reads the event may submit at once."""
-        self._running.discard(job)
+        self._running[job.priority].discard(job)
         job.emit(event)
 
     def cancel(self, job: Job) -> None:
@@ -188,8 +193,9 @@ class RequestQueue:
 
     def fail_running(self, why: GalagoError) -> None:
         """End every running job with this error."""
-        for job in list(self._running):
-            self.finish(job, copy.copy(why))
+        for running in self._running.values():
+            for job in list(running):
+                self.finish(job, copy.copy(why))
 
     def drain_ended(self) -> Iterator[tuple[Job, RequestOutcome]]:
         """Jobs that ended while they waited, each given only once, for the metrics."""

@@ -1,7 +1,8 @@
 """The scheduler: decides what one model computes next, and for which of many requests.
 
 One turn is one pass of the decoder over all sequences that wait for a step, or a piece of the work on an
-image; they alternate, so that a running answer waits for one piece at the most.
+image; they alternate, so that a running answer waits for one piece at the most. Requests of a batch have turns of
+their own, when `priorities` says.
 """
 
 import copy
@@ -10,19 +11,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.encoder import Encoder
 from galago.engine.image_cache import ImageCache
-from galago.engine.kv_cache import CHUNK
 from galago.engine.kv_share import kv_bytes_of
 from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics, Snapshot
+from galago.engine.priorities import BatchPause, bytes_needed, has_memory, has_place, of_priority, reserved_bytes
 from galago.engine.request_queue import RequestQueue
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Feed, Prefix, Start, Step, StepModel, StepOutput, StepResult
-from galago.errors import GalagoError, GenerationFailed, InvalidRequest, NotANumber
+from galago.errors import GalagoError, GenerationFailed, NotANumber
+from galago.request import Priority
 from galago.system.device import available_memory, is_out_of_memory, return_memory
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Scheduler:
         on_encoded, free_memory = self._on_encoded, self._free_memory_after
         self._encoder = Encoder(model, images, queue.wake, on_encoded, free_memory, metrics.count_images)
         self._image_next = True
+        self._batch_pause = BatchPause()
         self._turns, self._overhead_s, self._skills_s, self._longest_s = 0, 0.0, 0.0, 0.0
         self._model_and_skills_s = 0.0
         """seconds of this turn that the model and the skills took"""
@@ -112,7 +116,7 @@ class Scheduler:
         self._encoder.close()
 
     def turn(self) -> bool:
-        """Run one piece of work on an image, one pass of the decoder, or both; False if there is nothing to do."""
+        """Run one piece of work on an image, one pass of the decoder, or both; False if there is nothing to do now."""
         begin, self._model_and_skills_s = time.perf_counter(), 0.0
         if self._trim_requested:
             self._trim_requested = False
@@ -122,28 +126,39 @@ class Scheduler:
         self._end_cancelled_and_late()
         self._encoder.collect_finished()
         self._admit()  # last, because those before may end requests, and nobody wakes those that wait
-        ready = [s for s in self._running if s.feed]
+        passes, interactive = self._turns, of_priority(self._running, "interactive")
+        worked = self._work("interactive", interactive)
+        now = time.perf_counter()
+        paused = interactive and self._queue.waits_for_memory != "interactive" and now < self._batch_pause.until
+        if not paused and self._work("batch", of_priority(self._running, "batch")):
+            self._batch_pause.count(now, time.perf_counter())
+            worked = True
+        if self._turns > passes:
+            self._overhead_s += time.perf_counter() - begin - self._model_and_skills_s
+        return worked
+
+    def _work(self, priority: Priority, running: list[Sequence]) -> bool:
+        """Run a piece of work on an image, a pass of the decoder, or both, for those of a priority; whether any was."""
+        ready = [s for s in running if s.feed]
         prompts = [s for s in ready if s.rows_left > 1]
         # Nobody watches the steps of a batch: they wait for the images of those that were let in, and go together then,
         # which takes little longer than one alone. Not for ever: nobody else is let in before one of them has ended.
-        gathering = all(s.job.priority == "batch" for s in self._running)
-        image = self._encoder.has_work and (gathering or self._image_next or not prompts)
-        worked = bool(ready) or image
+        gathering = priority == "batch"
+        image = self._encoder.has_work(priority) and (gathering or self._image_next or not prompts)
         if image:
             before = self._model_and_skills_s
-            took = _seconds(self._encoder.work)
+            took = _seconds(partial(self._encoder.work, priority))
             self._model_and_skills_s = before + took
             self._metrics.observe_step(0, 0, took, "vision")
             self._longest_s = max(self._longest_s, took)
         # A piece of one prompt goes with the steps of the others, unless an image had its turn.
         steps = [] if image and gathering else [s for s in ready if s.rows_left == 1]
         batch = steps + ([] if image else sorted(prompts, key=_rank)[:1])
-        self._image_next = not image
+        if not gathering:
+            self._image_next = not image
         if batch:
             self._run_batch(batch)
-            self._turns += 1
-            self._overhead_s += time.perf_counter() - begin - self._model_and_skills_s
-        return worked
+        return bool(image or batch)
 
     def _relieve_memory_pressure(self) -> None:
         """Empty the image cache when the machine runs short of memory."""
@@ -157,8 +172,11 @@ class Scheduler:
 
     def _wait(self) -> None:
         """Wait until something is to do; after a while of that memory goes back to the system."""
-        late = [job.deadline for job in (*self._queue.jobs(), *(s.job for s in self._running)) if job.deadline]
-        until = min(max(0.0, min(late) - time.perf_counter()), MAX_WAIT_S) if late else None
+        now, jobs = time.perf_counter(), [*self._queue.jobs(), *(s.job for s in self._running)]
+        moments = [job.deadline for job in jobs if job.deadline]
+        if self._batch_pause.until > now and any(job.priority == "batch" for job in jobs):
+            moments.append(self._batch_pause.until)
+        until = min(max(0.0, min(moments) - now), MAX_WAIT_S) if moments else None
         if self._running or until is not None:
             self._queue.wait(until)
         elif not self._queue.wait(IDLE_S):
@@ -169,17 +187,18 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Start waiting jobs in their order as long as there is memory for all that they may need."""
-        no_memory = False
-        while len(self._running) < self._limits.running and (job := self._queue.peek()):
+        no_memory: Priority | None = None
+        while (job := self._queue.peek()) and has_place(job.priority, self._running, self._limits):
             s = Sequence(job)
             try:
                 first = job.first_step = job.first_step or self._resume(s, None)
-                own, prefix = self._bytes_needed(first)
+                own, prefix = bytes_needed(first, self._model, self.kv_bytes)
             except Exception as error:
                 if self._queue.pop(job):
                     self._finish(s, error)
                 continue
-            if no_memory := bool(self._running) and own + prefix + self.reserved_bytes > self.kv_bytes:
+            if not has_memory(job.priority, own + prefix, self._running, self.kv_bytes):
+                no_memory = job.priority
                 break
             if self._queue.pop(job):
                 self._metrics.observe_wait(time.perf_counter() - job.arrival)
@@ -188,28 +207,10 @@ class Scheduler:
                 self._continue(s, first)
         self._queue.waits_for_memory = no_memory
 
-    def _bytes_needed(self, first: Step | End) -> tuple[int, int]:
-        """Bytes that a sequence's own keys and values, and the prefix that it may have to encode, take at the most."""
-        if not isinstance(first, Start):
-            raise TypeError("a skill begins with a Start")
-        per_position = self._model.kv_bytes
-        ahead = first.prefix.positions if isinstance(first.prefix, Prefix) else 0
-        # They come by chunks, but no cache holds more than its model's context.
-        own = min(first.positions + CHUNK, max(self._model.context - ahead, 0)) * per_position
-        prefix = ahead * per_position
-        if own + prefix > self.kv_bytes:
-            raise InvalidRequest(
-                f"the request may need {own + prefix:,} bytes of keys and values, of {self.kv_bytes:,} "
-                "that there may be; ask for fewer tokens",
-                "max_tokens",
-            )
-        return own, prefix
-
     @property
     def reserved_bytes(self) -> int:
-        """Bytes set aside for keys and values of running requests; requests on one image share its prefix."""
-        prefixes = {s.prefix_key or id(s): s.prefix_bytes for s in self._running}
-        return sum(s.own_bytes for s in self._running) + sum(prefixes.values())
+        """Bytes set aside for keys and values of running requests."""
+        return reserved_bytes(self._running)
 
     def _end_cancelled_and_late(self) -> None:
         """End requests that were cancelled or whose deadline has passed."""
@@ -311,6 +312,7 @@ class Scheduler:
 
     def _run_batch(self, batch: list[Sequence]) -> None:
         """Feed the next rows of each sequence in one pass of the decoder, and go on with those that are through."""
+        self._turns += 1
         begin = time.perf_counter()
         fed = [self._next_rows(s) for s in batch]
         outputs = self._forward(batch, fed)
