@@ -75,6 +75,9 @@ CASES: dict[str, tuple[str, str]] = {
     "show scenes --device abacus": ("abacus", ""),
     "models pull moondream9": ("moondream9", ""),
     "models remove scenes": ("part of galago", ""),
+    "jobs list --status lost": ("--status must be", "cancelled"),
+    "jobs retry": ("--failed", ""),
+    "jobs --jobs-db none.db": ("no job database none.db", ""),
     "paint a.png": ("paint", ""),
 }
 TRAPPED = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from postgres import new_database
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from galago.errors import InvalidRequest, JobsDatabaseError
 from galago.jobs import NewJob, QueueSettings, open_store
@@ -42,6 +42,19 @@ def test_an_empty_database_gets_the_tables_that_the_program_knows(location: str)
         assert compare_metadata(context, metadata) == []
         assert context.get_current_revision() == HEAD
     database.close()
+
+
+def test_one_that_must_exist_is_not_made(location: str) -> None:
+    open_database_unmigrated(location).close()
+    with pytest.raises(JobsDatabaseError, match=r"is not one of galago's jobs|there is no job database"):
+        open_store(location, must_exist=True)
+    database = open_database_unmigrated(location)
+    with database.read() as tx:
+        assert inspect(tx.connection).get_table_names() == []
+    database.close()
+    with closing(open_store(location)) as first, closing(open_store(location, must_exist=True)) as second:
+        job, _ = first.add(NEW)
+        assert second.get(job.id) == job
 
 
 def test_it_may_lie_in_another_applications_database(location: str) -> None:
@@ -92,7 +105,7 @@ def open_database_unmigrated(location: str):  # type: ignore[no-untyped-def]
     from galago.jobs import database
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database.Database, "migrate", lambda self: None)
+        patch.setattr(database.Database, "migrate", lambda *_: None)
         return open_database(location, 10, None)
 
 

@@ -21,6 +21,7 @@ from galago.cli import (
     doctor,
     eval,
     gaze,
+    jobs,
     models,
     point,
     quantize,
@@ -40,6 +41,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 for module in (caption, query, detect, point, gaze, watch, serve, worker, config, bench, eval, quantize, show, doctor):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(models.app, name="models")
+app.add_typer(jobs.app, name="jobs", epilog=jobs.EXAMPLES)
 
 
 def _print_version(wanted: bool) -> None:

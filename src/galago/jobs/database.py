@@ -114,14 +114,17 @@ class Database:
             self._changes.wait(seen, min(left, RECHECK_S, RECHECK_S if due is None else due - tx.now))
         return False
 
-    def migrate(self) -> None:
-        """Bring the schema up to date, in one transaction. Raises JobsDatabaseError if it is newer than ours."""
+    def migrate(self, must_exist: bool = False) -> None:
+        """Bring the schema up to date, in one transaction. Raises JobsDatabaseError if it is newer than ours, or if it
+        must exist and does not."""
         with self.write() as tx:
             if self.is_postgres:
                 tx.connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             current = None
             if inspect(tx.connection).has_table(VERSION_TABLE):
                 current = tx.connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+            elif must_exist:
+                raise JobsDatabaseError(f"the database {self.name} is not one of galago's jobs")
             if current == HEAD:
                 # A database that may not be written is to be told of now, not with the first job.
                 tx.connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
@@ -165,7 +168,9 @@ TROUBLES = {
 """What to say by the start of SQLite's name of an error, or of PostgreSQL's SQLSTATE."""
 
 
-def open_database(location: str | PathLike[str], patience_s: float, clock: Callable[[], float] | None) -> Database:
+def open_database(
+    location: str | PathLike[str], patience_s: float, clock: Callable[[], float] | None, must_exist: bool = False
+) -> Database:
     """Open and migrate the database at a path or URL. Raises JobsDatabaseError, and InvalidRequest for a URL of
     another kind."""
     url = _url(location)
@@ -174,13 +179,16 @@ def open_database(location: str | PathLike[str], patience_s: float, clock: Calla
         engine = create_engine(url, pool_pre_ping=True, connect_args=options, **POOL)
         name = url.render_as_string(hide_password=True)
     else:
-        engine = create_engine(url, connect_args={"timeout": patience_s}, **POOL)
-        event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, patience_s))
-        event.listen(engine, "begin", _begin_sqlite)
         name = str(url.database)
+        if must_exist and not Path(name).exists():
+            raise JobsDatabaseError(f"there is no job database {name}")
+        engine = create_engine(url, connect_args={"timeout": patience_s}, **POOL)
+        # One that must exist may turn out to be another program's: then nothing of it is changed.
+        event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, patience_s, not must_exist))
+        event.listen(engine, "begin", _begin_sqlite)
     database = Database(engine, name, patience_s, clock)
     try:
-        database.migrate()
+        database.migrate(must_exist)
     except BaseException:
         database.close()
         raise
@@ -207,13 +215,13 @@ def _url(location: str | PathLike[str]) -> URL:
     return url
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, patience_s: float) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, patience_s: float, may_be_new: bool) -> None:
     """Set up a new connection. Without an isolation level Python begins no transactions of its own."""
     connection.isolation_level = None
     # Committed means on the disk, even if the power fails: a job that was accepted is not lost.
     connection.execute("PRAGMA synchronous = FULL")
     ends = time.monotonic() + patience_s
-    while True:
+    while may_be_new:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return

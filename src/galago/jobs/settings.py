@@ -44,13 +44,14 @@ class QueueSettings:
     """How long a locked SQLite file or an unreachable PostgreSQL is waited for."""
 
 
-def default_location() -> Path:
+def default_location(make: bool = True) -> Path:
     """The database of who names none: jobs.db in galago's folder of the user's XDG_STATE_HOME, which is made if it is
-    not there. Raises JobsDatabaseError."""
+    not there, unless `make` is False. Raises JobsDatabaseError."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     folder = Path(os.path.expanduser(base), "galago")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
         raise JobsDatabaseError(f"cannot make the folder {folder} for jobs: {why}; --jobs-db names a file") from error
