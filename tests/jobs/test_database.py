@@ -65,7 +65,7 @@ def test_it_may_lie_in_another_applications_database(location: str) -> None:
             "CREATE TABLE jobs (id INTEGER)", "CREATE TABLE alembic_version (version_num TEXT)",
             "INSERT INTO alembic_version VALUES ('theirs')",
             "DROP TABLE galago_jobs", "DROP TABLE galago_job_inputs", "DROP TABLE galago_deliveries",
-            f"DROP TABLE {VERSION_TABLE}",
+            "DROP TABLE galago_changes", f"DROP TABLE {VERSION_TABLE}",
         ):  # fmt: skip
             tx.connection.execute(text(statement))
     database.close()
@@ -87,7 +87,8 @@ def test_the_same_migration_makes_all_or_nothing(location: str) -> None:
     database = open_database(location, 10, None)
     with database.write() as tx:
         for statement in (
-            "DROP TABLE galago_jobs", "DROP TABLE galago_job_inputs", f"DROP TABLE {VERSION_TABLE}",
+            "DROP TABLE galago_jobs", "DROP TABLE galago_job_inputs", "DROP TABLE galago_changes",
+            f"DROP TABLE {VERSION_TABLE}",
         ):  # fmt: skip
             tx.connection.execute(text(statement))
     database.close()

@@ -43,11 +43,13 @@ NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precisio
 
 @dataclass
 class Transaction:
-    """An open transaction, and its time in seconds since 1970. `wakes` is set where there is more to do afterwards."""
+    """An open transaction, and its time in seconds since 1970. `wakes` is set where there is more to do afterwards,
+    `is_numbered` where its changes have their number."""
 
     connection: Connection
     now: float
     wakes: bool = False
+    is_numbered: bool = False
 
 
 class Database:

@@ -68,9 +68,10 @@ class Job:
     """A job as it is in the queue; what it is about, which may be large, is its JobInput. Times are seconds since 1970.
 
     `attempts` counts how often it was taken up since it was added or retried, `claims` how often ever: with `leased_by`
-    it tells one lease from the next. `max_attempts` grows by one with each worker that gave it back. `digest` is the
-    SHA-256 of its path, body and picture, in hexadecimal. `result` and `extra` are JSON text. After a failure
-    `error_is_permanent` says whether another attempt could not have helped.
+    it tells one lease from the next. `change` numbers its last change of state (numbers.py). `max_attempts` grows by
+    one with each worker that gave it back. `digest` is the SHA-256 of its path, body and picture, in hexadecimal.
+    `result` and `extra` are JSON text. After a failure `error_is_permanent` says whether another attempt could not have
+    helped.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Job:
     attempts: int
     max_attempts: int
     claims: int
+    change: int
     not_before: float
     leased_by: str | None
     lease_until: float | None

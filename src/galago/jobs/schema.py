@@ -5,7 +5,19 @@ since 1970. There are no foreign keys: SQLite checks them only where it is told 
 migration makes anew; `expire` removes what belongs together.
 """
 
-from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 HEAD = "0001"
 """The revision of migrations/versions that makes the tables below."""
@@ -25,6 +37,7 @@ jobs = Table(
     Column("attempts", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
     Column("claims", Integer, nullable=False),
+    Column("change", BigInteger, nullable=False),
     Column("not_before", Double, nullable=False),
     Column("leased_by", Text),
     Column("lease_until", Double),
@@ -44,8 +57,16 @@ jobs = Table(
 )
 Index("galago_jobs_claim", jobs.c.state, jobs.c.priority.desc(), jobs.c.id)
 Index("galago_jobs_due", jobs.c.state, jobs.c.not_before)
+Index("galago_jobs_change", jobs.c.change, jobs.c.id)
 Index("galago_jobs_external_id", jobs.c.external_id)
 Index("galago_jobs_expires_at", jobs.c.expires_at)
+
+changes = Table(
+    # One row, of which SQLite alone makes use (numbers.py).
+    "galago_changes",
+    metadata,
+    Column("number", BigInteger, nullable=False),
+)
 
 inputs = Table(
     # Apart from the jobs: SQLite writes a whole row whenever a part of it changes, and these may have megabytes.

@@ -14,6 +14,7 @@ from galago.jobs.database import Database, Transaction
 from galago.jobs.deliveries import DeliveryQueue
 from galago.jobs.ids import IdSource
 from galago.jobs.meme_search import AddJob
+from galago.jobs.numbers import Cursor, ends, number_of, read_cursor
 from galago.jobs.old_queue import take_over
 from galago.jobs.records import (
     CANCELLED,
@@ -40,10 +41,6 @@ log = logging.getLogger(__name__)
 PREFIX = "job_"
 BATCH = 500
 """Rows that one transaction removes or takes back at most, so that others get their turn."""
-ADD = {
-    is_postgres: dialect.insert(jobs).on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(jobs)
-    for is_postgres, dialect in ((True, postgresql), (False, sqlite))
-}
 NO_LEASE: dict[str, Any] = {"leased_by": None, "lease_until": None}
 
 
@@ -92,8 +89,11 @@ class JobStore:
                 "error_is_permanent": False, "idempotency_key": new.idempotency_key,
                 "callback_url": new.callback_url, "external_id": new.external_id, "extra": new.extra,
                 "keep_s": self._settings.keep_s if new.keep_s is None else new.keep_s, "created_at": tx.now,
+                "change": number_of(tx, self._database.is_postgres),
             }  # fmt: skip
-            while (added := tx.connection.execute(ADD[self._database.is_postgres], row).one_or_none()) is None:
+            dialect: Any = postgresql if self._database.is_postgres else sqlite
+            query = dialect.insert(jobs).values(row).on_conflict_do_nothing(index_elements=["idempotency_key"])
+            while (added := tx.connection.execute(query.returning(jobs)).one_or_none()) is None:
                 same_key = select(jobs).where(jobs.c.idempotency_key == new.idempotency_key)
                 # None if it expired between the two.
                 if (earlier := tx.connection.execute(same_key).one_or_none()) is not None:
@@ -137,6 +137,30 @@ class JobStore:
             where.append(jobs.c.external_id == external_id)
         rows, more = self._database.page(jobs, where, after, limit, newest_first)
         return JobPage(tuple(map(_job, rows)), more)
+
+    def changes(self, after: str | None, limit: int = 100) -> tuple[tuple[Job, ...], str]:
+        """The jobs whose state changed behind the cursor `after`, in the order of their changes and as they are now,
+        `limit` at most; and the cursor to go on from. Without one: none, and the cursor of now.
+
+        What a job was in between is left out, and a job that is removed. In PostgreSQL a change is told once every
+        transaction of the server is over that began to write before it. Raises InvalidRequest for what is no cursor.
+        """
+        with self._database.read() as tx:
+            # First: of what ends meanwhile, the query below sees more than this says, and not less.
+            end, following = ends(tx, self._database.is_postgres)
+            cursor = Cursor(end) if after is None else read_cursor(after, following)
+            query = select(jobs).where(cursor.after(), jobs.c.change < end)
+            rows = tx.connection.execute(query.order_by(jobs.c.change, jobs.c.id).limit(limit)).all()
+        found = tuple(map(_job, rows))
+        return found, cursor_of(found[-1]) if len(found) == limit else str(max(cursor, Cursor(end)))
+
+    def last_change(self) -> int:
+        """The number of the last change that `changes` tells; another one whenever there is more."""
+        with self._database.read() as tx:
+            end, _ = ends(tx, self._database.is_postgres)
+            if not self._database.is_postgres:
+                return end
+            return tx.connection.scalar(select(func.max(jobs.c.change)).where(jobs.c.change < end)) or 0
 
     def counts(self, path: str | None = None) -> Counts:
         """How many jobs are in each state, and how long the oldest has been ready to run; of one route, if given."""
@@ -267,6 +291,7 @@ class JobStore:
 
     def _change(self, tx: Transaction, where: Sequence[ColumnElement[bool]], values: dict[str, Any]) -> list[Job]:
         """Change the jobs of which `where` holds, and write their callbacks."""
+        values = values | {"change": number_of(tx, self._database.is_postgres)}
         rows = tx.connection.execute(update(jobs).where(*where).values(values).returning(jobs)).all()
         changed = [_job(row) for row in rows]
         for job in changed:
@@ -288,6 +313,11 @@ class JobStore:
 
 def _job(row: Row[Any]) -> Job:
     return Job(**row._mapping)
+
+
+def cursor_of(job: Job) -> str:
+    """The cursor behind the last change of a job that `changes` told."""
+    return str(Cursor(job.change, job.id))
 
 
 def _leased(job: Job) -> list[ColumnElement[bool]]:

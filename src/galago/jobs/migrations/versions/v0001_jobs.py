@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("max_attempts", sa.Integer, nullable=False),
         sa.Column("claims", sa.Integer, nullable=False),
+        sa.Column("change", sa.BigInteger, nullable=False),
         sa.Column("not_before", sa.Double, nullable=False),
         sa.Column("leased_by", sa.Text),
         sa.Column("lease_until", sa.Double),
@@ -38,8 +39,11 @@ def upgrade() -> None:
     )
     op.create_index("galago_jobs_claim", "galago_jobs", ["state", sa.text("priority DESC"), "id"])
     op.create_index("galago_jobs_due", "galago_jobs", ["state", "not_before"])
+    op.create_index("galago_jobs_change", "galago_jobs", ["change", "id"])
     op.create_index("galago_jobs_external_id", "galago_jobs", ["external_id"])
     op.create_index("galago_jobs_expires_at", "galago_jobs", ["expires_at"])
+    changes = op.create_table("galago_changes", sa.Column("number", sa.BigInteger, nullable=False))
+    op.bulk_insert(changes, [{"number": 0}])
     op.create_table(
         "galago_job_inputs",
         sa.Column("job_id", sa.Text, primary_key=True),
@@ -68,5 +72,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("galago_deliveries", "galago_job_inputs", "galago_jobs"):
+    for table in ("galago_deliveries", "galago_job_inputs", "galago_changes", "galago_jobs"):
         op.drop_table(table)
