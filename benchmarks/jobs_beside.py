@@ -1,7 +1,7 @@
 """What a full queue of jobs does to requests that somebody waits for.
 
     python benchmarks/jobs_beside.py --rounds 5
-    python benchmarks/jobs_beside.py --model FOLDER --precision int8 --tokens 16 --requests 16 --jobs 48
+    python benchmarks/jobs_beside.py --model FOLDER --precision int8 --detail low --tokens 16 --requests 16 --jobs 48
 
 Starts `galago serve --jobs-db`, and lets some clients at once send requests, each on an image of its own, beside an
 empty queue and beside one that stays full, in turn. Each round has new images. Prints the latencies beside both, their
@@ -130,11 +130,11 @@ def empty(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def started(model: str, precision: str | None) -> Iterator[tuple[str, str]]:
+def started(model: str, precision: str | None, detail: str) -> Iterator[tuple[str, str]]:
     """A server's address and its queue's file."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "galago.server", model, "--port", "0", "--log-level", "warning"]
-        command += ["--jobs-db", f"{folder}/jobs.db", "--timeout", str(PATIENCE_S)]
+        command += ["--jobs-db", f"{folder}/jobs.db", "--timeout", str(PATIENCE_S), "--detail", detail]
         command += ["--precision", precision] if precision else []
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
@@ -150,6 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scenes")
     parser.add_argument("--precision")
+    parser.add_argument("--detail", default="high")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--requests", type=int, default=64, help="of each round")
     parser.add_argument("--jobs", type=int, default=600, help="in the queue when a round begins")
@@ -161,7 +162,7 @@ def main() -> int:
     bodies, alone = Bodies(options.tokens, [one.resize((options.side, options.side)) for one in scenes]), Found()
     found = {(clients, beside): Found() for clients in options.clients for beside in (False, True)}
     short = 0
-    with started(options.model, options.precision) as (address, file):
+    with started(options.model, options.precision, options.detail) as (address, file):
         client, store = Client(address), open_store(file)
         measure(address, [bodies.caption() for _ in range(8)], 4, Found())  # the first are slower
         for _ in range(options.rounds):

@@ -12,7 +12,7 @@ from turning import Asked, Turned, rows, whole
 
 from galago.engine.engine import Engine
 from galago.engine.limits import Limits
-from galago.engine.priorities import MEMORY_DIVISOR, PAUSE
+from galago.engine.priorities import GRACE_S, MEMORY_DIVISOR, PAUSE
 from galago.errors import EngineBusy
 from galago.request import Done, Request
 
@@ -35,8 +35,8 @@ class Clock:
 def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Turned]:
     """Makes a scheduler by that clock."""
 
-    def make(limits: Limits | None = None, **how: Any) -> Turned:
-        clock, model = Clock(), Standin(**how)
+    def make(limits: Limits | None = None, clock: Clock | None = None, **how: Any) -> Turned:
+        clock, model = clock or Clock(), Standin(**how)
         monkeypatch.setattr("galago.engine.scheduler.time", SimpleNamespace(perf_counter=lambda: clock.now))
         model.step_in = clock.tick
         return Turned(model, limits)
@@ -169,6 +169,31 @@ def test_a_batch_goes_on_beside_interactive_requests_at_a_tenth_of_its_speed(tim
     assert rows(turned.model).count([1, 1, 1]) == 8 and passes == len(watched.events) + 8
     turned.run()
     assert whole(watched, *crowd)
+
+
+def test_a_batch_pauses_a_moment_longer_for_the_next_request(timed: Callable[..., Turned]) -> None:
+    clock = Clock()
+    turned = timed(clock=clock)
+    turned.scheduler.batch_pause.grace_s = GRACE_S
+    crowd = turned.put(batch(Plan(steps=20)))
+    turned.turn()
+    for seed in range(3):
+        watched = turned.put(ask(Plan(steps=2, seed=seed)))
+        until_done(turned, watched)
+        clock.now += 0.9 * GRACE_S
+        assert not turned.turn() and len(crowd.events) == 1
+    clock.now += 0.2 * GRACE_S
+    assert turned.turn() and len(crowd.events) == 2
+    turned.run()
+    assert whole(*turned.asked)
+
+
+def test_a_batch_goes_on_when_no_next_request_comes() -> None:
+    """Nothing else wakes the scheduler then."""
+    engine = Engine(Standin())
+    runs = [engine.submit(batch(Plan(steps=50))), engine.submit(ask(Plan(steps=20)))]
+    assert all(isinstance([*run][-1], Done) for run in runs)
+    engine.close()
 
 
 def test_a_prompt_of_a_batch_waits_for_one_that_came_later(timed: Callable[..., Turned]) -> None:

@@ -93,6 +93,7 @@ class Turned:
         self.images = ImageCache(self.limits.prefix_bytes, self.limits.embedding_bytes)
         with patch("galago.engine.encoder.ThreadPoolExecutor", lambda *_: self.errands):
             self.scheduler = Scheduler(model, self.queue, self.limits, self.images, self.metrics)
+        self.scheduler.batch_pause.grace_s = 0.0
         self.asked: list[Asked] = []
 
     def put(self, request: Request) -> Asked:

@@ -9,8 +9,9 @@ anybody.
 Time: while an interactive request runs, those of a batch pause, their keys and values kept, but for a piece of work now
 and then (on an image, or a pass of their own): after nine times as long as the last one took. So an interactive request
 waits for the piece that it finds under way, and beyond that takes a ninth longer at the most; and a batch goes on, at a
-tenth of its speed, however many interactive requests there are. Where one of these waits for memory, both take turns,
-since whatever ends makes room.
+tenth of its speed, however many interactive requests there are. The pause lasts a moment longer than these, so that who
+asks one thing after the other finds no piece under way. Where one of them waits for memory, both take turns, since
+whatever ends makes room.
 """
 
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ MEMORY_DIVISOR = 4
 """Of the memory for keys and values, that divided by this is left to interactive requests."""
 PAUSE = 9
 """How many times as long as their last piece of work those of a batch pause."""
+GRACE_S = 0.05
+"""For so long after the last interactive request the next is expected, from a client that asks one after the other."""
 
 
 def of_priority(running: Iterable[Sequence], priority: Priority) -> list[Sequence]:
@@ -73,12 +76,19 @@ def reserved_bytes(running: Iterable[Sequence]) -> int:
 
 
 class BatchPause:
-    """When requests of a batch may compute their next piece beside interactive ones."""
+    """When requests of a batch compute beside and after interactive ones. Times are by time.perf_counter."""
 
-    def __init__(self) -> None:
-        self.until = 0.0
-        """by time.perf_counter"""
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        self.grace_s = grace_s
+        self._next_piece_at = self._grace_end = 0.0
+
+    def until(self, now: float, beside: bool) -> float:
+        """When those of a batch may compute, if interactive requests run `beside` them now, or do not."""
+        if beside:
+            self._grace_end = now + self.grace_s
+            return self._next_piece_at
+        return min(self._next_piece_at, self._grace_end)
 
     def count(self, begin: float, end: float) -> None:
-        """Note when their last piece was computed."""
-        self.until = end + PAUSE * (end - begin)
+        """Note when the last piece of a batch was computed."""
+        self._next_piece_at = end + PAUSE * (end - begin)

@@ -52,7 +52,8 @@ class Scheduler:
         on_encoded, free_memory = self._on_encoded, self._free_memory_after
         self._encoder = Encoder(model, images, queue.wake, on_encoded, free_memory, metrics.count_images)
         self._image_next = True
-        self._batch_pause = BatchPause()
+        self.batch_pause = BatchPause()
+        self._paused_until = 0.0
         self._turns, self._overhead_s, self._skills_s, self._longest_s = 0, 0.0, 0.0, 0.0
         self._model_and_skills_s = 0.0
         """seconds of this turn that the model and the skills took"""
@@ -129,9 +130,10 @@ class Scheduler:
         passes, interactive = self._turns, of_priority(self._running, "interactive")
         worked = self._work("interactive", interactive)
         now = time.perf_counter()
-        paused = interactive and self._queue.waits_for_memory != "interactive" and now < self._batch_pause.until
-        if not paused and self._work("batch", of_priority(self._running, "batch")):
-            self._batch_pause.count(now, time.perf_counter())
+        pause_end = self.batch_pause.until(now, bool(interactive))
+        self._paused_until = 0.0 if self._queue.waits_for_memory == "interactive" else pause_end
+        if now >= self._paused_until and self._work("batch", of_priority(self._running, "batch")):
+            self.batch_pause.count(now, time.perf_counter())
             worked = True
         if self._turns > passes:
             self._overhead_s += time.perf_counter() - begin - self._model_and_skills_s
@@ -174,8 +176,8 @@ class Scheduler:
         """Wait until something is to do; after a while of that memory goes back to the system."""
         now, jobs = time.perf_counter(), [*self._queue.jobs(), *(s.job for s in self._running)]
         moments = [job.deadline for job in jobs if job.deadline]
-        if self._batch_pause.until > now and any(job.priority == "batch" for job in jobs):
-            moments.append(self._batch_pause.until)
+        if self._paused_until > now and any(job.priority == "batch" for job in jobs):
+            moments.append(self._paused_until)
         until = min(max(0.0, min(moments) - now), MAX_WAIT_S) if moments else None
         if self._running or until is not None:
             self._queue.wait(until)
