@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from galago.errors import EngineBusy, EngineClosed, GalagoError, InvalidRequest, ModelNotFound, UnsupportedTask
 from galago.jobs import meme_search
-from galago.jobs.records import Delivery, Job, JobInput
+from galago.jobs.metrics import AttemptOutcome, count_attempt, count_callback
+from galago.jobs.records import DEAD, DONE, QUEUED, Delivery, Job, JobInput
 from galago.jobs.sending import PLAIN_HEADERS, TIMEOUT, Sent, send, sign
 from galago.jobs.store import JobStore
 
@@ -70,6 +72,8 @@ async def run_worker(
             while len(running) >= slots:
                 await ended.wait()
                 ended = anyio.Event()
+            # What is given back at a stop is not for this worker to take up again.
+            await anyio.lowlevel.checkpoint()
             # All that there is room for: a claim of several takes little longer than one of one.
             # Shielded, since what is claimed while this is cancelled has to be given back too.
             with anyio.CancelScope(shield=True):
@@ -82,7 +86,8 @@ async def run_worker(
                 await _blocking(store.wait, WAIT_S, without)
 
     async def carry_out(job: Job, scope: anyio.CancelScope) -> None:
-        finish = partial(store.release, job)
+        release = finish = partial(store.release, job)
+        outcome: AttemptOutcome = "lost"
         try:
             with scope:
                 given = await _blocking(store.read_input, job.id)
@@ -103,7 +108,8 @@ async def run_worker(
             # A worker that stops has a moment for this. A job whose scope is cancelled is another's, or nobody's.
             with anyio.move_on_after(LEASE_S, shield=True):
                 if not scope.cancelled_caught:
-                    await _settle(finish)
+                    outcome = _outcome(await _settle(finish), is_released=finish is release)
+            count_attempt(outcome)
             del running[job.id]
             ended.set()
 
@@ -121,12 +127,14 @@ async def run_worker(
                 sent = await _blocking(_send, delivery, allowed_hosts, secret)
                 if sent.ok:
                     await _blocking(store.deliveries.delivered, delivery, sent.status)
+                    count_callback("delivered")
                     log.info("%s successfully delivered, of job %s", delivery.event, delivery.job_id)
                 else:
                     why = sent.error or f"it was answered with status {sent.status}"
                     log.warning("%s not delivered, of job %s: %s", delivery.event, delivery.job_id, why)
                     failed = partial(store.deliveries.failed, delivery, why, status=sent.status)
-                    await _blocking(partial(failed, permanent=_is_refused(delivery, sent)))
+                    ended = await _blocking(partial(failed, permanent=_is_refused(delivery, sent)))
+                    count_callback("dead" if ended and ended.state == DEAD else "failed")
                 break
             else:
                 await _blocking(store.deliveries.wait, WAIT_S)
@@ -151,15 +159,22 @@ async def _go_on(what: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await anyio.sleep(1)
 
 
-async def _settle(finish: Callable[[], object]) -> None:
+async def _settle(finish: Callable[[], T]) -> T:
     """Write how a job ended, also past a database that is away for a while."""
     while True:
         try:
-            await _blocking(finish)
-            return
+            return await _blocking(finish)
         except GalagoError as error:
             log.error("the job queue: %s", error)
             await anyio.sleep(1)
+
+
+def _outcome(ended: Job | None, is_released: bool) -> AttemptOutcome:
+    if ended is None:
+        return "lost"
+    if ended.state == QUEUED:
+        return "released" if is_released else "retried"
+    return "done" if ended.state == DONE else "failed"
 
 
 async def _in_its_turn(perform: Perform, job: Job, given: JobInput) -> str:

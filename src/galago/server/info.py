@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
+from galago.jobs.metrics import QueueWatch, queue_exposition, queue_json
 from galago.server import meme_search
 from galago.server.bodies import Json
-from galago.server.jobs import queue_json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
 from galago.server.pages import docs_page, html_response, start_page, style
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = None) -> None:
-    models = context.models
+    models, queue = context.models, QueueWatch(store) if store else None
 
     @app.get("/health")
     @app.get("/readyz")
@@ -54,7 +54,7 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
                 "memory": _memory(facts.device),
                 "performance": context.stats.report(),
                 "models": await run_blocking(partial(describe_loaded, models)),
-                **({"queue": await run_blocking(partial(queue_json, store))} if store else {}),
+                **({"queue": queue_json(await queue.read())} if queue else {}),
                 **({"meme_search": meme_search.models_behind(models)} if context.settings.meme_search else {}),
                 "routes": {route.name: [asdict(way) for way in route.ways] for route in models.routes},
             }
@@ -80,7 +80,8 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await run_blocking(exposition), media_type=CONTENT_TYPE)
+        of_queue = queue_exposition(await queue.read()) if queue else b""
+        return Response(await run_blocking(exposition) + of_queue, media_type=CONTENT_TYPE)
 
     @app.get("/")
     async def root(http: Request) -> Response:
