@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from guarded import PATIENCE
+from jsonschema import Draft202012Validator
 from receiver import receiving
 from serving import serving
 from standardwebhooks import Webhook
@@ -64,6 +65,29 @@ def test_a_job_is_carried_out_and_called_back(http: httpx.Client) -> None:
     assert [one["type"] for one in told] == ["job.queued", "job.started", "job.done"]
     assert told[-1]["data"] == job
     assert http.get("/v1/jobs?status=done").json()["data"] == [job]
+
+
+def test_callbacks_of_a_job_are_told_and_sent_again(http: httpx.Client) -> None:
+    with receiving() as receiver:
+        job = finished(http, http.post("/v1/jobs", json=ASKED | {"callback_url": receiver.url}).json())
+        receiver.wait_for(3)
+        end = time.monotonic() + PATIENCE
+        told: list[Any] = []
+        while [one["state"] for one in told] != ["delivered"] * 3:
+            assert time.monotonic() < end, told
+            listed = http.get(f"/v1/jobs/{job['id']}/deliveries").json()
+            told = listed["data"]
+        assert [(one["sequence"], one["event"]) for one in told] == [
+            (1, "job.queued"), (2, "job.started"), (3, "job.done"),
+        ]  # fmt: skip
+        assert all(one["last_status"] == 200 and one["job_id"] == job["id"] and "body" not in one for one in told)
+        schema = {"$ref": "#/components/schemas/JobDeliveryList", **http.get("/openapi.json").json()}
+        Draft202012Validator(schema).validate(listed)
+        again = http.post(f"/v1/jobs/deliveries/{told[0]['id']}/replay")
+        assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, told[0]["id"], "pending")
+        assert receiver.wait_for(4)[-1].headers["webhook-id"] == told[0]["id"]
+    for reply in (http.get("/v1/jobs/x/deliveries"), http.post("/v1/jobs/deliveries/x/replay")):
+        assert reply.status_code == 404 and "x" in reply.json()["error"]["message"]
 
 
 def signed(request: Any) -> Any:

@@ -23,13 +23,11 @@ _CURSOR = re.compile(r"([0-9]{1,18})(?:-(job_[0-9a-z]{26}))?")
 
 
 class Cursor(NamedTuple):
-    """A place among the changes, behind all that are smaller; without an id, before all of this number."""
+    """A place among the changes, behind all that are smaller; without an id, before all of this number. As text it is
+    NUMBER or NUMBER-ID."""
 
     number: int
     job_id: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.number}-{self.job_id}" if self.job_id else str(self.number)
 
     def after(self) -> ColumnElement[bool]:
         """What holds for the jobs behind it."""
@@ -59,7 +57,7 @@ def read_cursor(said: str, following: int) -> Cursor:
     """The cursor of a text. Raises InvalidRequest."""
     found = _CURSOR.fullmatch(said)
     if found is None:
-        raise InvalidRequest(f"after must be the id of an event, not {quoted(said)}", "after")
+        raise InvalidRequest(f"after must be the id of an event (Last-Event-ID), not {quoted(said)}", "after")
     cursor = Cursor(int(found[1]), found[2] or "")
     if cursor.number > following:
         raise InvalidRequest(f"after is no event of this queue: {quoted(said)}; ask again without it", "after")

@@ -100,6 +100,11 @@ class Job:
     finished_at: float | None
     expires_at: float | None
 
+    @property
+    def cursor(self) -> str:
+        """The place of its last change among those of all jobs."""
+        return f"{self.change}-{self.id}"
+
 
 @dataclass(frozen=True)
 class JobInput:

@@ -152,7 +152,7 @@ class JobStore:
             query = select(jobs).where(cursor.after(), jobs.c.change < end)
             rows = tx.connection.execute(query.order_by(jobs.c.change, jobs.c.id).limit(limit)).all()
         found = tuple(map(_job, rows))
-        return found, cursor_of(found[-1]) if len(found) == limit else str(max(cursor, Cursor(end)))
+        return found, found[-1].cursor if len(found) == limit else str(end)
 
     def last_change(self) -> int:
         """The number of the last change that `changes` tells; another one whenever there is more."""
@@ -313,11 +313,6 @@ class JobStore:
 
 def _job(row: Row[Any]) -> Job:
     return Job(**row._mapping)
-
-
-def cursor_of(job: Job) -> str:
-    """The cursor behind the last change of a job that `changes` told."""
-    return str(Cursor(job.change, job.id))
 
 
 def _leased(job: Job) -> list[ColumnElement[bool]]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from galago.jobs import meme_search
-from galago.jobs.records import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Callback, Job
+from galago.jobs.records import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Callback, Delivery, Job
 from galago.jobs.sending import Event, event_body
 
 EVENTS: dict[str, Event] = {
@@ -38,6 +38,8 @@ def job_json(job: Job) -> dict[str, Any]:
         "path": job.path,
         "status": job.state,
         "attempts": job.attempts,
+        "max_attempts": job.max_attempts,
+        "next_attempt_at": job.not_before if job.state == QUEUED else None,
         "priority": job.priority,
         "created_at": job.created_at,
         "started_at": job.started_at,
@@ -46,3 +48,10 @@ def job_json(job: Job) -> dict[str, Any]:
         "result": None if job.result is None else json.loads(job.result),
         "error": error,
     }
+
+
+def delivery_json(delivery: Delivery) -> dict[str, Any]:
+    """A callback as clients see it, without its body. Times are seconds since 1970."""
+    names = ("sequence", "event", "url", "state", "attempts", "next_at", "last_status", "last_error")
+    told = {name: getattr(delivery, name) for name in (*names, "created_at", "delivered_at")}
+    return {"id": delivery.id, "object": "job.delivery", "job_id": delivery.job_id, **told}

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from galago.errors import UnsupportedTask
 from galago.fleet.pool import ModelPool
-from galago.server import dialect, errors, info, job_work, jobs, manage, meme_search, ollama_models
+from galago.server import dialect, errors, info, job_events, job_work, jobs, manage, meme_search, ollama_models
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
 from galago.server.guard.gate import GateMiddleware, is_loopback
 from galago.server.guard.record import RecordMiddleware
@@ -58,7 +58,7 @@ def create_app(
     app = FastAPI(title="Galago", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.state.models, app.state.startup = models, models.startup
     formats = {path: one.error_body for one in DIALECTS for route in one.routes for path in route.paths}
-    formats |= {"/api/": OLLAMA.error_body, jobs.PATH: jobs.error_body}
+    formats |= {"/api/": OLLAMA.error_body, jobs.PATH: jobs.error_body, job_events.PATH: jobs.error_body}
     unknown = OPENAI.error_body
     if settings.meme_search:
         formats |= dict.fromkeys(meme_search.PATHS, meme_search.error_body)
@@ -79,6 +79,7 @@ def create_app(
     _dialect_routes(app, context)
     ollama_models.add_routes(app, context)
     manage.add_routes(app, context)
+    job_events.add_routes(app, context, store)  # before the ids of jobs
     jobs.add_routes(app, context, store)
     if settings.meme_search and store:
         meme_search.add_routes(app, context, store)

@@ -12,7 +12,7 @@ from pydantic import Field
 from galago.errors import InvalidRequest, UnsupportedTask, quoted
 from galago.jobs.records import STATES, Job, NewJob
 from galago.jobs.sending import check_callback
-from galago.jobs.telling import job_json
+from galago.jobs.telling import delivery_json, job_json
 from galago.server import openai_reply
 from galago.server.bodies import Json, load_json, validate
 from galago.server.dialect import Route, read
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from galago.jobs.store import JobStore
 
 PATH = "/v1/jobs"
+MAX_LISTED = 1000
+"""Callbacks of a job that are told of: it has a handful, unless it is retried again and again"""
 
 
 class JobBody(Fields):
@@ -42,19 +44,18 @@ def error_body(failed: Failure) -> Json:
     return {"error": {**openai_reply.error_body(failed)["error"], "param": failed.param}}
 
 
-def queue_json(store: "JobStore") -> Json:
-    """How the queue and its callbacks stand, for /health."""
-    told = {"jobs": store.counts(), "callbacks": store.deliveries.counts()}
-    return {name: {**counts.by_state, "oldest_s": counts.oldest_s} for name, counts in told.items()}
+def queue_of(store: "JobStore | None") -> "JobStore":
+    """The queue, if this server has one. Raises UnsupportedTask."""
+    if store is None:
+        raise UnsupportedTask("this server keeps no jobs: galago serve --jobs does")
+    return store
 
 
 def add_routes(app: FastAPI, context: ServerContext, kept: "JobStore | None") -> None:
     settings = context.settings
 
     def store() -> "JobStore":
-        if kept is None:
-            raise UnsupportedTask("this server keeps no jobs: galago serve --jobs does")
-        return kept
+        return queue_of(kept)
 
     def new_job(raw: bytes) -> NewJob:
         given = load_json(raw)
@@ -76,10 +77,13 @@ def add_routes(app: FastAPI, context: ServerContext, kept: "JobStore | None") ->
             callback_url=beside.callback_url,
         )
 
+    def no_job(job_id: str) -> Refused:
+        return Refused("not_found", f"there is no job {quoted(job_id)}", "id")
+
     async def change(job_id: str, what: Callable[[str], Job | None]) -> Response:
         job = await run_blocking(partial(what, job_id))
         if job is None:
-            raise Refused("not_found", f"there is no job {quoted(job_id)}", "id")
+            raise no_job(job_id)
         return JSONResponse(job_json(job))
 
     @app.post(PATH)
@@ -112,6 +116,22 @@ def add_routes(app: FastAPI, context: ServerContext, kept: "JobStore | None") ->
     @app.post(f"{PATH}/{{id}}/retry")
     async def retry(id: str) -> Response:
         return await change(id, store().retry)
+
+    @app.get(f"{PATH}/{{id}}/deliveries")
+    async def deliveries(id: str) -> Response:
+        queue = store()
+        if await run_blocking(partial(queue.get, id)) is None:
+            raise no_job(id)
+        page = await run_blocking(partial(queue.deliveries.page, job_id=id, limit=MAX_LISTED, newest_first=False))
+        told = [delivery_json(delivery) for delivery in page.deliveries]
+        return JSONResponse({"object": "list", "data": told, "after": page.after, "has_more": page.after is not None})
+
+    @app.post(f"{PATH}/deliveries/{{id}}/replay")
+    async def replay(id: str) -> Response:
+        delivery = await run_blocking(partial(store().deliveries.replay, id))
+        if delivery is None:
+            raise Refused("not_found", f"there is no callback {quoted(id)}", "id")
+        return JSONResponse(delivery_json(delivery))
 
 
 def _route(path: str) -> Route:

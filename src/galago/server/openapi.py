@@ -10,6 +10,7 @@ from galago.server import ollama_models
 from galago.server.bodies import Json
 from galago.server.dialect import Dialect, Route
 from galago.server.dialects import DIALECTS, OLLAMA, OPENAI
+from galago.server.job_events import PATH as EVENTS_PATH
 from galago.server.jobs import PATH as JOBS
 from galago.server.jobs import JobBody
 from galago.server.manage import ModelCommand
@@ -46,6 +47,11 @@ PREFIXES = (("/v1", ""), ("", "_unprefixed"))
 """of paths, and what the names of their operations end in"""
 _OLLAMA_LISTS = ("/api/version", "/api/tags", "/api/ps")
 ERROR = ref("ErrorBody")
+_FOLLOWED = (
+    "An event for each change of a job's state from now on, or behind a cursor: `event` is job.queued, job.started, "
+    "job.done, job.failed or job.cancelled, `data` the job as it is now, `id` the cursor. States that a job passed "
+    "through between two looks, of which there are two a second, are left out. It ends when the server stops."
+)
 
 
 @cache
@@ -208,6 +214,15 @@ def _jobs(takes: Json) -> Json:
         {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
     ]
 
+    cursor = {"schema": TEXT, "description": "the id of the last event that came: go on behind it"}
+    places = [
+        {"name": name, "in": place, **cursor} for name, place in (("Last-Event-ID", "header"), ("after", "query"))
+    ]
+    followed = {"200": _reply(_FOLLOWED, EVENTS), **_errors((400, 429, 501), on_429="Too many follow the jobs.")}
+    delivery = {"200": _reply("The callback.", _json("JobDelivery"))}
+    no_delivery = _errors((404, 501), on_404="There is no such callback.")
+    deliveries = {"200": _reply("Its callbacks, in their order.", _json("JobDeliveryList")), **gone}
+
     def one(name: str, summary: str, more: Json | None = None) -> Json:
         return _operation(name, "Jobs", summary, {"200": job, **gone, **(more or {})}, parameters=[id])
 
@@ -216,8 +231,17 @@ def _jobs(takes: Json) -> Json:
             "post": _operation("add_job", "Jobs", "Have a request carried out later", added, takes, description=told),
             "get": _operation("list_jobs", "Jobs", "List the jobs", listed, parameters=choices),
         },
+        EVENTS_PATH: {"get": _operation("follow_jobs", "Jobs", "Follow the jobs' states", followed, parameters=places)},
         f"{JOBS}/{{id}}": {"get": one("get_job", "Tell of one job"), "delete": one("cancel_job", "Cancel a job")},
         f"{JOBS}/{{id}}/retry": {"post": one("retry_job", "Try a failed job again", _errors((400,)))},
+        f"{JOBS}/{{id}}/deliveries": {
+            "get": _operation("list_job_deliveries", "Jobs", "List a job's callbacks", deliveries, parameters=[id])
+        },
+        f"{JOBS}/deliveries/{{id}}/replay": {
+            "post": _operation(
+                "replay_job_delivery", "Jobs", "Send a callback again", delivery | no_delivery, parameters=[id]
+            )
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from galago.jobs.ids import ALPHABET, LENGTH
-from galago.jobs.records import STATES
+from galago.jobs.records import DELIVERY_STATES, STATES
 from galago.server.bodies import Json
 
 TEXT: Json = {"type": "string"}
@@ -107,10 +107,22 @@ def _jobs() -> Json:
     any_: Json = {"type": ["object", "null"]}
     number: Json = {"type": ["number", "null"]}
     told = {"id": JOB_ID, "object": choice("job"), "path": TEXT, "status": JOB_STATES, "attempts": COUNT}
-    times = dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), number)
+    told["max_attempts"] = COUNT
+    times = dict.fromkeys(("next_attempt_at", "created_at", "started_at", "finished_at", "expires_at"), number)
     job = record({**told, "priority": {"type": "integer"}, **times, "result": any_, "error": any_})
     listed = {"object": choice("list"), "data": array(job), "after": may(TEXT), "has_more": FLAG}
-    return {"Job": job, "JobList": record(listed)}
+    last = {"last_status": may(COUNT, "that it was answered with"), "last_error": may(TEXT)}
+    sent = dict.fromkeys(("next_at", "created_at", "delivered_at"), number)
+    state = {"state": choice(*DELIVERY_STATES), "attempts": COUNT}
+    names = {"id": TEXT, "object": choice("job.delivery"), "job_id": JOB_ID, "sequence": COUNT}
+    delivery = record({**names, "event": TEXT, "url": TEXT, **state, **last, **sent})
+    deliveries = {**listed, "data": array(delivery)}
+    return {
+        "Job": job,
+        "JobList": record(listed),
+        "JobDelivery": delivery,
+        "JobDeliveryList": record(deliveries),
+    }
 
 
 def schemas() -> Json:

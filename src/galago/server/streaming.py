@@ -34,11 +34,16 @@ class Silence:
     """between one keep-alive and the next; proxies cut after 30 to 120"""
 
 
-def sse_event(value: dict[str, Any]) -> str:
-    """A server-sent event with this JSON."""
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""nginx would collect what it passes on, keep-alives too."""
+
+
+def sse_event(value: dict[str, Any], **fields: str) -> str:
+    """A server-sent event with this JSON, and other fields (event, id)."""
     # ASCII only: some clients also split lines at U+2028 and its like.
     # NaN and infinity, which are no JSON, are an error here as they are in replies of one piece.
-    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
+    named = "".join(f"{name}: {field}\n" for name, field in fields.items())
+    return f"{named}data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
 
 
 async def stream_response(
@@ -57,8 +62,7 @@ async def stream_response(
         async for line in kept:
             yield line
 
-    # nginx would collect what it passes on, keep-alives too.
-    usual = {"Content-Type": framing.content_type, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    usual = {"Content-Type": framing.content_type, **STREAM_HEADERS}
     return StreamingResponse(all_lines(), headers=usual | (headers or {}))
 
 

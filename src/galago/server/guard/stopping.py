@@ -35,6 +35,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.on_stop: list[Callable[[], None]] = []
+        """Called when a stop begins, to end what never ends by itself"""
         self._requests: set[anyio.CancelScope] = set()
         self._empty = asyncio.Event()
 
@@ -52,6 +54,12 @@ class InFlight:
         self._requests.discard(request)
         if not self._requests:
             self._empty.set()
+
+    def begin_stop(self) -> None:
+        """Take no more requests."""
+        self.stopping = True
+        for call in self.on_stop:
+            call()
 
     async def wait(self, seconds: float) -> None:
         """Wait until no request is left, for `seconds` at the most."""
@@ -144,7 +152,7 @@ class Server(uvicorn.Server):
         self.stop.begin(sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.in_flight.stopping = True
+        self.in_flight.begin_stop()
         for server in self.servers:
             server.close()
         for listening in sockets or []:
