@@ -17,10 +17,11 @@ from galago.server import meme_search
 from galago.server.bodies import Json
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
-from galago.server.pages import docs_page, html_response, start_page, style
+from galago.server.pages import app_file, docs_page, html_response, start_page, style
+from galago.server.request_target import PAGE_FILES
 from galago.server.serving import RequestStats, ServerContext, run_blocking
 from galago.server.settings import MAX_TIMEOUT
-from galago.system.device import memory_in_use, pick_device
+from galago.system.device import memory_in_use
 from galago.version import VERSION
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
                 "status": "healthy",
                 **identity,
                 **_facts_json(facts),
-                "memory": _memory(facts.device),
+                "memory": {**_memory(facts.device), "free_bytes": models.free_bytes()},
                 "performance": context.stats.report(),
                 "models": await run_blocking(partial(describe_loaded, models)),
                 **({"queue": queue_json(await queue.read())} if queue else {}),
@@ -93,12 +94,13 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
                 return JSONResponse(meme_search.ROOT, 200, headers)
             message = "Galago is running; clients of OpenAI's and Moondream's API use /v1 as their base URL."
             return JSONResponse({"message": message, "version": VERSION, "status": status, "model": name}, 200, headers)
-        listed = await run_blocking(models.statuses)
-        used = _memory(str(pick_device(models.pool.run_options.get("device"))))
-        by_model = await run_blocking(models.memory)
-        address = str(http.base_url).rstrip("/")
-        page = partial(start_page, address, VERSION, status, listed, models.pool.budget, used, by_model, context.stats)
-        return html_response(await run_blocking(page), headers)
+        response = start_page()
+        response.headers.update(headers)
+        return response
+
+    @app.get(f"{PAGE_FILES}{{name}}")
+    async def page_file(name: str) -> Response:
+        return app_file(name)
 
     @app.get("/openapi.json")
     async def openapi() -> Response:

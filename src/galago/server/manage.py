@@ -10,6 +10,7 @@ from functools import partial
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
+from galago.backends.memory_estimate import peak_bytes
 from galago.errors import InvalidRequest
 from galago.fleet.routing import ResolvedRoute
 from galago.server.bodies import Json, load_json, validate
@@ -19,11 +20,16 @@ from galago.server.models import Models, ModelStatus
 from galago.server.openai import error_body
 from galago.server.serving import ServerContext, run_blocking
 from galago.server.streaming import Framing, sse_event, stream_response
+from galago.store.catalog import Bundled, entry_of
 from galago.system.progress import Progress
 
 LOAD, UNLOAD = "/models/load", "/models/unload"
 KEEPALIVE_S = 15.0
 """Seconds without progress after which a comment in the stream keeps the connection alive"""
+
+
+SKILLS_OF = {"objects": ("detect", "point", "gaze"), "video": ("video",)}
+"""What the catalogue's words for what not every model does stand for"""
 
 
 class ModelCommand(Fields):
@@ -96,7 +102,27 @@ def _entry(status: ModelStatus, models: Models) -> Json:
         "precision": status.precision,
         "memory_bytes": status.bytes,
         "in_use": status.in_use,
+        **_described(status, models),
         **({"ways": [asdict(way) for way in status.ways]} if status.ways else {}),
+    }
+
+
+def _described(status: ModelStatus, models: Models) -> Json:
+    """What helps to choose a model: of a catalogue's what it does and takes, and whether that fits beside nothing."""
+    entry = entry_of(status.id)
+    if entry is None or status.ways:
+        return {"description": status.description}
+    hosted = not isinstance(entry.source, Bundled)
+    return {
+        "description": entry.description,
+        "skills": ["query", "caption", *(skill for one in entry.can for skill in SKILLS_OF[one])],
+        "license": entry.license,
+        "parameters": entry.parameters,
+        "bundled": not hosted,
+        # Published in 16 bits.
+        "download_bytes": 2 * entry.parameters if hosted and not status.installed else 0,
+        "memory_by_precision": {name: peak_bytes(entry, name) for name in entry.precisions},
+        "fits": status.bytes is None or status.bytes <= models.pool.budget,
     }
 
 

@@ -209,6 +209,10 @@ class Models:
         found = {facts.name: self._in_memory.get(entry.name) for facts, entry in self.loaded()}
         return {name: model.stats() for name, model in found.items() if model}
 
+    def free_bytes(self) -> int:
+        """What of the budget no model has."""
+        return max(self.pool.budget - sum(entry.bytes for entry in self.pool.loaded()), 0)
+
     def _record_ended(self) -> list[str]:
         """Record the errors of configured models that have ended. Returns those that were not recorded before."""
         ended = {

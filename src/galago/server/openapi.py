@@ -259,6 +259,10 @@ def _info() -> Json:
     metrics = _reply("In Prometheus' text format.", {"text/plain": {"schema": TEXT}})
     described = _reply("This document.", {"application/json": {"schema": {"type": "object"}}})
 
+    gone = _errors((404,), on_404="The page has no such file.")
+    file = {"200": _reply("The file.", {"*/*": {}}), **gone}
+    name: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+
     def get(name: str, summary: str, replies: Json) -> Json:
         return {"get": _operation(name, "Server", summary, replies)}
 
@@ -271,5 +275,6 @@ def _info() -> Json:
         "/metrics": get("metrics", "Give Prometheus its metrics", {"200": metrics}),
         "/openapi.json": get("openapi", "Describe every route to programs", {"200": described}),
         "/docs": get("docs", "Describe every route to people", {"200": _reply("A page.", page)}),
+        "/app/{name}": {"get": _operation("page_file", "Server", "A file of the page", file, parameters=[name])},
         "/style.css": get("style", "Style the pages", {"200": _reply("CSS.", {"text/css": {"schema": TEXT}})}),
     }

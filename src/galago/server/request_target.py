@@ -6,6 +6,8 @@ from starlette.types import Scope
 
 HEALTH_PATHS = ("/health", "/readyz")
 """Asked by monitors and by clients at their set-up: open without a key, and answered while the server stops."""
+PAGE_FILES = "/app/"
+"""Where the files of the page are"""
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
@@ -21,3 +23,10 @@ def normalise_target(scope: Scope) -> None:
         scope["headers"] = [*others, (b"host", found[1].encode())]
         path = "/" + path[found.end() :]
     scope["path"] = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+
+
+def is_page(scope: Scope, accept: str) -> bool:
+    """Whether this asks for the page or a file of it: open without a key, which the page then asks for."""
+    path: str = scope["path"]
+    is_read = scope["method"] in ("GET", "HEAD")
+    return is_read and (path.startswith(PAGE_FILES) or (path == "/" and "text/html" in accept))

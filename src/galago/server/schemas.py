@@ -51,6 +51,17 @@ def _models() -> Json:
         "in_use": {**COUNT, "description": "requests that run on it"},
     }
     ways = {"ways": {**array(_way()), "description": "of a route: what it takes, and the model that answers"}}
+    helps = {
+        "description": TEXT,
+        "skills": array(TEXT),
+        "license": TEXT,
+        "parameters": COUNT,
+        "bundled": FLAG,
+        "download_bytes": {**COUNT, "description": "about, where its files are not here"},
+        "memory_by_precision": {"type": "object", "additionalProperties": COUNT},
+        "fits": {**FLAG, "description": "whether the budget has room for it"},
+    }
+    ways |= helps
     described = record(dict.fromkeys(("id", "name", "description", "version"), TEXT))
     root = {"root": {**TEXT, "description": "the model that this is another name of"}}
     listed = {"object": choice("list"), "data": array(record(entry, ways | root)), "models": array(described)}
@@ -78,7 +89,14 @@ def _info() -> Json:
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
     room = record({"used_bytes": COUNT, "allowed_bytes": COUNT})
     rooms = {**record({"pictures": room, "clips": room}), "description": "what pictures take that are being decoded"}
-    used = {"used_bytes": COUNT, "peak_bytes": COUNT, "of": {**TEXT, "description": "of what"}, "decoding": rooms}
+    free = {**COUNT, "description": "of the budget for models"}
+    used = {
+        "used_bytes": COUNT,
+        "peak_bytes": COUNT,
+        "free_bytes": free,
+        "of": {**TEXT, "description": "of what"},
+        "decoding": rooms,
+    }
     who = {"server": TEXT, "model": {**TEXT, "description": "the default one"}, "version": TEXT}
     chosen = {"model_choice": {**TEXT, "description": "why it is this model, where none was named"}}
     healthy = {"status": choice("healthy"), **who, **one, "memory": record(used), "performance": served}

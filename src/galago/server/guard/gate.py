@@ -18,7 +18,7 @@ from galago.errors import EngineClosed, GalagoError, InvalidRequest, quoted
 from galago.server.errors import ErrorReply, Refused
 from galago.server.guard.record import reply_headers
 from galago.server.guard.stopping import InFlight
-from galago.server.request_target import HEALTH_PATHS
+from galago.server.request_target import HEALTH_PATHS, is_page
 
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?|(app|tauri|vscode-webview|vscode-file)://[^/\s]+"
 """Pages of this machine, and of programs on it, such as Obsidian; no site on the web has an origin of their schemes"""
@@ -27,7 +27,8 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,*]+|\*")
 
 class GateMiddleware:
     """Middleware that refuses, in this order: unknown hosts (421), pages from elsewhere (403), requests without a key
-    (401), and all while the server stops (503). HEALTH_PATHS need no key, and are answered while it stops.
+    (401), and all while the server stops (503). HEALTH_PATHS need no key, and are answered while it stops; the page and
+    its files need none either.
 
     `keys` are those that are accepted, as a Bearer token or in X-Moondream-Auth; None wants no key. `origins` are
     those of pages that may use the server beside the ones of this machine, or "*". `hosts` are the names that it may
@@ -85,7 +86,8 @@ class GateMiddleware:
             is_own_page = origin.partition("://")[2] == host
             if not is_own_page and not self._cors.is_allowed_origin(origin):
                 raise Refused("origin_not_allowed", _origin_refusal(origin))
-        if self._digests is not None and method != "OPTIONS" and not is_health:
+        is_open = is_health or method == "OPTIONS" or is_page(scope, headers.get("accept", ""))
+        if self._digests is not None and not is_open:
             keys = _keys_in(headers)
             if not has_key(keys, self._digests):
                 reason = "this key is not one of the server's" if keys else "this server wants a key"

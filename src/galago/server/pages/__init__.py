@@ -1,24 +1,26 @@
-"""The HTML pages, rendered on the server: they need no script, and nothing from elsewhere."""
+"""The HTML pages, which need nothing from elsewhere: the page to see with, in app/, and the documentation, which is
+rendered on the server and needs no script."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from galago.errors import size_of
+from galago.errors import quoted
 from galago.server.bodies import Json
-from galago.server.models import ModelStatus
-from galago.server.serving import RequestStats
+from galago.server.errors import Refused
 
 # Pictures that a page made itself, such as a preview of what a person picked, are data: or blob:.
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
+KINDS = {"js": "text/javascript", "css": "text/css", "png": "image/png", "svg": "image/svg+xml"}
+"""Types of the page's files, by how their names end"""
 _SECURITY_HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -32,34 +34,28 @@ def html_response(page: str, headers: Mapping[str, str] = {}) -> HTMLResponse:
     return HTMLResponse(page, headers={**_SECURITY_HEADERS, **headers})
 
 
-def start_page(
-    address: str,
-    version: str,
-    status: str,
-    statuses: Sequence[ModelStatus],
-    budget: int,
-    used: Mapping[str, Any],
-    memory_by_model: Mapping[str, Mapping[str, Any]],
-    stats: RequestStats,
-) -> str:
-    """The start page: what is served and how to connect. `address` is the server's base URL as this client sees it.
+def start_page() -> HTMLResponse:
+    """The page to see with, which asks the server for all else by its public routes."""
+    return html_response(_app_file("index.html").decode())
 
-    `used` is the memory of the process, as in GET /health.
-    """
-    loaded = [status for status in statuses if status.loaded and not status.ways]
-    return _render(
-        "start.html",
-        address=address,
-        version=version,
-        status=status,
-        loaded=loaded,
-        others=[status for status in statuses if not status.loaded and not status.ways],
-        routes=[status for status in statuses if status.ways],
-        budget=budget,
-        used=used,
-        memory_by_model=memory_by_model,
-        stats=stats.report(),
-    )
+
+def app_file(name: str) -> Response:
+    """A file of that page. Raises Refused for all others."""
+    kind = KINDS.get(name.rpartition(".")[2])
+    if kind is None or name not in _app_files():
+        raise Refused("not_found", f"the page has no file {quoted(name)}")
+    # Asked for anew each time, so that no page is half of an older version.
+    return Response(_app_file(name), media_type=kind, headers={**_SECURITY_HEADERS, "Cache-Control": "no-cache"})
+
+
+@cache
+def _app_files() -> frozenset[str]:
+    return frozenset(file.name for file in files(__package__).joinpath("app").iterdir())
+
+
+@cache
+def _app_file(name: str) -> bytes:
+    return files(__package__).joinpath("app", name).read_bytes()
 
 
 def docs_page(document: Json) -> str:
@@ -82,7 +78,6 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("galago.server", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    made.filters["size"] = size_of
     made.filters["words"] = _words
     return made
 

@@ -1,0 +1,139 @@
+// The chooser: what each model is for, what it takes, and what becomes of it.
+
+import * as api from "./api.js";
+import { button, byId, el, size } from "./dom.js";
+import { state, subscribe, update } from "./store.js";
+
+const LIGHT = 1e9; // bytes that a small machine has to spare
+const ABOUT = {
+  int8: "INT8: each weight is a whole number of 8 bits. A quarter of the memory of float32, and answers hardly differ.",
+  int4: "INT4: each weight is a whole number of 4 bits. Least memory, and answers differ a little more.",
+};
+const loading = new Map(); // { abort, done, total, error } by the id of a model
+
+export async function refresh() {
+  const told = await api.models();
+  const seen = new Set();
+  const models = told.data.filter((one) => !one.root && !one.ways && !seen.has(one.id) && seen.add(one.id));
+  const photo = models.filter((one) => !one.bundled && one.fits);
+  const best = photo.find((one) => one.default_for_photographs) ?? photo[0];
+  for (const one of models) {
+    one.recommended = one === best;
+    one.size = `${size(one.memory_bytes)} memory`;
+  }
+  const known = models.some((one) => one.id === state.model && one.loaded);
+  const first = models.find((one) => one.loaded);
+  update({ models, model: known ? state.model : first?.id ?? state.model });
+}
+
+export function start() {
+  subscribe(() => {
+    showChosen();
+    if (location.hash === "#models") show();
+  });
+}
+
+function showChosen() {
+  const model = state.models.find((one) => one.id === state.model);
+  const parts = [state.model ?? "no model", model?.precision, model && size(model.memory_bytes)];
+  byId("model").textContent = parts.filter(Boolean).join(" · ");
+}
+
+let shown = "";
+
+export function show() {
+  const free = state.health?.memory?.free_bytes;
+  const now = JSON.stringify([state.models, state.model, free && Math.round(free / 1e8), [...loading].map(([id, { done, total, error }]) => [id, done, total, error])]);
+  if (now === shown) return;
+  shown = now;
+  const head = ["Model", "For", "Download", "Memory", "", ""];
+  const rows = state.models.map((model) => row(model, free));
+  byId("view-models").replaceChildren(
+    el("h1", {}, "Models"),
+    el("p", { class: "lead" }, free ? `${size(free)} of memory are free for models on this machine. ` : "", "The chosen one answers; others stay as they are."),
+    el("div", { class: "wide" }, el("table", { "data-testid": "models" }, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows))),
+    el("p", { class: "lead" }, Object.values(ABOUT).map((text) => el("span", { class: "block" }, text))),
+  );
+}
+
+function row(model, free) {
+  const isChosen = model.id === state.model;
+  return el(
+    "tr",
+    { "data-testid": `model-${model.id}`, class: isChosen ? "chosen" : "" },
+    el("th", { scope: "row" }, model.id, badges(model)),
+    el("td", {}, model.description),
+    el("td", { class: "number" }, model.installed ? "here" : size(model.download_bytes)),
+    el("td", {}, memory(model, free)),
+    el("td", {}, stateOf(model, isChosen)),
+    el("td", { class: "actions" }, actions(model, isChosen)),
+  );
+}
+
+function badges(model) {
+  const told = [
+    model.recommended && "Recommended here",
+    !model.bundled && model.memory_bytes < LIGHT && "Lightweight (CPU-friendly)",
+    model.bundled && "Drawn scenes only",
+  ];
+  return told.filter(Boolean).map((text) => el("span", { class: "badge" }, text));
+}
+
+function memory(model, free) {
+  const precisions = Object.entries(model.memory_by_precision ?? {});
+  const rows = precisions.map(([name, bytes]) => {
+    const bar = el("meter", { min: 0, max: Math.max(free ?? bytes, bytes), value: bytes, "aria-label": `${name} takes ${size(bytes)}` });
+    const isUsual = name === model.precision;
+    const word = el(isUsual ? "strong" : "span", { title: ABOUT[name] ?? "", tabindex: ABOUT[name] ? "0" : undefined }, name);
+    return el("li", {}, word, bar, el("span", { class: "number" }, size(bytes)), free !== undefined && bytes > free && !model.loaded ? " too large" : "");
+  });
+  return el("ul", { class: "memory" }, rows);
+}
+
+function stateOf(model, isChosen) {
+  const under = loading.get(model.id);
+  if (under?.error) return el("span", { class: "error", role: "alert" }, under.error);
+  if (under) return under.total ? el("label", {}, "downloading ", el("progress", { value: under.done, max: under.total }), ` ${Math.floor((100 * under.done) / under.total)} %`) : "loading";
+  if (isChosen) return "answers";
+  if (model.loaded) return "ready";
+  if (model.fits === false) return "does not fit";
+  return model.installed ? "here" : "";
+}
+
+function actions(model, isChosen) {
+  const under = loading.get(model.id);
+  if (under && !under.error) return [button("Cancel", () => under.abort.abort())];
+  const made = [];
+  if (model.loaded && !isChosen) made.push(button("Choose", () => update({ model: model.id }), { class: "accent" }));
+  if (!model.loaded) made.push(button("Load", () => load(model), { class: isChosen ? "" : "accent", disabled: model.fits === false }));
+  if (model.loaded && !isChosen) made.push(button("Unload", () => unload(model), { class: "quiet" }));
+  return made;
+}
+
+async function load(model) {
+  const under = { abort: new AbortController(), done: 0, total: 0, error: null };
+  loading.set(model.id, under);
+  update();
+  try {
+    for await (const told of api.load(model.id, under.abort.signal)) {
+      if (told.bytes_total) Object.assign(under, { done: told.bytes_done, total: told.bytes_total });
+      update();
+    }
+    loading.delete(model.id);
+    state.model = model.id;
+  } catch (error) {
+    if (error.name === "AbortError") loading.delete(model.id);
+    else under.error = error.message;
+  }
+  await refresh().catch(() => {});
+  update();
+}
+
+async function unload(model) {
+  try {
+    await api.unload(model.id);
+  } catch (error) {
+    loading.set(model.id, { error: error.message, abort: new AbortController() });
+  }
+  await refresh().catch(() => {});
+}
