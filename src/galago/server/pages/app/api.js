@@ -96,8 +96,7 @@ export const ask = (call, signal) => json("POST", call.path, call.body, signal);
 export async function* askStreamed(call, signal) {
   const reply = await request("POST", call.path, { ...call.body, stream: true }, signal);
   for await (const [data] of events(reply)) {
-    if (data === "[DONE]") return;
-    if (data === "[ERROR]") continue;
+    if (data === "[DONE]" || data === "[ERROR]") continue;
     const told = JSON.parse(data);
     if (told.error) throw new ApiError(told.error.message ?? told.error, 500, told.error.code ?? told.code);
     if (told.choices) {
