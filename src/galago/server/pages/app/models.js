@@ -46,7 +46,7 @@ export function show() {
   const now = JSON.stringify([state.models, state.model, free && Math.round(free / 1e8), [...loading].map(([id, { done, total, error }]) => [id, done, total, error])]);
   if (now === shown) return;
   shown = now;
-  const head = ["Model", "For", "Download", "Memory", "", ""];
+  const head = ["Model", "For", "Download", "Memory", "State", "Do"];
   const rows = state.models.map((model) => row(model, free));
   byId("view-models").replaceChildren(
     el("h1", {}, "Models"),
@@ -73,7 +73,7 @@ function row(model, free) {
 function badges(model) {
   const told = [
     model.recommended && "Recommended here",
-    !model.bundled && model.memory_bytes < LIGHT && "Lightweight (CPU-friendly)",
+    !model.bundled && model.memory_by_precision?.[model.precision] < LIGHT && "Lightweight (CPU-friendly)",
     model.bundled && "Drawn scenes only",
   ];
   return told.filter(Boolean).map((text) => el("span", { class: "badge" }, text));
