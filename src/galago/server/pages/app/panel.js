@@ -176,7 +176,7 @@ function head(answer) {
   const swatch = answer.found && el("span", { class: "swatch" });
   if (swatch) swatch.style.background = stage.colourOf(answer.prompt);
   const count = answer.found && answer.kind !== "gaze" && el("span", { class: "count", "data-testid": "count" }, String(answer.found.length));
-  return el("h3", {}, swatch, answer.prompt, count);
+  return el("h2", {}, swatch, answer.prompt, count);
 }
 
 function body(picture, answer, hovered) {
