@@ -71,7 +71,7 @@ def test_a_library_is_captioned_in_the_background(page: Page, scene: Path, tmp_p
     page.get_by_label("Filter by text").fill("")
     with page.expect_download() as download:
         page.get_by_test_id("csv").click()
-    lines = Path(download.value.path()).read_text().split("\r\n")
+    lines = Path(download.value.path()).read_bytes().decode().split("\r\n")
     assert lines[0] == "name,status,caption,error" and len(lines) == 4
     assert next(line for line in lines if line.startswith("a.png")).startswith("a.png,done,")
     page.reload()

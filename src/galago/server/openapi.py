@@ -260,7 +260,7 @@ def _info() -> Json:
     described = _reply("This document.", {"application/json": {"schema": {"type": "object"}}})
 
     gone = _errors((404,), on_404="The page has no such file.")
-    file = {"200": _reply("The file.", {"*/*": {}}), **gone}
+    file = {"200": _reply("The file.", {"*/*": {"schema": TEXT}}), **gone}
     name: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}
 
     def get(name: str, summary: str, replies: Json) -> Json:
