@@ -16,6 +16,8 @@ let problem = "";
 
 export async function start() {
   rows = await kept("library");
+  show();
+  listen();
 }
 
 export function open() {
