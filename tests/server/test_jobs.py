@@ -20,7 +20,10 @@ from receiver import receiving
 from serving import serving
 from standardwebhooks import Webhook
 
+from galago.errors import JobsDatabaseError
 from galago.fleet.pool import ModelPool
+from galago.jobs import open_store
+from galago.jobs.store import JobStore
 from galago.server.app import create_app
 from galago.server.settings import ServerSettings
 
@@ -150,6 +153,34 @@ def test_a_list_that_cannot_be(http: httpx.Client, query: str, param: str) -> No
     reply = http.get(f"/v1/jobs?{query}")
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), reply.text
     assert param in reply.json()["error"]["message"]
+
+
+def test_a_stop_does_not_wait_for_a_slow_receiver(tmp_path: Path) -> None:
+    """What it was about to say is said after the next start."""
+    with receiving(share=1, ways=("slow",)) as receiver:
+        with serving(app(tmp_path)) as url:
+            httpx.post(f"{url}/v1/jobs", json=ASKED | {"callback_url": receiver.url})
+            with receiver.changed:
+                assert receiver.changed.wait_for(lambda: bool(receiver.received), PATIENCE)
+        store = open_store(tmp_path / "jobs.db")
+        first = store.deliveries.page(newest_first=False).deliveries[0]
+        assert (first.state, first.attempts, first.last_error) == ("pending", 1, None)
+        store.close()
+
+
+def test_a_database_that_is_away_is_said_so(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise JobsDatabaseError("the job database jobs.db was locked")
+
+    monkeypatch.setattr(JobStore, "get", away)
+    reply = http.get("/v1/jobs/job_1")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "jobs_database")
+    assert "was locked" in reply.json()["error"]["message"] and "retry-after" in reply.headers
+
+
+def test_what_asks_a_model_for_nothing_is_no_job(http: httpx.Client) -> None:
+    reply = http.post("/v1/jobs", json={"path": "/api/generate", "model": "scenes"})
+    assert reply.status_code == 400 and "must ask a model for something" in reply.json()["error"]["message"]
 
 
 def test_without_a_queue_it_says_how_to_have_one() -> None:

@@ -3,6 +3,7 @@
 All of it is asyncio; what waits for the database or for a site does so in threads.
 """
 
+import asyncio
 import logging
 import os
 import socket
@@ -38,6 +39,8 @@ MARGIN_S = 5.0
 """That the lease of a callback is longer than sending it may take: it is sent as soon as it is claimed"""
 GONE = 410
 """The status by which Standard Webhooks' receivers end their interest"""
+STOP_S = 2.0
+"""That a stop waits for the callbacks that are on their way; they are sent again later, else"""
 SENDERS = 4
 """Callbacks that are on their way at the same time"""
 PERMANENT = (InvalidRequest, UnsupportedTask, ModelNotFound)
@@ -123,21 +126,24 @@ async def run_worker(
 
     async def deliver() -> None:
         while True:
-            for delivery in await _blocking(store.deliveries.claim, me, TIMEOUT + MARGIN_S, 1):
-                sent = await _blocking(_send, delivery, allowed_hosts, secret)
-                if sent.ok:
-                    await _blocking(store.deliveries.delivered, delivery, sent.status)
-                    count_callback("delivered")
-                    log.info("%s successfully delivered, of job %s", delivery.event, delivery.job_id)
-                else:
-                    why = sent.error or f"it was answered with status {sent.status}"
-                    log.warning("%s not delivered, of job %s: %s", delivery.event, delivery.job_id, why)
-                    failed = partial(store.deliveries.failed, delivery, why, status=sent.status)
-                    ended = await _blocking(partial(failed, permanent=_is_refused(delivery, sent)))
-                    count_callback("dead" if ended and ended.state == DEAD else "failed")
-                break
-            else:
+            claimed = await _blocking(store.deliveries.claim, me, TIMEOUT + MARGIN_S, 1)
+            for delivery in claimed:
+                await send_one(delivery)
+            if not claimed:
                 await _blocking(store.deliveries.wait, WAIT_S)
+
+    async def send_one(delivery: Delivery) -> None:
+        call = partial(_send, delivery, allowed_hosts, secret)
+        # A task of its own, since a stop is not to wait for a slow receiver, but for what is nearly sent.
+        limiter = anyio.CapacityLimiter(1)
+        sending = asyncio.ensure_future(anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter))
+        try:
+            await asyncio.wait({sending})
+        finally:
+            with anyio.move_on_after(STOP_S, shield=True):
+                await asyncio.wait({sending})
+                await _record(store, delivery, sending.result())
+            sending.cancel()
 
     async def expire() -> None:
         while True:
@@ -184,6 +190,20 @@ async def _in_its_turn(perform: Perform, job: Job, given: JobInput) -> str:
             return await perform(job, given)
         except EngineBusy:
             await anyio.sleep(BUSY_S)
+
+
+async def _record(store: JobStore, delivery: Delivery, sent: Sent) -> None:
+    """Write what became of a callback."""
+    if sent.ok:
+        await _blocking(store.deliveries.delivered, delivery, sent.status)
+        count_callback("delivered")
+        log.info("%s successfully delivered, of job %s", delivery.event, delivery.job_id)
+        return
+    why = sent.error or f"it was answered with status {sent.status}"
+    log.warning("%s not delivered, of job %s: %s", delivery.event, delivery.job_id, why)
+    failed = partial(store.deliveries.failed, delivery, why, status=sent.status)
+    ended = await _blocking(partial(failed, permanent=_is_refused(delivery, sent)))
+    count_callback("dead" if ended and ended.state == DEAD else "failed")
 
 
 def _is_refused(delivery: Delivery, sent: Sent) -> bool:

@@ -40,6 +40,7 @@ _STATUS = {
     "download_failed": 500,
     "invalid_checkpoint": 500,
     "unsupported_task": 501,
+    "jobs_database": 503,
     "model_loading": 503,
     "shutting_down": 503,
     "engine_failed": 503,

@@ -204,10 +204,11 @@ def _jobs(takes: Json) -> Json:
     """Without a queue all of it is answered with 501."""
     id = {"name": "id", "in": "path", "required": True, "schema": TEXT}
     job = _reply("The job: its status, and its result or error.", _json("Job"))
-    gone = _errors((404, 501), on_404="There is no such job.")
-    added = {"200": job, "202": job, **_errors((400, 413, 415, 501))}
+    away = "The database of jobs is away, or the server is shutting down."
+    gone = _errors((404, 501, 503), on_404="There is no such job.", on_503=away)
+    added = {"200": job, "202": job, **_errors((400, 413, 415, 501, 503), on_503=away)}
     told = "The fields of the request stand beside the path that it is for."
-    listed = {"200": _reply("Jobs, newest first.", _json("JobList")), **_errors((400, 501))}
+    listed = {"200": _reply("Jobs, newest first.", _json("JobList")), **_errors((400, 501, 503), on_503=away)}
     choices = [
         {"name": "status", "in": "query", "schema": {"type": "array", "items": JOB_STATES}},
         {"name": "after", "in": "query", "schema": JOB_ID, "description": "the id to go on from"},
@@ -218,9 +219,12 @@ def _jobs(takes: Json) -> Json:
     places = [
         {"name": name, "in": place, **cursor} for name, place in (("Last-Event-ID", "header"), ("after", "query"))
     ]
-    followed = {"200": _reply(_FOLLOWED, EVENTS), **_errors((400, 429, 501), on_429="Too many follow the jobs.")}
+    followed = {
+        "200": _reply(_FOLLOWED, EVENTS),
+        **_errors((400, 429, 501, 503), on_429="Too many follow the jobs.", on_503=away),
+    }
     delivery = {"200": _reply("The callback.", _json("JobDelivery"))}
-    no_delivery = _errors((404, 501), on_404="There is no such callback.")
+    no_delivery = _errors((404, 501, 503), on_404="There is no such callback.", on_503=away)
     deliveries = {"200": _reply("Its callbacks, in their order.", _json("JobDeliveryList")), **gone}
 
     def one(name: str, summary: str, more: Json | None = None) -> Json:
