@@ -217,6 +217,35 @@ def test_what_cannot_be_kept_evicts_nothing() -> None:
     assert cache.prefix("new") and cache.prefix("pinned") is None and cache.prefix("other") is None
 
 
+def test_what_passes_has_a_small_part_and_pushes_nothing_out() -> None:
+    cache = ImageCache(hot_bytes=800, warm_bytes=80)
+    for key in "abc":
+        cache.keep_prefix(key, prefix(30))
+        cache.keep_embedding(key, embedding(3))
+    for i in range(100):
+        cache.keep_prefix(f"passing {i}", prefix(30), is_passing=True)
+        cache.keep_embedding(f"passing {i}", embedding(3), is_passing=True)
+        assert cache.prefix(f"passing {i}") is not None
+    assert cache.bytes == 3 * 33 + 3 * 30 + 3 * 3
+    assert [key for key in (*"abc", *(f"passing {i}" for i in range(100))) if cache.has_prefix(key)] == [
+        *"abc", "passing 97", "passing 98", "passing 99",
+    ]  # fmt: skip
+    # What is read stays, and what finds no room beside that is not kept.
+    for i in (97, 98, 99):
+        cache.pin(f"passing {i}")
+    cache.keep_prefix("another", prefix(30), is_passing=True)
+    cache.keep_prefix("large", prefix(101), is_passing=True)
+    assert not cache.has_prefix("another") and not cache.has_prefix("large") and cache.has_prefix("passing 97")
+    cache.keep_prefix("d", prefix(600))
+    assert cache.has_prefix("d") and cache.has_prefix("passing 97")
+    for i in (97, 98, 99):
+        cache.unpin(f"passing {i}")
+    cache.trim()
+    assert cache.bytes == 0
+    cache.keep_prefix("another", prefix(100), is_passing=True)
+    assert cache.bytes == 100
+
+
 def test_a_view_does_not_hold_more_than_is_counted() -> None:
     cache = ImageCache(0, 100)
     whole = torch.arange(1000, dtype=torch.float32).view(100, 10)

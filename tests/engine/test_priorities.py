@@ -311,3 +311,20 @@ def test_who_goes_while_an_image_of_a_batch_is_interrupted_takes_nothing_along(t
     turned.run()
     assert (crowd[0].how, watched[0].how) == ("cancelled", "cancelled") and whole(crowd[1], watched[1])
     turned.emptied()
+
+
+def test_images_of_a_batch_fill_no_memory() -> None:
+    turned = Turned(Standin())
+    turned.put(ask(Plan(steps=2), picture(seed=0)))
+    turned.run()
+    one = turned.scheduler.stats()["cache"]["hot"]["bytes"]
+    turned = Turned(Standin(), Limits(prefix_bytes=16 * one))
+    kept = turned.put(ask(Plan(steps=2), picture(seed=0)))
+    turned.run()
+    crowd = [turned.put(batch(Plan(steps=2), picture(seed=i))) for i in range(1, 12)]
+    turned.run()
+    assert whole(kept, *crowd)
+    assert turned.scheduler.stats()["cache"]["hot"]["bytes"] <= 3 * one
+    again = turned.put(ask(Plan(steps=2), picture(seed=0)))
+    turned.run()
+    assert whole(again) and isinstance(again.end, Done) and again.end.usage.cached_tokens > 0

@@ -220,7 +220,7 @@ def test_a_route_is_loaded_and_unloaded_with_its_models(url: str) -> None:
     assert '"status":"loaded"' in last and loaded(url) == both
 
 
-def test_what_is_told_fits_its_schemas_and_the_page_shows_the_ways(url: str) -> None:
+def test_what_is_told_fits_its_schemas(url: str) -> None:
     document = httpx.get(f"{url}/openapi.json").json()
     paths = {"/health": "Health", "/readyz": "Health", "/v1/models": "ModelList", f"/v1/models/{HYBRID}": "ModelEntry"}
     for path, name in paths.items():
@@ -229,8 +229,6 @@ def test_what_is_told_fits_its_schemas_and_the_page_shows_the_ways(url: str) -> 
     said = health(url)
     assert (said["status"], said["model"], said["revision"]) == ("healthy", HYBRID, "SmolVLM")
     assert httpx.get(f"{url}/v1/stats").json()["model"] == HYBRID
-    page = httpx.get(url, headers={"Accept": "text/html"}).text
-    assert f"<strong>{HYBRID}</strong></td><td>images, video</td><td>smolvlm2-500m" in page
 
 
 def test_a_route_that_was_not_named_at_the_start_is_not_there(tmp_path: Path) -> None:

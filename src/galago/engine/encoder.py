@@ -283,7 +283,7 @@ class Encoder:
                 raise NotANumber("the image")
         except Exception as error:
             return self._fail_image(image, error)
-        self._cache.keep_embedding(image.key, embedding)
+        self._cache.keep_embedding(image.key, embedding, is_passing=image.is_batch)
         self._pending_images.pop(image.key, None)
         for pending in image.prefixes:
             pending.embeddings[image.key] = embedding
@@ -302,7 +302,7 @@ class Encoder:
                 self._fail_prefix(pending, error)
             return
         encoded = replace(encoded, encode_s=pending.encode_s, prefill_s=took)
-        self._cache.keep_prefix(pending.key, encoded)
+        self._cache.keep_prefix(pending.key, encoded, is_passing=pending.is_batch)
         self._pending_prefixes.pop(pending.key, None)
         for i, s in enumerate(pending.waiting):  # who asked first pays
             self._deliver(s, pending.key, encoded, reused=i > 0, seconds=(0, 0) if i else (pending.encode_s, took))

@@ -100,15 +100,15 @@ class ImageCache:
             self._warm.keep(key, found, found.nbytes)
         return found
 
-    def keep_prefix(self, key: str, encoded: EncodedImage) -> None:
-        """Keep a prefix if it fits beside those that are pinned."""
-        self._hot.keep(key, encoded, encoded.nbytes)
+    def keep_prefix(self, key: str, encoded: EncodedImage, is_passing: bool = False) -> None:
+        """Keep a prefix if it fits beside those that are pinned, or of passing use beside others of that."""
+        self._hot.keep(key, encoded, encoded.nbytes, is_passing)
 
-    def keep_embedding(self, key: str, embedding: "Tensor") -> None:
+    def keep_embedding(self, key: str, embedding: "Tensor", is_passing: bool = False) -> None:
         """Keep an embedding, in memory and on disk, where it fits."""
         if embedding.untyped_storage().nbytes() > embedding.nbytes:
             embedding = embedding.clone()  # a view would hold more memory than is counted
-        self._warm.keep(key, embedding, embedding.nbytes)
+        self._warm.keep(key, embedding, embedding.nbytes, is_passing)
         if self._disk:
             self._disk.keep(key, embedding)
 

@@ -35,6 +35,11 @@ class PendingPrefix:
         return bool(self.waiting)
 
     @property
+    def is_batch(self) -> bool:
+        """Whether nobody waits for it but requests of a batch."""
+        return all(s.job.priority == "batch" for s in self.waiting)
+
+    @property
     def rank(self) -> tuple[bool, float]:
         return min(s.job.rank for s in self.waiting)
 
@@ -60,6 +65,10 @@ class PendingImage:
     @property
     def is_wanted(self) -> bool:
         return bool(self.wanted_by)
+
+    @property
+    def is_batch(self) -> bool:
+        return all(p.is_batch for p in self.wanted_by)
 
     @property
     def rank(self) -> tuple[bool, float]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+PASSING_SHARE = 8
+"""The part of a tier's budget that values of passing use may take is one of so many"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class _Entry(Generic[V]):
     nbytes: int
     used: int
     """time of its last use on the clock"""
+    is_passing: bool
 
 
 class Tier(Generic[V]):
     """Evicts what was used least recently, never what is pinned; the budget holds at every moment.
+
+    Values of passing use, which will hardly be asked for again, have a small part of the budget and make room for each
+    other in it, so that many of them neither fill the memory nor push out what others keep.
 
     Only `stats` may be called from another thread than the owner's.
     """
@@ -41,7 +47,7 @@ class Tier(Generic[V]):
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
         """least recently used first"""
         self._pins: Counter[str] = Counter()
-        self.bytes = 0
+        self.bytes = self._passing_bytes = 0
         self._hits = self._misses = self._evictions = 0
 
     def get(self, key: str) -> V | None:
@@ -56,7 +62,7 @@ class Tier(Generic[V]):
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def keep(self, key: str, value: V, nbytes: int) -> None:
+    def keep(self, key: str, value: V, nbytes: int, is_passing: bool = False) -> None:
         """Add or replace the value of a key, if the pinned entries leave it room.
 
         A pinned value is not replaced: it takes its memory for as long as somebody reads it.
@@ -69,10 +75,13 @@ class Tier(Generic[V]):
             self._drop(key)
         if nbytes > self._budget - sum(self._entries[k].nbytes for k in self._pins if k in self._entries):
             return
+        if is_passing and not self._make_passing_room(nbytes):
+            return
         while self.bytes + nbytes > self._budget:
             self.evict()
-        self._entries[key] = _Entry(value, nbytes, next(self._clock))
+        self._entries[key] = _Entry(value, nbytes, next(self._clock), is_passing)
         self.bytes += nbytes
+        self._passing_bytes += nbytes * is_passing
 
     def pin(self, key: str) -> None:
         """Let the key's entry stay, now or when it comes, until it is unpinned as often as pinned."""
@@ -100,6 +109,19 @@ class Tier(Generic[V]):
     def stats(self) -> TierStats:
         return TierStats(len(self._entries), self.bytes, self._budget, self._hits, self._misses, self._evictions)
 
+    def _make_passing_room(self, nbytes: int) -> bool:
+        """Evict others of passing use until this has room beside them; False if it cannot."""
+        most = self._budget // PASSING_SHARE
+        passing = [key for key, entry in self._entries.items() if entry.is_passing and key not in self._pins]
+        if self._passing_bytes + nbytes - sum(self._entries[key].nbytes for key in passing) > most:
+            return False
+        for key in passing:
+            if self._passing_bytes + nbytes <= most:
+                break
+            self._drop(key)
+            self._evictions += 1
+        return True
+
     def _use(self, key: str, entry: _Entry[V]) -> None:
         entry.used = next(self._clock)
         self._entries.move_to_end(key)
@@ -108,4 +130,6 @@ class Tier(Generic[V]):
         return next((key for key in self._entries if key not in self._pins), None)
 
     def _drop(self, key: str) -> None:
-        self.bytes -= self._entries.pop(key).nbytes
+        gone = self._entries.pop(key)
+        self.bytes -= gone.nbytes
+        self._passing_bytes -= gone.nbytes * gone.is_passing

@@ -14,9 +14,9 @@ const loading = new Map(); // { abort, done, total, error } by the id of a model
 export async function refresh() {
   const told = await api.models();
   const seen = new Set();
-  const models = told.data.filter((one) => !one.root && !one.ways && !seen.has(one.id) && seen.add(one.id));
-  const photo = models.filter((one) => !one.bundled && one.fits);
-  const best = photo.find((one) => one.default_for_photographs) ?? photo[0];
+  const models = told.data.filter((one) => !one.root && !seen.has(one.id) && seen.add(one.id));
+  for (const one of models) if (one.ways) one.description = one.ways.map((way) => `${way.takes.join(", ")}: ${way.model}`).join("; ");
+  const best = models.find((one) => !one.bundled && !one.ways && one.fits);
   for (const one of models) {
     one.recommended = one === best;
     one.size = `${size(one.memory_bytes)} memory`;
