@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
-PASSING_SHARE = 8
+PASSING_SHARE = 32
 """The part of a tier's budget that values of passing use may take is one of so many"""
 
 
