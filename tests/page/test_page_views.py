@@ -9,13 +9,21 @@ import httpx
 import pytest
 from guarded import PATIENCE
 from playwright.sync_api import BrowserContext, Page, expect
+from serving import serving
+from websites import served
+
+from galago.fleet.pool import ModelPool
+from galago.server.app import create_app
+from galago.server.settings import ServerSettings
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 VIEWS = ("look", "library", "models", "machine")
 
 
 def show(page: Page, view: str) -> None:
-    page.locator(f"nav a[data-view={view}]").click()
+    # On a phone the name leads to the pictures.
+    there = ".brand" if view == "look" else f"nav a[data-view={view}]"
+    page.locator(there).click()
     page.locator(f"#view-{view}").wait_for()
 
 
@@ -187,3 +195,39 @@ def test_a_view_has_an_address(opened: Callable[[str], Page], url: str) -> None:
     page = opened(f"{url}/#models")
     expect(page.get_by_test_id("models")).to_be_visible()
     expect(page.locator("#view-look")).to_be_hidden()
+
+
+def test_a_picture_is_added_by_its_address(opened: Callable[[str], Page], scene: Path, faults: list[str]) -> None:
+    """The server fetches it: the page may load nothing from other sites."""
+    pool = ModelPool(keep_alive=None, options={"device": "cpu"})
+    settings = ServerSettings(model=("scenes",), allow_image_hosts=("127.0.0.1",))
+    with (
+        serving(create_app(pool, settings)) as url,
+        served(scene.read_bytes()) as site,
+        served(b"<script>no picture</script>") as other,
+    ):
+        page = opened(url)
+        page.locator(".answer[data-state=done]").wait_for()
+        page.locator("#address").click()
+        address = page.get_by_label("Address of a picture")
+        refusals = ((other, "neither a picture"), (f"{site}/none", "404"), ("http://10.0.0.1/", "public"))
+        for wrong, words in refusals:
+            address.fill(wrong)
+            page.keyboard.press("Enter")
+            expect(page.locator("dialog .error")).to_contain_text(words, timeout=PATIENCE * 1000)
+        address.fill(f"{site}/a.png")
+        page.keyboard.press("Enter")
+        expect(page.locator("#strip li")).to_have_count(2)
+        assert httpx.post(f"{url}/app/fetch", content=f'{{"url": "{site}"}}').status_code == 400, "another site could"
+    assert all("400" in fault for fault in faults)
+    faults.clear()
+
+
+def test_models_in_memory_are_compared(page: Page) -> None:
+    page.get_by_role("tab", name="Caption").click()
+    page.get_by_test_id("compare").check()
+    page.get_by_test_id("caption-short").click()
+    expect(page.get_by_test_id("answer")).to_have_count(2)
+    for name, answer in zip(("scenes", "motion"), page.get_by_test_id("answer").all(), strict=True):
+        expect(answer).to_have_attribute("data-state", "done", timeout=PATIENCE * 1000)
+        expect(answer).to_contain_text(name)

@@ -12,20 +12,29 @@ from fastapi.responses import JSONResponse, Response
 from galago.backends.backend import Facts
 from galago.engine.decoding import CLIPS, DECODING
 from galago.engine.metrics import CONTENT_TYPE, exposition
+from galago.errors import InvalidRequest, quoted
 from galago.jobs.metrics import QueueWatch, queue_exposition, queue_json
 from galago.server import meme_search
-from galago.server.bodies import Json
+from galago.server.bodies import Json, load_json, validate
+from galago.server.fields import Fields, Text
 from galago.server.models import Models, id_of
 from galago.server.openapi import document
-from galago.server.pages import app_file, docs_page, html_response, start_page, style
+from galago.server.pages import app_file, docs_page, html_response, picture_response, start_page, style
 from galago.server.request_target import PAGE_FILES
 from galago.server.serving import RequestStats, ServerContext, run_blocking
 from galago.server.settings import MAX_TIMEOUT
+from galago.server.shown import MediaRef
 from galago.system.device import memory_in_use
 from galago.version import VERSION
 
 if TYPE_CHECKING:
     from galago.jobs.store import JobStore
+
+
+class FetchBody(Fields):
+    """What the page asks for, since it may load nothing from elsewhere itself."""
+
+    url: Text
 
 
 def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = None) -> None:
@@ -101,6 +110,17 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
     @app.get(f"{PAGE_FILES}{{name}}")
     async def page_file(name: str) -> Response:
         return app_file(name)
+
+    @app.post(f"{PAGE_FILES}fetch")
+    async def fetch_picture(http: Request) -> Response:
+        # No other site may have a visitor's browser send this type.
+        if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise InvalidRequest("the request must have the header Content-Type: application/json")
+        body = await context.parse_body(http, lambda raw: validate(FetchBody, load_json(raw)))
+        data = await context.fetch(MediaRef(body.url, "url"))
+        if data is None:
+            raise InvalidRequest(f"url must be an http:// or https:// URL, not {quoted(body.url)}", "url")
+        return picture_response(data)
 
     @app.get("/openapi.json")
     async def openapi() -> Response:

@@ -15,7 +15,7 @@ from galago.server.jobs import PATH as JOBS
 from galago.server.jobs import JobBody
 from galago.server.manage import ModelCommand
 from galago.server.request_target import HEALTH_PATHS
-from galago.server.schemas import JOB_ID, JOB_STATES, TEXT, ref, schemas
+from galago.server.schemas import JOB_ID, JOB_STATES, TEXT, record, ref, schemas
 from galago.server.streaming import Framing
 
 WHY = {
@@ -264,6 +264,7 @@ def _info() -> Json:
     described = _reply("This document.", {"application/json": {"schema": {"type": "object"}}})
 
     gone = _errors((404,), on_404="The page has no such file.")
+    fetched = {"200": _reply("The picture.", {"*/*": {"schema": TEXT}}), **_errors((400, 413, 415))}
     file = {"200": _reply("The file.", {"*/*": {"schema": TEXT}}), **gone}
     name: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}
 
@@ -280,5 +281,8 @@ def _info() -> Json:
         "/openapi.json": get("openapi", "Describe every route to programs", {"200": described}),
         "/docs": get("docs", "Describe every route to people", {"200": _reply("A page.", page)}),
         "/app/{name}": {"get": _operation("page_file", "Server", "A file of the page", file, parameters=[name])},
+        "/app/fetch": {
+            "post": _operation("page_fetch", "Server", "Fetch a picture for the page", fetched, record({"url": TEXT}))
+        },
         "/style.css": get("style", "Style the pages", {"200": _reply("CSS.", {"text/css": {"schema": TEXT}})}),
     }

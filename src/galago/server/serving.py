@@ -150,7 +150,7 @@ class ServerContext:
                 needed = clips * clip_bytes(facts.video_sampling)
                 defaults = await self._reserve_clips(http, needed, defaults, stack)
             for ref in body.media[len(opened) :]:
-                opening = partial(self._open, ref, facts, opened, await self._fetch(ref))
+                opening = partial(self._open, ref, facts, opened, await self.fetch(ref))
                 opened.append(await anyio.to_thread.run_sync(opening, limiter=self.read_limiter))
             started = await run_blocking(partial(self._start, asked, defaults, fields))
             started.resources.push(stack.pop_all())
@@ -199,7 +199,9 @@ class ServerContext:
         side = self.settings.max_image_side
         return media.limit_side(side) if side and isinstance(media, Picture) else media
 
-    async def _fetch(self, ref: MediaRef) -> bytes | None:
+    async def fetch(self, ref: MediaRef) -> bytes | None:
+        """The bytes of a remote image or video, None of one that came with its request. Raises InvalidImage where the
+        settings forbid it."""
         if not ref.is_remote:
             return None
         if not self.settings.remote_images:

@@ -1,6 +1,7 @@
 """The HTML pages, which need nothing from elsewhere: the page to see with, in app/, and the documentation, which is
 rendered on the server and needs no script."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -10,7 +11,9 @@ from typing import Any
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from galago.errors import quoted
+from galago.errors import InvalidImage, quoted
+from galago.media.containers import is_video
+from galago.media.formats import format_of
 from galago.server.bodies import Json
 from galago.server.errors import Refused
 
@@ -46,6 +49,15 @@ def app_file(name: str) -> Response:
         raise Refused("not_found", f"the page has no file {quoted(name)}")
     # Asked for anew each time, so that no page is half of an older version.
     return Response(_app_file(name), media_type=kind, headers={**_SECURITY_HEADERS, "Cache-Control": "no-cache"})
+
+
+def picture_response(data: bytes) -> Response:
+    """A picture or a video from elsewhere, for the page to show. Raises InvalidImage for whatever else it is."""
+    format = format_of(io.BytesIO(data))
+    if format is None and not is_video(data[:64]):
+        raise InvalidImage("what is at this address is neither a picture nor a video that is known here", "url")
+    kind = f"image/{format.lower()}" if format else "video/mp4" if data[4:8] == b"ftyp" else "video/webm"
+    return Response(data, media_type=kind, headers={**_SECURITY_HEADERS, "Content-Disposition": "attachment"})
 
 
 @cache

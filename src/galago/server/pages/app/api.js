@@ -114,6 +114,11 @@ export async function* askStreamed(call, signal) {
   }
 }
 
+// A picture or a video from elsewhere, which the server fetches: this page may load nothing from other sites.
+export async function fetched(url) {
+  return (await request("POST", "/app/fetch", { url })).blob();
+}
+
 export const addJob = (body) => json("POST", "/v1/jobs", body);
 export const job = (id) => json("GET", `/v1/jobs/${id}`);
 export const cancelJob = (id) => json("DELETE", `/v1/jobs/${id}`);

@@ -57,9 +57,9 @@ function foundIn(answer, reply) {
 // Ask, and show the answer as it comes. `asked` has kind and prompt, and length, eye or isFollowUp.
 export async function ask(picture, asked) {
   const answer = {
+    model: state.model,
     ...asked,
     id: crypto.randomUUID(),
-    model: state.model,
     state: "running",
     text: "",
     at: picture.kind === "video" ? picture.video.currentTime : null,

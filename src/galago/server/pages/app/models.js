@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { button, byId, el, size } from "./dom.js";
+import { parseMetrics } from "./machine.js";
 import { state, subscribe, update } from "./store.js";
 
 const LIGHT = 1e9; // bytes that a small machine has to spare
@@ -12,18 +13,31 @@ const ABOUT = {
 const loading = new Map(); // { abort, done, total, error } by the id of a model
 
 export async function refresh() {
-  const told = await api.models();
+  const [told, speeds] = await Promise.all([api.models(), firstWords()]);
   const seen = new Set();
   const models = told.data.filter((one) => !one.root && !seen.has(one.id) && seen.add(one.id));
   for (const one of models) if (one.ways) one.description = one.ways.map((way) => `${way.takes.join(", ")}: ${way.model}`).join("; ");
   const best = models.find((one) => !one.bundled && !one.ways && one.fits);
   for (const one of models) {
     one.recommended = one === best;
-    one.size = `${size(one.memory_bytes)} memory`;
+    one.firstWord = speeds[one.id];
+    one.size = `${size(taken(one))} memory`;
   }
   const known = models.some((one) => one.id === state.model && one.loaded);
   const first = models.find((one) => one.loaded);
   update({ models, model: known ? state.model : first?.id ?? state.model });
+}
+
+// Seconds to the first word, on this machine so far, by model.
+async function firstWords() {
+  const sums = {};
+  for (const [name, labels, value] of parseMetrics(await api.metrics())) {
+    const part = /^galago_time_to_first_token_seconds_(sum|count)$/.exec(name)?.[1];
+    if (!part) continue;
+    sums[labels.model] ??= { sum: 0, count: 0 };
+    sums[labels.model][part] += value;
+  }
+  return Object.fromEntries(Object.entries(sums).map(([model, { sum, count }]) => [model, count ? sum / count : undefined]));
 }
 
 export function start() {
@@ -33,9 +47,14 @@ export function start() {
   });
 }
 
+// What a model takes in the precision in which it runs here, measured, or what is set aside for it.
+function taken(model) {
+  return model.memory_by_precision?.[model.precision] ?? model.memory_bytes;
+}
+
 function showChosen() {
   const model = state.models.find((one) => one.id === state.model);
-  const parts = [state.model ?? "no model", model?.precision, model && size(model.memory_bytes)];
+  const parts = [state.model ?? "no model", model?.precision, model && size(taken(model))];
   byId("model").textContent = parts.filter(Boolean).join(" · ");
 }
 
@@ -65,7 +84,7 @@ function row(model, free) {
     el("td", {}, model.description),
     el("td", { class: "number" }, model.installed ? "here" : size(model.download_bytes)),
     el("td", {}, memory(model, free)),
-    el("td", {}, stateOf(model, isChosen)),
+    el("td", {}, stateOf(model, isChosen), model.firstWord && el("span", { class: "block number" }, `first word ${model.firstWord.toFixed(1)} s`)),
     el("td", { class: "actions" }, actions(model, isChosen)),
   );
 }
@@ -73,7 +92,7 @@ function row(model, free) {
 function badges(model) {
   const told = [
     model.recommended && "Recommended here",
-    !model.bundled && model.memory_by_precision?.[model.precision] < LIGHT && "Lightweight (CPU-friendly)",
+    !model.bundled && taken(model) < LIGHT && "Lightweight (CPU-friendly)",
     model.bundled && "Drawn scenes only",
   ];
   return told.filter(Boolean).map((text) => el("span", { class: "badge" }, text));

@@ -59,7 +59,7 @@ function onTabKey(event) {
 
 function showForm() {
   const picture = current();
-  const key = `${state.tab} ${picture?.kind}`;
+  const key = `${state.tab} ${picture?.kind} ${compared().length}`;
   if (formOf === key) return;
   formOf = key;
   const form = byId("form");
@@ -68,7 +68,7 @@ function showForm() {
     submit();
   };
   if (state.tab === "caption") {
-    form.replaceChildren(...LENGTHS.map((length) => button(length[0].toUpperCase() + length.slice(1), () => submit(length), { "data-testid": `caption-${length}` })));
+    form.replaceChildren(...LENGTHS.map((length) => button(length[0].toUpperCase() + length.slice(1), () => submit(length), { "data-testid": `caption-${length}` })), compareBox() || "");
     return;
   }
   if (state.tab === "gaze") {
@@ -86,11 +86,21 @@ function showForm() {
   input.value = state.drafts[state.tab] ?? "";
   const more = [];
   if (state.tab === "ask") {
-    more.push(el("label", { class: "check" }, el("input", { type: "checkbox", id: "think" }), " Think first"));
+    more.push(el("label", { class: "check" }, el("input", { type: "checkbox", id: "think" }), " Think first"), compareBox() || "");
     if (picture?.kind === "video") more.push(button("Ask all along", () => submit(null, "watch"), { "data-testid": "watch" }));
   }
   form.replaceChildren(el("div", { class: "line" }, input, el("button", { type: "submit", class: "accent", "data-testid": "send" }, "Ask")), ...more);
 }
+
+const compared = () => state.models.filter((model) => model.loaded && !model.ways);
+
+// Who is asked: the model that is chosen, or each that is in memory, to be compared.
+function asked() {
+  if (!byId("compare")?.checked) return [{}];
+  return compared().map((model) => ({ model: model.id, isCompared: true }));
+}
+
+const compareBox = () => compared().length > 1 && el("label", { class: "check" }, el("input", { type: "checkbox", id: "compare", "data-testid": "compare" }), ` Ask all ${compared().length} models in memory`);
 
 function submit(length = null, kind = null) {
   const picture = current();
@@ -99,7 +109,7 @@ function submit(length = null, kind = null) {
     return;
   }
   if (state.tab === "caption") {
-    asking.ask(picture, { kind: "caption", prompt: `${length} caption`, length });
+    for (const model of asked()) asking.ask(picture, { kind: "caption", prompt: `${length[0].toUpperCase()}${length.slice(1)} caption`, length, ...model });
     return;
   }
   const text = (byId("question").value.trim() || (state.tab === "ask" ? ASKED.ask : "")).trim();
@@ -107,7 +117,7 @@ function submit(length = null, kind = null) {
   state.drafts[state.tab] = byId("question").value = "";
   if (state.tab === "ask") {
     const think = byId("think").checked;
-    asking.ask(picture, { kind: kind ?? (think ? "think" : "ask"), prompt: text, isFollowUp: !think });
+    for (const model of asked()) asking.ask(picture, { kind: kind ?? (think ? "think" : "ask"), prompt: text, isFollowUp: !think && !model.isCompared, ...model });
     return;
   }
   const known = picture.answers.filter((answer) => answer.kind === state.tab && answer.state !== "failed").map((answer) => answer.prompt);
@@ -214,7 +224,7 @@ function foundRow(answer, one, index, hovered) {
 function foot(picture, answer) {
   if (answer.state === "running") return el("footer", {}, button("Stop", () => asking.stop(answer), { "data-testid": "stop", "data-name": "stop" }));
   const speed = answer.speed ?? (answer.tokens && answer.ms ? (1000 * answer.tokens) / answer.ms : null);
-  const told = [answer.ms && seconds(answer.ms), speed && `${speed.toFixed(0)} tokens/s`, answer.model !== state.model && answer.model];
+  const told = [answer.ms && seconds(answer.ms), speed && `${speed.toFixed(0)} tokens/s`, (answer.isCompared || answer.model !== state.model) && answer.model];
   const text = answer.text || JSON.stringify(answer.found ?? answer.times ?? "");
   const copy = button("Copy", async () => {
     await navigator.clipboard.writeText(text);

@@ -1,5 +1,6 @@
 // Pictures and videos that come in: turned upright, made small enough to send, kept.
 
+import { fetched } from "./api.js";
 import { keepPicture, kept, state, update } from "./store.js";
 
 const LONGEST = 2048; // pixels of a side: more tells no model more, and takes longer to send
@@ -19,15 +20,7 @@ export async function addFiles(files) {
 }
 
 export async function addUrl(url) {
-  let blob;
-  try {
-    const reply = await fetch(url);
-    if (!reply.ok) throw new Error();
-    blob = await reply.blob();
-  } catch {
-    throw new Error("This page may load nothing from other sites. Save the picture, then drop it here.");
-  }
-  await add(blob, decodeURIComponent(new URL(url, location.href).pathname.split("/").pop()) || "picture");
+  await add(await fetched(url), decodeURIComponent(new URL(url, location.href).pathname.split("/").pop()) || "picture");
 }
 
 export async function add(blob, name) {

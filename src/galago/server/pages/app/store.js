@@ -74,6 +74,7 @@ const waiting = new Map();
 export function keepPicture(picture) {
   clearTimeout(waiting.get(picture.id));
   const write = () => {
+    if (!state.pictures.includes(picture)) return; // it is gone meanwhile
     const { id, name, kind, blob, width, height, answers, added } = picture;
     const ended = answers.filter((answer) => answer.state !== "running").map(({ abort, ...answer }) => answer);
     keep("pictures", { id, name, kind, blob, width, height, added, answers: ended });
@@ -81,13 +82,15 @@ export function keepPicture(picture) {
   waiting.set(picture.id, setTimeout(write, 200));
 }
 
-export function forgetAll() {
+export async function forgetAll() {
   for (const timer of waiting.values()) clearTimeout(timer);
   for (const picture of state.pictures) {
     for (const answer of picture.answers) answer.abort?.abort();
-    URL.revokeObjectURL(picture.url);
   }
   sessionStorage.clear();
+  const gone = state.pictures;
+  state.pictures = [];
+  await Promise.all([dropAll("pictures"), dropAll("library")]);
+  for (const picture of gone) URL.revokeObjectURL(picture.url);
   update({ pictures: [], current: null, drafts: {} });
-  return Promise.all([dropAll("pictures"), dropAll("library")]);
 }
