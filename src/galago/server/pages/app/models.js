@@ -54,8 +54,8 @@ function taken(model) {
 
 function showChosen() {
   const model = state.models.find((one) => one.id === state.model);
-  const parts = [state.model ?? "no model", model?.precision, model && size(taken(model))];
-  byId("model").textContent = parts.filter(Boolean).join(" · ");
+  const more = model ? ` · ${model.precision} · ${size(taken(model))}` : "";
+  byId("model").replaceChildren(state.model ?? "no model", el("span", { class: "more" }, more));
 }
 
 let shown = "";
