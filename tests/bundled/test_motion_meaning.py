@@ -94,7 +94,7 @@ def test_a_frame_alone_does_not_move(model: Model) -> None:
 
 
 def test_command_line() -> None:
-    """The README's lines."""
+    """The lines of docs/media.md."""
     run = CliRunner()
     for question, answer in (("What moves?", MOVES.phrase), ("Which way does it go?", MOVES.direction)):
         asked = run.invoke(app, ["query", "-m", "motion", str(EXAMPLE), question])

@@ -72,7 +72,7 @@ def test_activations_of_few_rows_are_those_of_each_alone(n: int, threads: int) -
 def test_how_far_rows_are_apart_where_torch_multiplies(
     name: str, precision: str, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What README says of accelerators and of processors without our kernels, as a share of the largest logit."""
+    """What docs/many-requests.md says of GPUs, and of CPUs without our kernels, in shares of the largest logit."""
     monkeypatch.setenv("GALAGO_KERNELS", "none")
     m, feeds = model(name, precision, tmp_path), [Feed(torch.tensor([20 + i])) for i in range(40)]
     with torch.inference_mode():

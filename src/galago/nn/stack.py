@@ -69,7 +69,7 @@ class Stack:
 def exact_rows(device: torch.device, stack: Stack | None) -> int | None:
     """How many rows may be multiplied together so that each gives exactly what it gives alone; None where any may.
 
-    On an accelerator none is exact, and all go together: README says how far apart they are.
+    On an accelerator none is exact, and all go together: docs/many-requests.md says how far apart they are.
     """
     return FEW_ROWS if device.type == "cpu" and stack is None and kernels() else None
 
