@@ -22,7 +22,8 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(READY) $(KERNELS)  ## serve MODEL (default: the bundled one) at http://HOST:PORT (default 127.0.0.1:8080)
-	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)" --jobs
+	@mkdir -p runs
+	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)" --jobs-db runs/jobs.db
 
 test: lint $(KERNELS)  ## check style and types, then run the tests that are not slow
 	$(BIN)/python -m pytest -rs -m "not slow"
