@@ -191,7 +191,7 @@ def test_pictures_and_answers_are_there_after_a_reload_until_they_are_forgotten(
     expect(page.locator("#strip li")).to_have_count(2)
     expect(page.get_by_test_id("text").last).to_have_text("yellow")
     page.get_by_test_id("forget").click()
-    page.get_by_test_id("forget-sure").click()
+    page.get_by_test_id("sure").click()
     expect(page.locator("#strip li")).to_have_count(0)
     page.reload()
     expect(page.locator("#strip li")).to_have_count(1)  # the example again

@@ -1,6 +1,7 @@
 // Asking a model about a picture: an answer goes from running to done, stopped or failed, and stays with its picture.
 
 import * as api from "./api.js";
+import { newId } from "./dom.js";
 import { dataUrl, seek } from "./pictures.js";
 import { entry, keepPicture, state, update } from "./store.js";
 
@@ -59,7 +60,7 @@ export async function ask(picture, asked) {
   const answer = {
     model: state.model,
     ...asked,
-    id: crypto.randomUUID(),
+    id: newId(),
     state: "running",
     text: "",
     at: picture.kind === "video" ? picture.video.currentTime : null,

@@ -1,6 +1,6 @@
 // Every call that the page makes, as curl and as clients write it.
 
-import { button, el, openDialog } from "./dom.js";
+import { copyButton, el, openDialog } from "./dom.js";
 import { shownCall } from "./asking.js";
 
 const PLACE = "IMAGE";
@@ -60,12 +60,6 @@ export async function openCode(picture, answer) {
   if (["/v1/chat/completions", "/v1/query", "/v1/caption"].includes(call.path)) forms["openai (Python)"] = openai(call, name);
   const shown = Object.entries(forms)
     .filter(([, text]) => text)
-    .map(([title, text]) => {
-      const copy = button("Copy", async () => {
-        await navigator.clipboard.writeText(text);
-        copy.textContent = "Copied";
-      });
-      return el("section", {}, el("header", {}, el("h3", {}, title), copy), el("pre", { tabindex: "0" }, el("code", {}, text)));
-    });
+    .map(([title, text]) => el("section", {}, el("header", {}, el("h3", {}, title), copyButton(text)), el("pre", { tabindex: "0" }, el("code", {}, text))));
   openDialog("As code", ...shown);
 }

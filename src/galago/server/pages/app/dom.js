@@ -41,3 +41,33 @@ export function openDialog(title, ...content) {
   if (!dialog.open) dialog.showModal();
   return dialog;
 }
+
+// Ask before something that cannot be undone.
+export function confirm(title, text, action) {
+  const sure = async () => {
+    await action();
+    dialog.close();
+  };
+  const dialog = openDialog(title, el("p", {}, text), button(title, sure, { class: "accent", "data-testid": "sure" }));
+}
+
+// An id that no other has. Not randomUUID, which pages of other machines without https do not have.
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// A button that copies a text; there too, where pages have no clipboard.
+export function copyButton(text, attributes = {}) {
+  const made = button("Copy", async () => {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else {
+      const area = el("textarea", { class: "unseen" }, text);
+      made.after(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    made.textContent = "Copied";
+  }, attributes);
+  return made;
+}

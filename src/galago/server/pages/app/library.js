@@ -1,7 +1,7 @@
 // A folder of pictures, captioned as jobs: they go on when this page is closed, and are here when it is opened again.
 
 import * as api from "./api.js";
-import { button, byId, el, save } from "./dom.js";
+import { button, byId, confirm, el, newId, save } from "./dom.js";
 import { dataUrl } from "./pictures.js";
 import { drop, dropAll, keep, kept, state } from "./store.js";
 
@@ -15,6 +15,11 @@ let last = null; // the id of the event heard last
 let problem = "";
 
 export async function start() {
+  document.addEventListener("galago-forgot", () => {
+    listening?.abort();
+    rows = [];
+    show();
+  });
   rows = await kept("library");
   show();
   listen();
@@ -64,7 +69,7 @@ async function small(file) {
 
 async function addFiles(files) {
   problem = "";
-  const added = files.filter((file) => file.type.startsWith("image/")).map((file) => ({ id: crypto.randomUUID(), name: file.webkitRelativePath || file.name, status: "sending", file }));
+  const added = files.filter((file) => file.type.startsWith("image/")).map((file) => ({ id: newId(), name: file.webkitRelativePath || file.name, status: "sending", file }));
   rows.push(...added);
   show();
   const waiting = [...added];
@@ -100,6 +105,10 @@ async function act(row, call) {
     show();
   }
   listen();
+}
+
+function askToClear() {
+  confirm("Clear the library", "All rows and their captions are removed from this browser, and jobs that wait are cancelled.", clear);
 }
 
 function clear() {
@@ -159,7 +168,7 @@ function frame() {
       el("input", { type: "search", placeholder: "Filter by text", "aria-label": "Filter by text", oninput: (event) => { filter = event.target.value.toLowerCase(); show(); } }),
       button("CSV", () => save("captions.csv", csv(), "text/csv"), { "data-testid": "csv" }),
       button("JSONL", () => save("captions.jsonl", jsonl(), "application/jsonl"), { "data-testid": "jsonl" }),
-      button("Clear", clear, { class: "quiet" }),
+      button("Clear", askToClear, { class: "quiet" }),
     ),
     el("p", { class: "line" }, el("progress", { id: "library-progress", value: 0, max: 1, "aria-label": "Pictures done" }), el("span", { id: "library-told", role: "status", "data-testid": "library-told" })),
     el("p", { id: "library-problem", class: "error", role: "alert" }),

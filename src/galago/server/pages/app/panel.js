@@ -2,7 +2,7 @@
 
 import * as asking from "./asking.js";
 import { openCode } from "./code.js";
-import { button, byId, el, save, seconds } from "./dom.js";
+import { button, byId, copyButton, el, save, seconds } from "./dom.js";
 import { seek } from "./pictures.js";
 import * as stage from "./stage.js";
 import { current, entry, keepPicture, state, subscribe, update } from "./store.js";
@@ -22,8 +22,13 @@ export function start() {
 
 // --- tabs ----------------------------------------------------------------------------------------------------------
 
+let tabsOf = null;
+
 function showTabs() {
   const skills = entry()?.skills;
+  const key = `${state.tab} ${state.model} ${skills}`;
+  if (tabsOf === key) return;
+  tabsOf = key;
   const made = asking.TABS.map(({ id, name, skill }, number) => {
     const lacks = skills && !skills.includes(skill);
     return button(name, () => choose(id), {
@@ -175,11 +180,18 @@ function rowOf(picture, answer) {
   const now = JSON.stringify([answer.state, answer.text, answer.reasoning, answer.error, answer.found, answer.times, answer.hidden, hovered, answer.ms]);
   if (row.dataset.now === now) return row;
   row.dataset.now = now;
+  if (row.dataset.state === "running" && answer.state !== "running") say(answer);
   row.dataset.state = answer.state;
   const focused = row.contains(document.activeElement) ? document.activeElement.dataset.name : null;
   row.replaceChildren(head(answer), ...body(picture, answer, hovered), foot(picture, answer));
   if (focused) row.querySelector(`[data-name="${focused}"]`)?.focus();
   return row;
+}
+
+// Tell those who do not see it, once and not piece by piece.
+function say(answer) {
+  const found = answer.found && `${answer.found.length} found`;
+  byId("said").textContent = `${answer.prompt}: ${answer.error ?? found ?? (answer.text || answer.state)}`;
 }
 
 function head(answer) {
@@ -226,10 +238,7 @@ function foot(picture, answer) {
   const speed = answer.speed ?? (answer.tokens && answer.ms ? (1000 * answer.tokens) / answer.ms : null);
   const told = [answer.ms && seconds(answer.ms), speed && `${speed.toFixed(0)} tokens/s`, (answer.isCompared || answer.model !== state.model) && answer.model];
   const text = answer.text || JSON.stringify(answer.found ?? answer.times ?? "");
-  const copy = button("Copy", async () => {
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
-  }, { class: "quiet", "data-name": "copy" });
+  const copy = copyButton(text, { class: "quiet", "data-name": "copy" });
   const hide = () => {
     answer.hidden = !answer.hidden;
     keepPicture(picture);

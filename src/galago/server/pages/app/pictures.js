@@ -1,6 +1,7 @@
 // Pictures and videos that come in: turned upright, made small enough to send, kept.
 
 import { fetched } from "./api.js";
+import { newId } from "./dom.js";
 import { keepPicture, kept, state, update } from "./store.js";
 
 const LONGEST = 2048; // pixels of a side: more tells no model more, and takes longer to send
@@ -25,7 +26,7 @@ export async function addUrl(url) {
 
 export async function add(blob, name) {
   const picture = blob.type.startsWith("video/") ? await openVideo(blob) : await openImage(blob);
-  Object.assign(picture, { id: crypto.randomUUID(), name, answers: [], added: Date.now() });
+  Object.assign(picture, { id: newId(), name, answers: [], added: Date.now() });
   update({ pictures: [...state.pictures, picture], current: picture.id });
   keepPicture(picture);
   return picture;

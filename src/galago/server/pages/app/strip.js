@@ -1,6 +1,6 @@
 // The row of pictures, and the ways in which one comes: files, drops, pastes, the camera, an address.
 
-import { button, byId, el, openDialog } from "./dom.js";
+import { button, byId, confirm, el, openDialog } from "./dom.js";
 import { add, addFiles, addUrl, remove } from "./pictures.js";
 import * as stage from "./stage.js";
 import { current, drop, forgetAll, state, subscribe, update } from "./store.js";
@@ -41,10 +41,16 @@ async function take(files) {
   await addFiles(files).catch((error) => say(error.message));
 }
 
+let shown = "";
+
 function show() {
   const list = byId("strip");
+  const runs = (picture) => picture.answers.some((answer) => answer.state === "running");
+  const now = JSON.stringify([state.current, state.pictures.map((picture) => [picture.id, runs(picture)])]);
+  if (now === shown) return;
+  shown = now;
   const made = state.pictures.map((picture, number) => {
-    const isRunning = picture.answers.some((answer) => answer.state === "running");
+    const isRunning = runs(picture);
     const isCurrent = picture.id === state.current;
     const thumb = picture.kind === "image" ? el("img", { src: picture.url, alt: "" }) : frameOf(picture);
     return el(
@@ -133,15 +139,11 @@ async function openCamera() {
 }
 
 function forget() {
-  const dialog = openDialog(
-    "Forget all",
-    el("p", {}, "Pictures, answers and the key are removed from this browser. Jobs stay on the server."),
-    button("Forget all", async () => {
-      await forgetAll();
-      dialog.close();
-      say("All is forgotten.");
-    }, { class: "accent", "data-testid": "forget-sure" }),
-  );
+  confirm("Forget all", "Pictures, answers and the key are removed from this browser. Jobs stay on the server.", async () => {
+    await forgetAll();
+    document.dispatchEvent(new Event("galago-forgot"));
+    say("All is forgotten.");
+  });
 }
 
 // --- videos --------------------------------------------------------------------------------------------------------
