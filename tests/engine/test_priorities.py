@@ -1,7 +1,9 @@
 """What requests of a batch leave to those that somebody waits for, and that they go on nevertheless."""
 
 import threading
+import time
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -188,11 +190,19 @@ def test_a_batch_pauses_a_moment_longer_for_the_next_request(timed: Callable[...
     assert whole(*turned.asked)
 
 
-def test_a_batch_goes_on_when_no_next_request_comes() -> None:
-    """Nothing else wakes the scheduler then."""
+@pytest.mark.parametrize("tick_s", [0.05 * GRACE_S * i for i in range(16)])
+def test_a_batch_goes_on_when_no_next_request_comes(tick_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else wakes the scheduler then; the pause may end between any two looks at the clock."""
+    ticks = count(1)
+    ticking = SimpleNamespace(perf_counter=lambda: time.perf_counter() + tick_s * next(ticks))
+    monkeypatch.setattr("galago.engine.scheduler.time", ticking)
     engine = Engine(Standin())
     runs = [engine.submit(batch(Plan(steps=50))), engine.submit(ask(Plan(steps=20)))]
-    assert all(isinstance([*run][-1], Done) for run in runs)
+    ends: list[Any] = []
+    reading = threading.Thread(target=lambda: ends.extend([*run][-1] for run in runs), daemon=True)
+    reading.start()
+    reading.join(PATIENCE)
+    assert [type(end) for end in ends] == [Done, Done]
     engine.close()
 
 

@@ -15,6 +15,8 @@ from galago.server.settings import ServerSettings
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream"]
 ARGUMENTS += ["--use-fake-ui-for-media-stream"]
+# A name that is not this machine's own, so that what needs https is missing.
+ARGUMENTS += ["--host-resolver-rules=MAP galago.test 127.0.0.1"]
 
 
 @pytest.fixture(scope="session")

@@ -264,6 +264,17 @@ def test_a_key_is_asked_for_and_kept_for_the_session(opened: Callable[[str], Pag
     faults.clear()
 
 
+def test_it_works_without_https_on_another_machine(opened: Callable[[str], Page]) -> None:
+    """There pages have no clipboard and no randomUUID."""
+    pool = ModelPool(keep_alive=None, options={"device": "cpu"})
+    with serving(create_app(pool, ServerSettings(model=("scenes",), host="0.0.0.0"))) as url:
+        page = opened(url.replace("127.0.0.1", "galago.test"))
+        assert page.evaluate("() => !isSecureContext && !navigator.clipboard")
+        expect(page.get_by_test_id("text")).to_have_text("blue", timeout=PATIENCE * 1000)
+        page.locator("[data-name=copy]").click()
+        expect(page.locator("[data-name=copy]")).to_have_text("Copied")
+
+
 def test_a_call_is_shown_as_code(page: Page) -> None:
     page.get_by_test_id("code").click()
     dialog = page.locator("#dialog")

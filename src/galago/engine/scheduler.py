@@ -53,7 +53,7 @@ class Scheduler:
         self._encoder = Encoder(model, images, queue.wake, on_encoded, free_memory, metrics.count_images)
         self._image_next = True
         self.batch_pause = BatchPause()
-        self._paused_until = 0.0
+        self._paused_until: float | None = None
         self._turns, self._overhead_s, self._skills_s, self._longest_s = 0, 0.0, 0.0, 0.0
         self._model_and_skills_s = 0.0
         """seconds of this turn that the model and the skills took"""
@@ -131,8 +131,9 @@ class Scheduler:
         worked = self._work("interactive", interactive)
         now = time.perf_counter()
         pause_end = self.batch_pause.until(now, bool(interactive))
-        self._paused_until = 0.0 if self._queue.waits_for_memory == "interactive" else pause_end
-        if now >= self._paused_until and self._work("batch", of_priority(self._running, "batch")):
+        is_paused = now < pause_end and self._queue.waits_for_memory != "interactive"
+        self._paused_until = pause_end if is_paused else None
+        if not is_paused and self._work("batch", of_priority(self._running, "batch")):
             self.batch_pause.count(now, time.perf_counter())
             worked = True
         if self._turns > passes:
@@ -176,7 +177,8 @@ class Scheduler:
         """Wait until something is to do; after a while of that memory goes back to the system."""
         now, jobs = time.perf_counter(), [*self._queue.jobs(), *(s.job for s in self._running)]
         moments = [job.deadline for job in jobs if job.deadline]
-        if self._paused_until > now and any(job.priority == "batch" for job in jobs):
+        # Also if that is over by now: the last turn found it was not.
+        if self._paused_until is not None and any(job.priority == "batch" for job in jobs):
             moments.append(self._paused_until)
         until = min(max(0.0, min(moments) - now), MAX_WAIT_S) if moments else None
         if self._running or until is not None:
