@@ -15,6 +15,7 @@ from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache, image_key
+from galago.engine.tier import PASSING_SHARE
 
 HOT, WARM = 20, 10
 KEYS = st.sampled_from("abcdefg")
@@ -218,7 +219,7 @@ def test_what_cannot_be_kept_evicts_nothing() -> None:
 
 
 def test_what_passes_has_a_small_part_and_pushes_nothing_out() -> None:
-    cache = ImageCache(hot_bytes=800, warm_bytes=80)
+    cache = ImageCache(hot_bytes=100 * PASSING_SHARE, warm_bytes=10 * PASSING_SHARE)
     for key in "abc":
         cache.keep_prefix(key, prefix(30))
         cache.keep_embedding(key, embedding(3))
