@@ -1,7 +1,11 @@
 """The page in a browser, over a real server and the bundled model: what a person asks is answered, and seen."""
 
+import base64
 import io
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 from guarded import PATIENCE
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
-from serving import serving
+from serving import NO_CLIENT, serving
 
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
@@ -283,6 +287,58 @@ def test_a_call_is_shown_as_code(page: Page) -> None:
     assert "base64," not in dialog.inner_text().replace("data:;base64,", "")
     page.keyboard.press("Escape")
     expect(dialog).not_to_be_visible()
+
+
+@pytest.mark.parametrize("kind", ["curl", "openai (Python)", "moondream (Python)"])
+def test_what_is_shown_as_code_runs(page: Page, scene: Path, tmp_path: Path, kind: str) -> None:
+    if kind.startswith("moondream"):
+        pytest.importorskip("moondream", reason=NO_CLIENT)
+    page.get_by_test_id("code").click()
+    code = (
+        page.locator("#dialog section").filter(has=page.get_by_role("heading", name=kind)).locator("code").inner_text()
+    )
+    (tmp_path / "example.png").write_bytes(scene.read_bytes())
+    command = ["bash", "-c", code] if kind == "curl" else [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert said.returncode == 0 and "blue" in said.stdout, said
+
+
+@pytest.mark.parametrize("tab", ["Caption", "Detect", "Point"])
+def test_other_calls_run_as_code_too(page: Page, scene: Path, tmp_path: Path, tab: str) -> None:
+    if tab == "Caption":
+        page.get_by_role("tab", name=tab).click()
+        page.get_by_test_id("caption-short").click()
+    else:
+        ask(page, tab, "square")
+    last(page).get_by_test_id("code").click()
+    code = page.locator("#dialog section").first.locator("code").inner_text()
+    (tmp_path / "example.png").write_bytes(scene.read_bytes())
+    said = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    wanted = {"Caption": "caption", "Detect": "objects", "Point": "points"}[tab]
+    assert json.loads(said.stdout)[wanted], said
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+def test_the_javascript_runs(page: Page, scene: Path) -> None:
+    page.get_by_test_id("code").click()
+    code = page.locator("#dialog section").last.locator("code").inner_text()
+    image = "data:image/png;base64," + base64.b64encode(scene.read_bytes()).decode()
+    module = f"const image = {json.dumps(image)};\n{code}"
+    said = subprocess.run(
+        ["node", "--input-type=module", "-e", module], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert "blue" in said.stdout, said
+
+
+def test_it_is_painted_at_once(opened: Callable[[str], Page], url: str) -> None:
+    """In a few times what the same browser needs for an empty page."""
+    page = opened(f"{url}/docs")
+    paint = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+    page.wait_for_function(paint)
+    plain = page.evaluate(paint)
+    page.goto(url)
+    page.wait_for_function(paint)
+    assert page.evaluate(paint) < 10 * plain
 
 
 def test_what_was_found_is_downloaded(page: Page) -> None:

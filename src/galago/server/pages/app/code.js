@@ -49,7 +49,7 @@ function moondream({ path, body }, name) {
 
 function javascript({ path, body }) {
   const text = JSON.stringify(bare(body), null, 2).replaceAll(`"${PLACE}"`, "image");
-  return `// image: a data: URL, such as a FileReader's readAsDataURL makes\nconst reply = await fetch("${location.origin}${path}", {\n  method: "POST",\n  headers: { "Content-Type": "application/json" },\n  body: JSON.stringify(${text}),\n});\nconsole.log(await reply.json());`;
+  return `// image: a data: URL, such as a FileReader's readAsDataURL makes\nconst reply = await fetch("${location.origin}${path}", {\n  method: "POST",\n  headers: { "Content-Type": "application/json" },\n  body: JSON.stringify(${text}),\n});\nconsole.log(JSON.stringify(await reply.json(), null, 2));`;
 }
 
 export async function openCode(picture, answer) {

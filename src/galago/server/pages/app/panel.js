@@ -207,9 +207,7 @@ function body(picture, answer, hovered) {
   if (answer.text || answer.state === "running") {
     parts.push(el("p", { class: answer.state === "running" ? "text runs" : "text", "data-testid": "text" }, answer.text));
   }
-  if (answer.times) {
-    parts.push(el("ol", { class: "found" }, answer.times.map((one) => el("li", {}, button(`${one.time.toFixed(1)} s`, () => seek(picture, one.time).then(stage.redraw), { class: "quiet" }), ` ${one.text}`))));
-  }
+  if (answer.times?.length) parts.push(timeline(picture, spansOf(answer.times)));
   if (answer.found?.length) {
     parts.push(el("ol", { class: answer.hidden ? "found hidden" : "found" }, answer.found.map((one, index) => foundRow(answer, one, index, hovered))));
   }
@@ -217,6 +215,32 @@ function body(picture, answer, hovered) {
   if (answer.error) parts.push(el("p", { class: "error", role: "alert" }, answer.error));
   if (answer.state === "stopped") parts.push(el("p", { class: "none" }, "Stopped."));
   return parts;
+}
+
+// Frames one after the other with the same answer, as spans of time.
+function spansOf(times) {
+  const spans = [];
+  for (const { time, text } of times) {
+    const last = spans.at(-1);
+    if (last?.text === text) Object.assign(last, { to: time, frames: last.frames + 1 });
+    else spans.push({ from: time, to: time, text, frames: 1 });
+  }
+  return spans;
+}
+
+// A bar with a part for each span, and the spans in words; both lead to their times.
+function timeline(picture, spans) {
+  const texts = [...new Set(spans.map((span) => span.text))];
+  const go = (span) => seek(picture, span.from).then(stage.redraw);
+  const when = ({ from, to }) => (from === to ? `${from.toFixed(1)} s` : `${from.toFixed(1)}–${to.toFixed(1)} s`);
+  const bar = spans.map((span) => {
+    const part = el("span", { title: `${when(span)}: ${span.text}`, onclick: () => go(span) });
+    part.style.flexGrow = span.frames;
+    part.style.background = stage.COLOURS[texts.indexOf(span.text) % stage.COLOURS.length];
+    return part;
+  });
+  const rows = spans.map((span) => el("li", {}, button(when(span), () => go(span), { class: "quiet" }), ` ${span.text}`));
+  return el("div", {}, el("div", { class: "timeline", "aria-hidden": "true", "data-testid": "timeline" }, bar), el("ol", { class: "spans" }, rows));
 }
 
 function foundRow(answer, one, index, hovered) {

@@ -5,7 +5,7 @@ import { fit, toPicture, toScreen, zoom } from "./geometry.js";
 import { current, state, subscribe, update } from "./store.js";
 
 // Safe for colour-blind eyes (after Okabe and Ito), each with 3:1 against the dark halo.
-const COLOURS = ["#56b4e9", "#e69f00", "#2bb58b", "#f0e442", "#e58cc0", "#ff7f50", "#a6a6ff", "#ffffff"];
+export const COLOURS = ["#56b4e9", "#e69f00", "#2bb58b", "#f0e442", "#e58cc0", "#ff7f50", "#a6a6ff", "#ffffff"];
 const HALO = "#16140fcc";
 const NEAR = 14; // pixels of the screen at which a point counts as under the pointer
 
