@@ -305,6 +305,9 @@ def test_what_is_shown_as_code_runs(page: Page, scene: Path, tmp_path: Path, kin
 
 @pytest.mark.parametrize("tab", ["Caption", "Detect", "Point"])
 def test_other_calls_run_as_code_too(page: Page, scene: Path, tmp_path: Path, tab: str) -> None:
+    name = 'a scene\'s "$HOME".png'
+    (tmp_path / name).write_bytes(scene.read_bytes())
+    page.get_by_test_id("files").set_input_files(tmp_path / name)
     if tab == "Caption":
         page.get_by_role("tab", name=tab).click()
         page.get_by_test_id("caption-short").click()
@@ -312,7 +315,6 @@ def test_other_calls_run_as_code_too(page: Page, scene: Path, tmp_path: Path, ta
         ask(page, tab, "square")
     last(page).get_by_test_id("code").click()
     code = page.locator("#dialog section").first.locator("code").inner_text()
-    (tmp_path / "example.png").write_bytes(scene.read_bytes())
     said = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     wanted = {"Caption": "caption", "Detect": "objects", "Point": "points"}[tab]
     assert json.loads(said.stdout)[wanted], said

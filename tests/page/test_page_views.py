@@ -1,6 +1,7 @@
 """The page's other views, and what holds for all of it: accessible, reachable by keyboard, at every width."""
 
 import re
+import threading
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from serving import serving
 from websites import served
 
+import galago
 from galago.fleet.pool import ModelPool
 from galago.server.app import create_app
 from galago.server.settings import ServerSettings
@@ -62,6 +64,33 @@ def test_a_load_that_fails_says_why(page: Page, faults: list[str]) -> None:
     expect(row.get_by_role("alert")).not_to_be_empty(timeout=PATIENCE * 1000)
     expect(row.get_by_role("button", name="Load")).to_be_enabled()
     faults.clear()
+
+
+def test_a_download_is_followed_and_left_to_itself(opened: Callable[[str], Page]) -> None:
+    """Of a model that comes as slowly as this test says."""
+    here, asked = threading.Event(), threading.Event()
+
+    def load(name: str, progress: Any) -> galago.Model:
+        if name == "motion":
+            progress(1_000_000, 3_000_000)
+            asked.set()
+            assert here.wait(PATIENCE)
+        return galago.load(name, device="cpu")
+
+    pool = ModelPool(1 << 40, keep_alive=None, load=load)
+    with serving(create_app(pool, ServerSettings(model=("scenes",)))) as url:
+        page = opened(url)
+        show(page, "models")
+        row = page.get_by_test_id("model-motion")
+        row.get_by_role("button", name="Load").click()
+        expect(row.locator("progress")).to_have_attribute("value", "1000000", timeout=PATIENCE * 1000)
+        expect(row).to_contain_text("33 %")
+        row.get_by_role("button", name="Leave").click()
+        expect(row.locator("progress")).to_have_count(0)
+        expect(row).to_contain_text("loading")  # the server goes on
+        here.set()
+        row.get_by_role("button", name="Choose").click(timeout=PATIENCE * 1000)
+        expect(row).to_contain_text("answers", timeout=PATIENCE * 1000)
 
 
 def test_a_library_is_captioned_in_the_background(page: Page, scene: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def _entry(status: ModelStatus, models: Models) -> Json:
         "created": models.started_at,
         "owned_by": "galago",
         "loaded": status.loaded,
+        "loading": status.loading,
         "installed": status.installed,
         "precision": status.precision,
         "memory_bytes": status.bytes,

@@ -52,6 +52,7 @@ def _models() -> Json:
     }
     ways = {"ways": {**array(_way()), "description": "of a route: what it takes, and the model that answers"}}
     helps = {
+        "loading": {**FLAG, "description": "whether it is being loaded"},
         "description": TEXT,
         "skills": array(TEXT),
         "license": TEXT,

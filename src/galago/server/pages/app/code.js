@@ -17,8 +17,11 @@ const python = (value) =>
   JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None")
     .replaceAll(`"${PLACE}"`, "image").replaceAll(/([:,])(?=["\[{\w])/g, "$1 ");
 
+// As a shell takes it for one word, whatever the name is.
+const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+
 function curl({ path, body }, name) {
-  const text = JSON.stringify(bare(body)).replaceAll("'", "'\\''").replace(`"${PLACE}"`, `"data:;base64,'"$(base64 < ${name} | tr -d '\\n')"'"`);
+  const text = JSON.stringify(bare(body)).replaceAll("'", "'\\''").replace(`"${PLACE}"`, `"data:;base64,'"$(base64 < ${quoted(name)} | tr -d '\\n')"'"`);
   return `printf '%s' '${text}' |\n  curl -s ${location.origin}${path} -H 'Content-Type: application/json' -d @-`;
 }
 

@@ -79,7 +79,10 @@ async function lookOnce() {
 }
 
 async function keepLooking() {
-  if (!countdown && document.visibilityState === "visible") await lookOnce().catch(fail);
+  if (!countdown && document.visibilityState === "visible") {
+    await lookOnce().catch(fail);
+    if (location.hash === "#models") await models.refresh().catch(fail);
+  }
   setTimeout(keepLooking, LOOK);
 }
 

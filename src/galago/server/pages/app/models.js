@@ -113,6 +113,7 @@ function stateOf(model, isChosen) {
   const under = loading.get(model.id);
   if (under?.error) return el("span", { class: "error", role: "alert" }, under.error);
   if (under) return under.total ? el("label", {}, "downloading ", el("progress", { value: under.done, max: under.total }), ` ${Math.floor((100 * under.done) / under.total)} %`) : "loading";
+  if (model.loading) return "loading";
   if (isChosen) return "answers";
   if (model.loaded) return "ready";
   if (model.fits === false) return "does not fit";
@@ -121,10 +122,10 @@ function stateOf(model, isChosen) {
 
 function actions(model, isChosen) {
   const under = loading.get(model.id);
-  if (under && !under.error) return [button("Cancel", () => under.abort.abort())];
+  if (under && !under.error) return [button("Leave", () => under.abort.abort(), { title: "The server goes on loading it" })];
   const made = [];
   if (model.loaded && !isChosen) made.push(button("Choose", () => update({ model: model.id }), { class: "accent" }));
-  if (!model.loaded) made.push(button("Load", () => load(model), { class: isChosen ? "" : "accent", disabled: model.fits === false }));
+  if (!model.loaded && !model.loading) made.push(button("Load", () => load(model), { class: isChosen ? "" : "accent", disabled: model.fits === false }));
   if (model.loaded && !isChosen) made.push(button("Unload", () => unload(model), { class: "quiet" }));
   return made;
 }
