@@ -19,8 +19,9 @@ ARGUMENTS += ["--use-fake-ui-for-media-stream"]
 ARGUMENTS += ["--host-resolver-rules=MAP galago.test 127.0.0.1"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for all tests: as long as it is there, an event loop seems to run in this thread."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
@@ -30,7 +31,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     database = tmp_path_factory.mktemp("page") / "jobs.db"
     pool = ModelPool(keep_alive=None, options={"device": "cpu"})

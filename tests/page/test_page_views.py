@@ -120,7 +120,7 @@ def test_the_machine_is_plotted(page: Page) -> None:
     show(page, "machine")
     expect(page.locator("#machine-lead")).to_contain_text("scenes, float32, on cpu")
     assert page.get_by_test_id("plot").count() >= 6
-    expect(page.get_by_test_id("plot").filter(has_text="Memory of the process")).to_contain_text("MB")
+    expect(page.get_by_test_id("plot").filter(has_text="Memory of the process")).to_contain_text(re.compile("[MG]B"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

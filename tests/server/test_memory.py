@@ -144,7 +144,6 @@ def test_health_tells_what_was_measured(precision: str) -> None:
     with serving(hosting(galago.load(f"scenes-{precision}", device="cpu"))) as url:
         httpx.post(f"{url}/v1/caption", json={"image_url": picture(), "length": "short"}, timeout=PATIENCE)
         health = httpx.get(f"{url}/health").json()
-        page = httpx.get(url, headers={"Accept": "text/html"}).text
     (one,) = health["models"]
     parameters, size = 7_678_624, {"float32": 4, "int8": 1.08}[precision]
     assert one["memory"]["weights_bytes"] == pytest.approx(parameters * size, rel=0.03)
@@ -152,7 +151,6 @@ def test_health_tells_what_was_measured(precision: str) -> None:
     assert one["memory"]["cache_bytes"]["prefixes"] > 0 and one["memory"]["cache_bytes"]["embeddings"] > 0
     assert health["memory"]["of"] == "resident memory of the process"
     assert health["memory"]["decoding"]["pictures"]["used_bytes"] == 0
-    assert "983" not in page and f"{one['memory']['weights_bytes'] / 1e6:.1f} MB" in page
     assert memory_needed(f"scenes-{precision}") > one["memory"]["weights_bytes"]
 
 
