@@ -116,6 +116,21 @@ def test_stream(http: httpx.Client, body: dict[str, Any], path: str) -> None:
     assert last["metrics"]["output_tokens"] == last["stats"]["tokens"] == 12
 
 
+@pytest.mark.parametrize(
+    ("path", "one", "several"), [("/v1/detect", "object", "objects"), ("/v1/point", "point", "points")]
+)
+def test_what_is_found_is_streamed_too(
+    http: httpx.Client, body: dict[str, Any], path: str, one: str, several: str
+) -> None:
+    asked = body | {"object": "person", "settings": {"max_objects": 3}}
+    whole = http.post(path, json=asked).json()
+    reply = http.post(path, json=asked | {"stream": True})
+    assert reply.headers["content-type"] == "text/event-stream"
+    *pieces, last = map(json.loads, data_lines(reply.text))
+    assert [piece[one] for piece in pieces] == whole[several] and len(pieces) > 0
+    assert last["completed"] is True and last["finish_reason"] == whole["finish_reason"]
+
+
 def test_other_ways_to_say_the_same(http: httpx.Client, body: dict[str, Any]) -> None:
     """Station's: no prefix, `obj`, settings beside the fields, bare base64; nulls and what nobody knows."""
     few = {"max_tokens": 4}

@@ -228,6 +228,7 @@ def _numbers(place: Any) -> Any:
     return tuple(place) if isinstance(place, list) else tuple(place.model_dump().values())
 
 
+_FOUND = "objects with `object` or `point`, as they are found, then one with `completed` true; a failure as of texts."
 _STREAM = "objects with `chunk`, then one with `completed` true. A failure is an event with `error`, then `[ERROR]`."
 
 
@@ -240,8 +241,8 @@ MOONDREAM = Dialect(
     (
         _route("caption", CaptionBody, CaptionAnswer, "Describe an image", _STREAM),
         _route("query", QueryBody, QueryAnswer, "Answer a question, about an image or without one", _STREAM),
-        _route("detect", DetectBody, Objects, "Find objects: their bounding boxes"),
-        _route("point", PointBody, Points, "Point at objects: one point in each"),
+        _route("detect", DetectBody, Objects, "Find objects: their bounding boxes", _FOUND),
+        _route("point", PointBody, Points, "Point at objects: one point in each", _FOUND),
         # Nobody's client has it yet; the name is that of the model's own method, by which Station would route it.
         _route("detect_gaze", GazeBody, Gaze, "Tell where a person looks"),
         _route("segment", SegmentBody, None, "Outline an object: not offered by any model yet"),

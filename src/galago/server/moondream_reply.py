@@ -99,9 +99,7 @@ class SkillReply(Reply):
                 case Reasoning():
                     more["reasoning"] = _thought(event)
                 case ObjectFound(box):
-                    # A box may reach past the image, and clients cut pictures by it.
-                    x_min, y_min, x_max, y_max = (min(max(value, 0.0), 1.0) for value in box)
-                    objects.append({"x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max})
+                    objects.append(_corners(box))
                 case PointFound((x, y)):
                     points.append({"x": x, "y": y})
                 case GazeFound(point):
@@ -122,6 +120,10 @@ class SkillReply(Reply):
         match event:
             case TextDelta(text):
                 yield sse_event({"chunk": text, "completed": False})
+            case ObjectFound(box):
+                yield sse_event({"object": _corners(box), "completed": False})
+            case PointFound((x, y)):
+                yield sse_event({"point": {"x": x, "y": y}, "completed": False})
             case Reasoning():
                 yield sse_event({"reasoning": _thought(event), "completed": False})
             case Done():
@@ -132,6 +134,12 @@ class SkillReply(Reply):
     def failed(self, error: Exception) -> tuple[str, ...]:
         # An event for those who read JSON, and a line that is none: Moondream's client takes all else for the end.
         return sse_event(error_body(to_failure(error))), "data: [ERROR]\n\n"
+
+
+def _corners(box: tuple[float, float, float, float]) -> Corners:
+    """A box may reach past the image, and clients cut pictures by it."""
+    x_min, y_min, x_max, y_max = (min(max(value, 0.0), 1.0) for value in box)
+    return {"x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
 
 
 def _thought(reasoning: Reasoning) -> Thought:

@@ -92,7 +92,7 @@ export async function metrics(signal) {
 // Something that a model is asked for: its path and body, which are also what is shown as code.
 export const ask = (call, signal) => json("POST", call.path, call.body, signal);
 
-// The same as a stream of what each event adds: { text }, { reasoning } or { end: the last event }.
+// The same as a stream of what each event adds: { text }, { reasoning }, { found: a mark } or { end: the last event }.
 export async function* askStreamed(call, signal) {
   const reply = await request("POST", call.path, { ...call.body, stream: true }, signal);
   for await (const [data] of events(reply)) {
@@ -104,6 +104,8 @@ export async function* askStreamed(call, signal) {
       if (choice?.delta?.reasoning_content) yield { reasoning: choice.delta.reasoning_content };
       if (choice?.delta?.content) yield { text: choice.delta.content };
       if (told.usage) yield { end: { tokens: told.usage.completion_tokens } };
+    } else if (told.object || told.point) {
+      yield { found: told.object ? { box: told.object } : { point: told.point } };
     } else if (told.completed) {
       yield { end: { tokens: told.stats?.tokens, speed: told.stats?.tokens_per_sec } };
     } else if (told.reasoning) {

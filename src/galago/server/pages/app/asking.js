@@ -48,13 +48,6 @@ async function callOf(picture, answer) {
   throw new Error(answer.kind);
 }
 
-// What a reply found, as marks over the picture.
-function foundIn(answer, reply) {
-  if (answer.kind === "detect") return reply.objects.map((box) => ({ box }));
-  if (answer.kind === "point") return reply.points.map((point) => ({ point }));
-  return [{ line: { from: answer.eye, to: reply.gaze } }];
-}
-
 // Ask, and show the answer as it comes. `asked` has kind and prompt, and length, eye or isFollowUp.
 export async function ask(picture, asked) {
   const answer = {
@@ -102,14 +95,16 @@ async function run(picture, answer) {
 async function askOnce(picture, answer) {
   const call = await callOf(picture, answer);
   const { signal } = answer.abort;
-  if (["detect", "point", "gaze"].includes(answer.kind)) {
-    const reply = await api.ask(call, signal);
-    answer.found = foundIn(answer, reply);
+  if (answer.kind === "gaze") {
+    const { gaze } = await api.ask(call, signal);
+    answer.found = [{ line: { from: answer.eye, to: gaze } }];
     return;
   }
+  if (answer.kind === "detect" || answer.kind === "point") answer.found = [];
   for await (const piece of api.askStreamed(call, signal)) {
     if (piece.text) answer.text += piece.text;
     if (piece.reasoning) answer.reasoning = (answer.reasoning ?? "") + piece.reasoning;
+    if (piece.found) answer.found = [...answer.found, piece.found];
     if (piece.end) Object.assign(answer, { tokens: piece.end.tokens, speed: piece.end.speed });
     update();
   }
