@@ -89,6 +89,7 @@ def test_a_download(tmp_path: Path, args: tuple[str, ...], number: int) -> None:
         assert weights.read_bytes() == WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_load_that_a_client_asked_for(tmp_path: Path) -> None:
     shelf = Shelf()
     shelf.hold_after = 100_000

@@ -231,6 +231,7 @@ def test_an_engine_that_did_nothing_has_stats(metrics: Metrics) -> None:
     assert json.dumps(stats)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_between_threads(metrics: Metrics) -> None:
     each, scrapes = 2000, 20
 

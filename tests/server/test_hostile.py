@@ -36,6 +36,7 @@ def test_there_are_as_many_as_we_say() -> None:
     assert len(BODIES) >= 300 and len({b.name for b in BODIES}) == len(BODIES)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux: memory is read from /proc")
 def test_hostile_bodies(server: tuple["subprocess.Popen[str]", str]) -> None:
     process, address = server

@@ -192,6 +192,7 @@ def test_an_application_of_before_the_tokens(root: Path, receiver: Receiver) -> 
     assert told(receiver.received)[0][1] == '{"data": {"image_core_id": 7, "status": 1}}'
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_down_is_told_later_and_in_order(root: Path) -> None:
     with receiving(share=0.2, ways=("status", "close"), seed=9) as receiver:  # which fails the third
         with application(root, receiver, job_delay=0) as http:

@@ -42,6 +42,7 @@ def large(seed: int) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the peak of another process is read from /proc")
 def test_large_pictures_at_once_take_no_more_than_the_room_for_decoding() -> None:
     urls = [large(seed) for seed in range(16)]

@@ -74,6 +74,7 @@ def test_what_a_library_prints_does_not_reach_the_messages(tmp_path, monkeypatch
     assert told == []
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_leaves_the_others():
     steps = []
     cases = (BenchCase("moondream9", tokens=2, runs=1), BenchCase("scenes", tokens=2, runs=1))
