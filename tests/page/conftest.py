@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from guarded import PATIENCE
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import serving
 
 from galago.fleet.pool import ModelPool
@@ -17,6 +18,9 @@ ARGUMENTS += ["--disable-component-update", "--disable-sync", "--use-fake-device
 ARGUMENTS += ["--use-fake-ui-for-media-stream"]
 # A name that is not this machine's own, so that what needs https is missing.
 ARGUMENTS += ["--host-resolver-rules=MAP galago.test 127.0.0.1"]
+
+# A slow machine is no fault.
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A visitor who was never here; what goes wrong in the page fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(1000 * PATIENCE)
     yield context
     context.close()
 

@@ -36,7 +36,7 @@ def ask(page: Page, tab: str, text: str) -> None:
 def last(page: Page, state: str = "done") -> Any:
     """The newest answer of the tab, once it has come to this state."""
     answer = page.get_by_test_id("answer").last
-    expect(answer).to_have_attribute("data-state", state, timeout=PATIENCE * 1000)
+    expect(answer).to_have_attribute("data-state", state)
     return answer
 
 
@@ -122,7 +122,7 @@ def test_several_words_are_several_searches(page: Page) -> None:
     ask(page, "Detect", "face, square, circle")
     expect(page.get_by_test_id("answer")).to_have_count(3)  # the circle was looked for already
     for answer in page.get_by_test_id("answer").all():
-        expect(answer).to_have_attribute("data-state", "done", timeout=PATIENCE * 1000)
+        expect(answer).to_have_attribute("data-state", "done")
         expect(answer.get_by_test_id("count")).to_have_text("1")
         expect(answer.locator(".found li")).to_have_count(1)
 
@@ -243,7 +243,7 @@ def test_a_server_that_is_gone_is_said_so_and_found_again(
     expect(last(page, "failed").locator(".error")).to_have_text("The server does not answer.")
     expect(page.get_by_test_id("gone")).to_contain_text("trying again")
     context.set_offline(False)
-    expect(page.get_by_test_id("gone")).to_have_count(0, timeout=PATIENCE * 1000)
+    expect(page.get_by_test_id("gone")).to_have_count(0)
     page.get_by_test_id("answer").last.get_by_test_id("again").click()
     expect(last(page).get_by_test_id("text")).to_have_text("circle")
     assert all("ERR_INTERNET_DISCONNECTED" in fault for fault in faults)
@@ -260,7 +260,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session(opened: Callable[[str], Pag
         expect(page.locator("#notice")).to_contain_text("not one of the server's")
         page.get_by_test_id("key").fill("right")
         page.keyboard.press("Enter")
-        expect(page.get_by_test_id("text")).to_have_text("blue", timeout=PATIENCE * 1000)
+        expect(page.get_by_test_id("text")).to_have_text("blue")
         page.reload()
         expect(page.get_by_test_id("text")).to_have_text("blue")
         expect(page.locator("#notice")).to_be_empty()
@@ -274,7 +274,7 @@ def test_it_works_without_https_on_another_machine(opened: Callable[[str], Page]
     with serving(create_app(pool, ServerSettings(model=("scenes",), host="0.0.0.0"))) as url:
         page = opened(url.replace("127.0.0.1", "galago.test"))
         assert page.evaluate("() => !isSecureContext && !navigator.clipboard")
-        expect(page.get_by_test_id("text")).to_have_text("blue", timeout=PATIENCE * 1000)
+        expect(page.get_by_test_id("text")).to_have_text("blue")
         page.locator("[data-name=copy]").click()
         expect(page.locator("[data-name=copy]")).to_have_text("Copied")
 

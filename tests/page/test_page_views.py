@@ -34,11 +34,11 @@ def test_a_model_is_chosen_unloaded_and_loaded(page: Page, url: str) -> None:
     show(page, "models")
     motion = page.get_by_test_id("model-motion")
     motion.get_by_role("button", name="Unload").click()
-    expect(motion.get_by_role("button", name="Load", exact=True)).to_be_visible(timeout=PATIENCE * 1000)
+    expect(motion.get_by_role("button", name="Load", exact=True)).to_be_visible()
     loaded = {one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"] if one["loaded"]}
     assert loaded == {"scenes"}
     motion.get_by_role("button", name="Load", exact=True).click()
-    expect(page.get_by_test_id("model")).to_contain_text("motion", timeout=PATIENCE * 1000)
+    expect(page.get_by_test_id("model")).to_contain_text("motion")
     show(page, "look")
     expect(page.get_by_role("tab", name="Detect")).to_have_class("lacks")
     show(page, "models")
@@ -61,7 +61,7 @@ def test_a_load_that_fails_says_why(page: Page, faults: list[str]) -> None:
     # The hub cannot be reached from the tests.
     row = page.get_by_test_id("model-smolvlm-256m")
     row.get_by_role("button", name="Load").click()
-    expect(row.get_by_role("alert")).not_to_be_empty(timeout=PATIENCE * 1000)
+    expect(row.get_by_role("alert")).not_to_be_empty()
     expect(row.get_by_role("button", name="Load")).to_be_enabled()
     faults.clear()
 
@@ -83,14 +83,14 @@ def test_a_download_is_followed_and_left_to_itself(opened: Callable[[str], Page]
         show(page, "models")
         row = page.get_by_test_id("model-motion")
         row.get_by_role("button", name="Load").click()
-        expect(row.locator("progress")).to_have_attribute("value", "1000000", timeout=PATIENCE * 1000)
+        expect(row.locator("progress")).to_have_attribute("value", "1000000")
         expect(row).to_contain_text("33 %")
         row.get_by_role("button", name="Leave").click()
         expect(row.locator("progress")).to_have_count(0)
         expect(row).to_contain_text("loading")  # the server goes on
         here.set()
-        row.get_by_role("button", name="Choose").click(timeout=PATIENCE * 1000)
-        expect(row).to_contain_text("answers", timeout=PATIENCE * 1000)
+        row.get_by_role("button", name="Choose").click()
+        expect(row).to_contain_text("answers")
 
 
 def test_a_library_is_captioned_in_the_background(page: Page, scene: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_library_is_captioned_in_the_background(page: Page, scene: Path, tmp_p
     show(page, "library")
     page.get_by_test_id("library-files").set_input_files([tmp_path / name for name in ("a.png", "b.png", "broken.png")])
     told = page.get_by_test_id("library-told")
-    expect(told).to_have_text("3 of 3 done, 1 failed", timeout=PATIENCE * 1000)
+    expect(told).to_have_text("3 of 3 done, 1 failed")
     rows = page.get_by_test_id("library-rows").locator("li")
     expect(rows.filter(has_text="broken.png")).to_contain_text("cannot read it as a picture")
     expect(rows.filter(has_text="a.png")).to_contain_text("circle")
@@ -207,7 +207,7 @@ def test_a_video_is_watched(page: Page) -> None:
     page.get_by_test_id("question").fill("What color is the shape?")
     page.get_by_test_id("watch").click()
     answer = page.get_by_test_id("answer").last
-    expect(answer).to_have_attribute("data-state", "done", timeout=PATIENCE * 1000)
+    expect(answer).to_have_attribute("data-state", "done")
     parts = answer.get_by_test_id("timeline").locator("span")
     frames = parts.evaluate_all("all => all.map((part) => Number(part.style.flexGrow))")
     assert sum(frames) == 12 and len(frames) == answer.locator(".spans li").count()
@@ -249,7 +249,7 @@ def test_a_picture_is_added_by_its_address(opened: Callable[[str], Page], scene:
         for wrong, words in refusals:
             address.fill(wrong)
             page.keyboard.press("Enter")
-            expect(page.locator("dialog .error")).to_contain_text(words, timeout=PATIENCE * 1000)
+            expect(page.locator("dialog .error")).to_contain_text(words)
         address.fill(f"{site}/a.png")
         page.keyboard.press("Enter")
         expect(page.locator("#strip li")).to_have_count(2)
@@ -264,5 +264,5 @@ def test_models_in_memory_are_compared(page: Page) -> None:
     page.get_by_test_id("caption-short").click()
     expect(page.get_by_test_id("answer")).to_have_count(2)
     for name, answer in zip(("scenes", "motion"), page.get_by_test_id("answer").all(), strict=True):
-        expect(answer).to_have_attribute("data-state", "done", timeout=PATIENCE * 1000)
+        expect(answer).to_have_attribute("data-state", "done")
         expect(answer).to_contain_text(name)
