@@ -12,8 +12,6 @@ import argparse
 import json
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from server_program import server_program
 
 from galago.lab.eval.scenes.draw import scene_at
 
@@ -71,27 +70,10 @@ def listening(application: Application) -> Iterator[str]:
 @contextmanager
 def serving(folder: Path, callback_url: str, database: str, at_a_time: int) -> Iterator[tuple[httpx.Client, int]]:
     """A client of a server, and the id of its process."""
-    command = [
-        sys.executable,
-        "-m",
-        "galago.server",
-        "-m",
-        "scenes",
-        "--port",
-        "0",
-        "--meme-search",
-        "--job-delay",
-        "0",
-    ]
-    command += ["--image-root", str(folder), "--job-db", database, "--callback-url", callback_url]
-    command += ["--max-batch-size", str(at_a_time), "--log-level", "warning"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        address = next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        with httpx.Client(base_url=address, timeout=120) as client:
-            yield client, process.pid
-        process.terminate()
+    arguments = ["-m", "scenes", "--meme-search", "--job-delay", "0", "--image-root", str(folder), "--job-db", database]
+    arguments += ["--callback-url", callback_url, "--max-batch-size", str(at_a_time), "--log-level", "warning"]
+    with server_program(*arguments) as (process, address), httpx.Client(base_url=address, timeout=120) as client:
+        yield client, process.pid
 
 
 def resident_mb(pid: int) -> float:

@@ -14,7 +14,6 @@ import contextlib
 import http.client
 import io
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from server_program import server_program
 
 from galago.jobs import NewJob, open_store
 from galago.lab.eval.scenes.draw import draw_scene
@@ -133,17 +133,10 @@ def empty(client: Client) -> None:
 def started(model: str, precision: str | None, detail: str) -> Iterator[tuple[str, str]]:
     """A server's address and its queue's file."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "galago.server", model, "--port", "0", "--log-level", "warning"]
-        command += ["--jobs-db", f"{folder}/jobs.db", "--timeout", str(PATIENCE_S), "--detail", detail]
-        command += ["--precision", precision] if precision else []
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr
-            line = next(line for line in process.stderr if "listening on" in line)
-            try:
-                yield line.split("listening on http://")[1].split()[0], f"{folder}/jobs.db"
-            finally:
-                process.terminate()
-                process.stderr.read()
+        arguments = [model, "--log-level", "warning", "--jobs-db", f"{folder}/jobs.db", "--timeout", str(PATIENCE_S)]
+        arguments += ["--detail", detail, *(["--precision", precision] if precision else [])]
+        with server_program(*arguments) as (_, url):
+            yield url.removeprefix("http://"), f"{folder}/jobs.db"
 
 
 def main() -> int:

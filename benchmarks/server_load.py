@@ -16,7 +16,6 @@ import io
 import json
 import random
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from server_program import server_program
 
 from galago.lab.eval.scenes.draw import draw_scene
 
@@ -135,15 +135,8 @@ def resident(pid: int) -> int:
 
 @contextlib.contextmanager
 def started() -> Iterator[tuple[str, int]]:
-    command = [sys.executable, "-m", "galago.server", "scenes", "--port", "0", "--log-level", "warning"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        line = next(line for line in process.stderr if "listening on" in line)
-        try:
-            yield line.split("listening on ")[1].split()[0], process.pid
-        finally:
-            process.terminate()
-            process.stderr.read()
+    with server_program("scenes", "--log-level", "warning") as (process, address):
+        yield address, process.pid
 
 
 def report(found: Found, spent: list[float], seconds: float) -> dict[str, Any]:

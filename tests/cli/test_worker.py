@@ -5,7 +5,7 @@ import json
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from commands import Command
 from guarded import endless
-from postgres import NoPostgres, new_database, serving_postgres
+from postgres import new_database, serving_postgres
 from receiver import Receiver, receiving
 
 from galago.jobs import NewJob, open_store
@@ -35,11 +35,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """A database that can be closed to everybody but its superuser."""
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(serving_postgres("fsync=off"))
-        except NoPostgres as why:
-            pytest.skip(str(why))
+    with serving_postgres("fsync=off") as server:
         yield new_database(server)
 
 

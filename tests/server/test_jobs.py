@@ -2,13 +2,10 @@
 
 import base64
 import json
-import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 from guarded import PATIENCE
 from jsonschema import Draft202012Validator
 from receiver import receiving
+from server_program import server_program
 from serving import serving
 from standardwebhooks import Webhook
 
@@ -198,39 +196,18 @@ def test_what_cannot_be_a_queue_ends_the_program_with_one_line(tmp_path: Path) -
     assert "notes.txt" in done.stderr and "Traceback" not in done.stderr
 
 
-@contextmanager
-def program(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    command = [
-        sys.executable,
-        "-m",
-        "galago.server",
-        "-m",
-        "scenes",
-        "--port",
-        "0",
-        "--jobs-db",
-        str(folder / "jobs.db"),
-    ]
-    command += ["--allow-callback-host", "127.0.0.1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        found = next(found for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
-        threading.Thread(target=process.stderr.read).start()  # so that it never waits for a reader
-        yield process, found[1]
-        process.kill()
-
-
 @pytest.mark.slow
 def test_a_server_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     """What it worked on is taken up again once its lease is over."""
+    served = ("-m", "scenes", "--jobs-db", str(tmp_path / "jobs.db"), "--allow-callback-host", "127.0.0.1")
     with receiving() as receiver:
-        with program(tmp_path) as (process, url), httpx.Client(base_url=url) as http:
+        with server_program(*served) as (process, url), httpx.Client(base_url=url) as http:
             more = ASKED | {"callback_url": receiver.url}
             ids = [http.post("/v1/jobs", json=more | {"max_tokens": i + 1}).json()["id"] for i in range(20)]
             while not http.get("/v1/jobs?status=done").json()["data"]:
                 pass
             process.kill()
-        with program(tmp_path) as (process, url), httpx.Client(base_url=url) as http:
+        with server_program(*served) as (process, url), httpx.Client(base_url=url) as http:
             ended = [finished(http, http.get(f"/v1/jobs/{one}").json()) for one in ids]
             assert [job["result"]["answer"] for job in ended] == ["blue"] * 20
             end = time.monotonic() + PATIENCE

@@ -1,51 +1,29 @@
 """Pictures of the page, from the page itself: of the README, or of every view at every width, light and dark.
 
-    python docs/screenshots.py                # docs/detect.png and docs/models.png
-    python docs/screenshots.py --all shots/
+    python benchmarks/screenshots.py          # docs/detect.png and docs/models.png
+    python benchmarks/screenshots.py --all shots/
 
 Needs Chromium and playwright (`pip install -e '.[test]'`).
 """
 
 import argparse
 import io
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from server_program import server_program
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 VIEWS = ("look", "library", "models", "machine")
 TABS = ("Ask", "Caption", "Detect", "Point", "Gaze")
 SIZES = ((390, 844), (1024, 768), (1920, 1080))
 COLOURS = 128
 """Of a small PNG: the page has few"""
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "galago.server",
-            "-m",
-            "scenes",
-            "--port",
-            "0",
-            "--jobs-db",
-            f"{folder}/jobs.db",
-        ]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr
-            yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
-            process.terminate()
 
 
 def settle(page: Page) -> None:
@@ -83,9 +61,9 @@ def save(page: Page, path: Path) -> None:
 def of_readme(page: Page, url: str) -> None:
     visit(page, url)
     ask(page, "Detect", "face, square, cross")
-    save(page, HERE / "detect.png")
+    save(page, DOCS / "detect.png")
     show(page, "models")
-    save(page, HERE / "models.png")
+    save(page, DOCS / "models.png")
 
 
 def of_all(page: Page, url: str, folder: Path) -> None:
@@ -97,7 +75,7 @@ def of_all(page: Page, url: str, folder: Path) -> None:
     page.get_by_test_id("caption-long").click()
     settle(page)
     show(page, "library")
-    page.get_by_test_id("library-files").set_input_files([HERE.parent / "examples" / "scene.png"])
+    page.get_by_test_id("library-files").set_input_files([ROOT / "examples" / "scene.png"])
     page.wait_for_function("() => document.querySelector('#library-rows [data-state=done]')")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -120,7 +98,11 @@ def main() -> None:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         sys.exit("needs Chromium: apt-get install chromium")
-    with serving() as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server_program("-m", "scenes", "--jobs-db", f"{folder}/jobs.db") as (_, url),
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
         if options.all:
