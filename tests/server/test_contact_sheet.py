@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,28 +43,38 @@ def test_they_stand_in_reading_order(count: int, size: tuple[int, int]) -> None:
     assert [pixel for pixel in found if pixel in wanted] == wanted
 
 
-@pytest.mark.parametrize("path", ["openai", "ollama"])
-def test_what_a_model_of_one_image_is_shown(path: str) -> None:
-    url_part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{SCENE}"}}
-    asked = {"type": "text", "text": "What color is the circle?"}
-    openai = {"messages": [{"role": "user", "content": [asked, url_part, url_part, url_part]}]}
-    ollama = {"model": "scenes", "prompt": asked["text"], "images": [SCENE] * 3, "stream": False}
-    place, body = ("/v1/chat/completions", openai) if path == "openai" else ("/api/generate", ollama)
+URL = f"data:image/png;base64,{SCENE}"
+QUESTION = "What color is the circle?"
+IMAGE_PART = {"type": "image_url", "image_url": {"url": URL}}
+INPUT = [{"type": "input_text", "text": QUESTION}, *[{"type": "input_image", "image_url": URL}] * 3]
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}, *[IMAGE_PART] * 3]}]
+    },
+    "/v1/responses": {"input": [{"role": "user", "content": INPUT}]},
+    "/api/generate": {"model": "scenes", "prompt": QUESTION, "images": [SCENE] * 3, "stream": False},
+}
+
+
+def answer_in(reply: dict[str, Any]) -> str:
+    if "output" in reply:
+        return str(reply["output"][0]["content"][0]["text"])
+    return str(reply["response"] if "response" in reply else reply["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("setting", ["refuse", "sheet"])
+def test_what_a_model_of_one_image_is_shown(setting: str) -> None:
     pool = ModelPool(keep_alive=None, options={"device": "cpu"})
-    for setting in ("refuse", "sheet"):
-        app = create_app(pool, ServerSettings(model=("scenes",), several_images=setting))
-        with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
-            reply = client.post(place, json=body)
-        pool = ModelPool(keep_alive=None, options={"device": "cpu"})
+    app = create_app(pool, ServerSettings(model=("scenes",), several_images=setting))
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        replies = [client.post(path, json=body) for path, body in ASKED.items()]
+    for reply in replies:
         if setting == "refuse":
             assert reply.status_code == 400 and "--several-images sheet" in reply.text
         else:
-            assert reply.status_code == 200, reply.text
-            told = reply.json()
-            said = told["choices"][0]["message"]["content"] if path == "openai" else told["response"]
-            assert said == "blue"
-            if path == "openai":
-                assert told["warnings"] == ["3 images were shown to the model as one sheet, numbered in reading order"]
+            assert answer_in(reply.json()) == "blue", reply.text
+            told = "3 images were shown to the model as one sheet, numbered in reading order"
+            assert reply.json()["warnings"] == [told]
 
 
 def test_one_that_cannot_be_decoded_is_named() -> None:

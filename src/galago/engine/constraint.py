@@ -10,6 +10,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
+from galago.engine.closed_schema import close_schema
 from galago.engine.shortest_end import Place, Vocabulary, shortest_end
 from galago.errors import GenerationFailed, InvalidRequest
 
@@ -30,14 +31,16 @@ def vocabulary(tokenizer_json: str, size: int, eos_id: int) -> Vocabulary:
 class Constraint:
     """Constrains one text to a JSON schema, and to an end within a number of tokens.
 
-    Blanks stand only where json.dumps writes them, and numbers have at most MAX_DIGITS digits where the schema does not
-    ask for more. From the first token on a way to a valid end is known. A token after which none is found that fits
-    into what is left is drawn again, and after some tries it is the next of that way. After most tokens the way that
-    was known still leads to an end, which one call tells. Where none is found at the start, the text is cut.
+    Blanks stand only where json.dumps writes them, numbers have at most MAX_DIGITS digits where the schema does not ask
+    for more, and objects have no members that it does not speak of (see closed_schema). From the first token on a way
+    to a valid end is known. A token after which none is found that fits into what is left is drawn again, and after
+    some tries it is the next of that way. After most tokens the way that was known still leads to an end, which one
+    call tells. Where none is found at the start, the text is cut.
     """
 
     def __init__(self, words: Vocabulary, json_schema: str) -> None:
         """Raises InvalidRequest, naming the part, for what is no JSON Schema or cannot be enforced."""
+        json_schema = close_schema(json_schema)
         try:
             # Blanks are fixed: a small model may write them without end. The rest a schema could loosen otherwise.
             grammar = LLMatcher.grammar_from_json_schema(

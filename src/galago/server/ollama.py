@@ -233,6 +233,7 @@ class Record(TypedDict):
     prompt_eval_duration: NotRequired[int]
     eval_count: NotRequired[int]
     eval_duration: NotRequired[int]
+    warnings: NotRequired[list[str]]
 
 
 class RecordReply(Reply):
@@ -272,10 +273,8 @@ class RecordReply(Reply):
             "prompt_eval_duration": prefill,
             "eval_count": max(usage.completion_tokens, 1),
             "eval_duration": decode,
+            **({"warnings": list(done.warnings)} if done.warnings else {}),
         }
-
-
-# --- models --------------------------------------------------------------------------------------
 
 
 async def load_or_unload(models: Models, body: OllamaBody) -> Json:

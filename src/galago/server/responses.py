@@ -138,12 +138,14 @@ class ResponsesReply(Reply):
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         }
         why = {"reason": "max_output_tokens"} if cut else None
-        return self.response(status, [self.message(status, [self.content])], incomplete_details=why, usage=told)
+        warned = {"warnings": list(done.warnings)} if done.warnings else {}
+        output = [self.message(status, [self.content])]
+        return self.response(status, output, incomplete_details=why, usage=told, **warned)
 
     def event(self, kind: str, **more: Any) -> str:
         self.count += 1
         told = {"type": f"response.{kind}", "sequence_number": self.count - 1, **more}
-        return f"event: response.{kind}\n" + sse_event(told)
+        return sse_event(told, event=f"response.{kind}")
 
     def begin(self) -> Iterator[str]:
         for kind in ("created", "in_progress"):
