@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from galago.media.timeline import FrameSampling
 
 NATIVE = "native"
-BACKENDS = {NATIVE: "galago.backends.native"}
+BY_FILES = "by files"
+BACKENDS = {
+    NATIVE: "galago.backends.native",
+    "transformers": "galago.backends.transformers",
+    BY_FILES: "galago.backends.by_files",
+}
 """The module of each backend, which is a Loader, imported when a model of it is used."""
 SKILLS: dict[type[Skill], str] = {
     Caption: "caption",
@@ -149,9 +154,9 @@ class Loader(Protocol):
 
 
 def loader_of(name: str) -> Loader:
-    """The loader for a model: of its backend in the catalogue, or else our own. Raises ModelNotFound."""
+    """The loader for a model: of its backend in the catalogue, or the one that its files tell. Raises ModelNotFound."""
     entry = entry_of(name)
-    return loader(entry.backend if entry else NATIVE)
+    return loader(entry.backend if entry else BY_FILES)
 
 
 def loader(backend: str) -> Loader:

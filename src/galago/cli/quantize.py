@@ -40,9 +40,13 @@ def quantize(
     if folder is not None:
         check_folder(folder, [model], force)
     check_models([model])
+    from galago.families import FAMILIES
     from galago.store.packing import quantise_model
 
     files = locate(model)
+    if files.family not in FAMILIES:
+        helps = "it makes whole numbers of the weights at each load (--precision int8)"
+        raise InvalidRequest(f"{files.name} is run by {files.family}, which reads no packed weights; {helps}", "model")
     if folder is None:
         folder = Path(f"{files.name}-{to}")
         check_folder(folder, [model], force)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -31,10 +31,18 @@ from galago.system.device import use_threads
 log = logging.getLogger(__name__)
 
 
+class Process(Protocol):
+    """The process in which the thread lives that carries a request out."""
+
+    def check_process(self) -> None:
+        """Raise EngineClosed in any other."""
+        ...
+
+
 class EngineRun:
     """A request that this engine runs; see backend.Run."""
 
-    def __init__(self, engine: "Engine", queue: RequestQueue, job: Job) -> None:
+    def __init__(self, engine: Process, queue: RequestQueue, job: Job) -> None:
         self._engine = engine  # lives as long as its runs
         self._job = job
         self._ended = False
@@ -97,15 +105,15 @@ class Engine:
         self._scheduler = Scheduler(model, self._queue, limits, images, self._metrics)
         self._limits = {"waiting": limits.waiting, "running": limits.running}
         self._process = os.getpid()
-        self._worker = _Worker(self._scheduler, self._queue, self.threads)
+        self._worker = Worker(self._scheduler, self._queue, self.threads)
         self._worker.start()
         # What the garbage collector calls must not wait: the thread ends by itself soon after.
-        weakref.finalize(self, self._queue.close, _SHUT_DOWN)
+        weakref.finalize(self, self._queue.close, SHUT_DOWN)
 
     @property
     def ended(self) -> GalagoError | None:
         """Why it takes no more requests: it was closed, its thread ended, or this process forked off; else None."""
-        return _FORKED if self._process != os.getpid() else self._queue.closed
+        return FORKED if self._process != os.getpid() else self._queue.closed
 
     @property
     def waiting(self) -> int:
@@ -157,14 +165,14 @@ class Engine:
 
     def close(self) -> None:
         """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""
-        self._queue.close(_SHUT_DOWN)
+        self._queue.close(SHUT_DOWN)
         if self._worker is not threading.current_thread():
             self._worker.join()
 
     def check_process(self) -> None:
         """Raise EngineClosed where the engine's thread cannot be: threads do not survive a fork."""
         if self._process != os.getpid():
-            raise copy.copy(_FORKED)
+            raise copy.copy(FORKED)
 
     def _encode_steps(self, request: Request) -> Steps:
         """The steps of Encode, the one skill that is the same for every model."""
@@ -182,22 +190,34 @@ class Engine:
         return steps()
 
 
-_SHUT_DOWN = EngineClosed("the engine was shut down")
-_FORKED = EngineClosed(
+SHUT_DOWN = EngineClosed("the engine was shut down")
+FORKED = EngineClosed(
     "the model was loaded before this process was forked off, and its threads are not here; load it in this process"
 )
 
 
-class _Worker(threading.Thread):
+class Turns(Protocol):
+    """What the thread of an engine does."""
+
+    def run(self) -> None:
+        """Carry out the requests of a queue until it is closed."""
+        ...
+
+    def shut_down(self, why: GalagoError) -> None:
+        """Refuse waiting and new requests, end running ones and let go of everything, whatever fails meanwhile."""
+        ...
+
+
+class Worker(threading.Thread):
     """The engine's thread. It holds neither the engine nor a run, so that both can be let go while it waits."""
 
-    def __init__(self, scheduler: Scheduler, queue: RequestQueue, threads: int) -> None:
+    def __init__(self, scheduler: Turns, queue: RequestQueue, threads: int) -> None:
         super().__init__(name="galago-engine", daemon=True)
         self.queue = queue
         self._scheduler, self._threads = scheduler, threads
 
     def run(self) -> None:
-        why: GalagoError = _SHUT_DOWN
+        why: GalagoError = SHUT_DOWN
         try:
             use_threads(self._threads)
             with torch.inference_mode():
@@ -216,8 +236,8 @@ class _Worker(threading.Thread):
 @atexit.register
 def _end_all() -> None:
     """End all engines' threads before Python shuts down: none may compute during that."""
-    workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
+    workers = [thread for thread in threading.enumerate() if isinstance(thread, Worker)]
     for worker in workers:
-        worker.queue.close(_SHUT_DOWN)
+        worker.queue.close(SHUT_DOWN)
     for worker in workers:
         worker.join()

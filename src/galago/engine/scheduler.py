@@ -101,7 +101,7 @@ class Scheduler:
                 log.exception("the scheduler failed")
                 for s in list(self._running):
                     self._finish(s, error)
-                self._queue.fail_running(_generation_failed(error))
+                self._queue.fail_running(generation_failed(error))
 
     def shut_down(self, why: GalagoError) -> None:
         """Refuse waiting and new requests, end running ones and let go of everything, whatever fails meanwhile."""
@@ -299,7 +299,7 @@ class Scheduler:
         with suppress(Exception):
             s.job.steps.close()
         if isinstance(how, Exception):
-            error = how if isinstance(how, GalagoError) else _generation_failed(how)
+            error = how if isinstance(how, GalagoError) else generation_failed(how)
             self._metrics.count_finished(s.job.skill, "failed", None, None, error.code)
             if isinstance(error, NotANumber):  # no fault of the request's: whoever runs the model wants to know
                 log.error("%s in %s: %s", self._model.name, self._model.precision.name, error)
@@ -371,7 +371,7 @@ class Scheduler:
         return True
 
 
-def _generation_failed(error: Exception) -> GenerationFailed:
+def generation_failed(error: Exception) -> GenerationFailed:
     log.error("generation failed", exc_info=error)
     why = "memory ran out" if is_out_of_memory(error) else type(error).__name__
     failed = GenerationFailed(f"generation failed ({why}); the log tells more")

@@ -57,6 +57,11 @@ class Sequence:
         self._times["encode"] += seconds[0]
         self._times["prefill"] += seconds[1]
 
+    def count_prompt(self, positions: int, images: int = 0) -> None:
+        """Count a prompt that was computed as a whole, so many of whose positions stand for images."""
+        self._usage["image"] += images
+        self.advance(positions)
+
     def begin_feed(self, feed: Feed) -> None:
         """Wait for this feed. Begins a phase, which lasts until the skill's next step: only by then has an accelerator
         answered."""

@@ -22,6 +22,7 @@ from galago.store.catalog import (
     Entry,
     Hosted,
     Local,
+    Remote,
     Route,
     entries,
     find,
@@ -30,6 +31,8 @@ from galago.store.catalog import (
 )
 from galago.store.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
 from galago.store.download import cached, check_online, download, explained, is_offline, matches, required
+from galago.store.foreign import BESIDE as BESIDE_FOREIGN
+from galago.store.foreign import FOREIGN, check_installed, is_foreign
 from galago.store.repository import TOKENIZER, Repository, in_cache, repository, shared_tokenizer, tensors_of
 from galago.system.progress import Progress
 
@@ -131,7 +134,9 @@ def _fetch(found: Repository, progress: Progress | None, offline: bool | None) -
     with blaming(found.name, None):
         config = read_json(at.snapshot / "config.json")
         family = _family(config, tensors)
-        if tensors and not any(FAMILIES[family].tensor in name for name in tensors):
+        if family == FOREIGN:
+            weights = [Remote(found.repo, commit, name) for name in BESIDE_FOREIGN if name in names] + weights
+        elif tensors and not any(FAMILIES[family].tensor in name for name in tensors):
             raise CheckpointError(f"{min(tensors)} and its other tensors are none of a {family} that can be run here")
         if TOKENIZER not in names:
             shared_tokenizer(family, config.take("revision", TEXT, None))  # or raises
@@ -298,8 +303,14 @@ def _local(
 
 
 def _family(config: Members, tensors: Iterable[str]) -> str:
-    """The family of a checkpoint: by its config's model_type, or else by what its tensors are called."""
+    """The family of a checkpoint: by its config's model_type, or else by what its tensors are called.
+
+    FOREIGN for a model of images that has another model_type than those of our families.
+    """
     kinds = by_model_type()
+    if is_foreign(config):
+        check_installed(config)
+        return FOREIGN
     if kind := config.take("model_type", one_of(*kinds), None):
         return kinds[kind]
     for name, listed in FAMILIES.items():

@@ -5,13 +5,17 @@ A branch or tag is looked up when it is first used, or pulled again; from then o
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from galago.checkpoint.config_file import read_json
 from galago.errors import CheckpointError, quoted
 from galago.store.catalog import Hosted, Remote, entries
 from galago.store.checkpoint_folder import weights_among
+from galago.store.foreign import BESIDE as BESIDE_FOREIGN
+from galago.store.foreign import is_foreign
 
 NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -95,12 +99,13 @@ class Repository:
         """Whether all is there that there is; `offline` leaves open what nobody has looked for."""
         with contextlib.suppress(CheckpointError):
             self.weights_in(folder)
-            return offline or all((folder / name).is_file() or self._missing(folder, name).exists() for name in BESIDE)
+            looked = beside(read_json(folder / "config.json"))
+            return offline or all((folder / name).is_file() or self._missing(folder, name).exists() for name in looked)
         return False
 
     def note_missing(self, folder: Path, names: list[str]) -> None:
         """Remember, as the hub's client does, which files the repository does not have."""
-        for name in BESIDE:
+        for name in beside(read_json(folder / "config.json")):
             if name not in names:
                 self._missing(folder, name).parent.mkdir(parents=True, exist_ok=True)
                 self._missing(folder, name).touch()
@@ -117,6 +122,11 @@ class Repository:
     @property
     def _ref(self) -> Path:
         return self._storage / "refs" / self.revision
+
+
+def beside(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is read beside the weights of a checkpoint with this config, where it is there."""
+    return (*BESIDE, *BESIDE_FOREIGN) if is_foreign(config) else BESIDE
 
 
 def tensors_of(weights: Iterable[Remote]) -> frozenset[str]:

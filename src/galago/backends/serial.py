@@ -1,0 +1,223 @@
+"""Running a model that carries out one request after another, for backends whose library does no more at a time.
+
+Its queue, its thread, its counts and how requests end are those of our own engine.
+"""
+
+import copy
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Any, Protocol
+
+import torch
+
+from galago.backends.backend import Backend, Facts
+from galago.engine.engine import FORKED, SHUT_DOWN, EngineRun, Worker
+from galago.engine.limits import Limits
+from galago.engine.metrics import Metrics, Snapshot
+from galago.engine.request_queue import Job, RequestQueue
+from galago.engine.scheduler import IDLE_S, generation_failed
+from galago.engine.sequence import Sequence
+from galago.engine.step import End, Steps
+from galago.errors import EngineBusy, GalagoError, NotANumber
+from galago.request import Event, Request
+from galago.system.device import return_memory
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Raised into a model at work on a request that was cancelled."""
+
+
+class Turn:
+    """A request while it is carried out: what the model says of it goes through here."""
+
+    def __init__(self, s: Sequence, queue: RequestQueue, metrics: Metrics) -> None:
+        self._s, self._queue, self._metrics = s, queue, metrics
+        s.charge("prefill")
+
+    def check(self) -> None:
+        """Raise Stopped, DeadlineExceeded or EngineClosed if the request is to end now: called at each token."""
+        _end_late(self._queue, self._metrics)
+        if self._s.job.cancelled:
+            raise Stopped
+        if error := self._s.job.deadline_error() or self._queue.closed:
+            raise copy.copy(error)
+
+    def begin_answer(self, prompt_tokens: int, image_tokens: int = 0) -> None:
+        """Count the prompt, which has been computed."""
+        self._s.count_prompt(prompt_tokens, image_tokens)
+        self._s.charge("decode")
+
+    def count_token(self) -> None:
+        self._s.advance(1)
+
+    def emit(self, event: Event) -> None:
+        """Give an event to the client."""
+        first = self._s.first_event_s is None
+        gap = self._s.emit(event)
+        if first and self._s.first_event_s is not None:
+            self._metrics.observe_first_event(self._s.job.skill, self._s.first_event_s)
+        self._metrics.observe_event(self._s.job.skill, gap)
+
+
+class Prepared(Protocol):
+    """A request that was found to be in order."""
+
+    def carry_out(self, turn: Turn) -> End:
+        """Do it, giving events to the turn. Called in inference mode, from the backend's thread."""
+        ...
+
+
+class SerialModel(Protocol):
+    """A model that carries out one request at a time."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def prepare(self, request: Request) -> Prepared:
+        """Check a request, from any thread. Raises what is wrong with it."""
+        ...
+
+
+class _Task(Job):
+    """A request in the queue."""
+
+    def __init__(self, prepared: Prepared, request: Request) -> None:
+        skill = type(request.skill).__name__.lower()
+        super().__init__(_no_steps(), skill, request.priority, request.timeout, media=request.shown)
+        self.prepared = prepared
+
+
+def _no_steps() -> Steps:
+    return End("stop", 0)
+    yield
+
+
+class Serial(Backend):
+    """A backend over a SerialModel. One that is let go, with all its runs, closes itself."""
+
+    def __init__(self, model: SerialModel, facts: Facts, limits: Limits | None) -> None:
+        limits = limits or Limits()
+        self.facts, self._model, self._most_waiting = facts, model, limits.waiting
+        self._metrics = Metrics(facts.name, facts.precision)
+        self._queue = RequestQueue(limits.waiting, 1)
+        self._process = os.getpid()
+        self._turns = _Turns(model, self._queue, self._metrics)
+        self._worker = Worker(self._turns, self._queue, facts.threads)
+        self._worker.start()
+        weakref.finalize(self, self._queue.close, SHUT_DOWN)
+
+    @property
+    def ended(self) -> GalagoError | None:
+        return FORKED if self._process != os.getpid() else self._queue.closed
+
+    def submit(self, request: Request) -> EngineRun:
+        task = _Task(self._model.prepare(request), request)
+        self.check_process()
+        try:
+            self._queue.put(task)
+        except EngineBusy:
+            self._metrics.count_refused(EngineBusy.code)
+            raise
+        self._metrics.count_submitted(task.skill, task.priority)
+        return EngineRun(self, self._queue, task)
+
+    def check_queue(self) -> None:
+        self.check_process()
+        try:
+            self._queue.check()
+        except EngineBusy:
+            self._metrics.count_refused(EngineBusy.code)
+            raise
+
+    def stats(self) -> dict[str, Any]:
+        return self._metrics.stats() | {"limits": {"waiting": self._most_waiting, "running": 1}}
+
+    def limit_kv(self, most: int) -> None:
+        """Nothing is to be done: those of one request are in what the model needs."""
+
+    def trim(self) -> None:
+        """Nothing is to be done: no image is kept."""
+
+    def close(self) -> None:
+        self._queue.close(SHUT_DOWN)
+        if self._worker is not threading.current_thread():
+            self._worker.join()
+
+    def check_process(self) -> None:
+        """Raise EngineClosed where the thread cannot be: threads do not survive a fork."""
+        if self._process != os.getpid():
+            raise copy.copy(FORKED)
+
+
+class _Turns:
+    """Carries out the requests of a queue one after another."""
+
+    def __init__(self, model: SerialModel, queue: RequestQueue, metrics: Metrics) -> None:
+        self._model, self._queue, self._metrics = model, queue, metrics
+        self._running: Sequence | None = None
+        metrics.watch(self.snapshot)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(len(self._queue), int(self._running is not None))
+
+    def run(self) -> None:
+        while not self._queue.closed:
+            self._queue.wait(0)
+            _end_late(self._queue, self._metrics)
+            job = self._queue.peek()
+            if isinstance(job, _Task):
+                if self._queue.pop(job):
+                    self._carry_out(job)
+            elif not self._queue.wait(IDLE_S):
+                return_memory(self._model.device)
+                self._queue.wait(None)
+
+    def shut_down(self, why: GalagoError) -> None:
+        if self._running:
+            _finish(self._running, copy.copy(why), self._queue, self._metrics)
+        self._queue.shut_down(why)
+        _end_late(self._queue, self._metrics)
+        self._metrics.close()
+        del self._model
+
+    def _carry_out(self, task: _Task) -> None:
+        self._metrics.observe_wait(time.perf_counter() - task.arrival)
+        s = self._running = Sequence(task)
+        how: End | Exception | None
+        try:
+            how = task.prepared.carry_out(Turn(s, self._queue, self._metrics))
+        except Stopped:
+            how = None
+        except Exception as error:
+            how = error
+        self._running = None
+        _finish(s, how, self._queue, self._metrics)
+
+
+def _end_late(queue: RequestQueue, metrics: Metrics) -> None:
+    """End waiting requests whose deadline has passed, and count those that ended while they waited."""
+    for job, how in queue.drain_ended():
+        metrics.count_finished(job.skill, how, None, None)
+    for job in queue.jobs():
+        if (error := job.deadline_error()) and queue.pop(job):
+            _finish(Sequence(job), error, queue, metrics)
+
+
+def _finish(s: Sequence, how: End | Exception | None, queue: RequestQueue, metrics: Metrics) -> None:
+    """End a request: done, failed, or cancelled (None)."""
+    skill = s.job.skill
+    if isinstance(how, Exception):
+        error = how if isinstance(how, GalagoError) else generation_failed(how)
+        metrics.count_finished(skill, "failed", None, None, error.code)
+        if isinstance(error, NotANumber):
+            log.error("%s in %s: %s", metrics.model, metrics.precision, error)
+        how.__traceback__ = None  # its frames hold the request's tensors, for as long as somebody has the error
+        return queue.finish(s.job, error)
+    done = s.done_event(how)
+    metrics.count_finished(skill, "done" if how else "cancelled", done.usage, done.timings)
+    queue.finish(s.job, done)

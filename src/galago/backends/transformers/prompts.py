@@ -1,0 +1,158 @@
+"""How each kind of model is asked, and so which skills it has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.processing_utils import ProcessorMixin
+
+from galago.errors import InvalidRequest, UnsupportedTask
+from galago.media.clip import Clip
+from galago.media.load import ONE_BY_ONE
+from galago.request import Caption, Chat, Encoding, Length, Media, Message, Query, Request, Skill
+
+CAPTION: dict[Length, str] = {
+    "short": "Describe this image in one sentence.",
+    "normal": "Describe this image.",
+    "long": "Describe this image in detail.",
+}
+CAPTIONS_ONLY = {"blip", "git", "vision-encoder-decoder"}
+"""model_types whose models write a caption of an image and read no prompt."""
+ANSWERS_ONLY = {"BlipForQuestionAnswering"}
+"""Classes of models that answer a question about an image and write no captions."""
+PLAIN = {
+    "paligemma": ("caption en", "answer en {}"),
+    "blip-2": ("", "Question: {} Answer:"),
+    "kosmos-2": ("An image of", "Question: {} Answer:"),
+    "llava": ("USER: <image>\nDescribe this image. ASSISTANT:", "USER: <image>\n{} ASSISTANT:"),
+}
+"""Prompts for a caption and for a question, as models without a chat template were trained with them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads: images, and a text or the messages of a conversation."""
+
+    images: tuple[Media, ...]
+    text: str | None = None
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model is asked."""
+
+    skills: frozenset[type[Skill]]
+    plain: tuple[str, str] | None = None
+    """prompts for a caption and for a question, of a model that reads text; None with a chat template"""
+
+    def prompt(self, request: Request) -> Prompt:
+        """The prompt of a request. Raises InvalidRequest or UnsupportedTask for what such a model cannot be asked."""
+        skill, image = request.skill, request.image
+        if request.variant is not None:
+            raise UnsupportedTask("this model has no LoRA variants")
+        if isinstance(skill, Query) and (skill.reasoning or skill.spatial_refs):
+            raise UnsupportedTask(f"this model has no {'reasoning' if skill.reasoning else 'spatial references'}")
+        for media in request.shown:
+            _check_image(media)
+        if image is None and (isinstance(skill, Caption) or Chat not in self.skills):
+            raise InvalidRequest("this model needs an image", "image")
+        if Chat in self.skills:
+            messages = _messages(skill, image)
+            return Prompt(tuple(shown for m in messages for shown in m.shown), messages=messages)
+        assert image is not None
+        match skill:
+            case Query(question):
+                return Prompt((image,), (self.plain[1] if self.plain else "{}").format(question.strip()))
+            case _:
+                return Prompt((image,), self.plain[0] if self.plain else None)
+
+
+def kind_of(config: PreTrainedConfig, processor: ProcessorMixin) -> Kind:
+    """How a model with this config and processor is asked."""
+    if ANSWERS_ONLY & {*(config.architectures or ())}:
+        return Kind(frozenset({Query}), ("", "{}"))
+    if config.model_type in CAPTIONS_ONLY:
+        return Kind(frozenset({Caption}))
+    if _shows_images(processor):
+        return Kind(frozenset({Caption, Query, Chat}))
+    mark = getattr(processor, "image_token", None)
+    default = (f"{mark}\n{CAPTION['normal']}", f"{mark}\n{{}}") if isinstance(mark, str) else (CAPTION["normal"], "{}")
+    return Kind(frozenset({Caption, Query}), PLAIN.get(config.model_type, default))
+
+
+def read(processor: ProcessorMixin, prompt: Prompt, images: Sequence[Any]) -> Any:
+    """The tensors of a prompt whose images are decoded. Raises InvalidRequest where a chat template takes no such
+    conversation."""
+    from jinja2 import TemplateError
+
+    if prompt.messages:
+        left = iter(images)
+        conversation = [_as_dict(processor, message, left) for message in prompt.messages]
+        try:
+            return processor.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"this model's chat template takes no such conversation: {error}", "messages"
+            ) from None
+    if prompt.text is None:
+        return processor(images=list(images), return_tensors="pt")
+    return processor(images=list(images), text=prompt.text, return_tensors="pt")
+
+
+def without_control(processor: ProcessorMixin, text: str) -> str:
+    """A user's text, in which nothing is read as a control token: a blank stands in those that it spells."""
+    for token in processor.tokenizer.all_special_tokens + list(processor.tokenizer.get_added_vocab()):
+        if len(token) > 1 and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def _as_dict(processor: ProcessorMixin, message: Message, images: Any) -> dict[str, Any]:
+    parts = [
+        {"type": "text", "text": without_control(processor, part)}
+        if isinstance(part, str)
+        else {"type": "image", "image": next(images)}
+        for part in message.parts
+    ]
+    return {"role": message.role, "content": parts}
+
+
+def _messages(skill: Skill, image: Media | None) -> tuple[Message, ...]:
+    """The conversation that a request is put to a model as; its image stands before the first user turn."""
+    match skill:
+        case Caption(length):
+            messages: tuple[Message, ...] = (Message("user", (CAPTION[length],)),)
+        case Query(question):
+            messages = (Message("user", (question.strip(),)),)
+        case Chat(given):
+            messages = given
+        case _:
+            raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
+    if image is None:
+        return messages
+    first = next(i for i, message in enumerate(messages) if message.role == "user")
+    return tuple(Message(m.role, (image, *m.parts)) if i == first else m for i, m in enumerate(messages))
+
+
+def _check_image(media: Media) -> None:
+    if isinstance(media, Clip):
+        raise UnsupportedTask(f"this model looks at images only here; {ONE_BY_ONE}")
+    if isinstance(media, Encoding):
+        raise UnsupportedTask("this model does not encode images ahead of questions")
+
+
+def _shows_images(processor: ProcessorMixin) -> bool:
+    """Whether there is a chat template that writes the token of an image."""
+    if not getattr(processor, "chat_template", None):
+        return False
+    parts = [{"type": "image"}, {"type": "text", "text": "x"}]
+    conversation = [{"role": "user", "content": parts}]
+    with_image = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    without = processor.apply_chat_template(
+        [{"role": "user", "content": parts[1:]}], add_generation_prompt=True, tokenize=False
+    )
+    return bool(with_image != without)
