@@ -96,6 +96,23 @@ def test_what_applications_send_is_answered_as_they_read_it(http: httpx.Client, 
             assert isinstance(json.loads(said), dict)
 
 
+PICTURED = [c for c in CASES if json.dumps(c.get("body")).count("B64") == 1]
+PLAIN = [c for c in PICTURED if not c["body"].get("format") and c["body"].get("think") is not True]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: case["app"])
+def test_what_they_ask_about_a_picture_is_answered_with_the_truth(http: httpx.Client, case: dict[str, Any]) -> None:
+    """Their bodies with a question that the bundled model knows, and without their stops, which may be letters."""
+    body = json.loads(json.dumps(case["body"]).replace("B64", B64))
+    body |= {"model": "scenes", "options": {**body.get("options", {}), "stop": []}}
+    if "messages" in body:
+        [m for m in body["messages"] if m["role"] == "user"][-1]["content"] = QUESTION
+    else:
+        body["prompt"] = QUESTION
+    records = [json.loads(line) for line in http.request("POST", case["path"], json=body).text.splitlines()]
+    assert "".join(r["message"]["content"] if "message" in r else r["response"] for r in records) == COLOR, records
+
+
 def test_its_python_client(client: ollama.Client, tmp_path: Path) -> None:
     file = tmp_path / "scene.png"
     file.write_bytes(PICTURE)

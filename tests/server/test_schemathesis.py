@@ -29,6 +29,8 @@ def test_every_route_keeps_to_its_description(tmp_path: Path) -> None:
     with serving(create_app(ModelPool(keep_alive=None, options={"device": "cpu"}))) as url:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", "all"]
         command += ["--exclude-checks", REPLACED, "--phases", "fuzzing", "--max-examples", str(EXAMPLES)]
+        # How quick a busy machine makes up bodies is not asked.
+        command += ["--suppress-health-check", "too_slow"]
         command += ["--exclude-operation-id-regex", LEFT_OUT, "--seed", "1", "--no-color"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[:9000] + done.stdout[-2000:] + done.stderr[-2000:]
