@@ -22,11 +22,11 @@ from galago.request import Caption, Chat, Query
 RED, BLUE = (Image.new("RGB", (60, 40), color) for color in ("red", "blue"))
 SKILLS = {
     "llava": {Caption, Query, Chat},
-    "llava-plain": {Caption, Query},
+    "llava-plain": {Caption, Query, Chat},
     "qwen": {Caption, Query, Chat},
     "blip": {Caption},
     "git": {Caption},
-    "blip-vqa": {Query},
+    "blip-vqa": {Query, Chat},
 }
 
 
@@ -121,6 +121,28 @@ def test_several_images_in_a_conversation(models: dict[str, galago.Model]) -> No
         two, one = usage(models[name], models[name].conversation(turns), None), usage(models[name], Query("what?"))
         assert two.completion_tokens == one.completion_tokens == 2
         assert two.image_tokens == 2 * one.image_tokens > 0
+
+
+def test_a_conversation_of_one_question_is_that_question(models: dict[str, galago.Model]) -> None:
+    """Models without a chat template take no other, and clients have no other form to ask in."""
+    for name in ("llava-plain", "blip-vqa"):
+        model, user = models[name], {"role": "user", "content": [RED, "what is in this?"]}
+        assert said(model, model.conversation([user]), None) == said(model, Query("what is in this?"))
+        with pytest.raises(galago.UnsupportedTask, match="one question"):
+            model.chat([{"role": "system", "content": "yes"}, user])
+        with pytest.raises(galago.TooManyImages):
+            model.chat([{"role": "user", "content": [RED, BLUE, "what?"]}])
+
+
+def test_what_a_chat_template_refuses_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["llava"], tmp_path / "strict")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    (tmp_path / "strict" / "chat_template.jinja").write_text(refusal + tiny.CHAT)
+    with galago.load(tmp_path / "strict") as model:
+        user = {"role": "user", "content": [RED, "what?"]}
+        assert said(model, model.conversation([user]), None)
+        with pytest.raises(galago.InvalidRequest, match="takes no such conversation: no system here"):
+            model.chat([{"role": "system", "content": "be kind"}, user])
 
 
 def test_pieces_are_the_text_whatever_the_tokenizer(models: dict[str, galago.Model]) -> None:

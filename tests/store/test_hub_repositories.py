@@ -260,3 +260,27 @@ def test_a_server_of_it_answers_by_its_name_and_fetches_no_strangers(shelf: Shel
         client.post("/v1/chat/completions", json=body | {"model": "stranger/model"})
         assert client.post("/models/load", json={"model": "stranger/model"}).status_code >= 400
         assert shelf.asked == []
+
+
+def test_a_model_that_transformers_runs(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that library reads beside the weights is fetched, and once; no code, and no weights that it cannot run."""
+    pytest.importorskip("transformers", reason="needs transformers (pip install 'galago[transformers]')")
+    import tiny_transformers
+
+    files = contents(tiny_transformers.llava(tmp_path / "llava"))
+    shelf.publish(ID, files | {"modeling_own.py": b"raise SystemExit", "pytorch_model.bin": b"x"})
+    with galago.load(ID) as model:
+        assert model.query(question="what?", settings={"max_tokens": 4})["answer"]
+        assert model.name == ID and model.backend.facts.commit
+    got = [asked.split()[1].rpartition("/")[2] for asked in shelf.asked if asked.startswith("GET /someone")]
+    assert {*got} == files.keys()
+    shelf.asked.clear()
+    assert hub.locate(ID).family == "transformers" and ID in hub.repositories()
+    assert main(["show", ID]) == main(["models"]) == 0
+    assert not shelf.asked
+    monkeypatch.setattr("galago.store.foreign.find_spec", lambda name: None)
+    other = "someone/other"
+    shelf.publish(other, files)
+    with pytest.raises(CheckpointError, match=r"pip install 'galago\[transformers\]'"):
+        galago.load(other)
+    assert not [asked for asked in shelf.asked if asked.startswith("GET") and asked.endswith(".safetensors")]

@@ -35,9 +35,9 @@ def load(
     limits: Limits | None = None,
 ) -> Serial:
     """See galago.load."""
-    from galago.backends.transformers import checkpoint
+    from galago.backends.transformers import checkpoint, florence
     from galago.backends.transformers.model import TransformersModel, context_of
-    from galago.backends.transformers.prompts import kind_of
+    from galago.backends.transformers.prompts import Kind, kind_of
     from galago.backends.transformers.quantised import quantise_layers, weights_bytes
 
     if variants is not None:
@@ -58,7 +58,7 @@ def load(
         model.to(where)
     if unread:
         notes.append(f"{len(unread)} tensors of the checkpoint are not read, as {unread[0]}")
-    kind = kind_of(config, processor)
+    kind = Kind(florence.SKILLS) if config.model_type == "florence2" else kind_of(config, processor)
     facts = Facts(
         name=files.name,
         identity=identity_of(files, chosen.name, where),
@@ -72,7 +72,8 @@ def load(
         weights_bytes=weights_bytes(model),
         commit=files.commit,
     )
-    loaded = TransformersModel(model, processor, kind, where, chosen.dtype, context_of(config))
+    of_kind = florence.Florence if config.model_type == "florence2" else TransformersModel
+    loaded = of_kind(model, processor, kind, where, chosen.dtype, context_of(config))
     return Serial(loaded, facts, limits)
 
 

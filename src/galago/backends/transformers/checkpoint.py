@@ -56,6 +56,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"{folder / 'config.json'}: model_type is {quoted(kind)}, of which transformers "
             f"{transformers.__version__} has no model that writes text about images"
         )
+    if kind == "florence2" and raw.part("vision_config").get("model_type") == "davit":
+        raise CheckpointError(
+            "this is Florence-2 as its authors published it, which needs code of theirs; take the same weights in the "
+            "layout of transformers (florence-community/Florence-2-base or -large)"
+        )
     if isinstance(scheme := raw.get("quantization_config"), Mapping):
         method = quoted(scheme.get("quant_method"))
         raise CheckpointError(f"the weights are quantised by {method}; take the checkpoint that they were made of")

@@ -1,7 +1,7 @@
 """A model of the transformers library in memory, and how a request is carried out on it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.processing_utils import ProcessorMixin
 
-from galago.backends.serial import Turn
+from galago.backends.serial import Prepared, Turn
 from galago.backends.transformers.prompts import Kind, Prompt, read
 from galago.backends.transformers.writer import Writer
 from galago.engine.constraint import Constraint, vocabulary
@@ -24,7 +24,7 @@ from galago.errors import ContextLengthExceeded, InvalidRequest
 from galago.families.tokenizer import Tokenizer
 from galago.media.picture import Picture
 from galago.media.samples import to_rgb
-from galago.request import Request
+from galago.request import Request, Sampling
 
 MAX_TOKENS = 512
 """Of an answer whose request has no limit."""
@@ -65,15 +65,56 @@ class TransformersModel:
     dtype: torch.dtype
     context: int
 
-    def prepare(self, request: Request) -> "Answer":
+    def prepare(self, request: Request) -> Prepared:
         """Check a request. Raises InvalidRequest or UnsupportedTask."""
-        sampling, size = request.sampling, self.vocabulary_size
+        self.check_bias(request.sampling)
+        schema = request.sampling.json_schema
+        constraint = None if schema is None else Constraint(self._vocabulary, schema)
+        return Answer(self, request, self.kind.prompt(request), constraint)
+
+    def check_bias(self, sampling: Sampling) -> None:
+        """Raise InvalidRequest for a bias of a token that the model does not have."""
+        size = self.vocabulary_size
         if (highest := max(sampling.logit_bias, default=0)) >= size:
             raise InvalidRequest(f"logit_bias has the token {highest}; this model's are 0..{size - 1}", "logit_bias")
-        constraint = None
-        if sampling.json_schema is not None:
-            constraint = Constraint(self._vocabulary, sampling.json_schema)
-        return Answer(self, request, self.kind.prompt(request), constraint)
+
+    def write(self, turn: Turn, inputs: Any, request: Request, constraint: Constraint | None = None) -> End:
+        """Answer a prompt, whose tensors these are, token by token."""
+        turn.check()
+        prompt_tokens = self.count(inputs)
+        limit = self.limit(request, prompt_tokens[0])
+        sampler, top = Sampler(request.sampling), request.top_logprobs
+        log = None if top is None else TokenLog(self.spell, top)
+        writer = Writer(turn, prompt_tokens, sampler, self.decode, self.ends, self.banned, limit, constraint, log)
+        self.generate(inputs, limit, writer.is_ended, num_beams=1, logits_processor=[writer])
+        return writer.end()
+
+    def generate(self, inputs: Any, limit: int, is_ended: Callable[..., torch.Tensor], **settings: Any) -> torch.Tensor:
+        """The ids [1, n] that the library generates, at most `limit` new ones; `is_ended` is called after each."""
+        made: torch.Tensor = self.model.generate(
+            **inputs.to(self.device, self.dtype),
+            max_new_tokens=limit,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList([is_ended]),
+            **settings,
+        )
+        return made
+
+    def count(self, inputs: Any) -> tuple[int, int]:
+        """Positions of a prompt, and those of its images. Raises ContextLengthExceeded where no answer fits."""
+        ids = inputs.get("input_ids")
+        if ids is None:
+            return 0, 0
+        if ids.shape[1] >= self.context:
+            raise ContextLengthExceeded(f"the prompt has {ids.shape[1]} tokens, {self.context - 1} fit")
+        marks = [mark for mark in (getattr(self.model.config, "image_token_id", None),) if isinstance(mark, int)]
+        return ids.shape[1], sum(int((ids == mark).sum()) for mark in marks)
+
+    def limit(self, request: Request, taken: int) -> int:
+        """Tokens that an answer may have."""
+        # An encoder's prompt takes no positions of the decoder, whose first is that of the token that it begins with.
+        room = self.context - (1 if self.model.config.is_encoder_decoder else taken)
+        return min(request.sampling.max_tokens or MAX_TOKENS, room)
 
     @property
     def vocabulary_size(self) -> int:
@@ -99,11 +140,6 @@ class TransformersModel:
         size = self.vocabulary_size
         unknown = range(len(self.processor.tokenizer), size)
         return tuple(sorted({*unknown, *(m for m in marks if isinstance(m, int) and m < size)} - self.ends))
-
-    @cached_property
-    def image_token_id(self) -> int | None:
-        found = getattr(self.model.config, "image_token_id", None)
-        return found if isinstance(found, int) else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids somewhere in an answer: a blank before its first word is kept."""
@@ -143,36 +179,9 @@ class Answer:
     constraint: Constraint | None
 
     def carry_out(self, turn: Turn) -> End:
-        m, request = self.m, self.request
+        m = self.m
         inputs = read(m.processor, self.prompt, [decoded(media) for media in self.prompt.images])
-        turn.check()
-        ids = inputs.get("input_ids")
-        taken = 0 if ids is None else ids.shape[1]
-        if taken >= m.context:
-            raise ContextLengthExceeded(f"the prompt has {taken} tokens, {m.context - 1} fit")
-        shown = 0 if ids is None or m.image_token_id is None else int((ids == m.image_token_id).sum())
-        sampling, top = request.sampling, request.top_logprobs
-        limit = min(sampling.max_tokens or MAX_TOKENS, m.context - taken)
-        writer = Writer(
-            turn,
-            (taken, shown),
-            Sampler(sampling),
-            m.decode,
-            m.ends,
-            m.banned,
-            limit,
-            self.constraint,
-            None if top is None else TokenLog(m.spell, top),
-        )
-        m.model.generate(
-            **inputs.to(m.device, m.dtype),
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            logits_processor=[writer],
-            stopping_criteria=StoppingCriteriaList([writer.is_ended]),
-        )
-        return writer.end()
+        return m.write(turn, inputs, self.request, self.constraint)
 
 
 def decoded(media: Any) -> Image.Image:

@@ -1,13 +1,13 @@
 """How each kind of model is asked, and so which skills it has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
-from galago.errors import InvalidRequest, UnsupportedTask
+from galago.errors import InvalidRequest, TooManyImages, UnsupportedTask
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
 from galago.request import Caption, Chat, Encoding, Length, Media, Message, Query, Request, Skill
@@ -45,20 +45,21 @@ class Kind:
 
     skills: frozenset[type[Skill]]
     plain: tuple[str, str] | None = None
-    """prompts for a caption and for a question, of a model that reads text; None with a chat template"""
+    """prompts for a caption and for a question, of a model that reads text and has no chat template"""
+
+    @property
+    def converses(self) -> bool:
+        """Whether it reads conversations, by a chat template."""
+        return Chat in self.skills and self.plain is None
 
     def prompt(self, request: Request) -> Prompt:
         """The prompt of a request. Raises InvalidRequest or UnsupportedTask for what such a model cannot be asked."""
+        check_request(request)
+        request = request if self.converses else as_question(request)
         skill, image = request.skill, request.image
-        if request.variant is not None:
-            raise UnsupportedTask("this model has no LoRA variants")
-        if isinstance(skill, Query) and (skill.reasoning or skill.spatial_refs):
-            raise UnsupportedTask(f"this model has no {'reasoning' if skill.reasoning else 'spatial references'}")
-        for media in request.shown:
-            _check_image(media)
-        if image is None and (isinstance(skill, Caption) or Chat not in self.skills):
+        if image is None and (isinstance(skill, Caption) or not self.converses):
             raise InvalidRequest("this model needs an image", "image")
-        if Chat in self.skills:
+        if self.converses:
             messages = _messages(skill, image)
             return Prompt(tuple(shown for m in messages for shown in m.shown), messages=messages)
         assert image is not None
@@ -72,14 +73,14 @@ class Kind:
 def kind_of(config: PreTrainedConfig, processor: ProcessorMixin) -> Kind:
     """How a model with this config and processor is asked."""
     if ANSWERS_ONLY & {*(config.architectures or ())}:
-        return Kind(frozenset({Query}), ("", "{}"))
+        return Kind(frozenset({Query, Chat}), ("", "{}"))
     if config.model_type in CAPTIONS_ONLY:
         return Kind(frozenset({Caption}))
     if _shows_images(processor):
         return Kind(frozenset({Caption, Query, Chat}))
     mark = getattr(processor, "image_token", None)
     default = (f"{mark}\n{CAPTION['normal']}", f"{mark}\n{{}}") if isinstance(mark, str) else (CAPTION["normal"], "{}")
-    return Kind(frozenset({Caption, Query}), PLAIN.get(config.model_type, default))
+    return Kind(frozenset({Caption, Query, Chat}), PLAIN.get(config.model_type, default))
 
 
 def read(processor: ProcessorMixin, prompt: Prompt, images: Sequence[Any]) -> Any:
@@ -101,6 +102,31 @@ def read(processor: ProcessorMixin, prompt: Prompt, images: Sequence[Any]) -> An
     if prompt.text is None:
         return processor(images=list(images), return_tensors="pt")
     return processor(images=list(images), text=prompt.text, return_tensors="pt")
+
+
+def check_request(request: Request) -> None:
+    """Raise UnsupportedTask for what no model of the library is asked for here."""
+    if request.variant is not None:
+        raise UnsupportedTask("this model has no LoRA variants")
+    if isinstance(skill := request.skill, Query) and (skill.reasoning or skill.spatial_refs):
+        raise UnsupportedTask(f"this model has no {'reasoning' if skill.reasoning else 'spatial references'}")
+    for media in request.shown:
+        _check_image(media)
+
+
+def as_question(request: Request) -> Request:
+    """A conversation of one user turn as a question about its image; any other request stays as it is.
+
+    Raises UnsupportedTask for longer ones, and TooManyImages.
+    """
+    if not isinstance(request.skill, Chat):
+        return request
+    [*before, last] = request.skill.messages
+    if before:
+        raise UnsupportedTask("this model takes one question, without other turns or a system prompt before it")
+    if len(request.shown) > 1:
+        raise TooManyImages("this model takes one image", "messages")
+    return replace(request, skill=Query(last.text), image=next(iter(request.shown), None), detail="high")
 
 
 def without_control(processor: ProcessorMixin, text: str) -> str:

@@ -72,14 +72,16 @@ class Writer(LogitsProcessor):
         if np.isnan(logits).any() or logits.max() in (np.inf, -np.inf):
             raise NotANumber("the next token")
         logits[self._banned] = -np.inf
-        before = logits.copy() if self._log else None
+        before = logits.copy()
         token = self._sampler.draw(logits, self._constraint, self._limit - self._count)
         if token in self._ends:
-            self._reason = "stop"
+            # Some models are forced to end at the limit.
+            forced = self._count + 1 == self._limit and int((before > -np.inf).sum()) == 1
+            self._reason = "length" if forced else "stop"
             return token
         self._count += 1
         self._turn.count_token()
-        if self._log and before is not None:
+        if self._log:
             self._log.add(self._stream.chars_decoded, token, before)
         self._emit(self._stream.push(token))
         if self._stream.stopped or (self._constraint and self._constraint.is_complete):
