@@ -223,6 +223,7 @@ def test_llm(url: str, tmp_path: Path) -> None:
             "options.num_predict must be a whole number",
         ),
         ("generate", {"prompt": "x", "keep_alive": "soon"}, 400, "keep_alive must be seconds, or a duration"),
+        ("generate", {"prompt": "x", "keep_alive": [1]}, 400, "keep_alive must be seconds, or a duration"),
         ("generate", {"prompt": "x", "suffix": "y"}, 400, "does not support insert"),
         ("chat", {"messages": [{"role": "user", "content": "x"}], "think": "high"}, 400, "thinking"),
         ("show", {"model": None, "name": "nope"}, 404, "model 'nope' not found"),

@@ -85,6 +85,10 @@ def test_what_is_cut_says_so(client: openai.OpenAI) -> None:
         ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id is not supported"),
         ({"input": "x", "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "schema"),
+        (
+            {"input": "x", "text": {"format": {"type": "json_schema", "schema": {"type": "round"}}}},
+            "text.format cannot be",
+        ),
     ],
 )
 def test_what_is_refused(url: str, body: dict[str, Any], why: str) -> None:

@@ -104,9 +104,14 @@ def test_langchain_has_its_form_filled(bundled: openai.OpenAI, shown: list[Any])
     assert chat.with_structured_output(form, method="function_calling").invoke(shown) == {"color": "blue"}
 
 
+ROUND = {"type": "function", "function": {"name": "r", "parameters": {"type": "round"}}}
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
+        ({"tool_choice": "required", "tools": [ROUND]}, "tools.0.function.parameters"),
+        ({"tool_choice": "required", "tools": [*TOOLS, ROUND]}, "tools"),
         ({"tool_choice": "required"}, "tools"),
         ({"tool_choice": "required", "tools": []}, "tools"),
         ({"tool_choice": "any", "tools": TOOLS}, "tool_choice"),

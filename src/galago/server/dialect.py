@@ -78,6 +78,11 @@ class Body(Fields):
     def timeout_s(self) -> float | None:
         return None
 
+    @property
+    def schema_path(self) -> str:
+        """where the JSON Schema stands that its text must fit"""
+        return "settings.json_schema"
+
     def check(self) -> None:
         """Raise InvalidRequest for fields that do not go together."""
 

@@ -37,9 +37,9 @@ FOR_EVER_S = 1e9
 
 def _seconds(value: Any) -> Any:
     """A duration such as 5m, 1h30m or 300 in seconds; a number as it is."""
-    if not isinstance(value, str):
+    if isinstance(value, int | float):
         return value
-    if not re.fullmatch(DURATION, value):
+    if not isinstance(value, str) or not re.fullmatch(DURATION, value):
         raise ValueError("must be seconds, or a duration such as 5m or 1h30m")
     if value[-1] in "0123456789.":
         return float(value)
@@ -140,6 +140,10 @@ class OllamaBody(ConversationBody):
         return self.keep_alive if self.keep_alive is not None and 0 <= self.keep_alive < FOR_EVER_S else None
 
     @property
+    def schema_path(self) -> str:
+        return "format"
+
+    @property
     def is_idle(self) -> bool:
         return not self._turns
 
@@ -208,9 +212,6 @@ class GenerateBody(OllamaBody):
 
     def said(self, text: str) -> Json:
         return {"response": text}
-
-
-# --- replies ---------------------------------------------------------------------------------
 
 
 def _logprob(token: Token) -> Json:

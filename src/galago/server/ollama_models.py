@@ -54,9 +54,7 @@ class OllamaError(TypedDict):
 def error_body(failed: Failure) -> Json:
     """The error as a text, which Ollama's clients show; it tells the field at fault too."""
     message, param = failed.message, failed.param or ""
-    if param == "json_schema":
-        message = message.replace("json_schema", "format")
-    elif "." in param and param not in message:
+    if "." in param and param not in message:
         message = f"{param}: {message}"
     return {"error": message}
 

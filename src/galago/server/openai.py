@@ -78,6 +78,10 @@ class ChatBody(ConversationBody, SamplingFields, Attached):
             self._demand = Demand(self.tool_choice, self.tools or ())
 
     @property
+    def schema_path(self) -> str:
+        return self.demand.schema_path if self.demand else "response_format"
+
+    @property
     def choices(self) -> int:
         return self.n or 1
 

@@ -73,7 +73,7 @@ ErrorBody = TypedDict("ErrorBody", {"error": ErrorObject})
 _TYPE_OF_CODE = {"not_a_number": "model_error"}
 _TYPE = {401: "authentication_error", 429: "rate_limit_error", **dict.fromkeys((500, 503, 504), "server_error")}
 # Arguments of skills and the JSON fields that they come from, where the names differ.
-_FIELD = {"question": "messages", "image": "messages", "json_schema": "response_format"}
+_FIELD = {"question": "messages", "image": "messages"}
 
 
 def error_body(failed: Failure) -> Json:

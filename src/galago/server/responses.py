@@ -78,6 +78,10 @@ class ResponsesBody(ConversationBody):
     previous_response_id: Annotated[Any, Unsupported(())] = None
     tool_choice: Annotated[Any, Unsupported(("auto", "none"))] = None
 
+    @property
+    def schema_path(self) -> str:
+        return "text.format"
+
     def turns(self) -> list[Turn]:
         asked: list[Turn] = (
             [("user", (self.input,))]

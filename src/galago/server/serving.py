@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from galago.aio import events_of
 from galago.backends.backend import Facts, Run
 from galago.engine.decoding import CLIPS
-from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, TooManyImages
+from galago.errors import DeadlineExceeded, EngineBusy, InvalidImage, InvalidRequest, TooManyImages
 from galago.fleet.default_model import photo_models
 from galago.media.clip import Clip
 from galago.media.image import MAX_PIXELS
@@ -234,6 +234,11 @@ class ServerContext:
                 several = next(photo_models("video")).id
                 hint = f"--several-images sheet shows them to it as one, and {several} takes several"
                 raise TooManyImages(f"{error}; {hint}", body.media[1].path) from error
+            except InvalidRequest as error:
+                if error.param != "json_schema":
+                    raise
+                told = str(error).replace(error.param, body.schema_path, 1)  # as the client calls it
+                raise InvalidRequest(told, body.schema_path) from error
             body.on_start(self.models)
             return StartedRequest(facts, runs, stack.pop_all())
 

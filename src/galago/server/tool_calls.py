@@ -50,13 +50,16 @@ class Demand:
         """Raises InvalidRequest for tools that are no functions, and where the one that is named is none of them."""
         if not tools:
             raise InvalidRequest("tools must have one or more tools, since tool_choice demands a call", "tools")
-        known = {tool.function.name: tool.function for tool in validate(ToolList, {"tools": tools}).tools}
+        functions = [tool.function for tool in validate(ToolList, {"tools": tools}).tools]
+        known = {function.name: function for function in functions}
         if isinstance(choice, ToolChoice):
             if choice.function.name not in known:
                 at = "tool_choice.function.name"
                 raise InvalidRequest(f"{at} must be the name of a tool: {', '.join(known)}", at)
             known = {choice.function.name: known[choice.function.name]}
         self._parameters = {name: function.parameters for name, function in known.items()}
+        places = [f"tools.{i}.function.parameters" for i, one in enumerate(functions) if one is known.get(one.name)]
+        self.schema_path = places[0] if len(places) == 1 else "tools"
 
     @property
     def schema(self) -> str:
