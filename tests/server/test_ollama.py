@@ -255,8 +255,9 @@ def test_out_of_range_is_taken_as_the_nearest(client: ollama.Client) -> None:
 def test_only_models_of_the_catalogue_are_pulled(client: ollama.Client) -> None:
     assert client.pull("scenes:latest").status == "success"
     assert [part.status for part in client.pull("scenes", stream=True)][-1] == "success"
-    with pytest.raises(ollama.ResponseError, match="file does not exist"):
+    with pytest.raises(ollama.ResponseError, match="file does not exist") as error:
         client.pull("someone/model")
+    assert error.value.status_code == 404
 
 
 def test_penalties_change_what_is_written(client: ollama.Client) -> None:

@@ -28,6 +28,7 @@ VERSION = "0.11.0"
 """Of Ollama, whose clients ask for features by it."""
 NDJSON = "application/x-ndjson"
 FOR_EVER = timedelta(days=365 * 290)
+NOT_THERE = "pull model manifest: file does not exist; `galago models` lists what can be pulled"
 UNSUPPORTED = {
     "/api/embed": "no model of this server makes embeddings",
     "/api/embeddings": "no model of this server makes embeddings",
@@ -166,6 +167,8 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
         lines = _pull(body.model)
         if body.stream is not False:
             return await stream_response(lines, _PullFraming())
+        if entry_of(plain_name(body.model)) is None:
+            raise Refused("model_not_found", NOT_THERE, "model")
         *_, last = [json.loads(one) async for one in lines]
         return JSONResponse(last, 200 if "status" in last else 500)
 
@@ -194,7 +197,7 @@ async def _pull(name: str) -> AsyncIterator[str]:
     yield line({"status": "pulling manifest"})
     entry = entry_of(plain_name(name))
     if entry is None:
-        yield line({"error": "pull model manifest: file does not exist; `galago models` lists what can be pulled"})
+        yield line({"error": NOT_THERE})
         return
     digest = hashlib.sha256(entry.id.encode()).hexdigest()
     try:

@@ -157,7 +157,7 @@ def _ollama_models(error: Json, named: Json) -> Json:
 
     paths: Json = {path: {"get": operation(path, f"Ollama's {path[5:]}", told)} for path in _OLLAMA_LISTS}
     paths["/api/show"] = {"post": operation("/api/show", "Ollama's show", told, (400, 404, 413, 415), named)}
-    paths["/api/pull"] = {"post": operation("/api/pull", "Ollama's pull", pulled, (400, 413, 415, 500), named)}
+    paths["/api/pull"] = {"post": operation("/api/pull", "Ollama's pull", pulled, (400, 404, 413, 415, 500), named)}
     for path in ollama_models.UNSUPPORTED:
         method = "delete" if path == "/api/delete" else "post"
         paths[path] = {method: operation(path, "Not offered here", {}, (501,))}
