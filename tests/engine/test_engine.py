@@ -36,7 +36,7 @@ class Gated:
 
     name, identity, device = "gated", "gated@1", torch.device("cpu")
     precision = pick_precision("float32", device)
-    kv_bytes, context, crops_per_pass, rows_per_pass = 16, 10_000, 1, 4
+    kv_bytes, context, shares_prefixes, crops_per_pass, rows_per_pass = 16, 10_000, True, 1, 4
 
     def skill(self, request: Request) -> Steps:
         if not isinstance(request.skill, Query):

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 import galago
 from galago.errors import ContextLengthExceeded, GalagoError, InvalidRequest, UnsupportedTask
 from galago.families.moondream.prompts import Coordinate
-from galago.families.moondream.skills import embed
 from galago.model import Model
 from galago.request import (
     Caption,
@@ -311,7 +310,7 @@ def test_places_are_put_in_by_position(tmp_path: Path) -> None:
     m = tiny.load(tiny.write(tmp_path))
     coord, size = m.config.tokens.coord_id, m.config.tokens.size_id
     assert coord is not None and size is not None
-    found = embed(m, (1, coord, Coordinate(0.5), size))
+    found = m.embed((1, coord, Coordinate(0.5), size))
     wte = m.weights.text.wte
     assert torch.equal(found[[0, 1, 3]], wte[[1, coord, size]])
     assert not torch.equal(found[2], wte[coord])

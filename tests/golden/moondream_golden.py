@@ -22,7 +22,6 @@ from galago.families.moondream import prompts
 from galago.families.moondream.image import Crops, make_crops
 from galago.families.moondream.loading import load_moondream
 from galago.families.moondream.model import Moondream
-from galago.families.moondream.skills import embed
 from galago.families.moondream.text import logits_of
 from galago.model import Model
 from galago.precision import pick_precision
@@ -246,5 +245,5 @@ def trace(folder: str, case_id: str) -> Trace:
             (y,) = (e.point[1] for e in events if isinstance(e, GazeFound) and e.point)
             more = prompts.Coordinate(y)
         if more is not None and recorder.cache:
-            recorder.step(recorder.cache, Feed(embed(m, (more,))))
+            recorder.step(recorder.cache, Feed(m.embed((more,))))
     return Trace(events, recorder.sequences, recorder)

@@ -25,7 +25,6 @@ from moondream_golden import (
 
 from galago.families.moondream import prompts
 from galago.families.moondream.region import coordinate_logits, size_logits
-from galago.families.moondream.skills import embed
 
 CASES = [(folder, case) for folder in FOLDERS for case in cases(folder)]
 TEXT, OBJECTS, GAZE = ("caption", "query"), ("detect", "point"), ("detect_gaze",)
@@ -168,7 +167,7 @@ def check_text_prompt(folder: str, case: dict[str, Any], segment: dict[str, Any]
     refs = [tuple(ref) for ref in args["spatial_refs"]]
     prompt = prompts.query(m.config, m.tokenizer, args["question"], args.get("reasoning", False), refs)
     assert ids_of(folder, prompt) == segment["prompt_ids"]
-    assert torch.allclose(fed.input, embed(m, prompt), atol=1e-5)
+    assert torch.allclose(fed.input, m.embed(prompt), atol=1e-5)
 
 
 @pytest.mark.parametrize(("folder", "case_id"), [(f, c) for f, c in CASES if cases(f)[c]["skill"] in OBJECTS])
@@ -194,7 +193,7 @@ def test_gaze_bins(folder: str, case_id: str) -> None:
     assert (len(feeds) > 1) == bool(case["bins"])
     assert [coordinate_bin(folder, fed) for fed in feeds[: len(case["bins"])]] == case["bins"]
     prompt = prompts.gaze(m.tokenizer, tuple(case["args"]["eye"]))
-    assert torch.allclose(feeds[0].input, embed(m, prompt), atol=1e-5)
+    assert torch.allclose(feeds[0].input, m.embed(prompt), atol=1e-5)
     if "prompt_ids_before_after" in case:
         before, after = case["prompt_ids_before_after"]
         places = [prompts.Coordinate(v) for v in case["args"]["eye"]]
@@ -205,7 +204,7 @@ def check_samples(folder: str, case: dict[str, Any], t: Trace) -> None:
     m = loaded(folder)
     assert len(t.sequences) == len(case["samples_source_result"])
     for feeds, (source, result) in zip(t.sequences, case["samples_source_result"], strict=True):
-        assert torch.allclose(feeds[0].input, embed(m, prompts.gaze(m.tokenizer, tuple(source))), atol=1e-6)
+        assert torch.allclose(feeds[0].input, m.embed(prompts.gaze(m.tokenizer, tuple(source))), atol=1e-6)
         if result is None:
             assert len(feeds) == 1
         else:

@@ -14,9 +14,9 @@ from moondream_golden import keys as keys_of
 
 from galago.engine.sampling import probabilities
 from galago.engine.text_stream import TextStream
+from galago.families.moondream.bins import size_of_bin
 from galago.families.moondream.config import VisionConfig
 from galago.families.moondream.image import tiling_of
-from galago.families.moondream.region import size_of_bin
 from galago.families.moondream.skills import without_outliers
 from galago.families.moondream.vision import pool, stitch
 from galago.families.moondream.weights import our_name, shapes, unpack_int4
@@ -129,7 +129,9 @@ def size_bins(file: Path) -> None:
     table = json.loads(file.read_text(encoding="utf-8"))
     assert set(table) == {"log2"}
     wanted = torch.tensor(table["log2"])
-    assert torch.allclose(size_of_bin(torch.arange(len(wanted)), len(wanted), log=True), wanted, rtol=1e-6, atol=0)
+    assert torch.allclose(
+        torch.from_numpy(size_of_bin(np.arange(len(wanted)), len(wanted), log=True)), wanted, rtol=1e-6, atol=0
+    )
 
 
 @check("names_legacy_model.json")

@@ -24,13 +24,13 @@ from moondream_golden import (
 from PIL import Image
 from torch import Tensor
 
+from galago.families.moondream.bins import size_of_bin
 from galago.families.moondream.region import (
     coordinate_logits,
     encode_coordinate,
     encode_size,
     fourier,
     size_logits,
-    size_of_bin,
 )
 from galago.families.moondream.vision import crop_features, image_embedding, local_features, stitch
 from galago.nn.attention import attention
@@ -197,8 +197,8 @@ def check_region(folder: str, what: str, wanted: Tensor) -> None:
         found = size_logits(given("hidden_in"), w)
         close(found, wanted, REGION)
         assert found.argmax(-1).tolist() == facts["size_bins"]
-        sizes = size_of_bin(found.argmax(-1), found.shape[-1], loaded(folder).config.revision.log_sizes)
-        close(sizes, torch.tensor(facts["sizes"]), 1e-6)
+        sizes = size_of_bin(found.argmax(-1).numpy(), found.shape[-1], loaded(folder).config.revision.log_sizes)
+        close(torch.from_numpy(sizes), torch.tensor(facts["sizes"]), 1e-6)
     elif what in ("spatial_coords", "spatial_sizes"):
         coords, sizes = [], []
         for ref in facts["spatial_refs"]:

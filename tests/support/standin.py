@@ -117,7 +117,7 @@ class Standin:
 
     name, identity, device = "standin", "standin@1", CPU
     precision = pick_precision("float32", CPU)
-    kv_bytes, context = POSITION_BYTES, 10_000
+    kv_bytes, context, shares_prefixes = POSITION_BYTES, 10_000, True
 
     def __init__(self, rows_per_pass: int = 4, crops_per_pass: int = 2) -> None:
         self.rows_per_pass, self.crops_per_pass = rows_per_pass, crops_per_pass

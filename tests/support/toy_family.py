@@ -17,9 +17,10 @@ from galago.checkpoint.tensors import check_tensors, read_tensors
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.step import ImageInput, Prefix
 from galago.errors import ContextLengthExceeded, InvalidRequest
-from galago.families.base import DecoderModel, identity_of, kv_values
+from galago.families.base import DecoderModel
 from galago.families.family import Family, Outline
 from galago.families.text_generation import text_steps
+from galago.families.text_model import identity_of, kv_values
 from galago.families.tokenizer import load_tokenizer
 from galago.nn.decoder import rotary_attention
 from galago.precision.linear import Mlp, linear, mlp
@@ -110,7 +111,7 @@ def load(files: Any, *, precision: Any, device: Any, revision: Any = None, varia
     text = SimpleNamespace(wte=tensors["wte"], blocks=[Block(linears)], stack=None)
     weights, identity = SimpleNamespace(text=text, linears=linears), identity_of(files, precision)
     tokenizer = load_tokenizer(files.tokenizer)
-    return Toy(files.name, identity, Config(), weights, tokenizer, EOS, device, precision)
+    return Toy(files.name, identity, Config(), tokenizer, EOS, weights=weights, device=device, precision=precision)
 
 
 def outline(files: Any) -> Outline:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from galago.media.timeline import FrameSampling
 
 NATIVE = "native"
+ONNX = "onnx"
 BY_FILES = "by files"
 BACKENDS = {
     NATIVE: "galago.backends.native",
     "transformers": "galago.backends.transformers",
+    ONNX: "galago.backends.onnx.loading",
     BY_FILES: "galago.backends.by_files",
 }
 """The module of each backend, which is a Loader, imported when a model of it is used."""
@@ -162,4 +164,10 @@ def loader_of(name: str) -> Loader:
 def loader(backend: str) -> Loader:
     if backend not in BACKENDS:
         raise ModelNotFound(f"models that {quoted(backend)} runs cannot be run by this version")
-    return cast(Loader, import_module(BACKENDS[backend]))
+    try:
+        return cast(Loader, import_module(BACKENDS[backend]))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        why = "the model needs PyTorch: pip install torch; a folder of `galago export` runs without it"
+        raise UnsupportedTask(why) from None

@@ -5,10 +5,11 @@ from typing import Any
 
 from galago.backends import backend
 from galago.choices import check_device, check_precision, check_profile
-from galago.families import ModelFiles
 from galago.store import hub
 from galago.store.catalog import Entry
+from galago.store.checkpoint_folder import is_onnx
 from galago.store.foreign import FOREIGN
+from galago.system.progress import Progress
 
 
 def load(
@@ -24,7 +25,7 @@ def load(
     check_precision(precision)  # what is wrong with these is told before a download
     check_profile(profile)
     check_device(device)
-    load = _loader(hub.locate(name, progress=progress)).load
+    load = _loader(name, progress).load
     return load(name, precision=precision, profile=profile, device=device, progress=progress, **options)
 
 
@@ -33,7 +34,7 @@ def describe(name: str) -> Entry:
 
     Raises ModelNotFound, CheckpointError or DownloadError.
     """
-    return _loader(hub.locate(name)).describe(name)
+    return _loader(name).describe(name)
 
 
 def kernels(precision: str, device: str | None) -> tuple[str, Sequence[str]]:
@@ -41,5 +42,8 @@ def kernels(precision: str, device: str | None) -> tuple[str, Sequence[str]]:
     return backend.loader(backend.NATIVE).kernels(precision, device)
 
 
-def _loader(files: ModelFiles) -> backend.Loader:
-    return backend.loader("transformers" if files.family == FOREIGN else backend.NATIVE)
+def _loader(name: str, progress: Progress | None = None) -> backend.Loader:
+    if is_onnx(name):
+        return backend.loader(backend.ONNX)
+    family = hub.locate(name, progress=progress).family
+    return backend.loader("transformers" if family == FOREIGN else backend.NATIVE)

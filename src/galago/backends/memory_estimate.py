@@ -89,9 +89,9 @@ def _device_type(device: str | None) -> str:
     if device not in (None, "auto"):
         check_device(device)
         return device.partition(":")[0]
-    from galago.system.device import pick_device
+    from galago.system.device import device_here
 
-    return pick_device(None).type
+    return device_here(None).type
 
 
 def peak_bytes(entry: Entry, precision: str) -> int:

@@ -20,6 +20,7 @@ from galago.cli import (
     detect,
     doctor,
     eval,
+    export,
     gaze,
     jobs,
     models,
@@ -38,7 +39,23 @@ from galago.system.signals import BROKEN_PIPE_CODE, catch_stop_signals, exit_cod
 FAILURE_CODE = 2
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
-for module in (caption, query, detect, point, gaze, watch, serve, worker, config, bench, eval, quantize, show, doctor):
+for module in (
+    caption,
+    query,
+    detect,
+    point,
+    gaze,
+    watch,
+    serve,
+    worker,
+    config,
+    bench,
+    eval,
+    quantize,
+    export,
+    show,
+    doctor,
+):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs", epilog=jobs.EXAMPLES)

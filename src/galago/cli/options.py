@@ -127,10 +127,10 @@ class ModelOptions:
 
     def _choose_default(self, skill: str | None) -> str:
         from galago.fleet.default_model import MEMORY_SHARE, choose_default_model
-        from galago.system.device import available_memory, pick_device
+        from galago.system.device import available_memory, device_here
 
         choice = {"precision": self.precision, "profile": self.profile, "device": self.device}
-        chosen = choose_default_model(int(MEMORY_SHARE * available_memory(pick_device(self.device))), skill, choice)
+        chosen = choose_default_model(int(MEMORY_SHARE * available_memory(device_here(self.device))), skill, choice)
         typer.echo(chosen.reason, err=True)
         return chosen.name
 

@@ -45,7 +45,7 @@ def _model_facts(entry: Entry, precision: str | None, device: str | None) -> dic
     from galago.backends.backend import loader
     from galago.store.hub import files_of
     from galago.store.packed_cache import copies_of, packed_copies
-    from galago.system.device import pick_device
+    from galago.system.device import device_here
 
     precisions = (precision,) if precision else entry.precisions
     found = {name: loader(entry.backend).kernels(name, device) for name in precisions}
@@ -67,7 +67,7 @@ def _model_facts(entry: Entry, precision: str | None, device: str | None) -> dic
             for c in copies
             if c.precision in precisions
         ],
-        "device": str(pick_device(device)),
+        "device": str(device_here(device)),
         "precisions": {
             name: {
                 "memory": peak_bytes(entry, name),

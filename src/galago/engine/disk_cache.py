@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
+from galago.engine.arrays import Array, from_bytes, is_finite, to_bytes
 from galago.engine.tier import TierStats
-from galago.nn.finite import is_finite
 from galago.system.files import PART, atomic_write
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,9 @@ class DiskCache:
     alone from then on, apart from reading. Only `stats` may be called from another thread than the owner's.
     """
 
-    def __init__(self, folder: Path, budget: int) -> None:
-        self._folder, self._budget = folder, budget
+    def __init__(self, folder: Path, budget: int, tensors: bool = True) -> None:
+        """`tensors` says whether embeddings are read as tensors of PyTorch or as arrays of NumPy."""
+        self._folder, self._budget, self._tensors = folder, budget, tensors
         self._sizes: OrderedDict[str, int] = OrderedDict()
         """bytes of each file, least recently used first"""
         self._bytes = self._now = self._scanned_mtime = 0
@@ -59,12 +58,12 @@ class DiskCache:
         except OSError as error:
             self._stop_writing(error)
 
-    def get(self, key: str) -> Tensor | None:
+    def get(self, key: str) -> Array | None:
         """The embedding of a key, on the CPU. A file that is not what was written is deleted, and a miss."""
         file = self._file(key)
         try:
             data = self._read(file)
-            found = None if data is None else _load_embedding(key, data)
+            found = None if data is None else _load_embedding(key, data, self._tensors)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.warning("deleting %s from the image cache: %s", file, error)
             self._dropped += 1
@@ -85,12 +84,12 @@ class DiskCache:
         """Whether there is a file of this key, be it good or not; may be asked from any thread."""
         return os.path.isfile(self._file(key))
 
-    def keep(self, key: str, embedding: Tensor) -> None:
+    def keep(self, key: str, embedding: Array) -> None:
         """Write an embedding, unless it is larger than the budget."""
         file = self._file(key)
         if not self._writable:
             return
-        payload = save({"embedding": embedding.detach().cpu().contiguous()})
+        payload = to_bytes(embedding)
         size = HEADER + len(payload)
         try:
             self._refresh()
@@ -197,11 +196,11 @@ def _digest(key: str, payload: bytes) -> bytes:
     return hashlib.sha256(key.encode() + payload).digest()
 
 
-def _load_embedding(key: str, data: bytes) -> Tensor:
+def _load_embedding(key: str, data: bytes, tensor: bool) -> Array:
     payload = data[HEADER:]
     if data[:HEADER] != MAGIC + _digest(key, payload):
         raise ValueError("it is damaged, or not an embedding of this image")
-    embedding = load(payload)["embedding"]
+    embedding = from_bytes(payload, tensor)
     if not is_finite(embedding):
         raise ValueError("some of its values are no numbers")
     return embedding

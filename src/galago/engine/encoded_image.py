@@ -1,21 +1,18 @@
 """An encoded image: the keys and values that every question about it starts from."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from galago.engine.arrays import Array
 from galago.request import Encoding
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage(Encoding):
     """Read-only and shareable between requests."""
 
-    k: "Tensor"
+    k: Array
     """[layers, kv heads, positions, head dim]"""
-    v: "Tensor"
+    v: Array
     size: tuple[int, int]
     """width, height of the (first) image in pixels"""
     crops: int
@@ -32,8 +29,8 @@ class EncodedImage(Encoding):
     @property
     def positions(self) -> int:
         """Positions of the context that it takes, BOS included."""
-        return self.k.shape[2]
+        return int(self.k.shape[2])
 
     @property
     def nbytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes
+        return int(self.k.nbytes + self.v.nbytes)

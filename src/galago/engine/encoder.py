@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
-import torch
 
+from galago.engine.arrays import concatenate, is_finite, on_device
 from galago.engine.decoding import DECODING
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.image_cache import ImageCache, image_key, pixel_digest, pixel_key, prefix_key
@@ -21,10 +21,9 @@ from galago.engine.sequence import Sequence
 from galago.engine.step import Crops, ImageInput, Prefix, Start, StepModel
 from galago.errors import NotANumber
 from galago.media.picture import Picture
-from galago.nn.finite import is_finite
 from galago.nn.passes import Passes
 from galago.request import Detail, Priority
-from galago.system.device import return_memory, synchronize
+from galago.system.device import CPU, Device, return_memory, synchronize
 from galago.system.machine import usable_cores
 
 LARGE = 64 << 20
@@ -104,7 +103,7 @@ class Encoder:
                 key = self._decode_and_crop(image, image_input.detail, prefix, start)
                 if image.needs >= LARGE:
                     # The C library keeps what a thread has freed for that thread; the next picture is another's.
-                    return_memory(torch.device("cpu"))
+                    return_memory(CPU)
                 return key
 
     def _decode_and_crop(self, picture: Picture, detail: Detail, prefix: Prefix, start: Start) -> str:
@@ -187,7 +186,7 @@ class Encoder:
         for key, embedding in embeddings.items():
             if embedding is not None:
                 self._count_images("warm", 1)
-                pending.embeddings[key] = embedding.to(self._model.device)
+                pending.embeddings[key] = on_device(embedding, self._model.device)
                 continue
             self._count_images("miss", 1)
             if key not in self._pending_images:
@@ -256,10 +255,11 @@ class Encoder:
                 self._fail_image(chosen[0][0], error)
             return
         share = took / len(features)
-        parts = features.split([len(pixels) for _, pixels in chosen])
-        for (image, _), part in zip(chosen, parts, strict=True):
-            image.features.extend(part.unsqueeze(1).unbind(0))
-            image.seconds += share * len(part)
+        first = 0
+        for image, pixels in chosen:
+            image.features.extend(features[i : i + 1] for i in range(first, first + len(pixels)))
+            first += len(pixels)
+            image.seconds += share * len(pixels)
             if self._is_wanted(image) and len(image.features) == len(image.crops.result().pixels):
                 self._embed_image(image)
 
@@ -277,7 +277,7 @@ class Encoder:
         """Make the embedding of an image whose crops have all been encoded."""
         begin = time.perf_counter()
         try:
-            embedding = self._model.embed_image(torch.cat(image.features), image.crops.result())
+            embedding = self._model.embed_image(concatenate(image.features), image.crops.result())
             synchronize(self._model.device)
             if not is_finite(embedding):
                 raise NotANumber("the image")
@@ -337,7 +337,7 @@ class Encoder:
             self._on_encoded(s, error)
 
 
-def _timed(passes: Passes[T], device: torch.device) -> Passes[tuple[T, float]]:
+def _timed(passes: Passes[T], device: Device) -> Passes[tuple[T, float]]:
     """Run the passes; their result, and the seconds that they took."""
     took = 0.0
     while True:

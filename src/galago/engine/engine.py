@@ -12,7 +12,6 @@ from dataclasses import replace
 from queue import Empty
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 
 from galago.engine.encoded_image import EncodedImage
@@ -26,7 +25,7 @@ from galago.errors import EngineBusy, EngineClosed, EngineFailed, GalagoError, I
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.request import Done, Encode, Encoding, Event, ImageEncoded, Request
-from galago.system.device import use_threads
+from galago.system.device import CPU, computing, default_threads
 
 log = logging.getLogger(__name__)
 
@@ -95,13 +94,15 @@ class Engine:
     """
 
     def __init__(self, model: StepModel, limits: Limits | None = None, threads: int | None = None) -> None:
-        """`threads` compute, by default as many as torch gives to the thread that calls."""
+        """`threads` compute, by default as many as PyTorch gives to the thread that calls, or all cores."""
         self.model = model
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads or default_threads()
         limits = limits or Limits()
         self._metrics = Metrics(model.name, model.precision.name)
         self._queue = RequestQueue(limits.waiting, limits.running)
-        images = ImageCache(limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes)
+        images = ImageCache(
+            limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes, model.device != CPU
+        )
         self._scheduler = Scheduler(model, self._queue, limits, images, self._metrics)
         self._limits = {"waiting": limits.waiting, "running": limits.running}
         self._process = os.getpid()
@@ -219,8 +220,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         why: GalagoError = SHUT_DOWN
         try:
-            use_threads(self._threads)
-            with torch.inference_mode():
+            with computing(self._threads):
                 self._scheduler.run()
         except BaseException as error:  # also SystemExit, and what debuggers and watchdogs raise in other threads
             why = EngineFailed(

@@ -7,13 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from galago.engine.arrays import Array, compact
 from galago.engine.disk_cache import DiskCache, DiskStats
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.tier import Tier, TierStats
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
 
 ROWS = 64
 """Rows of an image that are hashed at a time: its pixels are never all copied."""
@@ -71,11 +71,14 @@ class ImageCache:
     Belongs to one thread; only `stats` may be called from others. What it gives out is shared: read it only.
     """
 
-    def __init__(self, hot_bytes: int, warm_bytes: int, disk: Path | None = None, disk_bytes: int = 0) -> None:
+    def __init__(
+        self, hot_bytes: int, warm_bytes: int, disk: Path | None = None, disk_bytes: int = 0, tensors: bool = True
+    ) -> None:
+        """`tensors` says whether embeddings on disk are read as tensors of PyTorch or as arrays of NumPy."""
         clock: Iterator[int] = count()
         self._hot: Tier[EncodedImage] = Tier(hot_bytes, clock)
-        self._warm: Tier[Tensor] = Tier(warm_bytes, clock)
-        self._disk = DiskCache(disk, disk_bytes) if disk and disk_bytes else None
+        self._warm: Tier[Array] = Tier(warm_bytes, clock)
+        self._disk = DiskCache(disk, disk_bytes, tensors) if disk and disk_bytes else None
 
     @property
     def bytes(self) -> int:
@@ -93,21 +96,22 @@ class ImageCache:
         """Whether it seems to be kept, in memory or on disk; may be asked from any thread, and be wrong by then."""
         return key in self._warm or (self._disk is not None and key in self._disk)
 
-    def embedding(self, key: str) -> "Tensor | None":
+    def embedding(self, key: str) -> Array | None:
         """The embedding [T, D] of a key or None; one that is only on disk is loaded into memory, on the CPU."""
         found = self._warm.get(key)
-        if found is None and self._disk and (found := self._disk.get(key)) is not None:
-            self._warm.keep(key, found, found.nbytes)
+        if found is None and self._disk:
+            found = self._disk.get(key)
+            if found is not None:
+                self._warm.keep(key, found, found.nbytes)
         return found
 
     def keep_prefix(self, key: str, encoded: EncodedImage, is_passing: bool = False) -> None:
         """Keep a prefix if it fits beside those that are pinned, or of passing use beside others of that."""
         self._hot.keep(key, encoded, encoded.nbytes, is_passing)
 
-    def keep_embedding(self, key: str, embedding: "Tensor", is_passing: bool = False) -> None:
+    def keep_embedding(self, key: str, embedding: Array, is_passing: bool = False) -> None:
         """Keep an embedding, in memory and on disk, where it fits."""
-        if embedding.untyped_storage().nbytes() > embedding.nbytes:
-            embedding = embedding.clone()  # a view would hold more memory than is counted
+        embedding = compact(embedding)
         self._warm.keep(key, embedding, embedding.nbytes, is_passing)
         if self._disk:
             self._disk.keep(key, embedding)

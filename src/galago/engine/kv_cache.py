@@ -4,11 +4,9 @@ import torch
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
+from galago.engine.step import CHUNK
 from galago.kernels import KVBuffer, kv_buffer
 from galago.nn.attention import Segment, store
-
-CHUNK = 64
-"""Positions that a cache grows by at least. Chunks are never moved, so growing copies nothing."""
 
 
 class KVCache:

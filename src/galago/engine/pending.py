@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
+from galago.engine.arrays import Array
 from galago.engine.sequence import Sequence
 from galago.engine.step import Crops, Prefix
 
@@ -20,7 +19,7 @@ class PendingPrefix:
     image_keys: tuple[str, ...]
     """of its images, in their order"""
     waiting: list[Sequence] = field(default_factory=list)
-    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: dict[str, Array] = field(default_factory=dict)
     """those that are there, by image key"""
     encode_s: float = 0.0
     ran_out: bool = False
@@ -51,7 +50,7 @@ class PendingImage:
     key: str
     crops: "Future[Crops]"
     prefixes: list[PendingPrefix] = field(default_factory=list)
-    features: list[Tensor] = field(default_factory=list)
+    features: list[Array] = field(default_factory=list)
     """of the crops encoded so far"""
     seconds: float = 0.0
     ran_out: bool = False

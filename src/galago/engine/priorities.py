@@ -16,10 +16,10 @@ whatever ends makes room.
 
 from collections.abc import Iterable
 
-from galago.engine.kv_cache import CHUNK
+from galago.engine.encoded_image import EncodedImage
 from galago.engine.limits import Limits
 from galago.engine.sequence import Sequence
-from galago.engine.step import End, Prefix, Start, Step, StepModel
+from galago.engine.step import CHUNK, End, Prefix, Start, Step, StepModel
 from galago.errors import InvalidRequest
 from galago.request import Priority
 
@@ -58,7 +58,10 @@ def bytes_needed(first: Step | End, model: StepModel, kv_bytes: int) -> tuple[in
         raise TypeError("a skill begins with a Start")
     ahead = first.prefix.positions if isinstance(first.prefix, Prefix) else 0
     # They come by chunks, but no cache holds more than its model's context.
-    own = min(first.positions + CHUNK, max(model.context - ahead, 0)) * model.kv_bytes
+    own = min(first.positions + CHUNK, max(model.context - ahead, 0))
+    if isinstance(first.prefix, Prefix | EncodedImage) and not model.shares_prefixes:
+        own += first.prefix.positions
+    own *= model.kv_bytes
     prefix = ahead * model.kv_bytes
     if own + prefix > kv_bytes:
         raise InvalidRequest(

@@ -5,24 +5,21 @@ the next step needs.
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from galago.engine.arrays import Array, to_numpy
 from galago.engine.constraint import Constraint, FloatArray
 from galago.errors import NotANumber
 from galago.request import Sampling
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def finite_logits(logits: "Tensor", what: str) -> FloatArray:
+def finite_logits(logits: Array, what: str) -> FloatArray:
     """A copy of logits [...], which `what` is chosen from. Raises NotANumber where one is NaN or infinite.
 
     A greedy choice would be the first NaN: often token 0, the end.
     """
-    row: FloatArray = logits.float().cpu().numpy().copy()
+    row = to_numpy(logits)
     if not np.isfinite(row).all():
         raise NotANumber(what)
     return row

@@ -348,7 +348,7 @@ class Scheduler:
         """The output of each sequence. After an error each is tried alone, so that only those at fault fail."""
         caches = [s.cache for s in batch]
         try:
-            return list(self._model.forward(caches, fed))  # type: ignore[arg-type]
+            return list(self._model.forward(caches, fed))
         except Exception as error:
             again = self._free_memory_after(error)
             if len(batch) == 1 and not again:
@@ -356,7 +356,7 @@ class Scheduler:
         found: list[StepOutput | Exception] = []
         for cache, feed in zip(caches, fed, strict=True):
             try:
-                found += self._model.forward([cache], [feed])  # type: ignore[list-item]
+                found += self._model.forward([cache], [feed])
             except Exception as error:
                 found.append(error)
         return found

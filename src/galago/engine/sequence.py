@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.kv_cache import KVCache
 from galago.engine.request_queue import Job
-from galago.engine.step import End, Feed, Start
+from galago.engine.step import End, Feed, SequenceCache, Start
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.request import Done, Event, Timings, Usage
@@ -22,7 +21,7 @@ class Sequence:
         self.job = job
         self.start: Start | None = None
         """the step that it waits for while its image is encoded"""
-        self.cache: KVCache | None = None
+        self.cache: SequenceCache | None = None
         self.feed: Feed | None = None
         """the step that it waits for while the feed's rows are computed"""
         self.rows_fed = 0

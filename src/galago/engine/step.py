@@ -7,23 +7,24 @@ returns an End. The engine steps many of them together without knowing what they
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
-
+from galago.engine.arrays import Array
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.kv_cache import KVCache
 from galago.nn.passes import Passes
-from galago.precision import Precision
 from galago.request import Detail, Encoding, Event, FinishReason, Request
+from galago.system.device import Device
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from PIL import Image
 
     from galago.media.clip import Clip
     from galago.media.picture import Picture
+
+
+CHUNK = 64
+"""Positions that a cache grows by at least. Chunks are never moved, so growing copies nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Start:
 class Feed:
     """Append these to the sequence; answered by a StepOutput."""
 
-    input: Tensor
-    """token ids, int64 [n], or embeddings [n, dim]"""
+    input: Array
+    """token ids, int64 [n] (of NumPy, whatever the model computes with, or its own), or embeddings [n, dim]"""
     heads: tuple[str, ...] = ("logits",)
     """which of the model's heads are computed of the last position: logits of the next token, or others that it has"""
 
@@ -70,15 +71,15 @@ class Feed:
 class StepOutput:
     """What the model computed of the last position of a Feed."""
 
-    hidden: Tensor
+    hidden: Array
     """residual stream [dim], not normalised"""
-    heads: Mapping[str, Tensor]
+    heads: Mapping[str, Array]
     """values of the heads that were asked for, float32, by name"""
     room: int
     """positions that can still be fed"""
 
     @property
-    def logits(self) -> Tensor | None:
+    def logits(self) -> Array | None:
         """[vocab], where they were asked for"""
         return self.heads.get("logits")
 
@@ -105,6 +106,22 @@ class Crops:
     """rows and columns of tiles"""
 
 
+class SequenceCache(Protocol):
+    """The keys and values of one sequence, in the model's own form."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its own, a shared prefix not counted."""
+        ...
+
+
+class NamedPrecision(Protocol):
+    @property
+    def name(self) -> str:
+        """as users write it: float32, int8"""
+        ...
+
+
 class StepModel(Protocol):
     """A model as the engine uses it: from one thread, in inference mode, but for `skill`, `image_prefix` and
     `make_crops`, which any thread may call."""
@@ -117,12 +134,17 @@ class StepModel(Protocol):
         ...
 
     @property
-    def device(self) -> "torch.device": ...
+    def device(self) -> Device: ...
     @property
-    def precision(self) -> Precision: ...
+    def precision(self) -> NamedPrecision: ...
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values for each position."""
+        ...
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether sequences over one image read its keys and values where they are; else each has a copy."""
         ...
 
     @property
@@ -149,23 +171,23 @@ class StepModel(Protocol):
         """Cut an image into crops."""
         ...
 
-    def encode_crops(self, pixels: "np.ndarray") -> Passes[Tensor]:
+    def encode_crops(self, pixels: "np.ndarray") -> Passes[Array]:
         """Run crops, maybe of several images, through the vision tower: features [crops, ...]."""
         ...
 
-    def embed_image(self, features: Tensor, crops: Crops) -> Tensor:
+    def embed_image(self, features: Array, crops: Crops) -> Array:
         """Join the features of all crops of one image to its embedding."""
         ...
 
     def encode_prefix(
-        self, prefix: Prefix, embeddings: Sequence[Tensor], variant: str | None = None
+        self, prefix: Prefix, embeddings: Sequence[Array], variant: str | None = None
     ) -> Passes[EncodedImage]:
         """Compute the keys and values of a prefix from the embeddings of its images, one for each."""
         ...
 
-    def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> KVCache: ...
+    def new_cache(self, encoded: EncodedImage | None, variant: str | None = None) -> SequenceCache: ...
 
-    def forward(self, caches: Sequence[KVCache], feeds: Sequence[Feed]) -> list[StepOutput]:
+    def forward(self, caches: Sequence[Any], feeds: Sequence[Feed]) -> list[StepOutput]:
         """One step of several sequences, none of which sees another; each head is computed once for all of them.
 
         After an error it may be repeated.

@@ -1,55 +1,36 @@
 """The base of models whose text comes from one decoder, which gets images as embeddings."""
 
-import hashlib
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from galago.engine.batch import Batch, forward_step
-from galago.engine.constraint import Constraint, vocabulary
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.kv_cache import KVCache
-from galago.engine.step import Feed, StepModel, StepOutput, Steps
-from galago.errors import CheckpointError, InvalidRequest
-from galago.families import ModelFiles
-from galago.families.tokenizer import Tokenizer
+from galago.engine.step import Feed, StepModel, StepOutput
+from galago.families.text_model import TextModel, kv_values
 from galago.families.work import Work, crops_per_pass, rows_per_pass
-from galago.media.clip import Clip
-from galago.media.picture import Picture
-from galago.media.timeline import FrameSampling
 from galago.nn.decoder import DecoderSizes, DecoderWeights, decoder, embed_tokens
 from galago.nn.passes import Passes, finish, pieces
 from galago.nn.rotary import rotary_table
 from galago.nn.stack import exact_rows
 from galago.precision import Precision
-from galago.request import Detail, Media, Request
+from galago.request import Detail
 from galago.system.device import synchronize
-
-if TYPE_CHECKING:
-    from galago.engine.shortest_end import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
-class DecoderModel(ABC):
-    """A loaded model. A family adds the rest of family.LoadedModel: vision, prefix and skills."""
+class DecoderModel(TextModel):
+    """A loaded model of PyTorch. A family adds the rest of family.LoadedModel: vision, prefix and skills."""
 
-    name: str
-    identity: str
-    """name and digest of checkpoint, preprocessing, type and device: what an encoded image belongs to"""
-    config: Any
-    """its `text` is of nn.decoder.DecoderSizes"""
     weights: Any
     """their `text` is of nn.decoder.DecoderWeights"""
-    tokenizer: Tokenizer
-    eos_id: int
-    """the token that ends an answer"""
     device: torch.device
     precision: Precision
 
@@ -58,17 +39,17 @@ class DecoderModel(ABC):
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Functions of residual streams [n, dim] to values [n, ...] that a skill can ask for, by name."""
 
-    @abstractmethod
-    def skill(self, request: Request) -> Steps: ...
-
     def text_weights(self, variant: str | None) -> DecoderWeights:
         """The decoder's weights, of a LoRA variant where there are any."""
         found: DecoderWeights = self.weights.text
         return found
 
     @property
-    def video_sampling(self) -> FrameSampling | None:
-        return None
+    def shares_prefixes(self) -> bool:
+        return True
+
+    def token_ids(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor(list(ids), device=self.device)
 
     def work(self, size: tuple[int, int], frames: int, detail: Detail) -> Work | None:
         return None
@@ -89,11 +70,6 @@ class DecoderModel(ABC):
         return kv_values(self.sizes) * self.precision.kv.itemsize
 
     @property
-    def context(self) -> int:
-        """Positions that a sequence may have at the most."""
-        return self.sizes.max_context
-
-    @property
     def crops_per_pass(self) -> int:
         """Crops in one pass of the vision tower."""
         return crops_per_pass(self.device)
@@ -102,27 +78,6 @@ class DecoderModel(ABC):
     def rows_per_pass(self) -> int:
         """Rows of a prompt in one pass."""
         return rows_per_pass(self.sizes.n_layers * self.sizes.block_weights, self.device, self.precision)
-
-    def constraint(self, json_schema: str) -> Constraint:
-        """A Constraint of a text to a schema. Raises InvalidRequest."""
-        return Constraint(self._vocabulary, json_schema)
-
-    @cached_property
-    def _vocabulary(self) -> "Vocabulary":
-        # Made when it is first needed: it takes a good part of a second.
-        return vocabulary(self.tokenizer.backend.to_str(), self.sizes.vocab_size, self.eos_id)
-
-    def check_media(self, media: Media, variant: str | None = None) -> None:
-        """Raise InvalidRequest unless this is an image or a clip, or was encoded by this model and variant."""
-        if isinstance(media, Image.Image | Picture | Clip):
-            return
-        if not isinstance(media, EncodedImage):
-            what = type(media).__name__
-            raise InvalidRequest(f"an image must be a PIL image, a clip or an encoded one, not {what}", "image")
-        if media.model != self.identity:
-            raise InvalidRequest(f"the image was encoded by {media.model}, this is {self.identity}", "image")
-        if media.variant != variant:
-            raise InvalidRequest(f"the image was encoded with variant {media.variant}, not {variant}", "variant")
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, variant: str | None = None, detail: Detail = "high") -> EncodedImage:
@@ -182,20 +137,3 @@ class DecoderModel(ABC):
         groups = [(v, i if by_itself else None) for i, (v, by_itself) in enumerate(zip(variants, alone, strict=True))]
         max_batch = exact_rows(self.device, self.weights.text.stack)
         return forward_step(caches, feeds, groups, self._hidden, self.heads, max_batch)
-
-
-def kv_values(c: DecoderSizes) -> int:
-    """How many numbers the keys and values of a position are."""
-    return 2 * c.n_layers * c.n_kv_heads * c.head_dim
-
-
-def identity_of(files: ModelFiles, *decisive: object) -> str:
-    """The name of a checkpoint with a digest of its files and of all else that its answers depend on."""
-    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files.weights]
-    return f"{files.name}@{hashlib.sha256(repr((stats, *decisive)).encode()).hexdigest()[:12]}"
-
-
-def check_vocabulary(tokenizer: Tokenizer, c: DecoderSizes) -> None:
-    """Raise CheckpointError where a tokenizer has more tokens than the model."""
-    if (known := tokenizer.backend.get_vocab_size()) > c.vocab_size:
-        raise CheckpointError(f"tokenizer.json has {known} tokens, the model {c.vocab_size}")

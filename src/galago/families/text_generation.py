@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from galago.engine.constraint import Constraint
 from galago.engine.sampling import FloatArray, Sampler, finite_logits
@@ -12,7 +11,7 @@ from galago.engine.step import End, Feed, Prefix, Start, StepOutput, StepResult,
 from galago.engine.text_stream import TextStream
 from galago.engine.token_log import TokenLog
 from galago.errors import InvalidRequest
-from galago.families.base import DecoderModel
+from galago.families.text_model import TextModel
 from galago.request import Encoding, Event, FinishReason, Request, TextDelta
 
 FeedSteps = Generator[Start | Feed | Event, StepResult, StepOutput]
@@ -23,17 +22,17 @@ FeedSteps = Generator[Start | Feed | Event, StepResult, StepOutput]
 class TextWriter:
     """The sampler, constraint and log of tokens of one text."""
 
-    model: DecoderModel
+    model: TextModel
     sampler: Sampler
     constraint: Constraint | None
     log: TokenLog | None
 
 
-def writer_for(m: DecoderModel, request: Request) -> TextWriter:
+def writer_for(m: TextModel, request: Request) -> TextWriter:
     """What a request asks of its text. Raises InvalidRequest for a schema that text cannot be held to, and for a
     bias of a token that the model does not have.
     """
-    sampling, top, vocabulary = request.sampling, request.top_logprobs, m.sizes.vocab_size
+    sampling, top, vocabulary = request.sampling, request.top_logprobs, m.text_sizes.vocab_size
     if (highest := max(sampling.logit_bias, default=0)) >= vocabulary:
         raise InvalidRequest(f"logit_bias has the token {highest}; this model's are 0..{vocabulary - 1}", "logit_bias")
     constraint = None if sampling.json_schema is None else m.constraint(sampling.json_schema)
@@ -96,7 +95,7 @@ def generate_text(
 
 
 def text_steps(
-    m: DecoderModel, request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
+    m: TextModel, request: Request, prefix: Prefix | Encoding | None, ids: Sequence[int], limit: int, room: int
 ) -> Steps:
     """Steps that generate at most `limit` tokens after a prefix and the prompt `ids`, which have `room` together.
 
@@ -105,7 +104,7 @@ def text_steps(
     writer, start = writer_for(m, request), Start(prefix, min(len(ids) + limit, room))
 
     def feed(*ids: int) -> FeedSteps:
-        out = yield Feed(torch.tensor(ids, device=m.device))
+        out = yield Feed(m.token_ids(ids))
         assert isinstance(out, StepOutput)
         return out
 

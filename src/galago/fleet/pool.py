@@ -27,7 +27,7 @@ from galago.errors import (
 )
 from galago.fleet.default_model import MEMORY_SHARE
 from galago.fleet.slots import PoolEntry, Slot
-from galago.system.device import available_memory, is_out_of_memory, pick_device, return_memory
+from galago.system.device import available_memory, device_here, is_out_of_memory, return_memory
 from galago.system.progress import Progress
 from galago.values import is_number, is_whole
 
@@ -67,7 +67,7 @@ class ModelPool:
             raise InvalidRequest(f"budget must be a whole number of bytes, or None, not {quoted(budget)}", "budget")
         self._options = options = dict(options or {})
         self.run_options = cast(RunOptions, {k: v for k, v in options.items() if k in RunOptions.__annotations__})
-        self._device = pick_device(self.run_options.get("device"))
+        self._device = device_here(self.run_options.get("device"))
         self.budget = int(MEMORY_SHARE * available_memory(self._device)) if budget is None else budget
         self._keep_alive = keep_alive
         self._load = load or self._load_with_kv_share

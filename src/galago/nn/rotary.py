@@ -32,8 +32,7 @@ def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     """
     cos, sin = table
     best = kernels_for(x, cos, sin)
-    alone = x.shape[:-3].numel() == 1 and cos.shape[:-2].numel() == 1
-    if best and alone:
+    if best and x.shape[:-3].numel() == 1 and cos.shape[:-2].numel() == 1:
         best.rotate(x.view(x.shape[-3:]), cos, sin)
         return x
     half = cos.shape[-1]

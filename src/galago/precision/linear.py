@@ -61,11 +61,13 @@ class Dense:
     bias: Tensor
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        best = kernels() if 0 < rows <= FEW_ROWS and self._plain and not torch.is_grad_enabled() else None
+        # With gradients nothing may depend on how many rows there are: an export is traced so, for any number.
+        own = self._plain and not torch.is_grad_enabled()
+        rows = x.numel() // x.shape[-1] if own else 0
+        best = kernels() if 0 < rows <= FEW_ROWS else None
         if best:
             y = best.dense(x.reshape(rows, -1).float(), self.weight, self.bias).to(x.dtype).view(*x.shape[:-1], -1)
-        elif x.dtype == torch.float32 and self._plain and not torch.is_grad_enabled():
+        elif x.dtype == torch.float32 and own:
             y = float_product()(x, self.weight, self.bias)
         else:
             y = F.linear(x, self.weight, self.bias)
@@ -139,9 +141,11 @@ def _row_by_row(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     torch computes so many values at once, and shares out more than so many among its threads: at the edges of both
     the last bits are others.
     """
+    if torch.is_grad_enabled() or not x.is_cpu:
+        return f(x)
     rows = x.numel() // x.shape[-1]
     whole = x.shape[-1] % VECTOR_VALUES == 0 and x.numel() <= THREAD_VALUES
-    if whole or not 1 < rows <= FEW_ROWS or not x.is_cpu or torch.is_grad_enabled():
+    if whole or not 1 < rows <= FEW_ROWS:
         return f(x)
     return torch.stack([f(row) for row in x.reshape(rows, -1)]).view(x.shape)
 

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -24,7 +23,7 @@ from galago.server.request_target import PAGE_FILES
 from galago.server.serving import RequestStats, ServerContext, run_blocking
 from galago.server.settings import MAX_TIMEOUT
 from galago.server.shown import MediaRef
-from galago.system.device import memory_in_use
+from galago.system.device import device_of, memory_in_use
 from galago.version import VERSION
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _facts_json(facts: Facts) -> Json:
 
 def _memory(device: str) -> Json:
     """Memory of the process (on an accelerator, of its memory there), and what decoded images and clips take of it."""
-    used = memory_in_use(torch.device(device))
+    used = memory_in_use(device_of(device))
     rooms = {"pictures": DECODING, "clips": CLIPS}
     decoding = {name: {"used_bytes": room.taken, "allowed_bytes": room.most} for name, room in rooms.items()}
     return {"used_bytes": used.used, "peak_bytes": used.peak, "of": used.of, "decoding": decoding}

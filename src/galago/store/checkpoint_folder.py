@@ -1,5 +1,6 @@
 """A folder that holds a checkpoint, as people and trainers leave it: which of its files are the weights."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,12 +11,19 @@ from galago.store.catalog import foreign
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 USUAL = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 """What weights are called; of several the first."""
+ONNX_MANIFEST = "galago_onnx.json"
+"""In a folder of ONNX graphs: says how they are put together, see backends/onnx/layout.py."""
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)(?P<suffix>\.[a-z]+)")
 """One of several files that weights are divided into: model-00001-of-00002.safetensors."""
 BESIDE = re.compile(
     r"(optimizer|scheduler|scaler|sampler|rng_state|training_args|dl_state_dict|adapter_).*|.*_states|.*lora.*", re.I
 )
 """What a trainer leaves beside the weights, by the names without their suffix: not a model."""
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether it is a folder of ONNX graphs that `galago export` made."""
+    return os.path.isfile(os.path.join(os.path.expanduser(path), ONNX_MANIFEST))
 
 
 def weights_in(folder: Path) -> tuple[Path, ...]:

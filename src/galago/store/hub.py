@@ -29,7 +29,7 @@ from galago.store.catalog import (
     is_unsupported,
     lookup,
 )
-from galago.store.checkpoint_folder import SUFFIXES, is_part, weights_in, weights_of
+from galago.store.checkpoint_folder import SUFFIXES, is_onnx, is_part, weights_in, weights_of
 from galago.store.download import cached, check_online, download, explained, is_offline, matches, required
 from galago.store.foreign import BESIDE as BESIDE_FOREIGN
 from galago.store.foreign import FOREIGN, check_installed, is_foreign
@@ -53,6 +53,9 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         entry = find(str(name_or_path))
     except ModelNotFound:
         # Unlike methods of Path these do not mind names that no file can have.
+        if is_onnx(path):
+            graphs = f"{path} holds ONNX graphs, which are loaded, served and evaluated"
+            raise CheckpointError(f"{graphs}; for this take the checkpoint that they were made of") from None
         if os.path.isdir(path):
             return replace(_local(path, path.resolve().name, weights_in(path)), source=path.resolve())
         if os.path.isfile(path):
@@ -83,6 +86,8 @@ def check_models(names: Sequence[str | Path], routes: bool = False) -> None:
     """
     for name in names:
         found = lookup(str(name))
+        if found is None and is_onnx(name):
+            continue
         if (isinstance(found, Route) and not routes) or (found is None and not remote(str(name))):
             locate(name, offline=True)
 
@@ -300,6 +305,16 @@ def _local(
         stated = revision or config.take("revision", TEXT, None)
         images, videos = _processors(folder)
     return ModelFiles(name, family, weights, tokenizer, config, stated, preprocessor=images, video=videos)
+
+
+def files_beside(folder: Path, family: str, weights: tuple[Path, ...], revision: str) -> ModelFiles:
+    """The files of a folder whose family and weights are known. Raises CheckpointError."""
+    if not (folder / TOKENIZER).is_file():
+        raise CheckpointError(f"{folder}: {TOKENIZER} is missing; copy all of the folder")
+    with blaming(folder.name, folder):
+        config, (images, videos) = read_json(folder / "config.json"), _processors(folder)
+    tokenizer = folder / TOKENIZER
+    return ModelFiles(folder.name, family, weights, tokenizer, config, revision, images, videos, source=folder)
 
 
 def _family(config: Members, tensors: Iterable[str]) -> str:

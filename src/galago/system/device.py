@@ -1,4 +1,7 @@
-"""What differs between CPU, CUDA and MPS, in one place."""
+"""What differs between CPU, CUDA and MPS, in one place.
+
+PyTorch is imported where it is needed: models of other backends run without it.
+"""
 
 import contextlib
 import ctypes
@@ -8,9 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar, Union
 
 from galago.choices import check_device
 from galago.errors import InvalidRequest, quoted
@@ -21,6 +23,9 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
@@ -36,11 +41,37 @@ class MemoryUse:
     of: str
 
 
-def pick_device(name: str | None = None) -> torch.device:
+@dataclass(frozen=True)
+class Processor:
+    """The processor, as the device of a model that runs without PyTorch."""
+
+    type: str = "cpu"
+    index: None = None
+
+    def __str__(self) -> str:
+        return self.type
+
+
+CPU = Processor()
+Device = Union["torch.device", Processor]
+
+
+def device_of(name: str) -> Device:
+    """The device of this name, as facts have it."""
+    if name == CPU.type:
+        return CPU
+    import torch
+
+    return torch.device(name)
+
+
+def pick_device(name: str | None = None) -> "torch.device":
     """The named device ('cpu', 'cuda', 'cuda:1', 'mps'), or the best there is.
 
     Raises InvalidRequest if it is not available.
     """
+    import torch
+
     check_device(name)
     if name is None or name == "auto":
         if torch.cuda.is_available():
@@ -57,10 +88,34 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
+def device_here(name: str | None = None) -> Device:
+    """The same as pick_device where PyTorch is installed; else the processor, and nothing else is available."""
+    check_device(name)
+    try:
+        return pick_device(name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        if name not in (None, "auto", "cpu"):
+            raise InvalidRequest(f"device {quoted(name)} needs PyTorch: pip install torch", "device") from error
+        return CPU
+
+
 def pick_threads(n: int | None = None) -> int:
     """How many threads compute: n, but no more than can run at a time here; without n those of `usable_cores`."""
     # torch knows the machine's cores, not what a container or an affinity leaves of them.
-    return min(torch.get_num_threads(), usable_cores()) if n is None else min(n, most_threads())
+    return min(default_threads(), usable_cores()) if n is None else min(n, most_threads())
+
+
+def default_threads() -> int:
+    """As many threads as PyTorch gives to the thread that calls, or one for each core where it was never imported."""
+    torch = _imported_torch()
+    return int(torch.get_num_threads()) if torch else usable_cores()
+
+
+def _imported_torch() -> ModuleType | None:
+    """PyTorch, if anything has imported it: else no model of it can be here."""
+    return sys.modules.get("torch")
 
 
 def threads_warning(n: int | None) -> str | None:
@@ -80,7 +135,8 @@ def use_threads(n: int) -> None:
     torch has a number for each thread, but gives to one that begins the number that was set last, wherever that
     was: so what it gave before is set once more.
     """
-    if n == torch.get_num_threads():
+    torch = _imported_torch()
+    if torch is None or n == torch.get_num_threads():
         return
     with _threads_lock:
         given = _in_new_thread(torch.get_num_threads)
@@ -99,7 +155,7 @@ def _in_new_thread(call: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def with_threads(n: int) -> Iterator[None]:
     """Compute with n threads inside the block; see use_threads."""
-    before = torch.get_num_threads()
+    before = default_threads()
     use_threads(n)
     try:
         yield
@@ -107,12 +163,25 @@ def with_threads(n: int) -> Iterator[None]:
         use_threads(before)
 
 
-def available_memory(device: torch.device) -> int:
+@contextlib.contextmanager
+def computing(n: int) -> Iterator[None]:
+    """Compute with n threads inside the block, for a model's answers: nothing is kept for gradients."""
+    use_threads(n)
+    torch = _imported_torch()
+    with torch.inference_mode() if torch else contextlib.nullcontext():
+        yield
+
+
+def available_memory(device: Device) -> int:
     """Bytes that can still be taken: on a CPU what the system has, or what is left of a container's limit."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        import torch
+
+        kept = torch.cuda.memory_reserved(str(device)) - torch.cuda.memory_allocated(str(device))
+        return int(torch.cuda.mem_get_info(str(device))[0]) + kept
     if device.type == "mps":
+        import torch
+
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return system_memory()
 
@@ -122,10 +191,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     said = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in said for text in NO_MEMORY)
+    torch = _imported_torch()
+    own = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return own or isinstance(error, MemoryError) or any(text in said for text in NO_MEMORY)
 
 
-def return_memory(device: torch.device) -> None:
+def return_memory(device: Device) -> None:
     """Hand memory that is kept for later back to the system: the allocator's on an accelerator, the C library's."""
     empty_cache(device)
     if sys.platform == "linux":
@@ -133,28 +204,40 @@ def return_memory(device: torch.device) -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def synchronize(device: torch.device) -> None:
+def synchronize(device: Device) -> None:
     """Wait until the device has done all work given to it, so that a clock read now is true."""
+    if device.type == "cpu":
+        return
+    import torch
+
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(str(device))
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-def empty_cache(device: torch.device) -> None:
+def empty_cache(device: Device) -> None:
     """Hand memory that the allocator keeps in reserve back to the system."""
+    if device.type == "cpu":
+        return
+    import torch
+
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
 
 
-def memory_in_use(device: torch.device) -> MemoryUse:
+def memory_in_use(device: Device) -> MemoryUse:
     """Memory in use on the device."""
     if device.type == "cuda":
-        used, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+        import torch
+
+        used, peak = torch.cuda.memory_allocated(str(device)), torch.cuda.max_memory_allocated(str(device))
         return MemoryUse(used, peak, f"tensors on {device}")
     if device.type == "mps":
+        import torch
+
         used = torch.mps.current_allocated_memory()
         return MemoryUse(used, used, "tensors on mps, whose peak is not told")
     # Linux counts into ru_maxrss what the parent had when it started this process; its status file does not.

@@ -51,7 +51,9 @@ def check_outputs(outputs: Sequence[Path], given: Iterable[str | Path | None] = 
         _check_writable(path.resolve().parent, path)
 
 
-def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: bool = False) -> None:
+def check_folder(
+    folder: Path, given: Iterable[str | Path | None] = (), force: bool = False, forceable: bool = True
+) -> None:
     """Raise InvalidRequest for a folder that cannot be made or written in; one that is not empty takes `force`.
 
     None that is given, or holds what is, is written in.
@@ -63,7 +65,8 @@ def check_folder(folder: Path, given: Iterable[str | Path | None] = (), force: b
         if folder.exists() and folder.samefile(path if path.is_dir() else path.parent):
             raise _write_error(folder, "it holds the original; choose another folder")
     if there == folder and not force and any(file.name != UNFINISHED for file in folder.iterdir()):
-        raise InvalidRequest(f"{folder} is not empty; choose another, or write into it with --force", "out")
+        hint = ", or write into it with --force" if forceable else ""
+        raise InvalidRequest(f"{folder} is not empty; choose another{hint}", "out")
     _check_writable(there, folder)
 
 

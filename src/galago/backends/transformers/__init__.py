@@ -12,7 +12,7 @@ from galago.choices import WEIGHT_BYTES, check_precision
 from galago.engine.limits import Limits
 from galago.errors import InvalidRequest, UnsupportedTask
 from galago.families import ModelFiles
-from galago.families.base import identity_of
+from galago.families.text_model import identity_of
 from galago.precision import FLOATS, pick_precision
 from galago.precision.quantised import fallbacks, linear_kernels
 from galago.store import hub

@@ -4,14 +4,11 @@ from pathlib import Path
 
 import torch
 
-from galago.checkpoint.config_file import TEXT, members_of, one_of
 from galago.families import ModelFiles
-from galago.families.base import check_vocabulary, identity_of, kv_values
 from galago.families.family import Blueprint, Family, Outline
-from galago.families.moondream.config import MoondreamConfig, make_config
+from galago.families.moondream.common import config_of
 from galago.families.moondream.model import Moondream
 from galago.families.moondream.skills import skill_steps
-from galago.families.moondream.tokenizer import PROMPT_FAMILIES, decide_revision
 from galago.families.moondream.weights import (
     FLOAT32,
     load,
@@ -19,7 +16,8 @@ from galago.families.moondream.weights import (
     shapes,
     table,
 )
-from galago.families.tokenizer import Tokenizer, load_tokenizer
+from galago.families.text_model import check_vocabulary, identity_of, kv_values
+from galago.families.tokenizer import load_tokenizer
 from galago.precision import Precision
 
 
@@ -50,14 +48,6 @@ def load_moondream(
         steps=skill_steps,
         variants=variants,
     )
-
-
-def config_of(files: ModelFiles, tokenizer: Tokenizer, revision: str | None = None) -> MoondreamConfig:
-    """The config that the files give, with the caller's revision if there is one."""
-    config = members_of(files.config, "config.json")
-    stated = revision or files.revision or config.take("revision", TEXT, None)
-    decided = decide_revision(stated, config.take("prompt_family", one_of(*PROMPT_FAMILIES), None), tokenizer)
-    return make_config(config.part("config"), decided)
 
 
 def outline(files: ModelFiles) -> Outline:

@@ -5,20 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Crops, ImageInput, Prefix, Steps
+from galago.engine.step import Crops, Prefix
 from galago.errors import InvalidRequest, quoted
 from galago.families.base import DecoderModel
-from galago.families.moondream.config import MoondreamConfig
-from galago.families.moondream.image import crop_count, make_crops
-from galago.families.moondream.region import coordinate_logits, size_logits
+from galago.families.moondream.common import MoondreamModel
+from galago.families.moondream.image import crop_count
+from galago.families.moondream.prompts import Coordinate, Prompt, Size
+from galago.families.moondream.region import coordinate_logits, encode_coordinate, encode_size, size_logits
 from galago.families.moondream.text import TextWeights, logits_of, with_lora
 from galago.families.moondream.vision import crop_passes, embedding_of
 from galago.families.moondream.weights import (
@@ -29,37 +28,22 @@ from galago.families.moondream.weights import (
 )
 from galago.families.work import Work, blocks_per_piece, work_of
 from galago.kernels import kv_buffer
-from galago.media.clip import Clip
-from galago.media.load import ONE_BY_ONE
-from galago.media.picture import Picture
 from galago.nn.attention import attention, store
 from galago.nn.decoder import decoder, embed_tokens
 from galago.nn.passes import Passes, pieces
 from galago.nn.rotary import rotary_table
-from galago.request import Detail, Media, Request, Skill
+from galago.request import Detail, Media
 
 MAX_LORAS = 8
 """LoRA variants kept in memory; the one loaded first is dropped first."""
-ONE_IMAGE = f"this model looks at one image, not at a clip; {ONE_BY_ONE}"
 
 
 @dataclass(frozen=True, eq=False)
-class Moondream(DecoderModel):
-    config: MoondreamConfig
+class Moondream(MoondreamModel, DecoderModel):
     weights: MoondreamWeights
-    steps: Callable[["Moondream", Request], Steps]
-    """skills.skill_steps"""
     variants: Path | None = None
     """the folder that variants are named in; without one a variant is a path to a file"""
     loras: dict[str, TextWeights] = field(default_factory=dict)
-
-    @property
-    def revision(self) -> str:
-        return self.config.revision.name
-
-    @property
-    def skills(self) -> frozenset[type[Skill]]:
-        return frozenset(get_args(Skill))
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -71,16 +55,28 @@ class Moondream(DecoderModel):
             "size": partial(size_logits, w=w.region),
         }
 
-    def skill(self, request: Request) -> Steps:
-        return self.steps(self, request)
-
     def check_media(self, media: Media | None, variant: str | None = None) -> None:
         """Check one image, or none. Loads the variant if it is new; raises CheckpointError if it does not fit."""
         self.text_weights(variant)
-        if isinstance(media, Clip):
-            raise InvalidRequest(ONE_IMAGE, "image")
-        if media is not None:
-            super().check_media(media, variant)
+        super().check_media(media, variant)
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        if all(isinstance(item, int) for item in prompt):
+            return torch.tensor(prompt, device=self.device)
+        return torch.cat([self._embedding(item) for item in prompt])
+
+    def _embedding(self, item: int | Coordinate | Size) -> Tensor:
+        match item:
+            case Coordinate(value):
+                return encode_coordinate(self._float32(value), self.weights.region, self.dtype)
+            case Size(width, height):
+                return encode_size(self._float32(width, height), self.weights.region, self.dtype)
+        return embed_tokens(torch.tensor([item], device=self.device), self.weights.text, self.dtype)
+
+    def _float32(self, *numbers: float) -> Tensor:
+        """A tensor of these numbers, whatever torch's default type is: half precision would round a coordinate to a few
+        pixels."""
+        return torch.tensor([numbers], dtype=torch.float32, device=self.device)
 
     def text_weights(self, variant: str | None) -> TextWeights:
         """The decoder's weights; those of a variant are read at its first use."""
@@ -96,16 +92,6 @@ class Moondream(DecoderModel):
             updates = load_lora(file, self.config, self.dtype, self.device)
             self.loras[variant] = with_lora(self.weights.text, updates)
         return self.loras[variant]
-
-    def image_prefix(self, media: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
-        """BOS and an image, with which every question begins."""
-        if isinstance(media, Clip):
-            raise InvalidRequest(ONE_IMAGE, "image")
-        return Prefix((ImageInput(media, detail),), self.config.prefix_len)
-
-    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Crops:
-        """Cut an image for the vision tower; may run in any thread."""
-        return make_crops(image, self.config.vision, tiled=detail == "high")
 
     def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, crop, crop, 3], maybe of several images, to features [n, T, E], in pieces of bounded work."""

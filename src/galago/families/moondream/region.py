@@ -7,7 +7,6 @@ the model's type: half precision would round a coordinate to a few pixels.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,15 +49,3 @@ def coordinate_logits(hidden: Tensor, w: RegionWeights) -> Tensor:
 def size_logits(hidden: Tensor, w: RegionWeights) -> Tensor:
     """Raw residual stream [..., D] to bin logits [..., 2, bins]: width, then height."""
     return mlp(hidden, w.size_decoder).unflatten(-1, (2, -1))
-
-
-def coordinate_of_bin(number: int, n_bins: int) -> float:
-    """A bin's number to a coordinate, as float32 has it: number / n_bins."""
-    return float(np.float32(number) / np.float32(n_bins))
-
-
-def size_of_bin(bins: Tensor, n_bins: int, log: bool) -> Tensor:
-    """Bin numbers to sizes, float32: 2^(10 bin / (n_bins - 1) - 10) where logarithmic, else bin / n_bins."""
-    if log:
-        return torch.pow(2.0, bins.float() / (n_bins - 1) * 10 - 10)
-    return bins.float() / n_bins

@@ -6,22 +6,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from math import dist
 
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
 from galago.engine.sampling import Sampler, finite_logits
 from galago.engine.step import End, Feed, Prefix, Start, StepOutput, StepResult, Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, TooManyImages, UnsupportedTask
 from galago.families.moondream import prompts
-from galago.families.moondream.model import Moondream
+from galago.families.moondream.bins import coordinate_of_bin, size_of_bin
+from galago.families.moondream.common import MoondreamModel
 from galago.families.moondream.prompts import Coordinate, Prompt, Size
-from galago.families.moondream.region import coordinate_of_bin, encode_coordinate, encode_size, size_of_bin
 from galago.families.text_generation import FeedSteps, TextWriter, generate_text, logits_without, writer_for
 from galago.media.clip import Clip
 from galago.media.picture import Picture
-from galago.nn.decoder import embed_tokens
 from galago.request import (
     Caption,
     Chat,
@@ -52,7 +49,7 @@ TOKEN_OR_PLACE = (*TOKEN, *PLACE)
 """Heads where a token says whether a coordinate follows: the state that chose the token also gives x."""
 
 
-def skill_steps(m: Moondream, request: Request) -> Steps:
+def skill_steps(m: MoondreamModel, request: Request) -> Steps:
     """The steps of a request.
 
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not
@@ -91,12 +88,12 @@ def skill_steps(m: Moondream, request: Request) -> Steps:
             raise AssertionError("the engine does that itself")
 
 
-def _text_steps(m: Moondream, request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
+def _text_steps(m: MoondreamModel, request: Request, prompt: Prompt, limit: int, reasoning: bool = False) -> Steps:
     start = _start(m, request, prompt, 2 * limit + 1 if reasoning else limit)
     return text(m, start, prompt, writer_for(m, request), limit, reasoning)
 
 
-def _start(m: Moondream, request: Request, prompt: Prompt, steps: int) -> Start:
+def _start(m: MoondreamModel, request: Request, prompt: Prompt, steps: int) -> Start:
     """Start a sequence with room for the prompt and so many steps, or for what fits of them."""
     room = m.config.text.max_context - (0 if request.image is None else m.config.prefix_len)
     variant = None if isinstance(request.skill, DetectGaze) else request.variant
@@ -115,7 +112,7 @@ def _with_chat_image(request: Request) -> Request:
     return replace(request, image=shown[0], detail=request.detail_of(0)) if shown else request
 
 
-def _check_supported(m: Moondream, request: Request) -> None:
+def _check_supported(m: MoondreamModel, request: Request) -> None:
     skill, revision = request.skill, m.config.revision
     asks_text = isinstance(skill, Query | Chat)
     if request.image is None and not asks_text:
@@ -135,7 +132,7 @@ def _check_supported(m: Moondream, request: Request) -> None:
             raise UnsupportedTask(f"revision {revision.name} has no {what}; 2025-06-21 has")
 
 
-def _checked_prompt(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
+def _checked_prompt(m: MoondreamModel, image: Pixels, prompt: Prompt) -> Prompt:
     """The prompt, after BOS where there is no image (whose prefix has it). Raises ContextLengthExceeded."""
     if image is None:
         prompt = (m.config.tokens.bos_id, *prompt)
@@ -148,32 +145,10 @@ def _checked_prompt(m: Moondream, image: Pixels, prompt: Prompt) -> Prompt:
 # --- one step ----------------------------------------------------------------------------------
 
 
-def _feed(m: Moondream, prompt: Prompt, heads: tuple[str, ...] = TOKEN) -> FeedSteps:
-    out = yield Feed(embed(m, prompt), heads)
+def _feed(m: MoondreamModel, prompt: Prompt, heads: tuple[str, ...] = TOKEN) -> FeedSteps:
+    out = yield Feed(m.embed(prompt), heads)
     assert isinstance(out, StepOutput)
     return out
-
-
-def embed(m: Moondream, prompt: Prompt) -> Tensor:
-    """Token ids [n] where the prompt is text alone, else embeddings [n, dim]."""
-    if all(isinstance(item, int) for item in prompt):
-        return torch.tensor(prompt, device=m.device)
-    return torch.cat([_embedding(m, item) for item in prompt])
-
-
-def _embedding(m: Moondream, item: int | Coordinate | Size) -> Tensor:
-    match item:
-        case Coordinate(value):
-            return encode_coordinate(_float32(m, value), m.weights.region, m.dtype)
-        case Size(width, height):
-            return encode_size(_float32(m, width, height), m.weights.region, m.dtype)
-    return embed_tokens(torch.tensor([item], device=m.device), m.weights.text, m.dtype)
-
-
-def _float32(m: Moondream, *numbers: float) -> Tensor:
-    """A tensor of these numbers, whatever torch's default type is: half precision would round a coordinate to a few
-    pixels."""
-    return torch.tensor([numbers], dtype=torch.float32, device=m.device)
 
 
 def _coordinate(out: StepOutput) -> float:
@@ -181,16 +156,16 @@ def _coordinate(out: StepOutput) -> float:
     return coordinate_of_bin(int(logits.argmax()), len(logits))
 
 
-def _size(m: Moondream, out: StepOutput) -> Size:
+def _size(m: MoondreamModel, out: StepOutput) -> Size:
     logits = finite_logits(out.heads["size"], "a size")
-    sizes = size_of_bin(torch.from_numpy(logits.argmax(-1)), logits.shape[-1], m.config.revision.log_sizes)
+    sizes = size_of_bin(logits.argmax(-1), logits.shape[-1], m.config.revision.log_sizes)
     return Size(*sizes.tolist())
 
 
 # --- text --------------------------------------------------------------------------------------
 
 
-def text(m: Moondream, start: Start, prompt: Prompt, writer: TextWriter, limit: int, reasoning: bool) -> Steps:
+def text(m: MoondreamModel, start: Start, prompt: Prompt, writer: TextWriter, limit: int, reasoning: bool) -> Steps:
     """Generate text; with reasoning a first text, with the places that it speaks of, comes before."""
     tokens = m.config.tokens
     yield start
@@ -217,7 +192,7 @@ def _marker(token: int | None) -> Prompt:
 
 
 def _reason(
-    m: Moondream, out: StepOutput, sampler: Sampler, limit: int
+    m: MoondreamModel, out: StepOutput, sampler: Sampler, limit: int
 ) -> Generator[Start | Feed | Event, StepResult, tuple[StepOutput, Reasoning, int]]:
     """Generate the reasoning up to the answer marker: text in chunks, each with the coordinates met in it."""
     tokens = m.config.tokens
@@ -251,7 +226,7 @@ def _reason(
 # --- objects -----------------------------------------------------------------------------------
 
 
-def objects(m: Moondream, start: Start, prompt: Prompt, most: int, boxes: bool) -> Steps:
+def objects(m: MoondreamModel, start: Start, prompt: Prompt, most: int, boxes: bool) -> Steps:
     """Boxes or points one after another, always greedy.
 
     The token that says "another follows" is never fed: the state that chose it is read as x.
@@ -285,7 +260,7 @@ def _box(x: float, y: float, size: Size) -> Box:
 # --- gaze --------------------------------------------------------------------------------------
 
 
-def gaze(m: Moondream, start: Start, prompt: Prompt, force: bool) -> Steps:
+def gaze(m: MoondreamModel, start: Start, prompt: Prompt, force: bool) -> Steps:
     """The point that a person looks at. No LoRA variant applies."""
     yield start
     spot, steps = yield from _find_gaze(m, prompt, force)
@@ -294,7 +269,7 @@ def gaze(m: Moondream, start: Start, prompt: Prompt, force: bool) -> Steps:
 
 
 def _find_gaze(
-    m: Moondream, prompt: Prompt, force: bool
+    m: MoondreamModel, prompt: Prompt, force: bool
 ) -> Generator[Start | Feed | Event, StepResult, tuple[Spot | None, int]]:
     out = yield from _feed(m, prompt, TOKEN_OR_PLACE)
     # Upstream forces token 0 to say "something is there", which to starmie is EOS: it finds nothing.
@@ -306,7 +281,7 @@ def _find_gaze(
     return (x, _coordinate(out)), 1
 
 
-def accurate_gaze(m: Moondream, image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
+def accurate_gaze(m: MoondreamModel, image: Pixels, skill: DetectGaze, seed: int | None, detail: Detail) -> Steps:
     """The mean of many answers, asked from points all over the face, on the image and on its mirror."""
     if not isinstance(image, Image.Image | Picture):
         raise InvalidRequest("accurate gaze also looks at the mirrored image: give the image itself", "image")
@@ -315,7 +290,7 @@ def accurate_gaze(m: Moondream, image: Pixels, skill: DetectGaze, seed: int | No
 
 
 def _sampled_gaze(
-    m: Moondream, image: Image.Image | Picture, face: Box, force: bool, rng: random.Random, detail: Detail
+    m: MoondreamModel, image: Image.Image | Picture, face: Box, force: bool, rng: random.Random, detail: Detail
 ) -> Steps:
     spots: list[Spot] = []
     steps = 0

@@ -6,67 +6,31 @@ from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from galago.engine.encoded_image import EncodedImage
-from galago.engine.step import Crops, Prefix, Steps
-from galago.errors import ContextLengthExceeded
+from galago.engine.step import Crops, Prefix
 from galago.families.base import DecoderModel
-from galago.families.smolvlm import prompts
-from galago.families.smolvlm.config import SmolVLMConfig
-from galago.families.smolvlm.image import make_crops, tiling_of
+from galago.families.smolvlm.common import SmolVLMModel
+from galago.families.smolvlm.image import tiling_of
 from galago.families.smolvlm.text import logits_of
 from galago.families.smolvlm.vision import crop_passes, project
 from galago.families.smolvlm.weights import SmolVLMWeights, encode_flop, shapes
 from galago.families.work import Work, blocks_per_piece, work_of
-from galago.media.clip import Clip
-from galago.media.picture import Picture
-from galago.media.timeline import FrameSampling
 from galago.nn.decoder import embed_tokens
 from galago.nn.passes import Passes
 from galago.nn.vit import normalise
-from galago.request import Caption, Chat, Detail, Encode, Query, Request, Skill
+from galago.request import Detail
 
 
 @dataclass(frozen=True, eq=False)
-class SmolVLM(DecoderModel):
-    config: SmolVLMConfig
+class SmolVLM(SmolVLMModel, DecoderModel):
     weights: SmolVLMWeights
-    steps: Callable[["SmolVLM", Request], Steps]
-    """skills.skill_steps"""
-
-    @property
-    def revision(self) -> str:
-        return self.config.name
-
-    @property
-    def video_sampling(self) -> FrameSampling | None:
-        return self.config.image.video
-
-    @property
-    def skills(self) -> frozenset[type[Skill]]:
-        return frozenset({Caption, Query, Chat, Encode})
 
     @property
     def heads(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Logits of the next token [n, vocab]."""
         return {"logits": partial(logits_of, w=self.weights.text, c=self.config.text)}
-
-    def skill(self, request: Request) -> Steps:
-        return self.steps(self, request)
-
-    def image_prefix(self, media: Image.Image | Picture | Clip, detail: Detail = "high") -> Prefix:
-        """The beginning of a conversation whose first turn begins with this. Raises ContextLengthExceeded."""
-        prefix = prompts.image_prefix(self.config, self.tokenizer, media, detail)
-        if prefix.positions > self.context:
-            raise ContextLengthExceeded(f"the images take {prefix.positions} tokens, {self.context} fit", "image")
-        return prefix
-
-    def make_crops(self, image: Image.Image, detail: Detail = "high") -> Crops:
-        """Cut an image for the vision tower; may run in any thread."""
-        c = self.config.image
-        return make_crops(image, c, split=c.split and detail == "high")
 
     def encode_crops(self, pixels: np.ndarray) -> Passes[Tensor]:
         """Crops uint8 [n, side, side, 3], maybe of several images, to embeddings [n, T, D]."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from galago.engine.step import Steps
 from galago.errors import ContextLengthExceeded, InvalidRequest, UnsupportedTask
 from galago.families.smolvlm import prompts
-from galago.families.smolvlm.model import SmolVLM
+from galago.families.smolvlm.common import SmolVLMModel
 from galago.families.text_generation import text_steps
 from galago.request import Caption, Chat, Message, Query, Request
 
@@ -13,7 +13,7 @@ MAX_TOKENS = 512
 """Of an answer whose request has no limit."""
 
 
-def skill_steps(m: SmolVLM, request: Request) -> Steps:
+def skill_steps(m: SmolVLMModel, request: Request) -> Steps:
     """The steps of a request.
 
     Raises, before the first step, InvalidRequest, ContextLengthExceeded for a prompt that does not fit, and

@@ -70,8 +70,9 @@ def positions(mask: Tensor) -> Tensor:
 def pixel_shuffle(features: Tensor, c: VisionConfig) -> Tensor:
     """Features [n, grid * grid, dim] to [n, T, dim * scale * scale]: a square of patches to each token, row by row."""
     side, s = c.grid // c.scale, c.scale
-    x = features.view(len(features), side, s, side, s, -1)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(len(features), side * side, -1)
+    n = features.shape[0]  # not len(), which would fix the number in an export
+    x = features.view(n, side, s, side, s, -1)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(n, side * side, -1)
 
 
 def project(features: Tensor, w: VisionWeights, c: VisionConfig) -> Tensor:
