@@ -170,8 +170,8 @@ def test_a_load_is_told_as_events(url: str) -> None:
     assert last["status"] == "loaded" and last["model"]["id"] == "scenes" and last["model"]["loaded"]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_progress_of_a_download(fails: bool) -> None:
+@pytest.mark.parametrize("end", ["loaded", "failed", "given up"])
+def test_progress_of_a_download(end: str) -> None:
     """The pool's own load is replaced, as there is nothing to download here."""
     held = galago.load("scenes", device="cpu")
     asked = threading.Event()
@@ -181,8 +181,9 @@ def test_progress_of_a_download(fails: bool) -> None:
             for done in (0, 50, 100):
                 progress(done, 100)
             assert asked.wait(60)  # until the client has seen that
-            if fails:
+            if end == "failed":
                 raise DownloadError("the network is gone")
+            progress(100, 100)
         return held
 
     pool = ModelPool(2, keep_alive=None, load=fetch, need=lambda name: 1, options={"device": "cpu"})
@@ -194,12 +195,17 @@ def test_progress_of_a_download(fails: bool) -> None:
             assert [(s["status"], s["bytes_done"], s["bytes_total"]) for s in steps] == [
                 ("loading", done, 100) for done in (0, 50, 100)
             ]
-            assert post(url, "/v1/models/unload", model="moondream2").status_code == 409, "it is being loaded"
+            if end == "given up":
+                assert post(url, "/v1/models/unload", model="moondream2").json()["unloaded"]
             asked.set()
             (last,) = lines
-    assert last["status"] == ("failed" if fails else "loaded")
-    if fails:
-        assert (last["error"]["code"], last["error"]["message"]) == ("download_failed", "the network is gone")
+        assert last["status"] == ("loaded" if end == "loaded" else "failed")
+        if end == "failed":
+            assert (last["error"]["code"], last["error"]["message"]) == ("download_failed", "the network is gone")
+        if end == "given up":
+            assert (last["error"]["code"], "given up" in last["error"]["message"]) == ("load_failed", True)
+            assert not entries(url)["moondream2"]["loading"]
+            assert post(url, "/v1/models/load", model="moondream2").json()["loaded"], "the next load is its own"
 
 
 def test_no_unload_while_in_use() -> None:

@@ -60,7 +60,11 @@ def add_routes(app: FastAPI, context: ServerContext, store: "JobStore | None" = 
                 "status": "healthy",
                 **identity,
                 **_facts_json(facts),
-                "memory": {**_memory(facts.device), "free_bytes": models.free_bytes()},
+                "memory": {
+                    **_memory(facts.device),
+                    "budget_bytes": models.pool.budget,
+                    "free_bytes": models.free_bytes(),
+                },
                 "performance": context.stats.report(),
                 "models": await run_blocking(partial(describe_loaded, models)),
                 **({"queue": queue_json(await queue.read())} if queue else {}),

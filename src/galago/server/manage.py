@@ -28,7 +28,7 @@ KEEPALIVE_S = 15.0
 """Seconds without progress after which a comment in the stream keeps the connection alive"""
 
 
-SKILLS_OF = {"objects": ("detect", "point", "gaze"), "video": ("video",)}
+SKILLS_OF = {"objects": ("detect", "point", "gaze"), "reasoning": ("reasoning",), "video": ("video",)}
 """What the catalogue's words for what not every model does stand for"""
 
 
@@ -66,8 +66,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
     async def unload_model(http: Request) -> Response:
         command = await _parse_command(http, context)
         route = await run_blocking(partial(models.find_loadable, command.model))
-        # One in use is refused. Those of a route that left before it come back when they are asked for.
-        were_loaded = [await run_blocking(partial(models.pool.unload, key)) for key in route.models]
+        were_loaded = [await run_blocking(partial(_unload, models, key)) for key in route.models]
         return JSONResponse({**await _current_entry(models, route), "unloaded": any(were_loaded)})
 
     @app.get("/models/{name:path}")
@@ -77,6 +76,14 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
         route = await run_blocking(partial(models.find_loadable, name))
         return JSONResponse(await _current_entry(models, route))
+
+
+def _unload(models: Models, key: str) -> bool:
+    """Unload a model, or give up its load; whether there was one. Raises ModelInUse for one in use.
+
+    Those of a route that left before it come back when they are asked for.
+    """
+    return models.give_up_load(key) or models.pool.unload(key)
 
 
 async def _parse_command(http: Request, context: ServerContext) -> ModelCommand:

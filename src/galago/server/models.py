@@ -82,6 +82,8 @@ class Models:
         """why configured models have ended, until they are loaded anew"""
         self._load_waiters = threading.BoundedSemaphore(MAX_LOAD_WAITERS)
         self._loads = InterruptibleWork()
+        self._given_up: set[str] = set()
+        """keys whose load is to end at its next progress"""
         ids = [id_of(name) for name in dict.fromkeys([*self.by_name, *self.configured])]
         if duplicate := next((name for name in ids if ids.count(name) > 1), None):
             raise InvalidRequest(f"two of the models would be called {quoted(duplicate)}; rename one's folder", "model")
@@ -118,6 +120,16 @@ class Models:
         with ExitStack() as stack:
             for key in keys:
                 stack.enter_context(self.use(key, progress))
+
+    def give_up_load(self, key: str) -> bool:
+        """Have the load of a model end, with LoadFailed for all who wait for it; whether it was being loaded.
+
+        It ends when the next part of its files is there. One that is nearly done may be loaded all the same.
+        """
+        is_loading = any(entry.name == key and entry.loading for entry in self.pool.loaded())
+        if is_loading:
+            self._given_up.add(key)
+        return is_loading
 
     def cancel_loads(self) -> None:
         """Interrupt loads, wait a while for their cleanup, and delete partial downloads."""
@@ -232,9 +244,16 @@ class Models:
         if not self._load_waiters.acquire(blocking=False):
             raise EngineBusy(f"{MAX_LOAD_WAITERS} requests wait for their models to be loaded; try again later")
         self._record_ended()
+
+        def tell(done: int, total: int) -> None:
+            if key in self._given_up:
+                raise LoadFailed(f"loading {quoted(id_of(key))} was given up, as somebody asked")
+            if progress:
+                progress(done, total)
+
         try:
             with self._loads.run():
-                return stack.enter_context(self.pool.use(key, progress))
+                return stack.enter_context(self.pool.use(key, tell))
         except Interrupted:
             raise EngineClosed("the server was shut down while the model was loading") from None
         except Exception as error:
@@ -242,6 +261,7 @@ class Models:
                 self._errors[key] = error
             raise
         finally:
+            self._given_up.discard(key)
             self._load_waiters.release()
 
     def _register(self, key: str, model: "Model") -> "tuple[Facts, Model]":

@@ -183,7 +183,10 @@ def _models(command: Json) -> Json:
         "`bytes_done` and `bytes_total` of the download, then `loaded` with `model`, or `failed` with `error`. What "
         "does not fit in memory is refused with 503 and the figures; models that are not in use make room for it."
     )
-    unload = "Takes a model out of memory. It is loaded again when a request names it, if the settings do."
+    unload = (
+        "Takes a model out of memory. The load of one that is being loaded is given up, and fails for all who wait for "
+        "it. One that was in memory is loaded again when a request names it, if the settings do."
+    )
     described: dict[str, dict[str, tuple[str, str, Json, Json | None, Json]]] = {
         "/models": {"get": ("list_models", "List the models", listed, None, {})},
         "/models/{id}": {"get": ("get_model", "Tell of one model", one, None, {"parameters": [name]})},

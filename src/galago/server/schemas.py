@@ -69,7 +69,9 @@ def _models() -> Json:
     return {
         "ModelEntry": record(entry, ways),
         "ModelList": record(listed),
-        "Unloaded": record({**entry, "unloaded": {**FLAG, "description": "whether it was in memory"}}, ways),
+        "Unloaded": record(
+            {**entry, "unloaded": {**FLAG, "description": "whether it was in memory, or on its way there"}}, ways
+        ),
     }
 
 
@@ -90,10 +92,11 @@ def _info() -> Json:
     served = record({"requests": COUNT, "avg_time": TEXT, "cache_hits": COUNT})
     room = record({"used_bytes": COUNT, "allowed_bytes": COUNT})
     rooms = {**record({"pictures": room, "clips": room}), "description": "what pictures take that are being decoded"}
-    free = {**COUNT, "description": "of the budget for models"}
+    free = {**COUNT, "description": "of the budget"}
     used = {
         "used_bytes": COUNT,
         "peak_bytes": COUNT,
+        "budget_bytes": {**COUNT, "description": "that models may take together"},
         "free_bytes": free,
         "of": {**TEXT, "description": "of what"},
         "decoding": rooms,

@@ -12,7 +12,7 @@ from typing import Any
 
 from galago.errors import CheckpointError, ModelNotFound, quoted
 
-SKILLS = {"objects": "finding objects, points and gazes", "video": "videos"}
+SKILLS = {"objects": "finding objects, points and gazes", "reasoning": "thinking before an answer", "video": "videos"}
 """What not every model does, in words."""
 
 

@@ -128,6 +128,11 @@ export const retryJob = (id) => json("POST", `/v1/jobs/${id}/retry`, {});
 
 // Jobs as their states change, from now on or from the id of an event.
 export async function* jobEvents(after, signal) {
-  const reply = await request("GET", `/v1/jobs/events${after ? `?after=${encodeURIComponent(after)}` : ""}`, undefined, signal);
+  const reply = await request(
+    "GET",
+    `/v1/jobs/events${after ? `?after=${encodeURIComponent(after)}` : ""}`,
+    undefined,
+    signal,
+  );
   for await (const [data, , id] of events(reply)) yield { job: JSON.parse(data), id };
 }

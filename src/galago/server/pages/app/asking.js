@@ -2,11 +2,13 @@
 
 import * as api from "./api.js";
 import { newId } from "./dom.js";
-import { dataUrl, seek } from "./pictures.js";
+import { dataUrl, seek, shownBlob } from "./pictures.js";
 import { entry, keepPicture, state, update } from "./store.js";
 
 const TURNS = 6; // earlier questions that go along with a new one
-const FRAMES = 12; // of a video that is watched
+const FEWEST = 12; // frames of a video that is watched: one of each second, but not fewer and not more than these
+const MOST = 60;
+const AT_A_TIME = 4; // of them, which the engine then computes together
 
 export const TABS = [
   { id: "ask", name: "Ask", skill: "query" },
@@ -16,28 +18,37 @@ export const TABS = [
   { id: "gaze", name: "Gaze", skill: "gaze" },
 ];
 
-const image = (url) => ({ type: "image_url", image_url: { url } });
 const words = (content) => ({ type: "text", text: content });
 
+// Whether a model looks at whole videos. Others are asked about the frame that is shown.
+export function takesVideos(model) {
+  return Boolean(model?.skills?.includes("video") || model?.ways?.some((way) => way.takes.includes("video")));
+}
+
 // What is asked, as it is sent: the path and the body. `answer` has kind, prompt and what belongs to the kind.
-async function callOf(picture, answer) {
-  const url = await dataUrl(picture);
+export async function callOf(picture, answer) {
   const model = answer.model;
+  const medium = answer.isWhole ? "video_url" : "image_url";
+  const url = await dataUrl(answer.isWhole ? picture.blob : await shownBlob(picture));
   switch (answer.kind) {
     case "ask": {
-      const before = answer.isFollowUp ? picture.answers.filter((one) => one.kind === "ask" && one.state === "done") : [];
+      const before = answer.isFollowUp
+        ? picture.answers.filter((one) => one.kind === "ask" && one.state === "done")
+        : [];
       const turns = before.slice(-TURNS).flatMap((one) => [
         { role: "user", content: one.prompt },
         { role: "assistant", content: one.text },
       ]);
       const messages = [...turns, { role: "user", content: answer.prompt }];
-      messages[0] = { role: "user", content: [image(url), words(messages[0].content)] };
+      messages[0] = { role: "user", content: [{ type: medium, [medium]: { url } }, words(messages[0].content)] };
       return { path: "/v1/chat/completions", body: { model, messages, stream_options: { include_usage: true } } };
     }
     case "think":
-      return { path: "/v1/query", body: { model, image_url: url, question: answer.prompt, reasoning: true } };
+      return { path: "/v1/query", body: { model, [medium]: url, question: answer.prompt, reasoning: true } };
+    case "watch":
+      return { path: "/v1/query", body: { model, image_url: url, question: answer.prompt } };
     case "caption":
-      return { path: "/v1/caption", body: { model, image_url: url, length: answer.length } };
+      return { path: "/v1/caption", body: { model, [medium]: url, length: answer.length } };
     case "detect":
       return { path: "/v1/detect", body: { model, image_url: url, object: answer.prompt } };
     case "point":
@@ -48,16 +59,15 @@ async function callOf(picture, answer) {
   throw new Error(answer.kind);
 }
 
+const WHOLE = ["ask", "think", "caption"]; // what can be asked of a whole video
+
 // Ask, and show the answer as it comes. `asked` has kind and prompt, and length, eye or isFollowUp.
 export async function ask(picture, asked) {
-  const answer = {
-    model: state.model,
-    ...asked,
-    id: newId(),
-    state: "running",
-    text: "",
-    at: picture.kind === "video" ? picture.video.currentTime : null,
-  };
+  const answer = { model: state.model, ...asked, id: newId(), state: "running", text: "", at: null };
+  if (picture.kind === "video") {
+    answer.isWhole = WHOLE.includes(answer.kind) && takesVideos(entry(answer.model));
+    if (!answer.isWhole && answer.kind !== "watch") answer.at = picture.video.currentTime;
+  }
   picture.answers.push(answer);
   update();
   await run(picture, answer);
@@ -65,7 +75,14 @@ export async function ask(picture, asked) {
 }
 
 export async function retry(picture, answer) {
-  Object.assign(answer, { state: "running", text: "", error: null, reasoning: null, found: undefined, times: undefined });
+  Object.assign(answer, {
+    state: "running",
+    text: "",
+    error: null,
+    reasoning: null,
+    found: undefined,
+    times: undefined,
+  });
   if (!entry(answer.model)) answer.model = state.model;
   if (answer.at !== null) await seek(picture, answer.at);
   update();
@@ -114,14 +131,25 @@ async function askOnce(picture, answer) {
 async function watch(picture, answer) {
   const { video } = picture;
   answer.times = [];
-  for (let i = 0; i < FRAMES; i++) {
+  const count = Math.min(Math.max(Math.ceil(video.duration), FEWEST), MOST);
+  const calls = [];
+  for (let i = 0; i < count; i++) {
     answer.abort.signal.throwIfAborted();
-    const time = (video.duration * (i + 0.5)) / FRAMES;
+    const time = (video.duration * (i + 0.5)) / count;
     await seek(picture, time);
-    const call = { path: "/v1/query", body: { model: answer.model, image_url: await dataUrl(picture), question: answer.prompt } };
-    const reply = await api.ask(call, answer.abort.signal);
-    answer.times.push({ time, text: reply.answer });
-    update();
+    calls.push({ time, call: await callOf(picture, answer) });
+  }
+  const askInTurn = async () => {
+    for (let next = calls.shift(); next; next = calls.shift()) {
+      const reply = await api.ask(next.call, answer.abort.signal);
+      answer.times = [...answer.times, { time: next.time, text: reply.answer }].sort((a, b) => a.time - b.time);
+      update();
+    }
+  };
+  try {
+    await Promise.all(Array.from({ length: AT_A_TIME }, askInTurn));
+  } finally {
+    calls.length = 0; // of one that failed no more are asked
   }
 }
 
@@ -138,12 +166,4 @@ export function forget(picture, answer) {
   picture.answers = picture.answers.filter((one) => one !== answer);
   keepPicture(picture);
   update();
-}
-
-// The call as it is shown to people: with a name in the place of the picture.
-export async function shownCall(picture, answer) {
-  const asked = answer.kind === "watch" ? { ...answer, kind: "think" } : answer;
-  const call = await callOf(picture, asked);
-  if (answer.kind === "watch") delete call.body.reasoning;
-  return call;
 }

@@ -1,7 +1,7 @@
 // Every call that the page makes, as curl and as clients write it.
 
 import { copyButton, el, openDialog } from "./dom.js";
-import { shownCall } from "./asking.js";
+import { callOf } from "./asking.js";
 
 const PLACE = "IMAGE";
 
@@ -9,30 +9,37 @@ const PLACE = "IMAGE";
 function bare(value) {
   if (typeof value === "string") return value.startsWith("data:") ? PLACE : value;
   if (Array.isArray(value)) return value.map(bare);
-  if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, bare(v)]));
+  if (value && typeof value === "object")
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, bare(v)]));
   return value;
 }
 
 const python = (value) =>
-  JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None")
-    .replaceAll(`"${PLACE}"`, "image").replaceAll(/([:,])(?=["\[{\w])/g, "$1 ");
+  JSON.stringify(value)
+    .replace(/\btrue\b/g, "True")
+    .replace(/\bfalse\b/g, "False")
+    .replace(/\bnull\b/g, "None")
+    .replaceAll(`"${PLACE}"`, "image")
+    .replaceAll(/([:,])(?=["\[{\w])/g, "$1 ");
 
 // As a shell takes it for one word, whatever the name is.
 const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
 
 function curl({ path, body }, name) {
-  const text = JSON.stringify(bare(body)).replaceAll("'", "'\\''").replace(`"${PLACE}"`, `"data:;base64,'"$(base64 < ${quoted(name)} | tr -d '\\n')"'"`);
+  const text = JSON.stringify(bare(body))
+    .replaceAll("'", "'\\''")
+    .replace(`"${PLACE}"`, `"data:;base64,'"$(base64 < ${quoted(name)} | tr -d '\\n')"'"`);
   return `printf '%s' '${text}' |\n  curl -s ${location.origin}${path} -H 'Content-Type: application/json' -d @-`;
 }
 
-function openai({ path, body }, name) {
+function openai({ body }, name) {
   const { messages, model } = bare(body);
   const read = `image = "data:;base64," + base64.b64encode(open(${JSON.stringify(name)}, "rb").read()).decode()`;
   const client = `client = OpenAI(base_url="${location.origin}/v1", api_key="none")`;
-  const asked =
-    path === "/v1/chat/completions"
-      ? messages
-      : [{ role: "user", content: [{ type: "image_url", image_url: { url: PLACE } }, { type: "text", text: body.question ?? "Describe this image." }] }];
+  const medium = body.video_url ? "video_url" : "image_url";
+  const shown = { type: medium, [medium]: { url: PLACE } };
+  const text = body.question ?? `Describe this ${medium.slice(0, 5)}.`;
+  const asked = messages ?? [{ role: "user", content: [shown, { type: "text", text }] }];
   return `import base64\nfrom openai import OpenAI\n\n${client}\n${read}\nreply = client.chat.completions.create(\n    model=${JSON.stringify(model)},\n    messages=${python(asked)},\n)\nprint(reply.choices[0].message.content)`;
 }
 
@@ -43,8 +50,11 @@ const MOONDREAM = {
   "/v1/point": (body) => `point(image, ${JSON.stringify(body.object)})["points"]`,
 };
 
-function moondream({ path, body }, name) {
-  const question = body.messages ? { question: body.messages.at(-1).content?.at?.(-1)?.text ?? body.messages.at(-1).content } : body;
+function moondream({ path, body }, name, answer) {
+  if (answer.isWhole) return null; // it takes pictures alone
+  const question = body.messages
+    ? { question: body.messages.at(-1).content?.at?.(-1)?.text ?? body.messages.at(-1).content }
+    : body;
   const call = MOONDREAM[body.messages ? "/v1/query" : path];
   if (!call) return null;
   return `import moondream as md\nfrom PIL import Image\n\nmodel = md.vl(endpoint="${location.origin}/v1")\nimage = Image.open(${JSON.stringify(name)})\nprint(model.${call(question)})`;
@@ -56,13 +66,26 @@ function javascript({ path, body }) {
 }
 
 export async function openCode(picture, answer) {
-  const call = await shownCall(picture, answer);
+  const call = await callOf(picture, answer);
   delete call.body.stream_options;
-  const name = picture.kind === "video" ? "frame.jpg" : picture.name;
-  const forms = { curl: curl(call, name), "openai (Python)": null, "moondream (Python)": moondream(call, name), JavaScript: javascript(call) };
-  if (["/v1/chat/completions", "/v1/query", "/v1/caption"].includes(call.path)) forms["openai (Python)"] = openai(call, name);
+  const name = picture.kind === "video" && !answer.isWhole ? "frame.jpg" : picture.name;
+  const forms = {
+    curl: curl(call, name),
+    "openai (Python)": null,
+    "moondream (Python)": moondream(call, name, answer),
+    JavaScript: javascript(call),
+  };
+  if (["/v1/chat/completions", "/v1/query", "/v1/caption"].includes(call.path))
+    forms["openai (Python)"] = openai(call, name);
   const shown = Object.entries(forms)
     .filter(([, text]) => text)
-    .map(([title, text]) => el("section", {}, el("header", {}, el("h3", {}, title), copyButton(text)), el("pre", { tabindex: "0" }, el("code", {}, text))));
+    .map(([title, text]) =>
+      el(
+        "section",
+        {},
+        el("header", {}, el("h3", {}, title), copyButton(text)),
+        el("pre", { tabindex: "0" }, el("code", {}, text)),
+      ),
+    );
   openDialog("As code", ...shown);
 }

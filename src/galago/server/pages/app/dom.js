@@ -58,16 +58,20 @@ export function newId() {
 
 // A button that copies a text; there too, where pages have no clipboard.
 export function copyButton(text, attributes = {}) {
-  const made = button("Copy", async () => {
-    if (navigator.clipboard) await navigator.clipboard.writeText(text);
-    else {
-      const area = el("textarea", { class: "unseen" }, text);
-      made.after(area);
-      area.select();
-      document.execCommand("copy");
-      area.remove();
-    }
-    made.textContent = "Copied";
-  }, attributes);
+  const made = button(
+    "Copy",
+    async () => {
+      if (navigator.clipboard) await navigator.clipboard.writeText(text);
+      else {
+        const area = el("textarea", { class: "unseen" }, text);
+        made.after(area);
+        area.select();
+        document.execCommand("copy");
+        area.remove();
+      }
+      made.textContent = "Copied";
+    },
+    attributes,
+  );
   return made;
 }

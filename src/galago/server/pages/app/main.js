@@ -19,13 +19,28 @@ const AGAIN = 3; // seconds until the next try while it is gone
 // --- notices -------------------------------------------------------------------------------------------------------
 
 function say(...content) {
-  byId("notice").replaceChildren(...content, content.length ? button("×", () => say(), { class: "quiet", "aria-label": "Dismiss" }) : "");
+  byId("notice").replaceChildren(
+    ...content,
+    content.length ? button("×", () => say(), { class: "quiet", "aria-label": "Dismiss" }) : "",
+  );
 }
 
 function askForKey(message) {
   if (byId("key")) return;
-  const input = el("input", { id: "key", type: "password", autocomplete: "off", "aria-label": "API key", "data-testid": "key" });
-  const form = el("form", { class: "line" }, el("span", {}, message), input, el("button", { type: "submit", class: "accent" }, "Use"));
+  const input = el("input", {
+    id: "key",
+    type: "password",
+    autocomplete: "off",
+    "aria-label": "API key",
+    "data-testid": "key",
+  });
+  const form = el(
+    "form",
+    { class: "line" },
+    el("span", {}, message),
+    input,
+    el("button", { type: "submit", class: "accent" }, "Use"),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     api.setKey(input.value.trim());
@@ -37,7 +52,8 @@ function askForKey(message) {
 }
 
 function fail(error) {
-  if (error.status === 401) askForKey(api.hasKey() ? "This key is not one of the server's. Another:" : "This server wants a key:");
+  if (error.status === 401)
+    askForKey(api.hasKey() ? "This key is not one of the server's. Another:" : "This server wants a key:");
   else if (error.status === 0) lookAgain();
 }
 
@@ -51,7 +67,9 @@ function lookAgain() {
   update({ health: null });
   const tick = async () => {
     if (left-- > 0) {
-      byId("notice").replaceChildren(el("span", { class: "error", "data-testid": "gone" }, `The server is gone; trying again in ${left + 1} s.`));
+      byId("notice").replaceChildren(
+        el("span", { class: "error", "data-testid": "gone" }, `The server is gone; trying again in ${left + 1} s.`),
+      );
       countdown = setTimeout(tick, 1000);
       return;
     }
@@ -138,7 +156,14 @@ function onKey(event) {
     event.preventDefault();
     byId("question").focus();
   } else if (event.key === "?") {
-    openDialog("Keys", el("dl", {}, KEYS.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])));
+    openDialog(
+      "Keys",
+      el(
+        "dl",
+        {},
+        KEYS.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]),
+      ),
+    );
   } else if (tab && !byId("view-look").hidden && document.activeElement !== byId("canvas")) {
     panel.choose(tab.id);
   }

@@ -11,21 +11,27 @@ const ABOUT = {
   int4: "INT4: each weight is a whole number of 4 bits. Least memory, and answers differ a little more.",
 };
 const loading = new Map(); // { abort, done, total, error } by the id of a model
+const wanted = new Map(); // precisions that were chosen for models that are not in memory, by their id
 
 export async function refresh() {
   const [told, speeds] = await Promise.all([api.models(), firstWords()]);
   const seen = new Set();
   const models = told.data.filter((one) => !one.root && !seen.has(one.id) && seen.add(one.id));
-  for (const one of models) if (one.ways) one.description = one.ways.map((way) => `${way.takes.join(", ")}: ${way.model}`).join("; ");
-  const best = models.find((one) => !one.bundled && !one.ways && one.fits);
+  for (const one of models)
+    if (one.ways) one.description = one.ways.map((way) => `${way.takes.join(", ")}: ${way.model}`).join("; ");
+  const fitting = models.filter((one) => !one.bundled && !one.ways && one.fits);
+  const largest = fitting.reduce((most, one) => (one.parameters > (most?.parameters ?? 0) ? one : most), null);
   for (const one of models) {
-    one.recommended = one === best;
+    one.recommended = one === fitting[0];
+    one.isLargest = one === largest && !one.recommended;
     one.firstWord = speeds[one.id];
-    one.size = `${size(taken(one))} memory`;
+    one.size = [`${size(taken(one))} memory`, one.download_bytes && `${size(one.download_bytes)} download`]
+      .filter(Boolean)
+      .join(", ");
   }
   const known = models.some((one) => one.id === state.model && one.loaded);
   const first = models.find((one) => one.loaded);
-  update({ models, model: known ? state.model : first?.id ?? state.model });
+  update({ models, model: known ? state.model : (first?.id ?? state.model) });
 }
 
 // Seconds to the first word, on this machine so far, by model.
@@ -37,7 +43,9 @@ async function firstWords() {
     sums[labels.model] ??= { sum: 0, count: 0 };
     sums[labels.model][part] += value;
   }
-  return Object.fromEntries(Object.entries(sums).map(([model, { sum, count }]) => [model, count ? sum / count : undefined]));
+  return Object.fromEntries(
+    Object.entries(sums).map(([model, { sum, count }]) => [model, count ? sum / count : undefined]),
+  );
 }
 
 export function start() {
@@ -62,16 +70,48 @@ let shown = "";
 
 export function show() {
   const free = state.health?.memory?.free_bytes;
-  const now = JSON.stringify([state.models, state.model, free && Math.round(free / 1e8), [...loading].map(([id, { done, total, error }]) => [id, done, total, error])]);
+  const now = JSON.stringify([
+    state.models,
+    state.model,
+    free && Math.round(free / 1e8),
+    [...loading].map(([id, { done, total, error }]) => [id, done, total, error]),
+    [...wanted],
+  ]);
   if (now === shown) return;
   shown = now;
   const head = ["Model", "For", "Download", "Memory", "State", "Do"];
   const rows = state.models.map((model) => row(model, free));
   byId("view-models").replaceChildren(
     el("h1", {}, "Models"),
-    el("p", { class: "lead" }, free ? `${size(free)} of memory are free for models on this machine. ` : "", "The chosen one answers; others stay as they are."),
-    el("div", { class: "wide" }, el("table", { "data-testid": "models" }, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, rows))),
-    el("p", { class: "lead" }, Object.values(ABOUT).map((text) => el("span", { class: "block" }, text))),
+    el(
+      "p",
+      { class: "lead" },
+      free ? `${size(free)} of memory are free for models on this machine. ` : "",
+      "The chosen one answers; others stay as they are.",
+    ),
+    el(
+      "div",
+      { class: "wide" },
+      el(
+        "table",
+        { "data-testid": "models" },
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            head.map((name) => el("th", { scope: "col" }, name)),
+          ),
+        ),
+        el("tbody", {}, rows),
+      ),
+    ),
+    el(
+      "p",
+      { class: "lead" },
+      Object.values(ABOUT).map((text) => el("span", { class: "block" }, text)),
+    ),
   );
 }
 
@@ -84,7 +124,12 @@ function row(model, free) {
     el("td", {}, model.description),
     el("td", { class: "number" }, model.installed ? "here" : size(model.download_bytes)),
     el("td", {}, memory(model, free)),
-    el("td", {}, stateOf(model, isChosen), model.firstWord && el("span", { class: "block number" }, `first word ${model.firstWord.toFixed(1)} s`)),
+    el(
+      "td",
+      {},
+      stateOf(model, isChosen),
+      model.firstWord && el("span", { class: "block number" }, `first word ${model.firstWord.toFixed(1)} s`),
+    ),
     el("td", { class: "actions" }, actions(model, isChosen)),
   );
 }
@@ -92,61 +137,115 @@ function row(model, free) {
 function badges(model) {
   const told = [
     model.recommended && "Recommended here",
+    model.isLargest && "Largest that fits",
     !model.bundled && taken(model) < LIGHT && "Lightweight (CPU-friendly)",
     model.bundled && "Drawn scenes only",
   ];
   return told.filter(Boolean).map((text) => el("span", { class: "badge" }, text));
 }
 
+// What it takes in each precision beside what is free; of one that is not in memory one is chosen.
 function memory(model, free) {
-  const precisions = Object.entries(model.memory_by_precision ?? {});
-  const rows = precisions.map(([name, bytes]) => {
-    const bar = el("meter", { min: 0, max: Math.max(free ?? bytes, bytes), value: bytes, "aria-label": `${name} takes ${size(bytes)}` });
-    const isUsual = name === model.precision;
-    const word = el(isUsual ? "strong" : "span", { title: ABOUT[name] ?? "", tabindex: ABOUT[name] ? "0" : undefined }, name);
-    return el("li", {}, word, bar, el("span", { class: "number" }, size(bytes)), free !== undefined && bytes > free && !model.loaded ? " too large" : "");
+  const chosen = model.loaded ? model.precision : precisionOf(model);
+  const all = Object.entries(model.memory_by_precision ?? {});
+  const rows = (model.loaded ? all.filter(([name]) => name === chosen) : all).map(([name, bytes]) => {
+    const most = Math.max(free ?? bytes, bytes);
+    const bar = el("meter", { min: 0, max: most, value: bytes, "aria-label": `${name} takes ${size(bytes)}` });
+    const choose = () => {
+      wanted.set(model.id, name);
+      update();
+    };
+    const radio = {
+      type: "radio",
+      name: `precision-${model.id}`,
+      checked: name === chosen,
+      onchange: choose,
+      id: `precision-${model.id}-${name}`,
+    };
+    const word = model.loaded ? el("strong", {}, name) : el("label", {}, el("input", radio), name);
+    word.title = ABOUT[name] ?? "";
+    return el(
+      "li",
+      {},
+      word,
+      bar,
+      el("span", { class: "number" }, size(bytes)),
+      free !== undefined && bytes > free && !model.loaded ? " more than is free" : "",
+    );
   });
   return el("ul", { class: "memory" }, rows);
+}
+
+const precisionOf = (model) => wanted.get(model.id) ?? model.precision;
+
+// Why it cannot be loaded, and what could: null where it can.
+function unfit(model) {
+  const needs = model.memory_by_precision?.[precisionOf(model)] ?? model.memory_bytes ?? 0;
+  const most = state.health?.memory?.budget_bytes ?? Infinity;
+  if (needs <= most) return null;
+  const fitting = Object.entries(model.memory_by_precision ?? {})
+    .filter(([, bytes]) => bytes <= most)
+    .map(([name]) => name);
+  return `does not fit in ${size(most)}; ${fitting.length ? `${fitting.join(" or ")} would` : "no precision would"}`;
 }
 
 function stateOf(model, isChosen) {
   const under = loading.get(model.id);
   if (under?.error) return el("span", { class: "error", role: "alert" }, under.error);
-  if (under) return under.total ? el("label", {}, "downloading ", el("progress", { value: under.done, max: under.total }), ` ${Math.floor((100 * under.done) / under.total)} %`) : "loading";
-  if (model.loading) return "loading";
+  if (under?.total)
+    return el(
+      "label",
+      {},
+      "downloading ",
+      el("progress", { value: under.done, max: under.total }),
+      ` ${Math.floor((100 * under.done) / under.total)} %`,
+    );
+  if (under || model.loading) return "loading";
   if (isChosen) return "answers";
   if (model.loaded) return "ready";
-  if (model.fits === false) return "does not fit";
-  return model.installed ? "here" : "";
+  return unfit(model) ?? (model.installed ? "here" : "");
 }
 
 function actions(model, isChosen) {
   const under = loading.get(model.id);
-  if (under && !under.error) return [button("Leave", () => under.abort.abort(), { title: "The server goes on loading it" })];
+  if ((under && !under.error) || model.loading)
+    return [button("Cancel", () => giveUp(model), { title: "Ends the load on the server" })];
   const made = [];
   if (model.loaded && !isChosen) made.push(button("Choose", () => update({ model: model.id }), { class: "accent" }));
-  if (!model.loaded && !model.loading) made.push(button("Load", () => load(model), { class: isChosen ? "" : "accent", disabled: model.fits === false }));
+  if (!model.loaded)
+    made.push(button("Load", () => load(model), { class: isChosen ? "" : "accent", disabled: Boolean(unfit(model)) }));
   if (model.loaded && !isChosen) made.push(button("Unload", () => unload(model), { class: "quiet" }));
   return made;
 }
 
 async function load(model) {
   const under = { abort: new AbortController(), done: 0, total: 0, error: null };
+  const precision = precisionOf(model);
+  const name = precision === model.precision ? model.id : `${model.id.replace(`-${model.precision}`, "")}-${precision}`;
   loading.set(model.id, under);
+  under.name = name;
   update();
   try {
-    for await (const told of api.load(model.id, under.abort.signal)) {
+    for await (const told of api.load(name, under.abort.signal)) {
       if (told.bytes_total) Object.assign(under, { done: told.bytes_done, total: told.bytes_total });
       update();
     }
     loading.delete(model.id);
-    state.model = model.id;
+    wanted.delete(model.id);
+    state.model = name;
   } catch (error) {
     if (error.name === "AbortError") loading.delete(model.id);
     else under.error = error.message;
   }
   await refresh().catch(() => {});
   update();
+}
+
+// End a load: also one that another page or program asked for.
+async function giveUp(model) {
+  const under = loading.get(model.id);
+  await unload({ id: under?.name ?? model.id });
+  under?.abort.abort();
 }
 
 async function unload(model) {

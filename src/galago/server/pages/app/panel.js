@@ -2,7 +2,7 @@
 
 import * as asking from "./asking.js";
 import { openCode } from "./code.js";
-import { button, byId, copyButton, el, save, seconds } from "./dom.js";
+import { button, byId, copyButton, el, seconds } from "./dom.js";
 import { seek } from "./pictures.js";
 import * as stage from "./stage.js";
 import { current, entry, keepPicture, state, subscribe, update } from "./store.js";
@@ -64,7 +64,7 @@ function onTabKey(event) {
 
 function showForm() {
   const picture = current();
-  const key = `${state.tab} ${picture?.kind} ${compared().length}`;
+  const key = `${state.tab} ${picture?.kind} ${compared().length} ${entry()?.skills}`;
   if (formOf === key) return;
   formOf = key;
   const form = byId("form");
@@ -73,7 +73,12 @@ function showForm() {
     submit();
   };
   if (state.tab === "caption") {
-    form.replaceChildren(...LENGTHS.map((length) => button(length[0].toUpperCase() + length.slice(1), () => submit(length), { "data-testid": `caption-${length}` })), compareBox() || "");
+    form.replaceChildren(
+      ...LENGTHS.map((length) =>
+        button(length[0].toUpperCase() + length.slice(1), () => submit(length), { "data-testid": `caption-${length}` }),
+      ),
+      compareBox() || "",
+    );
     return;
   }
   if (state.tab === "gaze") {
@@ -91,10 +96,22 @@ function showForm() {
   input.value = state.drafts[state.tab] ?? "";
   const more = [];
   if (state.tab === "ask") {
-    more.push(el("label", { class: "check" }, el("input", { type: "checkbox", id: "think" }), " Think first"), compareBox() || "");
-    if (picture?.kind === "video") more.push(button("Ask all along", () => submit(null, "watch"), { "data-testid": "watch" }));
+    // Models that the catalogue does not know tell no skills, and may have any.
+    if (entry()?.skills?.includes("reasoning") ?? true)
+      more.push(el("label", { class: "check" }, el("input", { type: "checkbox", id: "think" }), " Think first"));
+    more.push(compareBox() || "");
+    if (picture?.kind === "video")
+      more.push(button("Ask all along", () => submit(null, "watch"), { "data-testid": "watch" }));
   }
-  form.replaceChildren(el("div", { class: "line" }, input, el("button", { type: "submit", class: "accent", "data-testid": "send" }, "Ask")), ...more);
+  form.replaceChildren(
+    el(
+      "div",
+      { class: "line" },
+      input,
+      el("button", { type: "submit", class: "accent", "data-testid": "send" }, "Ask"),
+    ),
+    ...more,
+  );
 }
 
 const compared = () => state.models.filter((model) => model.loaded && !model.ways);
@@ -105,7 +122,14 @@ function asked() {
   return compared().map((model) => ({ model: model.id, isCompared: true }));
 }
 
-const compareBox = () => compared().length > 1 && el("label", { class: "check" }, el("input", { type: "checkbox", id: "compare", "data-testid": "compare" }), ` Ask all ${compared().length} models in memory`);
+const compareBox = () =>
+  compared().length > 1 &&
+  el(
+    "label",
+    { class: "check" },
+    el("input", { type: "checkbox", id: "compare", "data-testid": "compare" }),
+    ` Ask all ${compared().length} models in memory`,
+  );
 
 function submit(length = null, kind = null) {
   const picture = current();
@@ -114,19 +138,38 @@ function submit(length = null, kind = null) {
     return;
   }
   if (state.tab === "caption") {
-    for (const model of asked()) asking.ask(picture, { kind: "caption", prompt: `${length[0].toUpperCase()}${length.slice(1)} caption`, length, ...model });
+    for (const model of asked())
+      asking.ask(picture, {
+        kind: "caption",
+        prompt: `${length[0].toUpperCase()}${length.slice(1)} caption`,
+        length,
+        ...model,
+      });
     return;
   }
   const text = (byId("question").value.trim() || (state.tab === "ask" ? ASKED.ask : "")).trim();
   if (!text) return;
   state.drafts[state.tab] = byId("question").value = "";
   if (state.tab === "ask") {
-    const think = byId("think").checked;
-    for (const model of asked()) asking.ask(picture, { kind: kind ?? (think ? "think" : "ask"), prompt: text, isFollowUp: !think && !model.isCompared, ...model });
+    const think = byId("think")?.checked;
+    for (const model of asked())
+      asking.ask(picture, {
+        kind: kind ?? (think ? "think" : "ask"),
+        prompt: text,
+        isFollowUp: !think && !model.isCompared,
+        ...model,
+      });
     return;
   }
-  const known = picture.answers.filter((answer) => answer.kind === state.tab && answer.state !== "failed").map((answer) => answer.prompt);
-  for (const word of new Set(text.split(",").map((one) => one.trim()).filter(Boolean))) {
+  const known = picture.answers
+    .filter((answer) => answer.kind === state.tab && answer.state !== "failed")
+    .map((answer) => answer.prompt);
+  for (const word of new Set(
+    text
+      .split(",")
+      .map((one) => one.trim())
+      .filter(Boolean),
+  )) {
     if (!known.includes(word)) asking.ask(picture, { kind: state.tab, prompt: word });
   }
 }
@@ -140,7 +183,13 @@ async function pickEye() {
 
 // --- answers -------------------------------------------------------------------------------------------------------
 
-const KINDS = { ask: ["ask", "think", "watch"], caption: ["caption"], detect: ["detect"], point: ["point"], gaze: ["gaze"] };
+const KINDS = {
+  ask: ["ask", "think", "watch"],
+  caption: ["caption"],
+  detect: ["detect"],
+  point: ["point"],
+  gaze: ["gaze"],
+};
 
 function showAnswers() {
   const picture = current();
@@ -177,13 +226,23 @@ function rowOf(picture, answer) {
     rows.set(answer.id, row);
   }
   const hovered = state.hover?.answer === answer.id ? state.hover.index : null;
-  const now = JSON.stringify([answer.state, answer.text, answer.reasoning, answer.error, answer.found, answer.times, answer.hidden, hovered, answer.ms]);
+  const now = JSON.stringify([
+    answer.state,
+    answer.text,
+    answer.reasoning,
+    answer.error,
+    answer.found,
+    answer.times,
+    answer.hidden,
+    hovered,
+    answer.ms,
+  ]);
   if (row.dataset.now === now) return row;
   row.dataset.now = now;
   if (row.dataset.state === "running" && answer.state !== "running") say(answer);
   row.dataset.state = answer.state;
   const focused = row.contains(document.activeElement) ? document.activeElement.dataset.name : null;
-  row.replaceChildren(head(answer), ...body(picture, answer, hovered), foot(picture, answer));
+  row.replaceChildren(head(picture, answer), ...body(picture, answer, hovered), foot(picture, answer));
   if (focused) row.querySelector(`[data-name="${focused}"]`)?.focus();
   return row;
 }
@@ -194,24 +253,51 @@ function say(answer) {
   byId("said").textContent = `${answer.prompt}: ${answer.error ?? found ?? (answer.text || answer.state)}`;
 }
 
-function head(answer) {
-  const swatch = answer.found && el("span", { class: "swatch" });
-  if (swatch) swatch.style.background = stage.colourOf(answer.prompt);
-  const count = answer.found && answer.kind !== "gaze" && el("span", { class: "count", "data-testid": "count" }, String(answer.found.length));
-  return el("h2", {}, swatch, answer.prompt, count);
+// What was asked; of what is drawn a chip with its colour and count, which hides and shows it.
+function head(picture, answer) {
+  if (!answer.found) return el("h2", {}, answer.isCompared && el("strong", {}, answer.model), answer.prompt);
+  const swatch = el("span", { class: "swatch" });
+  swatch.style.background = answer.hidden ? "none" : stage.colourOf(answer.prompt);
+  const count =
+    answer.kind !== "gaze" && el("span", { class: "count", "data-testid": "count" }, String(answer.found.length));
+  const hide = () => {
+    answer.hidden = !answer.hidden;
+    keepPicture(picture);
+    update();
+  };
+  const told = {
+    class: "chip",
+    "aria-pressed": String(!answer.hidden),
+    title: answer.hidden ? "Show it in the picture" : "Hide it in the picture",
+  };
+  return el(
+    "h2",
+    {},
+    button([swatch, answer.prompt, count], hide, { ...told, "data-testid": "chip", "data-name": "chip" }),
+  );
 }
 
 function body(picture, answer, hovered) {
   const parts = [];
-  if (answer.reasoning) parts.push(el("details", { class: "reasoning" }, el("summary", {}, "Reasoning"), el("p", {}, answer.reasoning)));
+  if (answer.reasoning)
+    parts.push(el("details", { class: "reasoning" }, el("summary", {}, "Reasoning"), el("p", {}, answer.reasoning)));
   if (answer.text || answer.state === "running") {
-    parts.push(el("p", { class: answer.state === "running" ? "text runs" : "text", "data-testid": "text" }, answer.text));
+    parts.push(
+      el("p", { class: answer.state === "running" ? "text runs" : "text", "data-testid": "text" }, answer.text),
+    );
   }
   if (answer.times?.length) parts.push(timeline(picture, spansOf(answer.times)));
   if (answer.found?.length) {
-    parts.push(el("ol", { class: answer.hidden ? "found hidden" : "found" }, answer.found.map((one, index) => foundRow(answer, one, index, hovered))));
+    parts.push(
+      el(
+        "ol",
+        { class: answer.hidden ? "found hidden" : "found" },
+        answer.found.map((one, index) => foundRow(answer, one, index, hovered)),
+      ),
+    );
   }
-  if (answer.found && answer.state === "done" && !answer.found.length) parts.push(el("p", { class: "none" }, "None found."));
+  if (answer.found && answer.state === "done" && !answer.found.length)
+    parts.push(el("p", { class: "none" }, "None found."));
   if (answer.error) parts.push(el("p", { class: "error", role: "alert" }, answer.error));
   if (answer.state === "stopped") parts.push(el("p", { class: "none" }, "Stopped."));
   return parts;
@@ -239,8 +325,20 @@ function timeline(picture, spans) {
     part.style.background = stage.COLOURS[texts.indexOf(span.text) % stage.COLOURS.length];
     return part;
   });
-  const rows = spans.map((span) => el("li", {}, button(when(span), () => go(span), { class: "quiet" }), ` ${span.text}`));
-  return el("div", {}, el("div", { class: "timeline", "aria-hidden": "true", "data-testid": "timeline" }, bar), el("ol", { class: "spans" }, rows));
+  const rows = spans.map((span) =>
+    el(
+      "li",
+      {},
+      button(when(span), () => go(span), { class: "quiet" }),
+      ` ${span.text}`,
+    ),
+  );
+  return el(
+    "div",
+    {},
+    el("div", { class: "timeline", "aria-hidden": "true", "data-testid": "timeline" }, bar),
+    el("ol", { class: "spans" }, rows),
+  );
 }
 
 function foundRow(answer, one, index, hovered) {
@@ -254,31 +352,64 @@ function foundRow(answer, one, index, hovered) {
         : "looks out of the picture";
   const enter = () => update({ hover: { answer: answer.id, index } });
   const leave = () => update({ hover: null });
-  return el("li", { id: `row-${answer.id}-${index}`, tabindex: "0", "data-name": `row-${index}`, class: hovered === index ? "hovered" : "", onmouseenter: enter, onmouseleave: leave, onfocus: enter, onblur: leave }, place);
+  return el(
+    "li",
+    {
+      id: `row-${answer.id}-${index}`,
+      tabindex: "0",
+      "data-name": `row-${index}`,
+      class: hovered === index ? "hovered" : "",
+      onmouseenter: enter,
+      onmouseleave: leave,
+      onfocus: enter,
+      onblur: leave,
+    },
+    place,
+  );
 }
 
 function foot(picture, answer) {
-  if (answer.state === "running") return el("footer", {}, button("Stop", () => asking.stop(answer), { "data-testid": "stop", "data-name": "stop" }));
-  const speed = answer.speed ?? (answer.tokens && answer.ms ? (1000 * answer.tokens) / answer.ms : null);
-  const told = [answer.ms && seconds(answer.ms), speed && `${speed.toFixed(0)} tokens/s`, (answer.isCompared || answer.model !== state.model) && answer.model];
+  if (answer.state === "running")
+    return el(
+      "footer",
+      {},
+      button("Stop", () => asking.stop(answer), { "data-testid": "stop", "data-name": "stop" }),
+    );
+  const speed =
+    answer.text && (answer.speed ?? (answer.tokens && answer.ms ? (1000 * answer.tokens) / answer.ms : null));
+  const isOthers = !answer.isCompared && answer.model !== state.model;
+  const told = [
+    isOthers && answer.model,
+    answer.isWhole && "whole video",
+    answer.ms && seconds(answer.ms),
+    speed && `${speed.toFixed(0)} tokens/s`,
+  ];
   const text = answer.text || JSON.stringify(answer.found ?? answer.times ?? "");
-  const copy = copyButton(text, { class: "quiet", "data-name": "copy" });
-  const hide = () => {
-    answer.hidden = !answer.hidden;
-    keepPicture(picture);
-    update();
-  };
-  const data = () => save(`${picture.name}-${answer.prompt}.json`, JSON.stringify({ picture: picture.name, [answer.kind]: answer.prompt, found: answer.found }, null, 2), "application/json");
+  const go = () => seek(picture, answer.at).then(stage.redraw);
   return el(
     "footer",
     {},
     el("span", { class: "told" }, told.filter(Boolean).join(" · ")),
-    answer.found && button(answer.hidden ? "Show" : "Hide", hide, { class: "quiet", "data-name": "hide" }),
-    copy,
-    button("</>", () => openCode(picture, answer), { class: "quiet", "aria-label": "As code", title: "As code", "data-testid": "code", "data-name": "code" }),
-    answer.found && button("PNG", stage.savePng, { class: "quiet", "data-testid": "png", "data-name": "png" }),
-    answer.found && button("JSON", data, { class: "quiet", "data-name": "json" }),
-    button("Again", () => asking.retry(picture, answer), { class: "quiet", "data-testid": "again", "data-name": "again" }),
-    button("×", () => asking.forget(picture, answer), { class: "quiet", "aria-label": "Remove this answer", title: "Remove", "data-name": "remove" }),
+    answer.at != null &&
+      button(`at ${answer.at.toFixed(1)} s`, go, { class: "quiet", title: "Show this frame", "data-name": "go" }),
+    copyButton(text, { class: "quiet", "data-name": "copy" }),
+    button("</>", () => openCode(picture, answer), {
+      class: "quiet",
+      "aria-label": "As code",
+      title: "As code",
+      "data-testid": "code",
+      "data-name": "code",
+    }),
+    button("Again", () => asking.retry(picture, answer), {
+      class: "quiet",
+      "data-testid": "again",
+      "data-name": "again",
+    }),
+    button("×", () => asking.forget(picture, answer), {
+      class: "quiet",
+      "aria-label": "Remove this answer",
+      title: "Remove",
+      "data-name": "remove",
+    }),
   );
 }

@@ -60,7 +60,12 @@ async function isTurned(blob) {
 
 async function openVideo(blob) {
   const url = URL.createObjectURL(blob);
-  const video = Object.assign(document.createElement("video"), { src: url, muted: true, playsInline: true, preload: "auto" });
+  const video = Object.assign(document.createElement("video"), {
+    src: url,
+    muted: true,
+    playsInline: true,
+    preload: "auto",
+  });
   await new Promise((resolve, reject) => {
     video.onloadeddata = resolve;
     video.onerror = () => reject(new Error("no video"));
@@ -72,7 +77,7 @@ export function remove(picture) {
   for (const answer of picture.answers) answer.abort?.abort();
   URL.revokeObjectURL(picture.url);
   const left = state.pictures.filter((one) => one !== picture);
-  update({ pictures: left, current: state.current === picture.id ? left.at(-1)?.id ?? null : state.current });
+  update({ pictures: left, current: state.current === picture.id ? (left.at(-1)?.id ?? null) : state.current });
 }
 
 // The pictures of the last visit, or the example.
@@ -96,9 +101,11 @@ export async function addExample() {
   return add(await reply.blob(), "example.png");
 }
 
-// A picture as it is sent: base64 in a data: URL. Of a video the frame that is shown.
-export async function dataUrl(picture) {
-  const blob = picture.kind === "video" ? await frameOf(picture) : picture.blob;
+// What is seen of a picture or a video: of this the frame that is shown.
+export const shownBlob = (picture) => (picture.kind === "video" ? frameOf(picture) : picture.blob);
+
+// A picture or a video as it is sent: base64 in a data: URL.
+export async function dataUrl(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
@@ -107,7 +114,7 @@ export async function dataUrl(picture) {
   });
 }
 
-export async function frameOf(picture) {
+async function frameOf(picture) {
   const by = Math.min(1, LONGEST / Math.max(picture.width, picture.height));
   const canvas = new OffscreenCanvas(Math.round(picture.width * by), Math.round(picture.height * by));
   canvas.getContext("2d").drawImage(picture.video, 0, 0, canvas.width, canvas.height);
@@ -122,4 +129,3 @@ export async function seek(picture, time) {
     video.currentTime = time;
   });
 }
-

@@ -6,7 +6,9 @@ import { current, state, subscribe, update } from "./store.js";
 
 // Safe for colour-blind eyes (after Okabe and Ito), each with 3:1 against the dark halo.
 export const COLOURS = ["#56b4e9", "#e69f00", "#2bb58b", "#f0e442", "#e58cc0", "#ff7f50", "#a6a6ff", "#ffffff"];
+const STEP = 1.25; // of the zoom
 const HALO = "#16140fcc";
+const A_FRAME = 0.04; // seconds
 const NEAR = 14; // pixels of the screen at which a point counts as under the pointer
 
 let view = null;
@@ -26,10 +28,11 @@ function labelsOf(picture) {
   return [...new Set(found)];
 }
 
-// What is drawn: { answer, index, label, box | point | line }.
+// What is drawn: { answer, index, label, box | point | line }. In a video, over the frame that it was found in.
 export function marks(picture) {
+  const isShown = ({ at }) => picture.kind !== "video" || Math.abs(picture.video.currentTime - at) < A_FRAME;
   return (picture?.answers ?? [])
-    .filter((answer) => answer.found && !answer.hidden)
+    .filter((answer) => answer.found && !answer.hidden && isShown(answer))
     .flatMap((answer) => answer.found.map((one, index) => ({ answer, index, label: answer.prompt, ...one })));
 }
 
@@ -48,11 +51,13 @@ export function start() {
   canvas.addEventListener("pointerup", onUp);
   canvas.addEventListener("pointercancel", onUp);
   canvas.addEventListener("pointerleave", () => hover(null));
-  canvas.addEventListener("dblclick", () => {
-    view = null;
-    redraw();
-  });
+  canvas.addEventListener("dblclick", () => zoomBy(0));
   canvas.addEventListener("keydown", onKey);
+  byId("smaller").addEventListener("click", () => zoomBy(STEP ** -1));
+  byId("larger").addEventListener("click", () => zoomBy(STEP));
+  byId("whole").addEventListener("click", () => zoomBy(0));
+  byId("png").addEventListener("click", savePng);
+  byId("json").addEventListener("click", saveJson);
 }
 
 function show() {
@@ -93,6 +98,8 @@ function draw() {
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
   const picture = current();
+  byId("tools").hidden = !picture;
+  byId("downloads").hidden = !marks(picture).length;
   if (!picture || !image || !box.width) return;
   whole ??= fit(picture, box);
   view ??= { ...whole };
@@ -118,7 +125,10 @@ function paint(context, picture, at, hovered) {
 
 // Each line twice: a halo that shows on any ground, and the colour.
 function stroke(context, colour, width, path) {
-  for (const [style, extra] of [[HALO, 2], [colour, 0]]) {
+  for (const [style, extra] of [
+    [HALO, 2],
+    [colour, 0],
+  ]) {
     context.strokeStyle = style;
     context.lineWidth = width + extra;
     context.beginPath();
@@ -171,15 +181,31 @@ function paintLine(context, picture, at, { from, to }, colour) {
 }
 
 // The picture with its marks, as it is and not as it is zoomed.
-export async function savePng() {
+async function savePng() {
   const picture = current();
   const by = Math.max(1, 800 / Math.max(picture.width, picture.height));
   const canvas = new OffscreenCanvas(Math.round(picture.width * by), Math.round(picture.height * by));
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   paint(context, picture, { scale: by, x: 0, y: 0 }, null);
-  save(`${picture.name.replace(/\.\w+$/, "")}-galago.png`, await canvas.convertToBlob({ type: "image/png" }));
+  save(`${stem(picture)}-galago.png`, await canvas.convertToBlob({ type: "image/png" }));
 }
+
+// All that is drawn over it, in numbers from 0 to 1.
+function saveJson() {
+  const picture = current();
+  const found = marks(picture).map(({ answer, label, box, point, line }) => {
+    return { [answer.kind]: label, model: answer.model, time: answer.at ?? undefined, ...box, ...point, ...line };
+  });
+  const { name, width, height } = picture;
+  save(
+    `${stem(picture)}-galago.json`,
+    JSON.stringify({ picture: name, width, height, found }, null, 2),
+    "application/json",
+  );
+}
+
+const stem = (picture) => picture.name.replace(/\.\w+$/, "");
 
 // --- the pointer ---------------------------------------------------------------------------------------------------
 
@@ -242,11 +268,15 @@ function onUp(event) {
 }
 
 function onKey(event) {
-  const picture = current();
-  const steps = { "+": 1.25, "=": 1.25, "-": 0.8, 0: 1e-9 };
-  if (!picture || !view || !(event.key in steps)) return;
+  const factor = { "+": STEP, "=": STEP, "-": STEP ** -1, 0: 0 }[event.key];
+  if (factor !== undefined) zoomBy(factor);
+}
+
+// Zoom about the middle; by 0, the whole picture.
+function zoomBy(factor) {
+  if (!view) return;
   const canvas = byId("canvas");
-  view = zoom(view, whole, steps[event.key], { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 });
+  view = zoom(view, whole, factor, { x: canvas.clientWidth / 2, y: canvas.clientHeight / 2 });
   redraw();
 }
 
@@ -261,7 +291,8 @@ function markAt({ x, y }) {
   const inside = ({ x_min, x_max, y_min, y_max }) => p.x >= x_min && p.x <= x_max && p.y >= y_min && p.y <= y_max;
   const area = ({ box }) => (box ? (box.x_max - box.x_min) * (box.y_max - box.y_min) : 0);
   const under = marks(picture).filter(
-    ({ box, point, line }) => (box && inside(box)) || (point && near(point)) || (line && (near(line.from) || (line.to && near(line.to)))),
+    ({ box, point, line }) =>
+      (box && inside(box)) || (point && near(point)) || (line && (near(line.from) || (line.to && near(line.to)))),
   );
   // The smallest: one inside another can be reached.
   return under.sort((a, b) => area(a) - area(b))[0] ?? null;

@@ -68,22 +68,15 @@ export const keep = (name, one) => inStore(name, "readwrite", (store) => store.p
 export const drop = (name, id) => inStore(name, "readwrite", (store) => store.delete(id));
 export const dropAll = (name) => inStore(name, "readwrite", (store) => store.clear());
 
-const waiting = new Map();
-
-// Keep a picture with its answers, soon.
+// Keep a picture with its answers, but those that are still coming.
 export function keepPicture(picture) {
-  clearTimeout(waiting.get(picture.id));
-  const write = () => {
-    if (!state.pictures.includes(picture)) return; // it is gone meanwhile
-    const { id, name, kind, blob, width, height, answers, added } = picture;
-    const ended = answers.filter((answer) => answer.state !== "running").map(({ abort, ...answer }) => answer);
-    keep("pictures", { id, name, kind, blob, width, height, added, answers: ended });
-  };
-  waiting.set(picture.id, setTimeout(write, 200));
+  if (!state.pictures.includes(picture)) return; // it is gone meanwhile
+  const { id, name, kind, blob, width, height, answers, added } = picture;
+  const ended = answers.filter((answer) => answer.state !== "running").map(({ abort, ...answer }) => answer);
+  keep("pictures", { id, name, kind, blob, width, height, added, answers: ended });
 }
 
 export async function forgetAll() {
-  for (const timer of waiting.values()) clearTimeout(timer);
   for (const picture of state.pictures) {
     for (const answer of picture.answers) answer.abort?.abort();
   }

@@ -78,7 +78,9 @@ function frameOf(picture) {
   if (!frames.has(picture.id)) {
     const canvas = Object.assign(document.createElement("canvas"), { width: 72, height: 72 });
     const side = Math.min(picture.width, picture.height);
-    canvas.getContext("2d").drawImage(picture.video, (picture.width - side) / 2, (picture.height - side) / 2, side, side, 0, 0, 72, 72);
+    canvas
+      .getContext("2d")
+      .drawImage(picture.video, (picture.width - side) / 2, (picture.height - side) / 2, side, side, 0, 0, 72, 72);
     frames.set(picture.id, canvas);
   }
   return frames.get(picture.id);
@@ -104,7 +106,12 @@ function onKey(event) {
 }
 
 function openAddress() {
-  const input = el("input", { type: "url", required: true, "aria-label": "Address of a picture or a video", placeholder: "https://…" });
+  const input = el("input", {
+    type: "url",
+    required: true,
+    "aria-label": "Address of a picture or a video",
+    placeholder: "https://…",
+  });
   const error = el("p", { class: "error", role: "alert" });
   const form = el("form", { class: "line" }, input, el("button", { type: "submit", class: "accent" }, "Add"));
   const dialog = openDialog("A picture by its address", form, error);
@@ -129,21 +136,33 @@ async function openCamera() {
   }
   const video = el("video", { autoplay: true, playsInline: true, muted: true });
   video.srcObject = stream;
-  const dialog = openDialog("Camera", video, button("Take the picture", async () => {
-    const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
-    canvas.getContext("2d").drawImage(video, 0, 0);
-    await add(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }), "camera.jpg");
-    dialog.close();
-  }, { class: "accent" }));
+  const dialog = openDialog(
+    "Camera",
+    video,
+    button(
+      "Take the picture",
+      async () => {
+        const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+        canvas.getContext("2d").drawImage(video, 0, 0);
+        await add(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }), "camera.jpg");
+        dialog.close();
+      },
+      { class: "accent" },
+    ),
+  );
   dialog.addEventListener("close", () => stream.getTracks().forEach((track) => track.stop()), { once: true });
 }
 
 function forget() {
-  confirm("Forget all", "Pictures, answers and the key are removed from this browser. Jobs stay on the server.", async () => {
-    await forgetAll();
-    document.dispatchEvent(new Event("galago-forgot"));
-    say("All is forgotten.");
-  });
+  confirm(
+    "Forget all",
+    "Pictures, answers and the key are removed from this browser. Jobs stay on the server.",
+    async () => {
+      await forgetAll();
+      document.dispatchEvent(new Event("galago-forgot"));
+      say("All is forgotten.");
+    },
+  );
 }
 
 // --- videos --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""What tests of the page do in it, as a person would."""
+
+import io
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+BLUE = (36, 95, 235)
+"""Of the circle in examples/scene.png"""
+
+
+def show(page: Page, view: str) -> None:
+    # On a phone the name leads to the pictures.
+    there = ".brand" if view == "look" else f"nav a[data-view={view}]"
+    page.locator(there).click()
+    page.locator(f"#view-{view}").wait_for()
+
+
+def ask(page: Page, tab: str, text: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+    page.get_by_test_id("question").fill(text)
+    page.get_by_test_id("send").click()
+
+
+def last(page: Page, state: str = "done") -> Locator:
+    """The newest answer of the tab, once it has come to this state."""
+    answer = page.get_by_test_id("answer").last
+    expect(answer).to_have_attribute("data-state", state)
+    return answer
+
+
+def screenshot(page: Page) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.get_by_test_id("canvas").screenshot())).convert("RGB")).astype(int)
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is set."""
+    ys, xs = np.nonzero(mask)
+    return xs.min(), ys.min(), xs.max(), ys.max()
+
+
+def near(pixels: np.ndarray, colour: tuple[int, int, int], most: int = 40) -> np.ndarray:
+    return np.abs(pixels - np.array(colour)).max(axis=-1) < most
