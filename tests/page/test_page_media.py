@@ -77,7 +77,7 @@ def test_a_video_is_watched(page: Page) -> None:
     page.get_by_test_id("question").fill("What color is the shape?")
     page.get_by_test_id("watch").click()
     answer = page.get_by_test_id("answer").last
-    expect(answer).to_have_attribute("data-state", "done")
+    expect(answer).to_have_attribute("data-state", "done", timeout=12 * 1000 * PATIENCE)  # as many answers
     parts = answer.get_by_test_id("timeline").locator("span")
     frames = parts.evaluate_all("all => all.map((part) => Number(part.style.flexGrow))")
     assert sum(frames) == 12 and len(frames) == answer.locator(".spans li").count()
