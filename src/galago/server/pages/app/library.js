@@ -237,14 +237,21 @@ function frame() {
     el(
       "p",
       { class: "lead" },
-      "Pictures of a folder, described one after the other in the background. They go on when this page is closed. A folder can be dropped here too.",
+      "Pictures of a folder, described in the background; drop one here, or choose it. They go on when this page is closed.",
     ),
-    el("div", { class: "line wrap" }, whatSelect(), questionInput()),
     el(
       "div",
       { class: "line wrap" },
+      whatSelect(),
+      questionInput(),
       files("library-folder", "Choose a folder", { webkitdirectory: "" }),
       files("library-files", "Choose files", { accept: "image/*", "data-testid": "library-files" }),
+    ),
+    el(
+      "div",
+      { class: "line wrap" },
+      el("progress", { id: "library-progress", value: 0, max: 1, "aria-label": "Pictures done" }),
+      el("span", { id: "library-told", role: "status", "data-testid": "library-told" }),
       el("input", {
         type: "search",
         placeholder: "Filter by text",
@@ -257,12 +264,6 @@ function frame() {
       button("CSV", () => save("captions.csv", csv(), "text/csv"), { "data-testid": "csv" }),
       button("JSONL", () => save("captions.jsonl", jsonl(), "application/jsonl"), { "data-testid": "jsonl" }),
       button("Clear", askToClear, { class: "quiet" }),
-    ),
-    el(
-      "p",
-      { class: "line" },
-      el("progress", { id: "library-progress", value: 0, max: 1, "aria-label": "Pictures done" }),
-      el("span", { id: "library-told", role: "status", "data-testid": "library-told" }),
     ),
     el("p", { id: "library-problem", class: "error", role: "alert" }),
     el("ul", { id: "library-rows", class: "rows", "data-testid": "library-rows" }),

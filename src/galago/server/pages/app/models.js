@@ -203,7 +203,7 @@ function stateOf(model, isChosen) {
   if (under || model.loading) return "loading";
   if (isChosen) return "answers";
   if (model.loaded) return "ready";
-  return unfit(model) ?? (model.installed ? "here" : "");
+  return unfit(model) ?? "";
 }
 
 function actions(model, isChosen) {
