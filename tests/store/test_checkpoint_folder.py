@@ -90,7 +90,7 @@ def test_a_folder_without_weights_says_what_may_be_meant(tmp_path):
         hub.locate(path)
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is an adapter, .*; merge it"):
         hub.locate(folder(tmp_path / "lora", "tokenizer.json", "adapter_model.safetensors"))
-    with pytest.raises(CheckpointError, match=r"mine-q4\.gguf is for llama\.cpp"):
+    with pytest.raises(CheckpointError, match=r"mine-q4\.gguf has no projector beside it"):
         hub.locate(folder(tmp_path / "gguf", "tokenizer.json", "mine-q4.gguf"))
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEPT = {"GALAGO_KERNELS", "GALAGO_GOLDEN"}
+KEPT = {"GALAGO_KERNELS", "GALAGO_GOLDEN", "GALAGO_LLAMA_SERVER"}
 """Settings of a person's that mean the tests."""
 PREFIXES = ("GALAGO_", "HF_", "HUGGINGFACE_", "XDG_", "LANGCHAIN_", "LANGSMITH_", "OPENAI_")
 """Of what is a person's own: settings, caches, keys, and where else a client would tell of what it does."""

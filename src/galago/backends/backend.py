@@ -23,6 +23,7 @@ BACKENDS = {
     NATIVE: "galago.backends.native",
     "transformers": "galago.backends.transformers",
     ONNX: "galago.backends.onnx.loading",
+    "llama_server": "galago.backends.llama_server",
     BY_FILES: "galago.backends.by_files",
 }
 """The module of each backend, which is a Loader, imported when a model of it is used."""

@@ -9,6 +9,7 @@ from galago.store import hub
 from galago.store.catalog import Entry
 from galago.store.checkpoint_folder import is_onnx
 from galago.store.foreign import FOREIGN
+from galago.store.gguf import GGUF
 from galago.system.progress import Progress
 
 
@@ -46,4 +47,4 @@ def _loader(name: str, progress: Progress | None = None) -> backend.Loader:
     if is_onnx(name):
         return backend.loader(backend.ONNX)
     family = hub.locate(name, progress=progress).family
-    return backend.loader("transformers" if family == FOREIGN else backend.NATIVE)
+    return backend.loader(family if family in (FOREIGN, GGUF) else backend.NATIVE)

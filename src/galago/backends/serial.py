@@ -1,4 +1,4 @@
-"""Running a model that carries out one request after another, for backends whose library does no more at a time.
+"""Backends with a queue, whose model carries out one request after another, or a few at a time.
 
 Its queue, its thread, its counts and how requests end are those of our own engine.
 """
@@ -9,12 +9,13 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 from galago.backends.backend import Backend, Facts
-from galago.engine.engine import FORKED, SHUT_DOWN, EngineRun, Worker
+from galago.engine.engine import FORKED, SHUT_DOWN, EngineRun, Turns, Worker
 from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.request_queue import Job, RequestQueue
@@ -41,15 +42,15 @@ class Turn:
 
     def check(self) -> None:
         """Raise Stopped, DeadlineExceeded or EngineClosed if the request is to end now: called at each token."""
-        _end_late(self._queue, self._metrics)
+        end_late(self._queue, self._metrics)
         if self._s.job.cancelled:
             raise Stopped
         if error := self._s.job.deadline_error() or self._queue.closed:
             raise copy.copy(error)
 
-    def begin_answer(self, prompt_tokens: int, image_tokens: int = 0) -> None:
-        """Count the prompt, which has been computed."""
-        self._s.count_prompt(prompt_tokens, image_tokens)
+    def begin_answer(self, prompt_tokens: int, image_tokens: int = 0, cached: int = 0) -> None:
+        """Count the prompt, which has been computed but for what was `cached`."""
+        self._s.count_prompt(prompt_tokens, image_tokens, cached)
         self._s.charge("decode")
 
     def count_token(self) -> None:
@@ -72,18 +73,22 @@ class Prepared(Protocol):
         ...
 
 
-class SerialModel(Protocol):
-    """A model that carries out one request at a time."""
-
-    @property
-    def device(self) -> torch.device: ...
+class QueuedModel(Protocol):
+    """A model whose requests wait in a queue."""
 
     def prepare(self, request: Request) -> Prepared:
         """Check a request, from any thread. Raises what is wrong with it."""
         ...
 
 
-class _Task(Job):
+class SerialModel(QueuedModel, Protocol):
+    """A model that carries out one request at a time."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+class Task(Job):
     """A request in the queue."""
 
     def __init__(self, prepared: Prepared, request: Request) -> None:
@@ -97,16 +102,70 @@ def _no_steps() -> Steps:
     yield
 
 
-class Serial(Backend):
-    """A backend over a SerialModel. One that is let go, with all its runs, closes itself."""
+class OneByOne:
+    """Carries out the requests of a queue one after another."""
 
-    def __init__(self, model: SerialModel, facts: Facts, limits: Limits | None) -> None:
+    def __init__(self, model: SerialModel, queue: RequestQueue, metrics: Metrics) -> None:
+        self._model, self._queue, self._metrics = model, queue, metrics
+        self._running: Sequence | None = None
+        metrics.watch(self.snapshot)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(len(self._queue), int(self._running is not None))
+
+    def run(self) -> None:
+        while not self._queue.closed:
+            self._queue.wait(0)
+            end_late(self._queue, self._metrics)
+            job = self._queue.peek()
+            if isinstance(job, Task):
+                if self._queue.pop(job):
+                    self._carry_out(job)
+            elif not self._queue.wait(IDLE_S):
+                return_memory(self._model.device)
+                self._queue.wait(None)
+
+    def shut_down(self, why: GalagoError) -> None:
+        if self._running:
+            finish(self._running, copy.copy(why), self._queue, self._metrics)
+        self._queue.shut_down(why)
+        end_late(self._queue, self._metrics)
+        self._metrics.close()
+        del self._model
+
+    def _carry_out(self, task: Task) -> None:
+        self._metrics.observe_wait(time.perf_counter() - task.arrival)
+        s = self._running = Sequence(task)
+        how: End | Exception | None
+        try:
+            how = task.prepared.carry_out(Turn(s, self._queue, self._metrics))
+        except Stopped:
+            how = None
+        except Exception as error:
+            how = error
+        self._running = None
+        finish(s, how, self._queue, self._metrics)
+
+
+class Serial(Backend):
+    """A backend with a queue. One that is let go, with all its runs, closes itself."""
+
+    def __init__(
+        self,
+        model: QueuedModel,
+        facts: Facts,
+        limits: Limits | None,
+        turns: Callable[[Any, RequestQueue, Metrics], Turns] = OneByOne,
+        running: int = 1,
+    ) -> None:
+        """`turns` carries out `running` requests at a time, by default one after another."""
         limits = limits or Limits()
-        self.facts, self._model, self._most_waiting = facts, model, limits.waiting
+        self.facts, self._model = facts, model
+        self._limits = {"waiting": limits.waiting, "running": running}
         self._metrics = Metrics(facts.name, facts.precision)
-        self._queue = RequestQueue(limits.waiting, 1)
+        self._queue = RequestQueue(limits.waiting, running)
         self._process = os.getpid()
-        self._turns = _Turns(model, self._queue, self._metrics)
+        self._turns = turns(model, self._queue, self._metrics)
         self._worker = Worker(self._turns, self._queue, facts.threads)
         self._worker.start()
         weakref.finalize(self, self._queue.close, SHUT_DOWN)
@@ -116,7 +175,7 @@ class Serial(Backend):
         return FORKED if self._process != os.getpid() else self._queue.closed
 
     def submit(self, request: Request) -> EngineRun:
-        task = _Task(self._model.prepare(request), request)
+        task = Task(self._model.prepare(request), request)
         self.check_process()
         try:
             self._queue.put(task)
@@ -135,7 +194,7 @@ class Serial(Backend):
             raise
 
     def stats(self) -> dict[str, Any]:
-        return self._metrics.stats() | {"limits": {"waiting": self._most_waiting, "running": 1}}
+        return self._metrics.stats() | {"limits": self._limits}
 
     def limit_kv(self, most: int) -> None:
         """Nothing is to be done: those of one request are in what the model needs."""
@@ -154,61 +213,16 @@ class Serial(Backend):
             raise copy.copy(FORKED)
 
 
-class _Turns:
-    """Carries out the requests of a queue one after another."""
-
-    def __init__(self, model: SerialModel, queue: RequestQueue, metrics: Metrics) -> None:
-        self._model, self._queue, self._metrics = model, queue, metrics
-        self._running: Sequence | None = None
-        metrics.watch(self.snapshot)
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(len(self._queue), int(self._running is not None))
-
-    def run(self) -> None:
-        while not self._queue.closed:
-            self._queue.wait(0)
-            _end_late(self._queue, self._metrics)
-            job = self._queue.peek()
-            if isinstance(job, _Task):
-                if self._queue.pop(job):
-                    self._carry_out(job)
-            elif not self._queue.wait(IDLE_S):
-                return_memory(self._model.device)
-                self._queue.wait(None)
-
-    def shut_down(self, why: GalagoError) -> None:
-        if self._running:
-            _finish(self._running, copy.copy(why), self._queue, self._metrics)
-        self._queue.shut_down(why)
-        _end_late(self._queue, self._metrics)
-        self._metrics.close()
-        del self._model
-
-    def _carry_out(self, task: _Task) -> None:
-        self._metrics.observe_wait(time.perf_counter() - task.arrival)
-        s = self._running = Sequence(task)
-        how: End | Exception | None
-        try:
-            how = task.prepared.carry_out(Turn(s, self._queue, self._metrics))
-        except Stopped:
-            how = None
-        except Exception as error:
-            how = error
-        self._running = None
-        _finish(s, how, self._queue, self._metrics)
-
-
-def _end_late(queue: RequestQueue, metrics: Metrics) -> None:
+def end_late(queue: RequestQueue, metrics: Metrics) -> None:
     """End waiting requests whose deadline has passed, and count those that ended while they waited."""
     for job, how in queue.drain_ended():
         metrics.count_finished(job.skill, how, None, None)
     for job in queue.jobs():
         if (error := job.deadline_error()) and queue.pop(job):
-            _finish(Sequence(job), error, queue, metrics)
+            finish(Sequence(job), error, queue, metrics)
 
 
-def _finish(s: Sequence, how: End | Exception | None, queue: RequestQueue, metrics: Metrics) -> None:
+def finish(s: Sequence, how: End | Exception | None, queue: RequestQueue, metrics: Metrics) -> None:
     """End a request: done, failed, or cancelled (None)."""
     skill = s.job.skill
     if isinstance(how, Exception):

@@ -56,9 +56,10 @@ class Sequence:
         self._times["encode"] += seconds[0]
         self._times["prefill"] += seconds[1]
 
-    def count_prompt(self, positions: int, images: int = 0) -> None:
-        """Count a prompt that was computed as a whole, so many of whose positions stand for images."""
+    def count_prompt(self, positions: int, images: int = 0, cached: int = 0) -> None:
+        """Count a prompt that was computed as a whole, so many of whose positions stand for images, or were cached."""
         self._usage["image"] += images
+        self._usage["cached"] += cached
         self.advance(positions)
 
     def begin_feed(self, feed: Feed) -> None:

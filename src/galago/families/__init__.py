@@ -27,7 +27,8 @@ class ModelFiles:
 
     `config` is its config.json, `preprocessor` its preprocessor_config.json (for images) and `video` that for videos;
     empty where there is none. `source` is the folder or file that was named, None for a model of the catalogue.
-    `notes` are sentences on what is slower or larger than it could be.
+    `notes` are sentences on what is slower or larger than it could be. A GGUF file is its own `tokenizer`, and has a
+    `projector` beside it, by which it sees.
     """
 
     name: str
@@ -40,11 +41,12 @@ class ModelFiles:
     video: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
     notes: tuple[str, ...] = ()
+    projector: Path | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of the weights and the tokenizer."""
-        return sum(file.stat().st_size for file in (*self.weights, self.tokenizer))
+        """Bytes of the weights, the tokenizer and the projector."""
+        return sum(file.stat().st_size for file in {*self.weights, self.tokenizer, *filter(None, [self.projector])})
 
     @property
     def commit(self) -> str | None:

@@ -15,7 +15,7 @@ from galago.server.assistant_files import read_assistant_file
 from galago.server.settings import KEY, RULES, SECRET, ServerSettings, SourcedValues, matches, rejection
 
 PREFIX = "GALAGO_"
-_OTHER_VARIABLES = ("GALAGO_CACHE", "GALAGO_GOLDEN", "GALAGO_KERNELS", "GALAGO_NO_KERNELS")
+_OTHER_VARIABLES = ("GALAGO_CACHE", "GALAGO_GOLDEN", "GALAGO_KERNELS", "GALAGO_LLAMA_SERVER", "GALAGO_NO_KERNELS")
 """Variables that other parts of Galago read"""
 
 

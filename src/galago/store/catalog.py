@@ -131,7 +131,6 @@ LONGEST = 80
 FOREIGN = {
     ".mf": "weights of Moondream's former client",
     ".mf.gz": "weights of Moondream's former client",
-    ".gguf": "weights of llama.cpp",
     ".onnx": "weights of ONNX Runtime",
 }
 """Files that hold weights and that nothing here reads, by how they end."""

@@ -16,6 +16,7 @@ from galago.checkpoint.config_file import TEXT, Members, one_of, read_json
 from galago.checkpoint.tensors import Damaged, tensor_names
 from galago.errors import CheckpointError, DownloadError, InvalidRequest, ModelNotFound
 from galago.families import FAMILIES, ModelFiles, by_model_type
+from galago.store import gguf
 from galago.store.catalog import (
     Address,
     Bundled,
@@ -56,20 +57,26 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         if is_onnx(path):
             graphs = f"{path} holds ONNX graphs, which are loaded, served and evaluated"
             raise CheckpointError(f"{graphs}; for this take the checkpoint that they were made of") from None
+        if os.path.exists(path) and (pair := gguf.local_files(path)):
+            return pair
         if os.path.isdir(path):
             return replace(_local(path, path.resolve().name, weights_in(path)), source=path.resolve())
         if os.path.isfile(path):
             name = path.resolve().parent.name if is_part(path) else path.stem
             return replace(_local(path.parent, name, weights_of(path)), source=path.resolve())
-        if path.suffix in SUFFIXES or str(name_or_path).startswith((".", "/", "~")):
+        if path.suffix in (*SUFFIXES, gguf.SUFFIX) or str(name_or_path).startswith((".", "/", "~")):
             raise ModelNotFound(f"no folder or file {path}") from None
-        if found := remote(str(name_or_path)):
-            return files_of_repository(found, progress, offline)
+        if named := remote(str(name_or_path)):
+            return files_of_repository(named, progress, offline)
         raise
     if isinstance(entry.source, Bundled):
         folder = bundled(entry.source)
         return _local(folder, entry.id, weights_in(folder), entry.revision)
     source = entry.source
+    if isinstance(source, Hosted) and source.projector and entry.backend == gguf.GGUF:
+        fetch(entry, progress, offline)
+        weights = tuple(required(r) for r in source.weights)
+        return ModelFiles(entry.id, gguf.GGUF, weights, weights[0], projector=required(source.projector))
     if not isinstance(source, Hosted) or source.tokenizer is None:
         raise CheckpointError(f"{entry.id} is run by {entry.backend}: there is no checkpoint of it")
     fetch(entry, progress, offline)
