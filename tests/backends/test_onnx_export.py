@@ -56,6 +56,14 @@ def test_names_are_those_that_browsers_look_for(moondream: tuple[Path, Path], sm
     assert found == ["logits", *(f"present.{one}" for one in kept)]
 
 
+def test_a_chat_template_of_its_own_file_is_found_by_browsers(smolvlm: tuple[Path, Path], tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(smolvlm[0], tmp_path / "copy"))
+    (copied / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    (copied / "chat_template.json").write_text('{"chat_template": "{{ messages }}"}')
+    written = json.loads((export(copied) / "tokenizer_config.json").read_text())
+    assert written == {"eos_token": "<end>", "chat_template": "{{ messages }}"}
+
+
 def test_sequences_that_are_filled_up_on_the_left_go_together(smolvlm: tuple[Path, Path]) -> None:
     """As programs in browsers give them, in batches with an attention_mask."""
     folder = smolvlm[1] / "onnx"
@@ -157,6 +165,9 @@ def test_only_a_checkpoint_is_exported(
 ) -> None:
     error = said(capsys, "export", moondream[1], "--to", "onnx", "--out", tmp_path / "out")
     assert "holds ONNX graphs" in error and "take the checkpoint that they were made of" in error
+    for part in ("onnx", "onnx/embed_tokens.onnx"):
+        error = said(capsys, "show", moondream[1] / part)
+        assert error.endswith(f"is a part of a model; name {moondream[1]}")
     assert "name the model alone, and --precision" in said(capsys, "export", "scenes-int8", "--to", "onnx")
 
 

@@ -57,6 +57,8 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         if is_onnx(path):
             graphs = f"{path} holds ONNX graphs, which are loaded, served and evaluated"
             raise CheckpointError(f"{graphs}; for this take the checkpoint that they were made of") from None
+        if whole := next((above for above in (path.parent, path.parent.parent) if is_onnx(above)), None):
+            raise CheckpointError(f"{path} is a part of a model; name {whole}") from None
         if os.path.exists(path) and (pair := gguf.local_files(path)):
             return pair
         if os.path.isdir(path):

@@ -16,6 +16,7 @@ import torch
 from galago.backends.onnx.graphs import ExportedGraph, graphs_of
 from galago.backends.onnx.layout import FORMAT, GRAPHS, SUFFIXES, data_file, file_name
 from galago.backends.onnx.sessions import Graph, array_of, value_of
+from galago.checkpoint.config_file import TEXT, read_json
 from galago.errors import CheckpointError, InvalidRequest, UnsupportedTask, quoted
 from galago.families import ModelFiles
 from galago.families.base import DecoderModel
@@ -123,6 +124,7 @@ def _write_configs(files: ModelFiles, folder: Path) -> None:
         with suppress(FileNotFoundError):
             shutil.copyfile(files.tokenizer.with_name(name), folder / name)
     shutil.copyfile(files.tokenizer, folder / "tokenizer.json")
+    _add_chat_template(folder)
     _write_json(folder / "config.json", dict(files.config))
     for name, members in (
         ("preprocessor_config.json", files.preprocessor),
@@ -130,6 +132,17 @@ def _write_configs(files: ModelFiles, folder: Path) -> None:
     ):
         if members:
             _write_json(folder / name, dict(members))
+
+
+def _add_chat_template(folder: Path) -> None:
+    """Put the chat template, where it lies in a file of its own, into tokenizer_config.json: browsers look there."""
+    config, old, new = (
+        folder / name for name in ("tokenizer_config.json", "chat_template.json", "chat_template.jinja")
+    )
+    if not config.is_file() or not (old.is_file() or new.is_file()):
+        return
+    template = new.read_text(encoding="utf-8") if new.is_file() else read_json(old).take("chat_template", TEXT, None)
+    _write_json(config, {"chat_template": template} | dict(read_json(config)))
 
 
 def _write_json(file: Path, members: Any) -> None:
