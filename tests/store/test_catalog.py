@@ -2,12 +2,14 @@
 
 import pytest
 
+from galago.backends.backend import BACKENDS, NATIVE
 from galago.errors import CheckpointError, ModelNotFound
 from galago.families.moondream.config import REVISIONS
 from galago.fleet.routing import MEDIA, ways_of
 from galago.precision import NAMES
 from galago.store import hub
 from galago.store.catalog import Bundled, Hosted, entries, find, lookup, routes, with_precision
+from galago.store.repository import repository
 
 
 def test_the_default_is_bundled():
@@ -21,11 +23,16 @@ def test_ids_and_aliases_are_unique_in_any_case():
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda e: e.id)
 def test_every_entry_can_be_served_by_what_there_is(entry):
-    assert entry.revision in {"moondream": REVISIONS, "smolvlm": ("SmolVLM", "SmolVLM2")}[entry.family]
+    assert entry.backend in BACKENDS
+    if entry.backend == NATIVE:
+        assert entry.revision in {"moondream": REVISIONS, "smolvlm": ("SmolVLM", "SmolVLM2")}[entry.family]
+        assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"
+    else:
+        assert repository(entry.source.repository)
+        assert set(entry.counted) | set(entry.memory) == set(entry.precisions)
     assert entry.precisions and set(entry.precisions) <= set(NAMES)
     assert set(entry.memory) <= set(entry.precisions)
     assert entry.description and entry.license and entry.parameters
-    assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"
 
 
 def test_only_the_newest_moondream_has_the_starmie_tokenizer():
@@ -54,6 +61,12 @@ SPELLINGS = {
     "SmolVLM-500M-Instruct": ("smolvlm-500m", None),
     "SmolVLM-500M-Instruct-int8": ("smolvlm-500m", "int8"),
     "smolvlm": ("smolvlm-500m", None),
+    "Florence-2-base": ("florence-2-base", None),
+    "microsoft/Florence-2-large": ("florence-2-large", None),
+    "florence2-int8": ("florence-2-base", "int8"),
+    "llava": ("llava-7b", None),
+    "llava-hf/llava-1.5-7b-hf": ("llava-7b", None),
+    "Salesforce/blip-image-captioning-base": ("blip-base", None),
     "smolvlm2": ("smolvlm2-500m", None),
     "smolvlm2-500": ("smolvlm2-500m", None),
     "smolvlm2_500m_video": ("smolvlm2-500m", None),
@@ -70,8 +83,8 @@ REFUSED = {
     "phi3_vision": "Phi-3 Vision is not supported",
     "phi3_vision_optimized": "Phi-3 Vision is not supported",
     "llava_mlx": "LLaVA is not supported",
+    "openai/clip-vit-base-patch32": "CLIP tells how alike",
     "yolo8": "YOLOv8 is not supported",
-    "Florence-2-base": "Florence-2 is not supported yet",
     "moondream-2b-int8.mf": "moondream-2b-int8.mf is not read, .* take moondream2-int8",
     "moondream-2b-int8.mf.gz": "moondream-2b-int8.mf.gz is not read, .* take moondream2-int8",
     "models/moondream-0_5b-int4.mf.gz": "is not read, .* Moondream 0.5B was published for",

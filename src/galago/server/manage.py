@@ -28,7 +28,12 @@ KEEPALIVE_S = 15.0
 """Seconds without progress after which a comment in the stream keeps the connection alive"""
 
 
-SKILLS_OF = {"objects": ("detect", "point", "gaze"), "reasoning": ("reasoning",), "video": ("video",)}
+SKILLS_OF = {
+    "objects": ("detect", "point", "gaze"),
+    "boxes": ("detect",),
+    "reasoning": ("reasoning",),
+    "video": ("video",),
+}
 """What the catalogue's words for what not every model does stand for"""
 
 
@@ -123,7 +128,10 @@ def _described(status: ModelStatus, models: Models) -> Json:
     hosted = not isinstance(entry.source, Bundled)
     return {
         "description": entry.description,
-        "skills": ["query", "caption", *(skill for one in entry.can for skill in SKILLS_OF[one])],
+        "skills": [
+            *(skill for skill in ("query", "caption") if skill not in entry.cannot),
+            *(skill for one in entry.can for skill in SKILLS_OF[one]),
+        ],
         "license": entry.license,
         "parameters": entry.parameters,
         "bundled": not hosted,

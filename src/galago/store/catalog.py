@@ -12,7 +12,12 @@ from typing import Any
 
 from galago.errors import CheckpointError, ModelNotFound, quoted
 
-SKILLS = {"objects": "finding objects, points and gazes", "reasoning": "thinking before an answer", "video": "videos"}
+SKILLS = {
+    "objects": "finding objects, points and gazes",
+    "boxes": "finding objects",
+    "reasoning": "thinking before an answer",
+    "video": "videos",
+}
 """What not every model does, in words."""
 
 
@@ -52,6 +57,14 @@ class Hosted:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A repository on the hub. What of its files a model needs is found when it is fetched."""
+
+    repository: str
+    """owner/name, or owner/name@revision"""
+
+
+@dataclass(frozen=True)
 class Address:
     """A server that has the model: nothing is downloaded."""
 
@@ -77,7 +90,7 @@ class Entry:
     description: str
     license: str
     precisions: tuple[str, ...]
-    source: Bundled | Hosted | Address | Local
+    source: Bundled | Hosted | Published | Address | Local
     parameters: int
     backend: str = "native"
     """what runs it, of backend.BACKENDS"""
@@ -89,6 +102,8 @@ class Entry:
     aliases: tuple[str, ...] = ()
     can: tuple[str, ...] = ()
     """what not every model does, of SKILLS"""
+    cannot: tuple[str, ...] = ()
+    """what most models do and it does not: caption or query"""
     kv_values: int = 0
     """Keys and values of one position, in numbers: what they take is that times the size of their type. 0 where a model
     holds nothing beside what `memory` says: no caches that could be bounded."""
@@ -144,7 +159,9 @@ def _route(name: str, table: dict[str, Any]) -> Route:
 def _entry(name: str, given: Mapping[str, Any]) -> Entry:
     table = dict(given)
     if "folder" in table:
-        source: Bundled | Hosted | Address = Bundled(table.pop("folder"))
+        source: Bundled | Hosted | Published | Address = Bundled(table.pop("folder"))
+    elif "repository" in table:
+        source = Published(table.pop("repository"))
     elif "repo" in table:
         source = _whole(table.pop("repo"), table.pop("parts", 1))
     elif "url" in table:
@@ -153,7 +170,8 @@ def _entry(name: str, given: Mapping[str, Any]) -> Entry:
         weights = [table.pop("gguf")] if "gguf" in table else table.pop("weights")
         others = {k: Remote(**table.pop(k)) for k in ("tokenizer", "projector") if k in table}
         source = Hosted(tuple(Remote(**r) for r in weights), **others)
-    listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in ("aliases", "precisions", "can") if k in table}
+    lists = ("aliases", "precisions", "can", "cannot")
+    listed: dict[str, Any] = {k: tuple(table.pop(k)) for k in lists if k in table}
     return Entry(id=name, source=source, **listed, **table)
 
 

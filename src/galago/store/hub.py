@@ -23,6 +23,7 @@ from galago.store.catalog import (
     Entry,
     Hosted,
     Local,
+    Published,
     Remote,
     Route,
     entries,
@@ -79,6 +80,8 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         fetch(entry, progress, offline)
         weights = tuple(required(r) for r in source.weights)
         return ModelFiles(entry.id, gguf.GGUF, weights, weights[0], projector=required(source.projector))
+    if isinstance(source, Published):
+        return replace(files_of_repository(_published(source), progress, offline), name=entry.id)
     if not isinstance(source, Hosted) or source.tokenizer is None:
         raise CheckpointError(f"{entry.id} is run by {entry.backend}: there is no checkpoint of it")
     fetch(entry, progress, offline)
@@ -109,9 +112,17 @@ def remote(name: str) -> Repository | None:
 
 def fetch(entry: Entry, progress: Progress | None = None, offline: bool | None = None) -> None:
     """Download what is not here yet of a model of the catalogue, as for locate()."""
+    if isinstance(entry.source, Published):
+        files_of_repository(_published(entry.source), progress, offline)
     if isinstance(entry.source, Hosted):
         lacking = [r for r in entry.source.files if not cached(r)]
         download(entry.id, lacking, progress, offline, whole=len(lacking) == len(entry.source.files))
+
+
+def _published(source: Published) -> Repository:
+    found = repository(source.repository)
+    assert found, f"{source.repository} is no name of a repository"
+    return found
 
 
 def files_of_repository(
@@ -188,6 +199,11 @@ def files_of(entry: Entry) -> tuple[Path, ...] | None:
         case Hosted() as source:
             here = [cached(r) for r in source.files]
             return tuple(p for p in here if p) if all(here) else None
+        case Published() as source:
+            found = _published(source)
+            if found.folder is None or not found.is_whole(found.folder, offline=True):
+                return None
+            return tuple(sorted(file for file in found.folder.iterdir() if file.is_file()))
         case Local(_, paths):
             return paths
         case Address():
@@ -197,6 +213,7 @@ def files_of(entry: Entry) -> tuple[Path, ...] | None:
 def repositories() -> dict[str, ModelFiles]:
     """Those in the hub's cache that hold all of a model that a family reads, by name; not what the catalogue has."""
     listed = {r.repo for e in entries() if isinstance(e.source, Hosted) for r in e.source.files}
+    listed |= {_published(e.source).repo for e in entries() if isinstance(e.source, Published)}
     found = {}
     for here in in_cache():
         if here.repo not in listed and here.folder:
@@ -218,7 +235,9 @@ def remove(name: str) -> int:
     """
     from huggingface_hub import constants, scan_cache_dir
 
-    if found := remote(name):
+    known = lookup(name)
+    published = isinstance(known, Entry) and isinstance(known.source, Published) and _published(known.source)
+    if found := published or remote(name):
         if not found.commit or found.folder is None:
             raise ModelNotFound(f"{found.name} is not installed")
         revision = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(found.commit)
