@@ -5,7 +5,7 @@ from installed import install
 
 from galago.backends.memory_estimate import memory_needed
 from galago.fleet.default_model import choose_default_model, model_from_environment, photo_models, recommend
-from galago.store.catalog import Bundled, entries, find
+from galago.store.catalog import entries, find
 
 CPU = {"device": "cpu"}
 PLENTY = 64 << 30
@@ -58,7 +58,7 @@ def test_only_who_can_do_it_is_chosen() -> None:
 def test_what_is_recommended_fits() -> None:
     assert recommend(PLENTY, None, need) == (find("moondream2"), "moondream2")
     assert recommend(need("moondream2-int4"), None, need) == (find("moondream2"), "moondream2-int4")
-    smallest = min(need(f"{e.id}-int4") for e in entries() if not isinstance(e.source, Bundled))
+    smallest = min(need(f"{e.id}-int4") for e in photo_models())
     found = recommend(smallest, None, need)
     assert found is not None and need(found[1]) == smallest
     assert recommend(smallest - 1, None, need) is None

@@ -10,6 +10,7 @@ import tiny_moondream
 import tiny_smolvlm
 from hub_standin import Shelf, at_an_address
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save
 from serving import serving
 from vectors import VECTORS
@@ -284,3 +285,23 @@ def test_a_model_that_transformers_runs(shelf: Shelf, tmp_path: Path, monkeypatc
     with pytest.raises(CheckpointError, match=r"pip install 'galago\[transformers\]'"):
         galago.load(other)
     assert not [asked for asked in shelf.asked if asked.startswith("GET") and asked.endswith(".safetensors")]
+
+
+def test_a_model_of_the_catalogue_that_transformers_runs(shelf: Shelf, tmp_path: Path) -> None:
+    """Named shortly, and fetched of its own branch; what the repository has is asked, not known."""
+    pytest.importorskip("transformers", reason="needs transformers (pip install 'galago[transformers]')")
+    import tiny_transformers
+
+    repo = "microsoft/git-base-coco"
+    shelf.publish(repo, {"pytorch_model.bin": b"x"})
+    commit = shelf.publish(repo, contents(tiny_transformers.git(tmp_path / "git")), branch="refs/pr/1")
+    assert "git-base" not in hub.installed()
+    assert main(["models", "pull", "git-base"]) == 0
+    assert hub.installed()["git-base"] > 1000 and repo not in hub.repositories()
+    shelf.asked.clear()
+    with galago.load("git-base") as model:
+        assert model.name == "git-base" and model.backend.facts.commit == commit
+        assert model.caption(Image.new("RGB", (40, 40)), settings={"max_tokens": 4})["caption"]
+    assert not shelf.asked
+    assert main(["show", "git-base"]) == main(["models", "remove", "git-base"]) == 0
+    assert "git-base" not in hub.installed()

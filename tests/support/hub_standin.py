@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 from galago.store.catalog import Hosted, find
 
@@ -54,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        shelf, path = self.shelf, self.path.partition("?")[0]
+        shelf, path = self.shelf, unquote(self.path.partition("?")[0])
         asked = self.headers.get("Range", "")
         shelf.asked.append(f"{self.command} {path} {asked}".strip())
         body = shelf.files.get(path)
