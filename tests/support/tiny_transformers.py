@@ -241,10 +241,66 @@ def qwen(folder: Path) -> Path:
     return _save(folder, model, tokenizer, preprocessor_config=images, generation_config=generation)
 
 
+def vit_gpt2(folder: Path) -> Path:
+    """A ViT and a GPT-2 that looks at its features, which captioners of 2022 are."""
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    tokenizer = byte_level(["<|endoftext|>"])
+    tokenizer.eos_token = tokenizer.bos_token = "<|endoftext|>"
+    torch.manual_seed(5)
+    writer = GPT2Config(
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        vocab_size=len(tokenizer),
+        bos_token_id=0,
+        eos_token_id=0,
+        add_cross_attention=True,
+        is_decoder=True,
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**_vision()), writer)
+    config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = 0
+    files = {"preprocessor_config": _images("ViTImageProcessor")}
+    return _save(folder, VisionEncoderDecoderModel(config), tokenizer, **files)
+
+
+def paligemma(folder: Path) -> Path:
+    """PaliGemma, which has no chat template, and reads tasks."""
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+    tokenizer = byte_level(["<pad>", "<eos>", "<bos>", "<unk>", "<image>"])
+    for name in ("pad", "eos", "bos", "unk"):
+        setattr(tokenizer, f"{name}_token", f"<{name}>")
+    torch.manual_seed(6)
+    config = PaliGemmaConfig(
+        vision_config={"model_type": "siglip_vision_model", **_vision()},
+        text_config={
+            "model_type": "gemma",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            # Its processor adds tokens of places and segments.
+            "vocab_size": len(tokenizer) + 1024 + 128,
+            "max_position_embeddings": 512,
+        },
+        projection_dim=32,
+        image_token_id=4,
+        image_token_index=4,
+    )
+    images = _images("SiglipImageProcessor", image_seq_length=4) | {"processor_class": "PaliGemmaProcessor"}
+    return _save(folder, PaliGemmaForConditionalGeneration(config), tokenizer, preprocessor_config=images)
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": llava,
     "blip": blip,
     "blip-vqa": lambda folder: blip(folder, answers=True),
     "git": git,
     "qwen": qwen,
+    "vit-gpt2": vit_gpt2,
+    "paligemma": paligemma,
 }

@@ -28,9 +28,10 @@ def is_foreign(config: Mapping[str, Any]) -> bool:
     kind, made = config.get("model_type"), config.get("architectures")
     if not isinstance(kind, str) or kind in by_model_type():
         return False
-    sees = "vision_config" in config or kind == "vision-encoder-decoder"
+    if kind == "vision-encoder-decoder":
+        return True
     # A model without a head gives features, as CLIP does, and no text.
-    return sees and not (isinstance(made, list) and made and str(made[0]).endswith("Model"))
+    return "vision_config" in config and not (isinstance(made, list) and made and str(made[0]).endswith("Model"))
 
 
 def check_installed(config: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ transformers.utils.logging.set_verbosity_error()
 
 BESIDE_THE_TABLE = {"BlipForQuestionAnswering"}
 """Classes that write text about an image, and that the library lists under another task."""
+IMAGES_ALONE = {"vision-encoder-decoder"}
+"""model_types without a processor of their own: an image processor and a tokenizer, each of any kind."""
 LISTED = 3
 """Names of tensors that an error lists."""
 
@@ -109,7 +112,18 @@ def load_model(
     return model.eval(), sorted(report["unexpected_keys"])
 
 
-def load_processor(folder: Path, config: PreTrainedConfig) -> ProcessorMixin:
+@dataclass(frozen=True)
+class ImageProcessor:
+    """What makes tensors of images, for models that read no text, and the tokenizer of what they write."""
+
+    image_processor: Any
+    tokenizer: Any
+
+    def __call__(self, images: Any, return_tensors: str) -> Any:
+        return self.image_processor(images, return_tensors=return_tensors)
+
+
+def load_processor(folder: Path, config: PreTrainedConfig) -> ProcessorMixin | ImageProcessor:
     """What makes tensors of images and texts. Its part for videos, which needs torchvision, is left out."""
     named: Mapping[str, Any] = next(
         (
@@ -119,6 +133,9 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> ProcessorMixin:
         ),
         {},
     )
+    if config.model_type in IMAGES_ALONE:
+        with explained(f"{folder}: its processor"):
+            return ImageProcessor(_part("image_processor", folder), _part("tokenizer", folder))
     kind: Any = getattr(transformers, str(named.get("processor_class") or PROCESSORS.get(config.model_type)), None)
     if not is_processor(kind):
         raise CheckpointError(f"{folder}: transformers has no processor for the model_type {config.model_type}")

@@ -36,6 +36,8 @@ class Prompt:
 
     images: tuple[Media, ...]
     text: str | None = None
+    """in which {} stands for the question"""
+    question: str = ""
     messages: tuple[Message, ...] = ()
 
 
@@ -65,7 +67,7 @@ class Kind:
         assert image is not None
         match skill:
             case Query(question):
-                return Prompt((image,), (self.plain[1] if self.plain else "{}").format(question.strip()))
+                return Prompt((image,), self.plain[1] if self.plain else "{}", question.strip())
             case _:
                 return Prompt((image,), self.plain[0] if self.plain else None)
 
@@ -101,7 +103,8 @@ def read(processor: ProcessorMixin, prompt: Prompt, images: Sequence[Any]) -> An
             ) from None
     if prompt.text is None:
         return processor(images=list(images), return_tensors="pt")
-    return processor(images=list(images), text=prompt.text, return_tensors="pt")
+    text = prompt.text.format(without_control(processor, prompt.question))
+    return processor(images=list(images), text=text, return_tensors="pt")
 
 
 def check_request(request: Request) -> None:

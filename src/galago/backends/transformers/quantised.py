@@ -26,10 +26,12 @@ class QuantisedLinear(nn.Module):
 
 def quantise_layers(model: nn.Module, bits: int, device: torch.device, dtype: torch.dtype) -> None:
     """Replace the linear layers of a model, one after another. One whose weight is an embedding's too gets a copy."""
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(parent, name, QuantisedLinear(layer, bits, device, dtype))
+    # By their names, as a list of the layers would keep all of them until the last is replaced.
+    for path in [path for path, layer in model.named_modules() if type(layer) is nn.Linear]:
+        parent, _, name = path.rpartition(".")
+        layer = model.get_submodule(path)
+        setattr(model.get_submodule(parent), name, QuantisedLinear(layer, bits, device, dtype))  # type: ignore[arg-type]
+        del layer
 
 
 def weights_bytes(model: nn.Module) -> int:
