@@ -18,7 +18,11 @@ from safetensors.torch import load_file, save_file
 import galago
 from galago.backends.memory_estimate import memory_needed, model_entry
 from galago.request import Caption, Chat, Query
+from galago.store import packed_cache
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # of PaliGemma's processor
 RED, BLUE = (Image.new("RGB", (60, 40), color) for color in ("red", "blue"))
 SKILLS = {
     "llava": {Caption, Query, Chat},
@@ -135,6 +139,38 @@ def test_a_conversation_of_one_question_is_that_question(models: dict[str, galag
             model.chat([{"role": "system", "content": "yes"}, user])
         with pytest.raises(galago.TooManyImages):
             model.chat([{"role": "user", "content": [RED, BLUE, "what?"]}])
+
+
+def test_a_photograph_fits_into_the_context(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Of a model that sees images in their own size, as its checkpoint allows."""
+    shutil.copytree(folders["qwen"], tmp_path / "large")
+    images, config = (tmp_path / "large" / name for name in ("preprocessor_config.json", "config.json"))
+    images.write_text(json.dumps(json.loads(images.read_text()) | {"max_pixels": 12845056}))
+    known = json.loads(config.read_text())
+    known["text_config"]["max_position_embeddings"] = 4096
+    config.write_text(json.dumps(known))
+    with galago.load(tmp_path / "large") as model:
+        assert 1000 < usage(model, Query("what?"), RED.resize((4000, 3000))).image_tokens <= 1280
+
+
+def test_packed_weights_are_kept_and_answer_the_same(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def told(worth_keeping: int) -> list[float]:
+        monkeypatch.setattr("galago.store.packing.WORTH_KEEPING", worth_keeping)
+        with galago.load(folders["qwen"], precision="int8") as model:
+            request = galago.Request(Caption(), RED, sampling=galago.Sampling(max_tokens=4), top_logprobs=0)
+            return [t.logprob for e in model.submit(request) if isinstance(e, galago.TextDelta) for t in e.tokens]
+
+    in_memory = told(1 << 30)
+    assert not packed_cache.packed_copies() and told(0) == in_memory
+    [kept] = packed_cache.packed_copies()
+    made = kept.file.stat().st_mtime_ns
+    assert (kept.model, kept.precision, kept.source) == ("qwen", "int8", folders["qwen"].resolve())
+    assert told(0) == in_memory and kept.file.stat().st_mtime_ns == made
+    with kept.file.open("r+b") as damaged:
+        damaged.seek(-1, 2)
+        damaged.write(b"\xff")
+    assert told(0) == in_memory and kept.file.stat().st_mtime_ns != made
 
 
 def test_what_a_chat_template_refuses_is_told(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def quantize(
 
     files = locate(model)
     if files.family not in FAMILIES:
-        helps = "it makes whole numbers of the weights at each load (--precision int8)"
-        raise InvalidRequest(f"{files.name} is run by {files.family}, which reads no packed weights; {helps}", "model")
+        helps = "it is packed when it is first loaded with --precision int8"
+        raise InvalidRequest(f"{files.name} is run by {files.family}, which reads no packed folders; {helps}", "model")
     if folder is None:
         folder = Path(f"{files.name}-{to}")
         check_folder(folder, [model], force)

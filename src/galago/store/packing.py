@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,14 @@ CANNOT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, e
 """What the system says of a folder that is not there to be written to; a full disk is another matter."""
 
 
-def packed_copy(files: ModelFiles, precision: str, progress: Progress | None = None) -> ModelFiles:
-    """The files with their weights packed, from the cache where they are there.
+Pack = Callable[[ModelFiles, str, Path, Progress], object]
+"""Writes the weights of a model, packed in a precision, into a file."""
+
+
+def packed_copy(
+    files: ModelFiles, precision: str, progress: Progress | None = None, pack: Pack | None = None
+) -> ModelFiles:
+    """The files with their weights packed, from the cache where they are there; `pack` is that of our families.
 
     Small checkpoints come back as they are. A copy that is not what was written is made anew; of several that want
     one, in whatever threads or containers, one makes it and the others wait. `progress` is told how many of how many
@@ -55,7 +61,7 @@ def packed_copy(files: ModelFiles, precision: str, progress: Progress | None = N
                 return replace(files, notes=(*files.notes, f"{note}; GALAGO_CACHE names another folder"))
             with _alone(kept.parent, files.name):
                 if not _usable(kept):  # by now
-                    _make(files, precision, kept, progress)
+                    _make(files, precision, kept, progress, pack or _pack)
     return replace(files, weights=(kept,))
 
 
@@ -71,7 +77,7 @@ def _why_not(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def _make(files: ModelFiles, precision: str, kept: Path, progress: Progress | None) -> None:
+def _make(files: ModelFiles, precision: str, kept: Path, progress: Progress | None, pack: Pack) -> None:
     if kept.is_file():
         log.warning("%s is made anew: %s", kept, find_damage(kept))
         count_remade(files.name, precision)
@@ -79,7 +85,7 @@ def _make(files: ModelFiles, precision: str, kept: Path, progress: Progress | No
     _check_space(files, precision, kept.parent)
     check(files)
     with _bar(f"Packing {files.name} to {precision} (once)", progress) as tell:
-        _pack(files, precision, kept, tell)
+        pack(files, precision, kept, tell)
 
 
 def _pack(files: ModelFiles, precision: str, file: Path, tell: Progress) -> str:

@@ -1,6 +1,7 @@
 """The backend over the transformers library: models of images that no family of ours runs, one request at a time."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +14,14 @@ from galago.engine.limits import Limits
 from galago.errors import InvalidRequest, UnsupportedTask
 from galago.families import ModelFiles
 from galago.families.text_model import identity_of
-from galago.precision import FLOATS, pick_precision
+from galago.precision import BITS, FLOATS, pick_precision
 from galago.precision.quantised import fallbacks, linear_kernels
 from galago.store import hub
 from galago.store.catalog import Entry, Local
+from galago.store.packed_cache import described
+from galago.store.packing import packed_copy
 from galago.system.device import pick_device, pick_threads, threads_warning, with_threads
+from galago.system.progress import Progress
 
 PRECISIONS = (*FLOATS, "int8")
 
@@ -38,7 +42,7 @@ def load(
     from galago.backends.transformers import checkpoint, florence
     from galago.backends.transformers.model import TransformersModel, context_of
     from galago.backends.transformers.prompts import Kind, kind_of
-    from galago.backends.transformers.quantised import quantise_layers, weights_bytes
+    from galago.backends.transformers.quantised import replace_layers, weights_bytes
 
     if variants is not None:
         raise UnsupportedTask("models that transformers runs have no LoRA variants")
@@ -53,8 +57,15 @@ def load(
         # Whole numbers are made of the weights as they are stored.
         model, unread = checkpoint.load_model(files, config, None if chosen.bits else chosen.dtype)
         if chosen.bits:
-            quantise_layers(model, chosen.bits, where, chosen.dtype)
+            packed = packed_copy(files, chosen.name, pack=partial(_pack, model))
+            kept = packed.weights[0] if packed.weights != files.weights else None
+            if kept is None:
+                checkpoint.check_weights(model)
+            replace_layers(model, chosen.bits, where, chosen.dtype, kept)
             model.to(chosen.dtype)
+            notes += packed.notes
+        else:
+            checkpoint.check_weights(model)
         model.to(where)
     if unread:
         notes.append(f"{len(unread)} tensors of the checkpoint are not read, as {unread[0]}")
@@ -97,6 +108,14 @@ def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
     where = pick_device(device)
     chosen = pick_precision(precision, where)
     return linear_kernels(chosen, where) if chosen.bits else "torch", fallbacks(where, chosen.bits)
+
+
+def _pack(model: torch.nn.Module, files: ModelFiles, precision: str, file: Path, tell: Progress) -> None:
+    from galago.backends.transformers.checkpoint import check_weights
+    from galago.backends.transformers.quantised import pack_layers
+
+    check_weights(model)
+    pack_layers(model, BITS[precision], file, described(files, files.commit or "unknown"), tell)
 
 
 def _entry(files: ModelFiles) -> Entry:

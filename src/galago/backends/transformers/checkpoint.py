@@ -33,6 +33,9 @@ BESIDE_THE_TABLE = {"BlipForQuestionAnswering"}
 """Classes that write text about an image, and that the library lists under another task."""
 IMAGES_ALONE = {"vision-encoder-decoder"}
 """model_types without a processor of their own: an image processor and a tokenizer, each of any kind."""
+MAX_PIXELS = 1280 * 28 * 28
+"""Of an image, for models that see it in its own size: a photograph's sixteen thousand tokens fit in no context here,
+and take minutes on a CPU. It is what Qwen2-VL's authors advise."""
 LISTED = 3
 """Names of tensors that an error lists."""
 
@@ -85,17 +88,21 @@ def parameters_of(files: ModelFiles) -> int:
     return sum(tensor.numel() for _, tensor in read_tensors(files.weights))
 
 
+def check_weights(model: PreTrainedModel) -> None:
+    """Raise CheckpointError, naming the tensor, where a weight is no number. Reads all of them."""
+    for name, tensor in model.named_parameters():
+        check_finite(name, tensor)
+
+
 def load_model(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype | None
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in this type (None: as it is stored), on the CPU, and the names of tensors that nothing reads.
 
-    Raises CheckpointError, naming tensors, where some are missing, of other shapes, or no numbers.
+    As they are stored, weights stay in the files until they are used. Raises CheckpointError, naming tensors, where
+    some are missing or of other shapes.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in read_tensors(files.weights):
-        check_finite(name, tensor)
-        tensors[name] = tensor
+    tensors = dict(read_tensors(files.weights))
     if dtype is None:
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     with explained(files.name):
@@ -142,10 +149,15 @@ def load_processor(folder: Path, config: PreTrainedConfig) -> ProcessorMixin | I
     with explained(f"{folder}: its processor"):
         names = kind.get_attributes()
         if "video_processor" not in names:
-            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        parts = [_part(name, folder) for name in names]
-        settings, _ = kind.get_processor_dict(folder, local_files_only=True)
-        return _without_videos(kind).from_args_and_dict(parts, settings)
+            made = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        else:
+            parts = [_part(name, folder) for name in names]
+            settings, _ = kind.get_processor_dict(folder, local_files_only=True)
+            made = _without_videos(kind).from_args_and_dict(parts, settings)
+        size = getattr(made.image_processor, "size", None) or {}
+        if (size.get("longest_edge") or 0) > MAX_PIXELS:  # of those that count pixels, not the side's
+            size["longest_edge"] = MAX_PIXELS
+        return made
 
 
 def is_processor(kind: object) -> bool:
