@@ -262,6 +262,8 @@ def test_what_is_wrong_with_a_request(models: dict[str, galago.Model]) -> None:
         said(model, Caption(), galago.Clip((RED,), (0.0,), 1.0))
     with pytest.raises(galago.UnsupportedTask, match="encode"):
         model.encode_image(RED)
+    with pytest.raises(galago.UnsupportedTask, match="no LoRA variants"):
+        model.caption(RED, settings={"variant": "one"})
 
 
 def test_cancelled_within_a_token(models: dict[str, galago.Model]) -> None:
@@ -310,6 +312,13 @@ def test_precisions(folders: dict[str, Path], models: dict[str, galago.Model], p
             assert found[0] == pytest.approx(found[1], abs=0.1)
 
 
+def test_what_cannot_be_loaded_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(galago.InvalidRequest, match="cannot run in int4; it can in float32"):
+        galago.load(folders["git"], precision="int4")
+    with pytest.raises(galago.InvalidRequest, match="have no revisions"):
+        galago.load(folders["git"], revision="2025-06-21")
+
+
 def test_memory_is_told_before_loading(folders: dict[str, Path]) -> None:
     entry = model_entry(str(folders["llava"]))
     weights = load_file(folders["llava"] / "model.safetensors")
@@ -353,7 +362,7 @@ def test_tensors_that_nothing_reads_are_told(folders: dict[str, Path], tmp_path:
     weights = load_file(tmp_path / "more" / "model.safetensors")
     save_file(weights | {"left.over": torch.zeros(2)}, tmp_path / "more" / "model.safetensors")
     with galago.load(tmp_path / "more") as model:
-        assert model.fallbacks == ["1 tensors of the checkpoint are not read, as left.over"]
+        assert model.fallbacks == ["not all tensors of the checkpoint are read: left.over is not, and 0 more"]
 
 
 def test_no_code_of_a_checkpoint_runs(folders: dict[str, Path], tmp_path: Path) -> None:

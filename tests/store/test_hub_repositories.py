@@ -302,6 +302,8 @@ def test_a_model_of_the_catalogue_that_transformers_runs(shelf: Shelf, tmp_path:
     with galago.load("git-base") as model:
         assert model.name == "git-base" and model.backend.facts.commit == commit
         assert model.caption(Image.new("RGB", (40, 40)), settings={"max_tokens": 4})["caption"]
+    with galago.load("git-base-int8") as model:
+        assert model.precision == "int8"
     assert not shelf.asked
     assert main(["show", "git-base"]) == main(["models", "remove", "git-base"]) == 0
     assert "git-base" not in hub.installed()

@@ -1,6 +1,7 @@
 """The backend over the transformers library: models of images that no family of ours runs, one request at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from galago.backends.memory_estimate import estimated_peak, usual_precision
 from galago.backends.serial import Serial
 from galago.choices import WEIGHT_BYTES, check_precision
 from galago.engine.limits import Limits
-from galago.errors import InvalidRequest, UnsupportedTask
+from galago.errors import InvalidRequest
 from galago.families import ModelFiles
 from galago.families.text_model import identity_of
 from galago.precision import BITS, FLOATS, pick_precision
 from galago.precision.quantised import fallbacks, linear_kernels
 from galago.store import hub
-from galago.store.catalog import Entry, Local
+from galago.store.catalog import Entry, Local, with_precision
 from galago.store.packed_cache import described
 from galago.store.packing import packed_copy
 from galago.system.device import pick_device, pick_threads, threads_warning, with_threads
@@ -44,20 +45,24 @@ def load(
     from galago.backends.transformers.prompts import Kind, kind_of
     from galago.backends.transformers.quantised import replace_layers, weights_bytes
 
-    if variants is not None:
-        raise UnsupportedTask("models that transformers runs have no LoRA variants")
+    if revision is not None:
+        why = "models that transformers runs have no revisions; name a repository's commit as owner/name@commit"
+        raise InvalidRequest(why, "revision")
     notes = [warning for warning in [threads_warning(threads)] if warning]
     threads, where = pick_threads(threads), pick_device(device)
     files = hub.locate(name, progress=progress)
     entry = _entry(files)
-    chosen = pick_precision(precision_for(entry, precision, profile, where), where)
+    named = with_precision(name)[1] if precision in (None, "auto") else precision
+    chosen = pick_precision(precision_for(entry, named, profile, where), where)
     with with_threads(threads), hub.blaming(files.name, files.source), torch.inference_mode():
         config = checkpoint.read_config(files.tokenizer.parent)
         processor = checkpoint.load_processor(files.tokenizer.parent, config)
         # Whole numbers are made of the weights as they are stored.
         model, unread = checkpoint.load_model(files, config, None if chosen.bits else chosen.dtype)
         if chosen.bits:
-            packed = packed_copy(files, chosen.name, pack=partial(_pack, model))
+            # A copy has the layers by the names that this version of the library gives them.
+            of_version = replace(files, revision=f"transformers {checkpoint.VERSION}")
+            packed = packed_copy(of_version, chosen.name, pack=partial(_pack, model))
             kept = packed.weights[0] if packed.weights != files.weights else None
             if kept is None:
                 checkpoint.check_weights(model)
@@ -66,9 +71,10 @@ def load(
             notes += packed.notes
         else:
             checkpoint.check_weights(model)
+            notes += files.notes
         model.to(where)
     if unread:
-        notes.append(f"{len(unread)} tensors of the checkpoint are not read, as {unread[0]}")
+        notes.append(f"not all tensors of the checkpoint are read: {unread[0]} is not, and {len(unread) - 1} more")
     kind = Kind(florence.SKILLS) if config.model_type == "florence2" else kind_of(config, processor)
     facts = Facts(
         name=files.name,

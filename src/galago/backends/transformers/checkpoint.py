@@ -29,6 +29,7 @@ from galago.families import ModelFiles
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+VERSION = transformers.__version__
 BESIDE_THE_TABLE = {"BlipForQuestionAnswering"}
 """Classes that write text about an image, and that the library lists under another task."""
 IMAGES_ALONE = {"vision-encoder-decoder"}
@@ -60,7 +61,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if kind not in MODELS or not names & {*raw.get("architectures", ()), MODELS[kind]}:
         raise CheckpointError(
             f"{folder / 'config.json'}: model_type is {quoted(kind)}, of which transformers "
-            f"{transformers.__version__} has no model that writes text about images"
+            f"{VERSION} has no model that writes text about images"
         )
     if kind == "florence2" and raw.part("vision_config").get("model_type") == "davit":
         raise CheckpointError(
