@@ -5,7 +5,7 @@ They compute what the functions of the same names in nn/ and precision/ do, whic
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -17,6 +17,10 @@ from galago.precision.linear import Dense, LinearWeight, Mlp, Norm
 
 OPSET, IR_VERSION = 20, 9
 """Of 2023 and 2024: runtimes in browsers are some versions behind."""
+LEAST_OUTSIDE = 1024
+"""Bytes of an array from which on it may lie outside of its graph's file: runtimes look at small ones beforehand."""
+PAGE = 4096
+"""Arrays in a file begin at multiples of it, so that a runtime can map them."""
 LOWEST = float(np.finfo(np.float32).min)
 Name = str
 Shape = Sequence[int | str]
@@ -30,7 +34,7 @@ class Builder:
         """With `int8` linear maps and tables have whole numbers for weights, with a scale for each of their rows."""
         self.name, self.int8 = name, int8
         self._nodes: list[Any] = []
-        self._weights: list[Any] = []
+        self._weights: dict[Name, NDArray[Any]] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._constants: dict[tuple[Any, ...], Name] = {}
@@ -56,7 +60,8 @@ class Builder:
 
     def weight(self, array: NDArray[Any]) -> Name:
         name = f"weight_{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        # Mostly a view of the model's own: a copy is made when it is written, of one at a time.
+        self._weights[name] = array
         return name
 
     def constant(self, value: Any, kind: Any = np.int64) -> Name:
@@ -77,13 +82,29 @@ class Builder:
 
     def save(self, file: Path, data: Path, most_inline: int) -> None:
         """Write the graph; what has more bytes of weights than `most_inline` has them in the file `data`."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._weights)
+        if sum(array.nbytes for array in self._weights.values()) <= most_inline:
+            weights = [_tensor(name, array) for name, array in self._weights.items()]
+        else:
+            with data.open("wb") as out:
+                weights = [_tensor(name, array, out) for name, array in self._weights.items()]
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, weights)
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="galago")
-        if sum(len(weight.raw_data) for weight in self._weights) <= most_inline:
-            onnx.save_model(model, file)
-        else:
-            onnx.save_model(model, file, save_as_external_data=True, location=data.name)
+        onnx.save_model(model, file)
+
+
+def _tensor(name: Name, array: NDArray[Any], out: BinaryIO | None = None) -> Any:
+    """An array as a graph has it; with `out`, unless it is small, as a place in that file."""
+    array = np.ascontiguousarray(array)
+    if out is None or array.nbytes < LEAST_OUTSIDE:
+        return numpy_helper.from_array(array, name)
+    out.seek(-(-out.tell() // PAGE) * PAGE)
+    made = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    made.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": Path(out.name).name, "offset": out.tell(), "length": array.nbytes}.items():
+        made.external_data.add(key=key, value=str(value))
+    out.write(array.data)
+    return made
 
 
 def linear(b: Builder, x: Name, w: LinearWeight) -> Name:

@@ -31,7 +31,7 @@ from galago.version import VERSION
 TOLERANCE = {"float32": 1e-4, "int8": 0.25}
 """How far the numbers of a graph may be from PyTorch's: the root mean square of the differences, as a part of that of
 the numbers."""
-MOST_INLINE = 1 << 30
+MOST_INLINE = 256 << 20
 """Bytes of weights that a graph's own file holds: no such file can have 2 GB."""
 BESIDE = (
     "tokenizer_config.json",
