@@ -3,8 +3,9 @@
     python benchmarks/model_table.py moondream2-int4 florence-2-base llava-7b --coco ~/coco --vqav2 ~/vqav2 --count 500
 
 A model that lacks a skill has a dash there. All is of the precision that is named, or else of the one that takes least
-memory; that is the catalogue's (~ where it is counted, not measured). The models have to be downloaded (`galago models pull`),
-and the data sets to lie there: `galago eval list` says which files. Each model and task is a process of its own.
+memory; that is the catalogue's (~ where it is counted, not measured). The models have to be downloaded
+(`galago models pull`), and the data sets to lie there: `galago eval list` says which files. Each model and task is a
+process of its own.
 """
 
 import argparse
