@@ -184,7 +184,7 @@ def test_what_is_no_model_is_told_before_its_weights_are_fetched(
         (("pytorch_model.bin",), "pytorch_model.bin is a pickle, which can run code"),
         (("adapter_model.safetensors", "adapter_config.json"), "is an adapter, .* merge it"),
         (("checkpoint-7/model.safetensors", "checkpoint-12/model.safetensors"), "a trainer saved checkpoint-12 in it"),
-        (("model-q8.gguf",), "model-q8.gguf is for llama.cpp"),
+        (("model-q8.gguf",), r"model-q8.gguf has no projector beside it \(mmproj"),
         (("model-00001-of-00003.safetensors",), "1 of 3 parts of the model are there"),
         (("README.md",), "no model.safetensors"),
     ],

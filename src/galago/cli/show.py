@@ -28,7 +28,7 @@ def show(
     """Tell what a model is, what it needs and what computes it here. Nothing is downloaded or loaded."""
     check_device(device)
     check_models([model], routes=True)
-    if (found := remote(model)) and not found.folder:
+    if (found := remote(model)) and not found.is_here:
         raise ModelNotFound(f"{model} is not installed; `galago models pull {model}` downloads it")
     match lookup(model):
         case Route() as route:

@@ -65,7 +65,7 @@ def local_files(path: Path) -> ModelFiles | None:
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
     if path.is_dir():
-        if not any(map(is_gguf, names)) or any(name.endswith(".safetensors") for name in names):
+        if not holds_model(names):
             return None
         model, name = only_model(names, str(path)), path.resolve().name
     elif is_gguf(path):
@@ -77,15 +77,39 @@ def local_files(path: Path) -> ModelFiles | None:
     return files_of_pair(folder, model, names, name, path.resolve())
 
 
+def holds_model(names: Iterable[str]) -> bool:
+    """Whether names of files are those of GGUF files, and of no other weights."""
+    there = list(names)
+    return any(map(is_gguf, there)) and not any(name.endswith(".safetensors") for name in there)
+
+
+def named_model(file: str | None, names: Sequence[str], where: str) -> str:
+    """The model of this name among names of files, or the one that is stored so (Q4_K_M), or else the only one.
+
+    Raises CheckpointError, naming what there is.
+    """
+    if file is None:
+        return only_model(names, where)
+    found = models_among(names)
+    chosen = [name for name in found if name == file or (not is_gguf(file) and _quant(name) == file.upper())]
+    if len(chosen) != 1:
+        many = "has several of that" if chosen else "is not there"
+        raise CheckpointError(f"{where} {many}; there are {_shown(chosen or found)}")
+    return chosen[0]
+
+
 def only_model(names: Sequence[str], where: str) -> str:
     """The one model among names of files. Raises CheckpointError, naming all, where there is none or are several."""
     found = models_among(names)
     if not found:
-        raise CheckpointError(f"{where} holds a projector, and no model that it is for")
+        raise CheckpointError(f"{where} has no GGUF file but a projector, and no model that it is for")
     if len(found) > 1:
-        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
-        raise CheckpointError(f"{where} holds several models; name one of {shown}")
+        raise CheckpointError(f"{where} holds several models; name one of {_shown(found)}")
     return found[0]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "none"
 
 
 def files_of_pair(folder: Path, model: str, names: Sequence[str], name: str, source: Path | None) -> ModelFiles:

@@ -44,7 +44,9 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
 
     A folder holds model.safetensors (or one other checkpoint, maybe in parts), tokenizer.json and what its family has
     of config.json and preprocessor_config.json or processor_config.json; a weights file has the others beside it, and a
-    repository (owner/name or owner/name@revision) holds the same. Names of the catalogue come first, then paths: write
+    repository (owner/name or owner/name@revision) holds the same. A GGUF file has its projector beside it; one of
+    several in a repository is named as owner/name:FILE, or by how it is stored (owner/name:Q4_K_M). Names of the
+    catalogue come first, then paths: write
     ./name for a folder that is called as a model is. What is already in the cache is used without a look at the
     network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to HF_HUB_OFFLINE.
 
@@ -132,9 +134,13 @@ def files_of_repository(
 
     With `anew` the branch is looked up, and what it has now is used from then on. Raises as locate().
     """
+    if not anew and (pair := found.gguf_pair):
+        return pair
     folder = found.folder
     if anew or folder is None or not found.is_whole(folder, is_offline(offline)):
-        folder = _fetch(found, progress, offline)
+        folder = _fetch(found, progress, offline, anew)
+        if pair := found.gguf_pair:
+            return pair
     with blaming(found.name, None):
         weights = found.weights_in(folder)
         if (folder / TOKENIZER).is_file():
@@ -146,11 +152,21 @@ def files_of_repository(
     return replace(_local(folder, found.name, weights, tokenizer=required(shared)), notes=(note,))
 
 
-def _fetch(found: Repository, progress: Progress | None, offline: bool | None) -> Path:
-    """Download a repository at the commit that the hub has now: what is small first, as it tells whether to go on."""
+def _fetch(found: Repository, progress: Progress | None, offline: bool | None, anew: bool) -> Path:
+    """Download a repository at the commit that the hub has now: what is small first, as it tells whether to go on.
+
+    A further GGUF file of one that is here is of the same commit, unless `anew`.
+    """
     check_online(found.name, offline)
+    if found.file and found.commit and not anew:
+        _fetch(replace(found, revision=found.commit), progress, offline, anew=True)
+        return found.snapshot
     with explained(found.name, found.repo, found.revision):
         commit, names = found.listed()
+    if (pair := found.gguf_files(commit, names)) is not None:
+        download(found.name, [r for r in pair if not cached(r)], progress, offline)
+        found.pin(commit)
+        return replace(found, revision=commit).snapshot
     beside, weights = found.wanted(commit, names)
     with explained(found.name, found.repo, commit, weights[0].file):
         tensors = tensors_of(weights)
@@ -217,8 +233,9 @@ def repositories() -> dict[str, ModelFiles]:
     found = {}
     for here in in_cache():
         if here.repo not in listed and here.folder:
-            with contextlib.suppress(CheckpointError, DownloadError):
-                found[here.name] = files_of_repository(here, offline=True)
+            for one in here.gguf_models or [here]:
+                with contextlib.suppress(CheckpointError, DownloadError):
+                    found[one.name] = files_of_repository(one, offline=True)
     return found
 
 
@@ -238,8 +255,10 @@ def remove(name: str) -> int:
     known = lookup(name)
     published = isinstance(known, Entry) and isinstance(known.source, Published) and _published(known.source)
     if found := published or remote(name):
-        if not found.commit or found.folder is None:
+        if not found.commit or not found.is_here:
             raise ModelNotFound(f"{found.name} is not installed")
+        if found.file and len(found.gguf_models) > 1 and (pair := found.gguf_pair):
+            return _delete(set(pair.weights))  # the projector may be another's too
         revision = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(found.commit)
         revision.execute()
         return revision.expected_freed_size
@@ -255,9 +274,17 @@ def remove(name: str) -> int:
     paths = {p for r in entry.source.files if r not in needed and (p := cached(r))}
     if not paths:
         raise ModelNotFound(f"{entry.id} is not installed")
+    return _delete(paths)
+
+
+def _delete(paths: set[Path]) -> int:
+    """Delete these files of the hub's cache; the bytes freed."""
+    from huggingface_hub import constants, scan_cache_dir
+
     cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    kept = [f for repo in cache.repos for rev in repo.revisions for f in rev.files if f.file_path in paths]
-    doomed = cache.delete_files(*kept)
+    doomed = cache.delete_files(
+        *(f for repo in cache.repos for rev in repo.revisions for f in rev.files if f.file_path in paths)
+    )
     doomed.execute()
     return doomed.expected_freed_size
 

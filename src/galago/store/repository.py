@@ -4,20 +4,27 @@ A branch or tag is looked up when it is first used, or pulled again; from then o
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from galago.checkpoint.config_file import read_json
 from galago.errors import CheckpointError, quoted
+from galago.families import ModelFiles
+from galago.store import gguf
 from galago.store.catalog import Hosted, Remote, entries
 from galago.store.checkpoint_folder import weights_among
 from galago.store.foreign import BESIDE as BESIDE_FOREIGN
 from galago.store.foreign import is_foreign
 
-NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+NAME = re.compile(
+    r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?"
+    r"(?::(?P<file>\w[\w./-]*\.gguf|(?:I?Q\d\w*|BF16|F16|F32)))?",
+    re.ASCII | re.I,
+)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKENIZER = "tokenizer.json"
 BESIDE = (
@@ -33,14 +40,17 @@ PICKLES = (".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository and the branch, tag or commit that is meant."""
+    """A repository and the branch, tag or commit that is meant, and of several GGUF files which."""
 
     repo: str
     revision: str = "main"
+    file: str | None = None
+    """its name, or how its weights are stored: Q4_K_M"""
 
     @property
     def name(self) -> str:
-        return self.repo if self.revision == "main" else f"{self.repo}@{self.revision}"
+        at = "" if self.revision == "main" else f"@{self.revision}"
+        return f"{self.repo}{at}{f':{self.file}' if self.file else ''}"
 
     @property
     def commit(self) -> str | None:
@@ -66,6 +76,40 @@ class Repository:
     def snapshot(self) -> Path:
         """Where the client of the hub keeps what it has of that commit."""
         return self._storage / "snapshots" / str(self.commit)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether something is here of what is meant, so that nothing is downloaded to tell of it."""
+        return self.folder is not None if self.file is None else self.gguf_pair is not None
+
+    @property
+    def gguf_pair(self) -> ModelFiles | None:
+        """The GGUF model with its projector, if both are here."""
+        folder = self.folder
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")] if folder else []
+        if folder is None or not (self.file or gguf.holds_model(os.listdir(folder))):
+            return None
+        with contextlib.suppress(CheckpointError):
+            return gguf.files_of_pair(folder, gguf.named_model(self.file, names, self.name), names, self.name, None)
+        return None
+
+    @property
+    def gguf_models(self) -> "list[Repository]":
+        """Each of the GGUF models that are here."""
+        names = [f.relative_to(self.folder).as_posix() for f in self.folder.rglob("*.gguf")] if self.folder else []
+        return [replace(self, file=name) for name in gguf.models_among(names)]
+
+    def gguf_files(self, commit: str, names: list[str]) -> list[Remote] | None:
+        """Of these names the files of the GGUF model; None of a repository of other weights. Raises CheckpointError."""
+        if not (self.file or gguf.holds_model(names)):
+            return None
+        try:
+            model = gguf.named_model(self.file, names, self.name)
+            wanted = [*gguf.parts_of(model, names), gguf.projector_among(model, names)]
+        except CheckpointError as error:
+            told = str(error)
+            raise CheckpointError(told if told.startswith(self.name) else f"{self.name}: {told}") from None
+        return [Remote(self.repo, commit, name) for name in wanted]
 
     def listed(self) -> tuple[str, list[str]]:
         """The commit that the hub has now, and the names of its files. Raises what the hub's client raises."""
@@ -145,9 +189,9 @@ def tensors_of(weights: Iterable[Remote]) -> frozenset[str]:
 
 
 def repository(name: str) -> Repository | None:
-    """What owner/name or owner/name@revision means; None for any other name."""
+    """What owner/name or owner/name@revision means, or either with :FILE; None for any other name."""
     found = NAME.fullmatch(name)
-    return Repository(found["repo"], found["revision"] or "main") if found else None
+    return Repository(found["repo"], found["revision"] or "main", found["file"]) if found else None
 
 
 def shared_tokenizer(family: str, revision: str | None) -> Remote:

@@ -30,7 +30,6 @@ PORT_TRIES = 5
 MOST_DEATHS = 5
 """Deaths without an answer between them after which it is not started again."""
 PORT_TAKEN = re.compile(r"couldn't bind|address already in use", re.I)
-BLAME = re.compile(r"error|fail|couldn't|unable|invalid|unknown|unsupported|mismatch|not supported|does not", re.I)
 PREFIX = re.compile(r"^(?:[\d.]+ )?([IWED]) +")
 """How it begins a line of its log: the time and the level."""
 LEVELS = {"E": logging.ERROR, "W": logging.WARNING}
@@ -61,6 +60,7 @@ class Server:
         self._deaths = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: deque[str] = deque(maxlen=200)
+        self._errors: list[str] = []
         self._failure: GalagoError | None = None
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._keep_running, name="galago-llama-server", daemon=True)
@@ -104,10 +104,11 @@ class Server:
             return json.loads(body)
 
     def _keep_running(self) -> None:
-        failed, taken = 0, 0
+        taken = 0
         while not self._closed:
             self.port = free_port()
             self._lines.clear()
+            self._errors.clear()
             try:
                 process = self._process = self._launch()
             except OSError as error:
@@ -132,10 +133,10 @@ class Server:
                     continue
                 return self._give_up(f"did not start, it {ending(code)}: {self._why()}")
             self._deaths += 1
-            failed, taken = failed + 1, 0
+            taken = 0
             if self._deaths >= MOST_DEATHS:
                 return self._give_up(f"{ending(code)}, {self._deaths} times without an answer: {self._why()}")
-            log.warning("%s: llama-server %s, and is started anew: %s", self._name, ending(code), self._why())
+            log.warning("%s: llama-server %s, and is started anew", self._name, ending(code))
             self.on_change()
         return None
 
@@ -174,13 +175,14 @@ class Server:
                 text = line[found.end() :] if found else line
                 if text:
                     self._lines.append(text)
+                    if found and found[1] == "E":
+                        self._errors.append(text)
                     level = LEVELS.get(found[1], logging.DEBUG) if found and self.is_ready else logging.DEBUG
                     log.log(level, "%s: llama-server: %s", self._name, text)
 
     def _why(self) -> str:
-        """The line of its log that tells most of why it ended."""
-        blamed = [line for line in self._lines if BLAME.search(line)]
-        return (blamed or list(self._lines) or ["it said nothing"])[-1 if not blamed else 0]
+        """The line of its log that tells most of why it ended: the first error, or else the last line."""
+        return [*self._errors[:1], *reversed(self._lines), "it said nothing"][0]
 
     def _give_up(self, why: str) -> None:
         kind = EngineFailed if self._settled.is_set() else CheckpointError
