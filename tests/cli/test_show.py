@@ -124,7 +124,7 @@ def test_the_list_has_the_memory_of_each_precision_and_says_what_is_counted(gala
     names = head.split()[2:7]
     assert set(names) == set(PRECISIONS)
     rows = {row["id"]: row for row in galago("models", "list", "--json").json}
-    for entry in entries():
+    for entry in (entry for entry in entries() if entry.backend == "native"):
         [line] = (text for text in lines if text.startswith(f"{entry.id} "))
         cells = dict(zip(names, re.findall(r"~?\d+\.\d+(?= )", line)[-len(names) :], strict=True))
         assert {p for p, cell in cells.items() if cell.startswith("~")} == set(PRECISIONS) - set(entry.memory)

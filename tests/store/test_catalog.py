@@ -28,7 +28,7 @@ def test_every_entry_can_be_served_by_what_there_is(entry):
         assert entry.revision in {"moondream": REVISIONS, "smolvlm": ("SmolVLM", "SmolVLM2")}[entry.family]
         assert isinstance(entry.source, Bundled) or entry.source.tokenizer.file == "tokenizer.json"
     else:
-        assert repository(entry.source.repository)
+        assert isinstance(entry.source, Hosted) or repository(entry.source.repository)
         assert set(entry.counted) | set(entry.memory) == set(entry.precisions)
     assert entry.precisions and set(entry.precisions) <= set(NAMES)
     assert set(entry.memory) <= set(entry.precisions)

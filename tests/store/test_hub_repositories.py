@@ -152,6 +152,58 @@ def test_what_another_program_left_in_part_is_completed(shelf: Shelf) -> None:
     assert hub.locate(ID).preprocessor == whole.preprocessor
 
 
+# --- GGUF files ------------------------------------------------------------------------------
+
+
+def test_gguf_files_are_named_by_file_or_by_how_they_are_stored(
+    shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf", reason="needs gguf (pip install gguf)")
+    import tiny_gguf
+
+    made = contents(tiny_gguf.write(tmp_path / "made", "their-F16.gguf", "mmproj-their-F16.gguf"))
+    published = made | {
+        "their-Q4_K_M.gguf": made["their-F16.gguf"] + b"x",
+        "mmproj-other-F16.gguf": b"x",
+        "README.md": b"x",
+    }
+    commit = shelf.publish(ID, published)
+    with pytest.raises(CheckpointError, match=f"{ID} holds several models; name one of their-F16.gguf, their-Q4_K_M"):
+        hub.locate(ID)
+    with pytest.raises(CheckpointError, match=f"{ID}:Q8_0 is not there; there are their-F16.gguf, their-Q4_K_M.gguf"):
+        hub.locate(f"{ID}:Q8_0")
+    assert not any("resolve" in request for request in shelf.asked)
+    found = hub.locate(f"{ID}:Q4_K_M")
+    assert [f.name for f in (*found.weights, found.projector)] == ["their-Q4_K_M.gguf", "mmproj-their-F16.gguf"]  # type: ignore[union-attr]
+    got = {r.split()[1].rpartition("/")[2] for r in shelf.asked if r.startswith("GET") and "resolve" in r}
+    assert got == {"their-Q4_K_M.gguf", "mmproj-their-F16.gguf"}
+    # From now on without a look at the network, and another of the same commit, though the branch went on.
+    shelf.asked.clear()
+    assert hub.locate(f"{ID}:Q4_K_M", offline=True).commit == commit and shelf.asked == []
+    with pytest.raises(DownloadError, match="is not installed, and offline mode"):
+        hub.locate(f"{ID}:their-F16.gguf", offline=True)
+    shelf.publish(ID, published | {"README.md": b"new"})
+    assert hub.locate(f"{ID}:their-F16.gguf").commit == commit
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert f"{ID}:their-Q4_K_M.gguf" in listed and f"{ID}:their-F16.gguf" in listed
+    assert main(["show", f"{ID}:Q4_K_M", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["backend"], told["parameters"] > 100_000, told["commit"]) == ("llama_server", True, commit)
+    # One is deleted without the other, and without the projector that both need.
+    assert hub.remove(f"{ID}:their-F16.gguf") == len(made["their-F16.gguf"])
+    assert hub.locate(f"{ID}:Q4_K_M", offline=True).projector
+
+
+def test_a_repository_of_one_gguf_file_needs_no_more_than_its_name(shelf: Shelf, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs gguf (pip install gguf)")
+    import tiny_gguf
+
+    commit = shelf.publish(ID, contents(tiny_gguf.write(tmp_path / "made")))
+    found = hub.locate(ID)
+    assert (found.name, found.commit, found.family) == (ID, commit, "llama_server")
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 

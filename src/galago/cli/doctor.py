@@ -92,7 +92,7 @@ def _models(found: Mapping[str, Any]) -> Iterator[str]:
     for model in found["models"]:
         cells = []
         for name in PRECISIONS:
-            size = f"{model['needs'][name] / 1e9:.1f}"
-            cells.append(size if name in model["fits"] else f"({size})")
+            size = f"{model['needs'][name] / 1e9:.1f}" if name in model["needs"] else "-"
+            cells.append(size if name in model["fits"] or size == "-" else f"({size})")
         yield f"{model['id']:{width}}  {'yes' if model['installed'] else 'no':9}  " + " ".join(f"{c:>8}" for c in cells)
     yield "GB of memory, caches included; in brackets what does not fit"

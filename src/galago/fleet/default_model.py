@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from galago.backends.backend import NATIVE
 from galago.backends.memory_estimate import memory_needed
 from galago.errors import size_of
 from galago.store.catalog import SKILLS, Bundled, Entry, Hosted, entries
@@ -62,8 +63,10 @@ def choose_default_model(
 
 
 def photo_models(skill: str | None = None) -> Iterator[Entry]:
-    """The catalogue's models for photographs that have this skill (or any), the best first."""
-    return (e for e in entries() if isinstance(e.source, Hosted) and (skill is None or skill in e.can))
+    """The catalogue's models for photographs that have this skill (or any), the best first; what needs another program
+    or library is left to who names it."""
+    own = (e for e in entries() if isinstance(e.source, Hosted) and e.backend == NATIVE)
+    return (e for e in own if skill is None or skill in e.can)
 
 
 def recommend(

@@ -46,9 +46,9 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     of config.json and preprocessor_config.json or processor_config.json; a weights file has the others beside it, and a
     repository (owner/name or owner/name@revision) holds the same. A GGUF file has its projector beside it; one of
     several in a repository is named as owner/name:FILE, or by how it is stored (owner/name:Q4_K_M). Names of the
-    catalogue come first, then paths: write
-    ./name for a folder that is called as a model is. What is already in the cache is used without a look at the
-    network. Downloads show a bar on a terminal unless `progress` is given; `offline` defaults to HF_HUB_OFFLINE.
+    catalogue come first, then paths: write ./name for a folder that is called as a model is. What is already in the
+    cache is used without a look at the network. Downloads show a bar on a terminal unless `progress` is given;
+    `offline` defaults to HF_HUB_OFFLINE.
 
     Raises ModelNotFound, CheckpointError (something lacks or cannot be read) or DownloadError.
     """
@@ -69,9 +69,11 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         if os.path.isfile(path):
             name = path.resolve().parent.name if is_part(path) else path.stem
             return replace(_local(path.parent, name, weights_of(path)), source=path.resolve())
-        if path.suffix in (*SUFFIXES, gguf.SUFFIX) or str(name_or_path).startswith((".", "/", "~")):
+        named = remote(str(name_or_path))
+        is_file = path.suffix in (*SUFFIXES, gguf.SUFFIX) and not (named and named.file)
+        if is_file or str(name_or_path).startswith((".", "/", "~")):
             raise ModelNotFound(f"no folder or file {path}") from None
-        if named := remote(str(name_or_path)):
+        if named:
             return files_of_repository(named, progress, offline)
         raise
     if isinstance(entry.source, Bundled):

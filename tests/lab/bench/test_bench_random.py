@@ -100,8 +100,9 @@ def test_a_model_that_would_have_to_be_downloaded_is_not():
     assert made.tokenizer == hub.locate(catalog.entries()[0].id).tokenizer
 
 
-def test_every_model_of_the_catalogue_has_a_blueprint():
-    assert [random.find_blueprint(e.id).name for e in catalog.entries()] == [e.id for e in catalog.entries()]
+def test_every_model_of_our_engine_has_a_blueprint():
+    own = [e.id for e in catalog.entries() if e.backend == "native"]
+    assert [random.find_blueprint(name).name for name in own] == own
     with pytest.raises(ModelNotFound, match="moondream9"):
         random.find_blueprint("moondream9")
 

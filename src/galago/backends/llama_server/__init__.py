@@ -18,7 +18,7 @@ from galago.errors import CheckpointError, InvalidRequest, UnsupportedTask
 from galago.families import ModelFiles
 from galago.request import Caption, Chat, Query
 from galago.store import hub
-from galago.store.catalog import Entry, Local
+from galago.store.catalog import Entry, Local, with_precision
 from galago.system.device import pick_threads, threads_warning
 
 OVERHEAD = 400 << 20
@@ -48,8 +48,9 @@ def load(
     files = hub.locate(name, progress=progress)
     with hub.blaming(files.name, files.source):
         head, _ = llama.read_pair(files)
-    if precision not in (None, "auto"):
-        what = f"{files.name} holds {head.precision} weights, and cannot run in {precision}"
+    wanted = with_precision(name)[1] if precision in (None, "auto") else precision
+    if wanted not in (None, llama.precision_of(head)):
+        what = f"{files.name} holds {llama.precision_of(head)} weights, and cannot run in {wanted}"
         raise InvalidRequest(f"{what}; name another file for another precision", "precision")
     slots, context = min(llama.SLOTS, limits.running), llama.context_of(head)
     server = Server(files.name, binary, llama.arguments(files, context, slots, threads), llama.ENVIRONMENT)
@@ -79,9 +80,9 @@ def _serve(
         name=files.name,
         identity=f"{files.name}@{_digest(files)}",
         revision=files.commit or "unknown",
-        precision=head.precision,
+        precision=llama.precision_of(head),
         device="cpu",
-        kernels=f"llama-server {version}",
+        kernels=f"llama-server {version}, {head.precision}",
         skills=frozenset({Caption, Query, Chat}),
         threads=threads,
         fallbacks=tuple(notes),
@@ -98,17 +99,18 @@ def describe(name: str) -> Entry:
     files = hub.locate(name)
     with hub.blaming(files.name, files.source):
         head, projector = llama.read_pair(files)
+    precision = llama.precision_of(head)
     return Entry(
         id=files.name,
         description=str(head.fields.get("general.name") or ""),
         license=str(head.fields.get("general.license") or ""),
-        precisions=(head.precision,),
+        precisions=(precision,),
         source=Local(files.source or files.weights[0].parent, (*files.weights, *filter(None, [files.projector]))),
         parameters=head.parameters + projector.parameters,
         backend="llama_server",
         commit=files.commit,
         context=llama.context_of(head),
-        counted={head.precision: files.size + llama.SLOTS * llama.kv_bytes(head) + OVERHEAD},
+        counted={precision: files.size + llama.SLOTS * llama.kv_bytes(head) + OVERHEAD},
     )
 
 

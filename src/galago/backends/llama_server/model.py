@@ -23,6 +23,8 @@ ENVIRONMENT = {
 }
 """Settings of llama-server that a version may lack, and a person set otherwise. By default it may keep 8 GiB of old
 prompts, and its /slots would show what is asked."""
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "Q8_0": "int8"}
+"""How Galago calls what its own engine has too. All of four bits are int4; others keep llama.cpp's names, as Q5_K_M."""
 CONTROL, USER_DEFINED = 3, 4
 """Types of tokens that stand for no text of a user's."""
 
@@ -53,6 +55,10 @@ def read_pair(files: ModelFiles) -> tuple[GGUFHead, GGUFHead]:
 
 def sees(projector: GGUFHead) -> bool:
     return bool(projector.fields.get("clip.has_vision_encoder"))
+
+
+def precision_of(model: GGUFHead) -> str:
+    return "int4" if model.precision.startswith(("Q4", "IQ4")) else PRECISIONS.get(model.precision, model.precision)
 
 
 def vocabulary_of(model: GGUFHead) -> Vocabulary:

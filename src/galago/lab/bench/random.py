@@ -43,7 +43,7 @@ def find_blueprint(model: str) -> Blueprint:
     if isinstance(entry.source, Bundled):
         own = hub.locate(entry.id)
         return Blueprint(entry.id, own.config, own.tokenizer, own.family)
-    make = family(entry.family).blueprint
+    make = family(entry.family).blueprint if entry.family else None
     if make is None:
         raise ModelNotFound(f"{entry.id} is not here, and nobody says what its weights would be like")
     return make(entry.id, hub.locate(next(e for e in entries() if isinstance(e.source, Bundled)).id))
