@@ -76,6 +76,18 @@ def download(
             tell(done, total)
 
 
+def delete(paths: set[Path]) -> int:
+    """Delete these files of the hub's cache; the bytes freed."""
+    from huggingface_hub import constants, scan_cache_dir
+
+    cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    doomed = cache.delete_files(
+        *(f for repo in cache.repos for rev in repo.revisions for f in rev.files if f.file_path in paths)
+    )
+    doomed.execute()
+    return doomed.expected_freed_size
+
+
 def _counter(tell: Progress, before: int, total: int) -> Any:
     """A class with as much of tqdm's face as the hub client uses, that only counts bytes."""
 

@@ -32,7 +32,7 @@ from galago.store.catalog import (
     lookup,
 )
 from galago.store.checkpoint_folder import SUFFIXES, is_onnx, is_part, weights_in, weights_of
-from galago.store.download import cached, check_online, download, explained, is_offline, matches, required
+from galago.store.download import cached, check_online, delete, download, explained, is_offline, matches, required
 from galago.store.foreign import BESIDE as BESIDE_FOREIGN
 from galago.store.foreign import FOREIGN, check_installed, is_foreign
 from galago.store.repository import TOKENIZER, Repository, in_cache, repository, shared_tokenizer, tensors_of
@@ -260,7 +260,7 @@ def remove(name: str) -> int:
         if not found.commit or not found.is_here:
             raise ModelNotFound(f"{found.name} is not installed")
         if found.file and len(found.gguf_models) > 1 and (pair := found.gguf_pair):
-            return _delete(set(pair.weights))  # the projector may be another's too
+            return delete(set(pair.weights))  # the projector may be another's too
         revision = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(found.commit)
         revision.execute()
         return revision.expected_freed_size
@@ -276,19 +276,7 @@ def remove(name: str) -> int:
     paths = {p for r in entry.source.files if r not in needed and (p := cached(r))}
     if not paths:
         raise ModelNotFound(f"{entry.id} is not installed")
-    return _delete(paths)
-
-
-def _delete(paths: set[Path]) -> int:
-    """Delete these files of the hub's cache; the bytes freed."""
-    from huggingface_hub import constants, scan_cache_dir
-
-    cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    doomed = cache.delete_files(
-        *(f for repo in cache.repos for rev in repo.revisions for f in rev.files if f.file_path in paths)
-    )
-    doomed.execute()
-    return doomed.expected_freed_size
+    return delete(paths)
 
 
 def discard_partial() -> None:
