@@ -165,6 +165,12 @@ def test_only_a_checkpoint_is_exported(
 ) -> None:
     error = said(capsys, "export", moondream[1], "--to", "onnx", "--out", tmp_path / "out")
     assert "holds ONNX graphs" in error and "take the checkpoint that they were made of" in error
+    assert main(["quantize", str(moondream[0]), "--to", "int8", "--out", str(tmp_path / "packed")]) == 0
+    error = said(capsys, "export", tmp_path / "packed", "--to", "onnx", "--out", tmp_path / "out")
+    assert "packed is quantized to int8 already; start from the original" in error
+    error = said(capsys, "export", "florence-2-base", "--to", "onnx", "--out", tmp_path / "out")
+    assert "is run by transformers and cannot be exported; Moondream and SmolVLM can" in error
+    assert names(tmp_path) == {"packed"}
     for part in ("onnx", "onnx/embed_tokens.onnx"):
         error = said(capsys, "show", moondream[1] / part)
         assert error.endswith(f"is a part of a model; name {moondream[1]}")

@@ -40,6 +40,12 @@ def test_other_models_say_what_they_need(bare: dict[str, str]) -> None:
     assert "needs PyTorch: pip install torch; a folder of `galago export` runs without it" in refused.stderr
 
 
+def test_an_export_says_what_it_needs(bare: dict[str, str], tmp_path: Path) -> None:
+    refused = ran(bare, "export", "scenes", "--to", "onnx", "--out", tmp_path / "out")
+    assert refused.returncode == 2 and not (tmp_path / "out").exists()
+    assert "an export needs torch: pip install 'galago[onnx]'" in refused.stderr
+
+
 def test_a_server_answers(scenes: Path, bare: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", bare["PYTHONPATH"])
     picture = f"data:image/png;base64,{base64.b64encode(PICTURE.read_bytes()).decode()}"

@@ -137,7 +137,8 @@ def _disk_facts(what: str, folder: Path) -> dict[str, Any]:
 
 def _advice(torch: TorchFacts, budget: int, best: str | None) -> Iterator[Advice]:
     if torch.version is None:
-        yield Advice(f"PyTorch cannot be imported, and no model runs without it ({torch.error})", "pip install torch")
+        what = "PyTorch cannot be imported; without it only what `galago export` wrote runs"
+        yield Advice(f"{what} ({torch.error})", "pip install torch")
     else:
         yield from _speed_advice(torch)
     if best is None:

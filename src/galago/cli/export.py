@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from galago.cli.streams import json_path, print_json
-from galago.errors import InvalidRequest, ModelNotFound, quoted, size_of
-from galago.store.catalog import find, with_precision
+from galago.errors import InvalidRequest, ModelNotFound, UnsupportedTask, quoted, size_of
+from galago.store.catalog import entry_of, find, with_precision
 from galago.store.hub import check_models
 from galago.system.outputs import check_folder
 from galago.system.progress import progress_bar
@@ -45,14 +45,18 @@ def export(
     if folder is not None:
         check_folder(folder, [model], forceable=False)
     check_models([model])
+    if (entry := entry_of(model)) and entry.backend != "native":
+        raise UnsupportedTask(f"{entry.id} is run by {entry.backend} and cannot be exported; Moondream and SmolVLM can")
+    try:
+        from galago.backends.onnx.export import export_model
+    except ModuleNotFoundError as error:
+        raise UnsupportedTask(f"an export needs {error.name}: pip install 'galago[onnx]'") from error
     from galago.store.hub import locate
 
     files = locate(model)
     if folder is None:
         folder = Path(_named(files.name, precision))
         check_folder(folder, [model], forceable=False)
-    from galago.backends.onnx.export import export_model
-
     with progress_bar(f"Exporting {files.name}") as tell:
         written = export_model(files, precision, folder, tell)
     size = sum(graph.bytes + graph.data for graph in written.values())

@@ -17,6 +17,7 @@ from galago.backends.onnx.graphs import ExportedGraph, graphs_of
 from galago.backends.onnx.layout import FORMAT, GRAPHS, SUFFIXES, data_file, file_name
 from galago.backends.onnx.sessions import Graph, array_of, value_of
 from galago.checkpoint.config_file import TEXT, read_json
+from galago.checkpoint.packed import bits_of
 from galago.errors import CheckpointError, InvalidRequest, UnsupportedTask, quoted
 from galago.families import ModelFiles
 from galago.families.base import DecoderModel
@@ -58,14 +59,15 @@ def export_model(files: ModelFiles, precision: str, folder: Path, progress: Prog
     """Write a folder, which must not be there or be empty, with a model's graphs, tokenizer and configs.
 
     Nothing is left of it when it does not come to its end. Raises InvalidRequest for a precision that there is not,
-    UnsupportedTask for a family without graphs and without the extra `onnx`, and CheckpointError where ONNX Runtime
-    does not compute what PyTorch does.
+    UnsupportedTask for a family without graphs, and CheckpointError for weights that are quantized already and where
+    ONNX Runtime does not compute what PyTorch does.
     """
     if precision not in SUFFIXES:
         raise InvalidRequest(f"cannot export in {quoted(precision)}; use {' or '.join(SUFFIXES)}", "precision")
     if files.family not in GRAPHS:
         raise UnsupportedTask(f"models of the family {files.family} cannot be exported; {', '.join(GRAPHS)} can")
-    check_installed()
+    if bits := bits_of(files.weights):
+        raise CheckpointError(f"{files.name} is quantized to int{bits} already; start from the original")
     with _whole_folder(folder) as partial:
         with blaming(files.name, files.source):
             cpu = torch.device("cpu")
@@ -93,15 +95,6 @@ def export_model(files: ModelFiles, precision: str, folder: Path, progress: Prog
         _write_json(partial / ONNX_MANIFEST, about)
         progress(len(written), len(written))
     return written
-
-
-def check_installed() -> None:
-    """Raise UnsupportedTask unless what an export takes is installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UnsupportedTask(f"an export needs {error.name}: pip install 'galago[onnx]'") from None
 
 
 @contextmanager
