@@ -17,12 +17,10 @@ from PIL import Image
 pytest.importorskip("transformers", reason="needs transformers (pip install 'galago[transformers]')")
 
 import tiny_transformers as tiny
-from serving import sdk, serving
+from server_program import server_program
+from serving import sdk
 
 from galago.cli.app import main
-from galago.fleet.pool import ModelPool
-from galago.server.app import create_app
-from galago.server.settings import ServerSettings
 
 IMAGE = Image.new("RGB", (60, 40), "red")
 OUT = io.BytesIO()
@@ -39,8 +37,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def url(folders: dict[str, Path]) -> Iterator[str]:
-    pool = ModelPool(keep_alive=None, options={"device": "cpu"})
-    with serving(create_app(pool, ServerSettings(model=tuple(map(str, folders.values()))))) as address:
+    """The program, as a person starts it: `galago serve ./llava ./git`."""
+    with server_program(*map(str, folders.values())) as (_, address):
         yield address
 
 
