@@ -11,13 +11,13 @@ from onnx_folder import export
 @pytest.fixture(scope="session")
 def moondream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a checkpoint and of its graphs."""
-    folder = tiny_moondream.write(tmp_path_factory.mktemp("moondream") / "tiny")
+    folder = tiny_moondream.write(tmp_path_factory.mktemp("moondream") / "eyes")
     return folder, export(folder)
 
 
 @pytest.fixture(scope="session")
 def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tiny_smolvlm.write(tmp_path_factory.mktemp("smolvlm") / "tiny")
+    folder = tiny_smolvlm.write(tmp_path_factory.mktemp("smolvlm") / "talk")
     return folder, export(folder)
 
 

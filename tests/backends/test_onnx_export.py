@@ -130,8 +130,8 @@ def test_json_tells_the_sizes(
     capsys.readouterr()
     assert main(["export", str(moondream[0]), "--to", "onnx", "--precision", "int8", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["model"], told["precision"], told["folder"]) == ("tiny", "int8", "tiny-onnx-int8")
-    assert told["bytes"] == sum(f.stat().st_size for f in (tmp_path / "tiny-onnx-int8" / "onnx").iterdir())
+    assert (told["model"], told["precision"], told["folder"]) == ("eyes", "int8", "eyes-onnx-int8")
+    assert told["bytes"] == sum(f.stat().st_size for f in (tmp_path / "eyes-onnx-int8" / "onnx").iterdir())
     assert told["graphs"].keys() == {*PARTS, *REGIONS, "vision_projection"}
     assert all(0 <= graph["difference"] < 0.25 for graph in told["graphs"].values())
 

@@ -1,6 +1,8 @@
 """Models as ONNX graphs answer as the checkpoints do that they were made of."""
 
+import itertools
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image
 
 import galago
 from galago.backends.memory_estimate import memory_needed
+from galago.backends.onnx.decoder import OnnxModel
 from galago.engine.limits import Limits
 from galago.engine.step import CHUNK
 from galago.errors import CheckpointError, GalagoError, InvalidRequest, UnsupportedTask
@@ -94,11 +97,21 @@ def test_sampling_stops_constraints_and_probabilities(moondreams: Pair) -> None:
     same(moondreams, Caption(), image, **tiny_moondream.WARM, frequency_penalty=1.0, logit_bias={40: 3})
 
 
-def test_a_text_is_streamed_and_cancelled(moondreams: Pair) -> None:
-    run = moondreams[1].submit(Request(Caption(), tiny_moondream.IMAGE, Sampling(**tiny_moondream.WARM)))
-    next(run)
-    run.cancel()
-    *_, done = run
+def test_a_text_is_streamed_and_cancelled(moondreams: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled, steps, feed = threading.Event(), itertools.count(), OnnxModel.feed
+
+    def gated(*given: Any) -> Any:
+        """A step that waits, once there is text, until the request is cancelled."""
+        assert next(steps) < 20 or cancelled.wait(60)
+        return feed(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxModel, "feed", gated)
+        run = moondreams[1].submit(Request(Caption(), tiny_moondream.IMAGE, Sampling(**tiny_moondream.WARM)))
+        next(run)
+        run.cancel()
+        cancelled.set()
+        *_, done = run
     assert done.finish_reason == "cancelled"
     same(moondreams, Caption(), tiny_moondream.IMAGE, **tiny_moondream.WARM)
 
