@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import select
 import socket
 import sys
 import threading
@@ -17,6 +18,8 @@ from typing import Any
 
 VERSION = "0 (stand-in)"
 CONTEXT = 2048
+PACE = float(os.environ.get("LLAMA_STANDIN_PACE", 0))
+"""Seconds for each token, for benchmarks."""
 ENOUGH = 64
 """Tokens of an answer; a longer one comes no further until its client leaves."""
 WORDS = ("a", "small", "red", "square", "on", "white", "paper")
@@ -76,6 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             if made == asked["max_tokens"]:
                 reason = "length"
                 break
+            select.select([], [], [], PACE)
             made += 1
             if made > ENOUGH:
                 self.wait_for_client_to_leave()

@@ -51,9 +51,11 @@ class Answer:
                 end = _read(_events(response), turn)
         except (OSError, http.client.HTTPException) as error:
             turn.check()
+            self._server.note_loss()
             raise GenerationFailed(LOST) from error
         if end is None:
             turn.check()
+            self._server.note_loss()
             raise GenerationFailed(LOST)
         self._server.note_answer()
         return end

@@ -25,6 +25,8 @@ POLL_S, ANSWER_S = 0.02, 5.0
 """Seconds between two looks at whether it is ready, and for which one of them waits."""
 STOP_S = 5.0
 """Seconds in which it ends when it is asked to."""
+DEATH_S = 1.0
+"""Seconds between the end of a connection and that of its process, at the most."""
 PORT_TRIES = 5
 """Another program may take a port between our looking for a free one and its use."""
 MOST_DEATHS = 5
@@ -56,6 +58,7 @@ class Server:
         self._name, self._command = name, [str(binary), *arguments]
         mine = {name: value for name, value in os.environ.items() if not name.startswith("GALAGO_")}
         self._environment = environment | mine | {"LLAMA_API_KEY": self.key}
+        self._lock = threading.Lock()
         self._closed = False
         self._deaths = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,6 +91,15 @@ class Server:
             self._process.kill()
         self._thread.join()
 
+    def note_loss(self) -> None:
+        """A connection to it broke: if it has died, say so now, lest the next request goes to nobody."""
+        process = self._process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process is not None:
+                process.wait(DEATH_S)
+                with self._lock:
+                    self.is_ready = self.is_ready and self._process is not process
+
     def note_answer(self) -> None:
         """It works: forget its deaths."""
         self._deaths = 0
@@ -119,7 +131,8 @@ class Server:
             reader.start()
             was_ready = self._wait_until_ready(process)
             if was_ready:
-                self.is_ready = True
+                with self._lock:
+                    self.is_ready = process.poll() is None
                 self._settled.set()
                 self.on_change()
             code = process.wait()
