@@ -184,6 +184,21 @@ def test_what_a_chat_template_refuses_is_told(folders: dict[str, Path], tmp_path
             model.chat([{"role": "system", "content": "be kind"}, user])
 
 
+def test_a_chat_template_for_texts_alone_is_not_used(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As fine-tunes have it that kept a language model's."""
+    for name, template in {
+        "adds": "{{ messages[0]['content'] + eos_token }}",
+        "shows": "{{ messages|length }}",
+    }.items():
+        shutil.copytree(folders["llava"], tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(template)
+        with galago.load(tmp_path / name) as model:
+            assert any("its chat template shows no images" in note for note in model.fallbacks)
+            assert said(model, Query("what is in this?"))
+            with pytest.raises(galago.UnsupportedTask, match="one question"):
+                model.chat([{"role": "system", "content": "x"}, {"role": "user", "content": [RED, "what?"]}])
+
+
 def test_pieces_are_the_text_whatever_the_tokenizer(models: dict[str, galago.Model]) -> None:
     """Blanks that a tokenizer writes before words are lost by who decodes each line or piece by itself."""
     for name in SKILLS:

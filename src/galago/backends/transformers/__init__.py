@@ -76,6 +76,7 @@ def load(
     if unread:
         notes.append(f"not all tensors of the checkpoint are read: {unread[0]} is not, and {len(unread) - 1} more")
     kind = Kind(florence.SKILLS) if config.model_type == "florence2" else kind_of(config, processor)
+    notes += [kind.note] if kind.note else []
     facts = Facts(
         name=files.name,
         identity=identity_of(files, chosen.name, where),

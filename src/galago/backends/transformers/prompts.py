@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
@@ -48,6 +49,8 @@ class Kind:
     skills: frozenset[type[Skill]]
     plain: tuple[str, str] | None = None
     """prompts for a caption and for a question, of a model that reads text and has no chat template"""
+    note: str | None = None
+    """what of the checkpoint is not used, a sentence"""
 
     @property
     def converses(self) -> bool:
@@ -82,14 +85,14 @@ def kind_of(config: PreTrainedConfig, processor: ProcessorMixin) -> Kind:
         return Kind(frozenset({Caption, Query, Chat}))
     mark = getattr(processor, "image_token", None)
     default = (f"{mark}\n{CAPTION['normal']}", f"{mark}\n{{}}") if isinstance(mark, str) else (CAPTION["normal"], "{}")
-    return Kind(frozenset({Caption, Query, Chat}), PLAIN.get(config.model_type, default))
+    unused = "its chat template shows no images: it takes one question at a time, without the template"
+    note = unused if getattr(processor, "chat_template", None) else None
+    return Kind(frozenset({Caption, Query, Chat}), PLAIN.get(config.model_type, default), note)
 
 
 def read(processor: ProcessorMixin, prompt: Prompt, images: Sequence[Any]) -> Any:
     """The tensors of a prompt whose images are decoded. Raises InvalidRequest where a chat template takes no such
     conversation."""
-    from jinja2 import TemplateError
-
     if prompt.messages:
         left = iter(images)
         conversation = [_as_dict(processor, message, left) for message in prompt.messages]
@@ -180,8 +183,12 @@ def _shows_images(processor: ProcessorMixin) -> bool:
         return False
     parts = [{"type": "image"}, {"type": "text", "text": "x"}]
     conversation = [{"role": "user", "content": parts}]
-    with_image = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-    without = processor.apply_chat_template(
-        [{"role": "user", "content": parts[1:]}], add_generation_prompt=True, tokenize=False
-    )
-    return bool(with_image != without)
+    without = [{"role": "user", "content": parts[1:]}]
+    try:
+        one, other = (
+            processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            for turns in (conversation, without)
+        )
+    except (TemplateError, TypeError):  # one that is made for texts alone takes no parts
+        return False
+    return bool(one != other)
