@@ -87,14 +87,13 @@ def test_an_answer_is_that_of_the_library_itself(
     held: Any = models[name].backend
     model, processor = held._model.model, held._model.processor
     question = "what is in the image?"
+    shown = "<|vision_start|><|image_pad|><|vision_end|>"
     texts: dict[str, Any] = {
-        "llava": "USER: <image>\n" + question + "\nASSISTANT:",
-        "llava-plain": "USER: <image>\n" + question + " ASSISTANT:",
-        "qwen": "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
-        + question
-        + "<|im_end|>\n<|im_start|>assistant\n",
+        "llava": f"USER: <image>\n{question}\nASSISTANT:",
+        "llava-plain": f"USER: <image>\n{question} ASSISTANT:",
+        "qwen": f"<|im_start|>user\n{shown}{question}<|im_end|>\n<|im_start|>assistant\n",
         "blip-vqa": question,
-        "paligemma": "answer en " + question,
+        "paligemma": f"answer en {question}",
     }
     text = {"text": texts[name]} if name in texts else {}
     inputs = processor(images=RED, return_tensors="pt", **text)
@@ -184,19 +183,15 @@ def test_what_a_chat_template_refuses_is_told(folders: dict[str, Path], tmp_path
             model.chat([{"role": "system", "content": "be kind"}, user])
 
 
-def test_a_chat_template_for_texts_alone_is_not_used(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["{{ messages[0]['content'] + eos_token }}", "{{ messages|length }}"])
+def test_a_chat_template_for_texts_alone_is_not_used(folders: dict[str, Path], tmp_path: Path, template: str) -> None:
     """As fine-tunes have it that kept a language model's."""
-    for name, template in {
-        "adds": "{{ messages[0]['content'] + eos_token }}",
-        "shows": "{{ messages|length }}",
-    }.items():
-        shutil.copytree(folders["llava"], tmp_path / name)
-        (tmp_path / name / "chat_template.jinja").write_text(template)
-        with galago.load(tmp_path / name) as model:
-            assert any("its chat template shows no images" in note for note in model.fallbacks)
-            assert said(model, Query("what is in this?"))
-            with pytest.raises(galago.UnsupportedTask, match="one question"):
-                model.chat([{"role": "system", "content": "x"}, {"role": "user", "content": [RED, "what?"]}])
+    shutil.copytree(folders["llava"], tmp_path / "made")
+    (tmp_path / "made" / "chat_template.jinja").write_text(template)
+    with galago.load(tmp_path / "made") as model:
+        assert said(model, Query("what is in this?")) and "its chat template shows no images" in model.fallbacks[0]
+        with pytest.raises(galago.UnsupportedTask, match="one question"):
+            model.chat([{"role": "system", "content": "x"}, {"role": "user", "content": [RED, "what?"]}])
 
 
 def test_pieces_are_the_text_whatever_the_tokenizer(models: dict[str, galago.Model]) -> None:
@@ -254,10 +249,10 @@ def test_text_that_spells_control_tokens_is_text(models: dict[str, galago.Model]
 
 
 def test_json_that_fits_a_schema(models: dict[str, galago.Model]) -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    schema |= {"additionalProperties": False}
+    members = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    schema = json.dumps(members | {"additionalProperties": False})
     for name in ("llava", "qwen"):
-        text = said(models[name], Query("how many?"), max_tokens=40, json_schema=json.dumps(schema))
+        text = said(models[name], Query("how many?"), max_tokens=40, json_schema=schema)
         assert isinstance(json.loads(text)["n"], int)
 
 
