@@ -116,3 +116,10 @@ def test_show_tells_version_flags_and_memory(folder: Path, capsys: pytest.Captur
     assert main(["show", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "llama-server 0 (stand-in): --parallel 2 --ctx-size 16384 --threads" in said and "float16" in said
+
+
+def test_nothing_is_fetched_for_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    for name in ("someone/model-GGUF:Q4_K_M", "smolvlm-500m-gguf"):  # there is no hub: a look at it is another error
+        with pytest.raises(galago.CheckpointError, match=f"{VARIABLE} is .*/none, which is no program"):
+            galago.load(name)

@@ -46,5 +46,7 @@ def kernels(precision: str, device: str | None) -> tuple[str, Sequence[str]]:
 def _loader(name: str, progress: Progress | None = None) -> backend.Loader:
     if is_onnx(name):
         return backend.loader(backend.ONNX)
+    if (named := hub.remote(name)) and named.file:
+        return backend.loader(GGUF)  # which looks for its program before it downloads anything
     family = hub.locate(name, progress=progress).family
     return backend.loader(family if family in (FOREIGN, GGUF) else backend.NATIVE)
