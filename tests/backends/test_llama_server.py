@@ -137,13 +137,6 @@ def test_skills_that_are_lacking(url: str) -> None:
         assert refused.status_code == 501 and "it can caption, answer questions, converse" in refused.text
 
 
-def test_several_images(url: str) -> None:
-    one, two = (
-        sdk(url).chat.completions.create(model="tiny", messages=ask("what?", *[URL] * n), **LETTERS) for n in (1, 2)
-    )
-    assert one.usage and two.usage and two.usage.prompt_tokens > one.usage.prompt_tokens + 3
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 def test_killed_in_mid_answer_it_is_back(url: str) -> None:
     client = sdk(url)
@@ -160,6 +153,13 @@ def test_killed_in_mid_answer_it_is_back(url: str) -> None:
     assert answer.choices[0].finish_reason == "stop"
     [other] = children()
     assert other != child
+
+
+def test_several_images(url: str) -> None:
+    one, two = (
+        sdk(url).chat.completions.create(model="tiny", messages=ask("what?", *[URL] * n), **LETTERS) for n in (1, 2)
+    )
+    assert one.usage and two.usage and two.usage.prompt_tokens > one.usage.prompt_tokens + 3
 
 
 # --- what is refused, before or while it starts ----------------------------------------------

@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         if prompt >= CONTEXT:
             told = {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": CONTEXT}
             return self.tell(400, {"error": {"message": "the request exceeds the available context size", **told}})
+        assert asked["repeat_last_n"] >= 0  # as newer versions check
         if "fall over" in text:
             os._exit(3)
         self.send_response(200)

@@ -25,6 +25,8 @@ MAX_TOKENS = 512
 """Of an answer whose request has no limit."""
 SIDES: dict[Detail, int] = {"high": 2048, "low": 512}
 """Pixels on the longer side of an image, at the most, by detail: no model of llama.cpp sees more of one."""
+PENALISED = 8192
+"""The last tokens that penalties look at: as many as a context has, since not every version takes -1 for all."""
 RANDOM_SEED = 2**32 - 1
 """By which llama-server means that it draws one."""
 
@@ -152,7 +154,7 @@ def _sampling(s: Sampling) -> dict[str, Any]:
         "seed": RANDOM_SEED if s.seed is None else s.seed % RANDOM_SEED,
         "max_tokens": s.max_tokens or MAX_TOKENS,
         "repeat_penalty": s.repetition_penalty,
-        "repeat_last_n": -1,
+        "repeat_last_n": PENALISED,
         "presence_penalty": s.presence_penalty,
         "frequency_penalty": s.frequency_penalty,
     }
