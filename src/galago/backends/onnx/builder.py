@@ -17,6 +17,8 @@ from galago.precision.linear import Dense, LinearWeight, Mlp, Norm
 
 OPSET, IR_VERSION = 20, 9
 """Of 2023 and 2024: runtimes in browsers are some versions behind."""
+ZERO = 128
+"""The whole number that stands for 0 in activations."""
 LEAST_OUTSIDE = 1024
 """Bytes of an array from which on it may lie outside of its graph's file: runtimes look at small ones beforehand."""
 PAGE = 4096
@@ -115,11 +117,14 @@ def linear(b: Builder, x: Name, w: LinearWeight) -> Name:
 
 
 def _integer_product(b: Builder, x: Name, weight: NDArray[np.float32]) -> Name:
-    """x times a weight [out, in], both as whole numbers: x with one scale, found as it is computed."""
+    """x times a weight [out, in], both as whole numbers: each row of x with a scale of its own, found as it comes."""
     whole, scales = quantise_rows(weight)
-    number, scale, zero = b.ops(3, "DynamicQuantizeLinear", x)
-    product = b.op("Cast", b.op("MatMulInteger", number, b.weight(whole.T), zero), to=TensorProto.FLOAT)
-    return b.op("Mul", product, b.op("Mul", scale, b.weight(scales)))
+    largest = b.op("ReduceMax", b.op("Abs", x), b.constant([-1]))
+    scale = b.op("Mul", b.op("Max", largest, b.constant(1e-30, np.float32)), b.constant(1 / 127, np.float32))
+    shifted = b.op("Add", b.op("Round", b.op("Div", x, scale)), b.constant(ZERO, np.float32))
+    number = b.op("Cast", shifted, to=TensorProto.UINT8)
+    product = b.op("MatMulInteger", number, b.weight(whole.T), b.constant(ZERO, np.uint8))
+    return b.op("Mul", b.op("Mul", b.op("Cast", product, to=TensorProto.FLOAT), scale), b.weight(scales))
 
 
 def quantise_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
