@@ -35,7 +35,7 @@ from galago.store.checkpoint_folder import SUFFIXES, is_onnx, is_part, weights_i
 from galago.store.download import cached, check_online, delete, download, explained, is_offline, matches, required
 from galago.store.foreign import BESIDE as BESIDE_FOREIGN
 from galago.store.foreign import FOREIGN, check_installed, is_foreign
-from galago.store.repository import TOKENIZER, Repository, in_cache, repository, shared_tokenizer, tensors_of
+from galago.store.repository import TOKENIZER, Repository, in_cache, published, repository, shared_tokenizer, tensors_of
 from galago.system.progress import Progress
 
 
@@ -85,7 +85,7 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
         weights = tuple(required(r) for r in source.weights)
         return ModelFiles(entry.id, gguf.GGUF, weights, weights[0], projector=required(source.projector))
     if isinstance(source, Published):
-        return replace(files_of_repository(_published(source), progress, offline), name=entry.id)
+        return replace(files_of_repository(published(source), progress, offline), name=entry.id)
     if not isinstance(source, Hosted) or source.tokenizer is None:
         raise CheckpointError(f"{entry.id} is run by {entry.backend}: there is no checkpoint of it")
     fetch(entry, progress, offline)
@@ -117,16 +117,10 @@ def remote(name: str) -> Repository | None:
 def fetch(entry: Entry, progress: Progress | None = None, offline: bool | None = None) -> None:
     """Download what is not here yet of a model of the catalogue, as for locate()."""
     if isinstance(entry.source, Published):
-        files_of_repository(_published(entry.source), progress, offline)
+        files_of_repository(published(entry.source), progress, offline)
     if isinstance(entry.source, Hosted):
         lacking = [r for r in entry.source.files if not cached(r)]
         download(entry.id, lacking, progress, offline, whole=len(lacking) == len(entry.source.files))
-
-
-def _published(source: Published) -> Repository:
-    found = repository(source.repository)
-    assert found, f"{source.repository} is no name of a repository"
-    return found
 
 
 def files_of_repository(
@@ -218,7 +212,7 @@ def files_of(entry: Entry) -> tuple[Path, ...] | None:
             here = [cached(r) for r in source.files]
             return tuple(p for p in here if p) if all(here) else None
         case Published() as source:
-            found = _published(source)
+            found = published(source)
             if found.folder is None or not found.is_whole(found.folder, offline=True):
                 return None
             return tuple(sorted(file for file in found.folder.iterdir() if file.is_file()))
@@ -231,7 +225,7 @@ def files_of(entry: Entry) -> tuple[Path, ...] | None:
 def repositories() -> dict[str, ModelFiles]:
     """Those in the hub's cache that hold all of a model that a family reads, by name; not what the catalogue has."""
     listed = {r.repo for e in entries() if isinstance(e.source, Hosted) for r in e.source.files}
-    listed |= {_published(e.source).repo for e in entries() if isinstance(e.source, Published)}
+    listed |= {published(e.source).repo for e in entries() if isinstance(e.source, Published)}
     found = {}
     for here in in_cache():
         if here.repo not in listed and here.folder:
@@ -255,8 +249,8 @@ def remove(name: str) -> int:
     from huggingface_hub import constants, scan_cache_dir
 
     known = lookup(name)
-    published = isinstance(known, Entry) and isinstance(known.source, Published) and _published(known.source)
-    if found := published or remote(name):
+    kept = isinstance(known, Entry) and isinstance(known.source, Published) and published(known.source)
+    if found := kept or remote(name):
         if not found.commit or not found.is_here:
             raise ModelNotFound(f"{found.name} is not installed")
         if found.file and len(found.gguf_models) > 1 and (pair := found.gguf_pair):

@@ -15,7 +15,7 @@ from galago.checkpoint.config_file import read_json
 from galago.errors import CheckpointError, quoted
 from galago.families import ModelFiles
 from galago.store import gguf
-from galago.store.catalog import Hosted, Remote, entries
+from galago.store.catalog import Hosted, Published, Remote, entries
 from galago.store.checkpoint_folder import weights_among
 from galago.store.foreign import BESIDE as BESIDE_FOREIGN
 from galago.store.foreign import is_foreign
@@ -186,6 +186,13 @@ def tensors_of(weights: Iterable[Remote]) -> frozenset[str]:
         for r in weights:
             names |= HfApi().parse_safetensors_file_metadata(r.repo, r.file, revision=r.revision).tensors.keys()
     return frozenset(names)
+
+
+def published(source: Published) -> Repository:
+    """The repository of a model of the catalogue."""
+    found = repository(source.repository)
+    assert found, f"{source.repository} is no name of a repository"
+    return found
 
 
 def repository(name: str) -> Repository | None:
