@@ -31,7 +31,9 @@ MMAP_NAMES = "madvise MADV_DONTNEED PROT_READ PROT_WRITE MAP_PRIVATE MAP_SHARED"
 OTHERS = """
 torch torch.utils._pytree numpy PIL.Image safetensors.torch tokenizers huggingface_hub fastapi uvicorn
 uvicorn.protocols.http.h11_impl jinja2 h11 httpx typer rich.console rich.progress prometheus_client llguidance
-anyio.to_thread asyncio concurrent.futures multiprocessing subprocess tempfile shutil av
+anyio.to_thread asyncio concurrent.futures multiprocessing subprocess tempfile shutil av onnx onnxruntime
+torch.distributed.elastic.timer transformers.modeling_utils transformers.processing_utils
+transformers.models.auto.image_processing_auto transformers.models.auto.tokenization_auto
 """
 """What galago imports: its own ways on Windows are its own to test."""
 UNIX_FOLDERS = ("/proc", "/sys", "/dev")
