@@ -42,6 +42,7 @@ def loaded(request: pytest.FixtureRequest) -> Moondream:
     return load_moondream(hub.locate("scenes"), precision=pick_precision(request.param, CPU), device=CPU)
 
 
+@pytest.mark.slow
 def test_at_once_as_alone(loaded: Moondream) -> None:
     asked = draw_requests(SEED, 60)
     wanted = alone(lambda: Model(Native(loaded)), asked)

@@ -119,6 +119,7 @@ def test_bench_ends_the_process_that_it_measures() -> None:
     assert code == 128 + TERM and quiet(said), said
 
 
+@pytest.mark.slow
 def test_eval_keeps_its_answers_and_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     asked = ("eval", "scenes", "-m", checkpoint, "--range", 1, "--out", out)

@@ -52,6 +52,7 @@ def worker(*args: object, **env: object) -> Command:
     return Command("worker", *args, "--allow-callback-host", "127.0.0.1", **env)
 
 
+@pytest.mark.slow
 def test_two_workers_do_each_job_once_and_tell_of_it(tmp_path: Path, receiver: Receiver) -> None:
     database, settings = tmp_path / "jobs.db", tmp_path / "galago.toml"
     settings.write_text('model = "scenes"\nmax_batch_size = 2\nport = 9000\n')

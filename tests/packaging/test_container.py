@@ -129,6 +129,7 @@ def test_nobody_is_killed_before_the_end_of_a_stop(root: Path, compose: dict[str
     assert len(given) == 3 and all(ServerSettings().grace_s < int(seconds.rstrip("s")) <= 10 for seconds in given)
 
 
+@pytest.mark.slow
 def test_every_way_of_serving_is_a_command_that_runs(root: Path, stages: Stages, compose: dict[str, Any]) -> None:
     """And the health check tells a server that answers from one that is gone."""
     image = stages["cpu"]

@@ -103,6 +103,7 @@ def test_where_the_system_keeps_tiles_from_a_process_it_has_the_next_best() -> N
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which(CROSS) and shutil.which(EMULATOR)),
     reason="needs a compiler and an emulator (apt install g++-aarch64-linux-gnu qemu-user)",

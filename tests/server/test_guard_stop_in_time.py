@@ -78,6 +78,7 @@ def test_whatever_clients_do(folder: Path) -> None:
     assert "Traceback" not in "".join(server.said), "".join(server.said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_each_signal_stops_it_alike(folder: Path, number: int, code: int) -> None:
     with Process("--model", folder, "--grace-s", 60) as server, closing(Wire(("127.0.0.1", server.port))) as wire:

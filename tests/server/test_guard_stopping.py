@@ -98,6 +98,7 @@ def test_a_second_signal_ends_it_at_once(folder):
         assert server.ended() == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_an_open_server_without_a_key_is_warned_about_and_a_key_is_heeded(folder):
     with Process("--model", folder, "--host", "0.0.0.0", "--log-format", "json") as server:
         warning, listening = map(json.loads, server.said)
