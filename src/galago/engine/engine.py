@@ -30,18 +30,10 @@ from galago.system.device import CPU, computing, default_threads
 log = logging.getLogger(__name__)
 
 
-class Process(Protocol):
-    """The process in which the thread lives that carries a request out."""
-
-    def check_process(self) -> None:
-        """Raise EngineClosed in any other."""
-        ...
-
-
 class EngineRun:
     """A request that this engine runs; see backend.Run."""
 
-    def __init__(self, engine: Process, queue: RequestQueue, job: Job) -> None:
+    def __init__(self, engine: "Queued", queue: RequestQueue, job: Job) -> None:
         self._engine = engine  # lives as long as its runs
         self._job = job
         self._ended = False
@@ -87,34 +79,74 @@ class EngineRun:
         self._queue.cancel(self._job)
 
 
-class Engine:
-    """Runs requests on one model, many at a time, in a thread of its own.
+class Queued:
+    """What takes requests into a queue of its own, and carries them out in a thread of its own.
 
-    An engine that is let go, with all its runs, closes itself.
+    One that is let go, with all its runs, closes itself.
     """
+
+    def __init__(self, turns: "Turns", queue: RequestQueue, metrics: Metrics, threads: int) -> None:
+        """`turns` carries the requests out; `threads` compute."""
+        self._queue, self._metrics = queue, metrics
+        self._process = os.getpid()
+        self._worker = Worker(turns, queue, threads)
+        self._worker.start()
+        # What the garbage collector calls must not wait: the thread ends by itself soon after.
+        weakref.finalize(self, queue.close, SHUT_DOWN)
+
+    @property
+    def ended(self) -> GalagoError | None:
+        """Why it takes no more requests: it was closed, its thread ended, or this process forked off; else None."""
+        return FORKED if self._process != os.getpid() else self._queue.closed
+
+    def put(self, job: Job) -> EngineRun:
+        """Queue a request. Raises EngineBusy when the queue is full, EngineClosed or EngineFailed where it ended."""
+        self.check_process()
+        try:
+            self._queue.put(job)
+        except EngineBusy:
+            self._metrics.count_refused(EngineBusy.code)
+            raise
+        self._metrics.count_submitted(job.skill, job.priority)
+        return EngineRun(self, self._queue, job)
+
+    def check_queue(self) -> None:
+        """Raise what `put` would raise now."""
+        self.check_process()
+        try:
+            self._queue.check()
+        except EngineBusy:
+            self._metrics.count_refused(EngineBusy.code)
+            raise
+
+    def close(self) -> None:
+        """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""
+        self._queue.close(SHUT_DOWN)
+        if self._worker is not threading.current_thread():
+            self._worker.join()
+
+    def check_process(self) -> None:
+        """Raise EngineClosed where the thread cannot be: threads do not survive a fork."""
+        if self._process != os.getpid():
+            raise copy.copy(FORKED)
+
+
+class Engine(Queued):
+    """Runs requests on one model, many at a time, in a thread of its own."""
 
     def __init__(self, model: StepModel, limits: Limits | None = None, threads: int | None = None) -> None:
         """`threads` compute, by default as many as PyTorch gives to the thread that calls, or all cores."""
         self.model = model
         self.threads = threads or default_threads()
         limits = limits or Limits()
-        self._metrics = Metrics(model.name, model.precision.name)
-        self._queue = RequestQueue(limits.waiting, limits.running)
+        metrics = Metrics(model.name, model.precision.name)
+        queue = RequestQueue(limits.waiting, limits.running)
         images = ImageCache(
             limits.prefix_bytes, limits.embedding_bytes, limits.disk, limits.disk_bytes, model.device != CPU
         )
-        self._scheduler = Scheduler(model, self._queue, limits, images, self._metrics)
+        self._scheduler = Scheduler(model, queue, limits, images, metrics)
         self._limits = {"waiting": limits.waiting, "running": limits.running}
-        self._process = os.getpid()
-        self._worker = Worker(self._scheduler, self._queue, self.threads)
-        self._worker.start()
-        # What the garbage collector calls must not wait: the thread ends by itself soon after.
-        weakref.finalize(self, self._queue.close, SHUT_DOWN)
-
-    @property
-    def ended(self) -> GalagoError | None:
-        """Why it takes no more requests: it was closed, its thread ended, or this process forked off; else None."""
-        return FORKED if self._process != os.getpid() else self._queue.closed
+        super().__init__(self._scheduler, queue, metrics, self.threads)
 
     @property
     def waiting(self) -> int:
@@ -146,34 +178,7 @@ class Engine:
         arrival, skill = time.perf_counter(), type(request.skill).__name__.lower()
         steps = self._encode_steps(request) if isinstance(request.skill, Encode) else self.model.skill(request)
         job = Job(steps, skill, request.priority, request.timeout, arrival, request.shown)
-        self.check_process()
-        try:
-            self._queue.put(job)
-        except EngineBusy:
-            self._metrics.count_refused(EngineBusy.code)
-            raise
-        self._metrics.count_submitted(job.skill, job.priority)
-        return EngineRun(self, self._queue, job)
-
-    def check_queue(self) -> None:
-        """Raise what `submit` would raise of the queue now."""
-        self.check_process()
-        try:
-            self._queue.check()
-        except EngineBusy:
-            self._metrics.count_refused(EngineBusy.code)
-            raise
-
-    def close(self) -> None:
-        """Refuse new requests, end waiting and running ones with EngineClosed, and wait for the thread."""
-        self._queue.close(SHUT_DOWN)
-        if self._worker is not threading.current_thread():
-            self._worker.join()
-
-    def check_process(self) -> None:
-        """Raise EngineClosed where the engine's thread cannot be: threads do not survive a fork."""
-        if self._process != os.getpid():
-            raise copy.copy(FORKED)
+        return self.put(job)
 
     def _encode_steps(self, request: Request) -> Steps:
         """The steps of Encode, the one skill that is the same for every model."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,25 +22,11 @@ from galago.families.tokenizer import Tokenizer
 from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
+from galago.nn.sizes import TextSizes
 from galago.request import Media, Request
 
 if TYPE_CHECKING:
     from galago.engine.shortest_end import Vocabulary
-
-
-class TextSizes(Protocol):
-    """The sizes of a decoder that its sequences depend on, as a family's config has them."""
-
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def n_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_context(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)

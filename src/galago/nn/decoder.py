@@ -9,6 +9,7 @@ from torch import Tensor
 
 from galago.nn.attention import merge_heads, split_heads
 from galago.nn.rotary import RotaryTable, rotary_table, rotate
+from galago.nn.sizes import TextSizes
 from galago.nn.stack import Stack
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -17,21 +18,11 @@ LayerAttend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The same without the layer."""
 
 
-class DecoderSizes(Protocol):
-    """The sizes of a decoder, as a family's config has them."""
+class DecoderSizes(TextSizes, Protocol):
+    """All sizes of a decoder, as a family's config has them."""
 
     @property
-    def n_layers(self) -> int: ...
-    @property
     def n_heads(self) -> int: ...
-    @property
-    def n_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_context(self) -> int: ...
     @property
     def rot_dim(self) -> int:
         """Entries of each head that its position turns."""

@@ -10,7 +10,7 @@ from galago.backends.llama_server import model as llama
 from galago.backends.llama_server.binary import find_binary, version_of
 from galago.backends.llama_server.process import Server
 from galago.backends.llama_server.slots import Slots
-from galago.backends.serial import Serial
+from galago.backends.queued import QueuedBackend
 from galago.checkpoint.gguf import GGUFHead
 from galago.choices import check_precision
 from galago.engine.limits import Limits
@@ -36,7 +36,7 @@ def load(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     limits: Limits | None = None,
-) -> Serial:
+) -> QueuedBackend:
     """See galago.load. Which device computes is the program's own choice."""
     if variants is not None:
         raise UnsupportedTask("models that llama-server runs have no LoRA variants")
@@ -71,7 +71,7 @@ def _serve(
     threads: int,
     notes: list[str],
     limits: Limits,
-) -> Serial:
+) -> QueuedBackend:
     told: dict[str, Any] = server.get("/props")
     if not told.get("modalities", {}).get("vision", True):
         raise CheckpointError(f"{files.name}: llama-server {version} loaded it, and does not see images with it")
@@ -91,7 +91,7 @@ def _serve(
         commit=files.commit,
     )
     loaded = llama.LlamaModel(server, llama.vocabulary_of(head), slots)
-    return Serial(loaded, facts, limits, Slots, slots)
+    return QueuedBackend(loaded, facts, limits, Slots, slots)
 
 
 def describe(name: str) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any
 
 from galago.backends.llama_server.process import HOST, Server
 from galago.backends.llama_server.requests import Vocabulary, body_of, refusal, refused
-from galago.backends.serial import Turn
+from galago.backends.queued import Turn
 from galago.engine.step import End
 from galago.errors import GenerationFailed
 from galago.request import FinishReason, Request, TextDelta, Token

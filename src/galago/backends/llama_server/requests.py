@@ -3,24 +3,19 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from galago.backends.conversation import messages_of
 from galago.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, UnsupportedTask
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
 from galago.media.picture import Picture
 from galago.media.samples import to_rgb
-from galago.request import Caption, Chat, Detail, Encoding, Length, Media, Message, Query, Request, Sampling, Skill
+from galago.request import Caption, Detail, Encoding, Media, Query, Request, Sampling
 
-CAPTION: dict[Length, str] = {
-    "short": "Describe this image in one sentence.",
-    "normal": "Describe this image.",
-    "long": "Describe this image in detail.",
-}
 MAX_TOKENS = 512
 """Of an answer whose request has no limit."""
 SIDES: dict[Detail, int] = {"high": 2048, "low": 512}
@@ -70,7 +65,8 @@ def body_of(request: Request, vocabulary: Vocabulary) -> bytes:
     """The body of a request, its images decoded. Raises InvalidImage for one that is damaged."""
     details = iter([request.detail_of(i) for i in range(len(request.shown))])
     messages = [
-        {"role": m.role, "content": [_part(part, details, vocabulary) for part in m.parts]} for m in _messages(request)
+        {"role": m.role, "content": [_part(part, details, vocabulary) for part in m.parts]}
+        for m in messages_of(request.skill, request.image)
     ]
     asked: dict[str, Any] = {
         "messages": messages,
@@ -105,25 +101,6 @@ def refused(message: str, status: int, told: dict[str, Any]) -> Exception:
         param = "json_schema" if "schema" in message.lower() or "grammar" in message.lower() else "messages"
         return InvalidRequest(f"llama-server refused the request: {message}", param)
     return GenerationFailed(f"llama-server answered {status}: {message}")
-
-
-def _messages(request: Request) -> Sequence[Message]:
-    """The conversation that a request is put as; its image stands before the first user turn."""
-    skill: Skill = request.skill
-    match skill:
-        case Caption(length):
-            messages: tuple[Message, ...] = (Message("user", (CAPTION[length],)),)
-        case Query(question):
-            messages = (Message("user", (question.strip(),)),)
-        case Chat(given):
-            messages = given
-        case _:
-            raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
-    image = request.image
-    if image is None:
-        return messages
-    first = next(i for i, message in enumerate(messages) if message.role == "user")
-    return [Message(m.role, (image, *m.parts)) if i == first else m for i, m in enumerate(messages)]
 
 
 def _part(part: "str | Media", details: Any, vocabulary: Vocabulary) -> dict[str, Any]:

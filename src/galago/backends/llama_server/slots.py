@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from galago.backends.llama_server.answer import Answer
 from galago.backends.llama_server.model import LlamaModel
-from galago.backends.serial import Stopped, Task, Turn, end_late, finish
+from galago.backends.queued import Task, carry_out, end_late, finish
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.request_queue import RequestQueue
 from galago.engine.sequence import Sequence
-from galago.engine.step import End
 from galago.errors import GalagoError
 
 
@@ -68,13 +67,7 @@ class Slots:
 
     def _carry_out(self, task: Task) -> None:
         s = Sequence(task)
-        how: End | Exception | None
-        try:
-            how = task.prepared.carry_out(Turn(s, self._queue, self._metrics))
-        except Stopped:
-            how = None
-        except Exception as error:
-            how = error
+        how = carry_out(task, s, self._queue, self._metrics)
         self._running.pop(task, None)
         finish(s, how, self._queue, self._metrics)
         self._queue.wake()

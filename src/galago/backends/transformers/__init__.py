@@ -9,7 +9,7 @@ import torch
 
 from galago.backends.backend import Facts
 from galago.backends.memory_estimate import estimated_peak, usual_precision
-from galago.backends.serial import Serial
+from galago.backends.queued import QueuedBackend
 from galago.choices import WEIGHT_BYTES, check_precision
 from galago.engine.limits import Limits
 from galago.errors import InvalidRequest
@@ -38,7 +38,7 @@ def load(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     limits: Limits | None = None,
-) -> Serial:
+) -> QueuedBackend:
     """See galago.load."""
     from galago.backends.transformers import checkpoint, florence
     from galago.backends.transformers.model import TransformersModel, context_of
@@ -92,7 +92,7 @@ def load(
     )
     of_kind = florence.Florence if config.model_type == "florence2" else TransformersModel
     loaded = of_kind(model, processor, kind, where, chosen.dtype, context_of(config))
-    return Serial(loaded, facts, limits)
+    return QueuedBackend(loaded, facts, limits)
 
 
 def precision_for(entry: Entry, precision: str | None, profile: str | None, device: torch.device) -> str:

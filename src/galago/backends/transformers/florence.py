@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from galago.backends.serial import Prepared, Turn
+from galago.backends.queued import Prepared, Turn
 from galago.backends.transformers.model import TransformersModel, decoded
 from galago.backends.transformers.prompts import as_question, check_request, without_control
 from galago.engine.step import End

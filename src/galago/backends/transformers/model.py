@@ -12,7 +12,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.processing_utils import ProcessorMixin
 
-from galago.backends.serial import Prepared, Turn
+from galago.backends.queued import Prepared, Turn
 from galago.backends.transformers.prompts import Kind, Prompt, read
 from galago.backends.transformers.writer import Writer
 from galago.engine.constraint import Constraint, vocabulary

@@ -8,16 +8,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
+from galago.backends.conversation import CAPTION, messages_of
 from galago.errors import InvalidRequest, TooManyImages, UnsupportedTask
 from galago.media.clip import Clip
 from galago.media.load import ONE_BY_ONE
-from galago.request import Caption, Chat, Encoding, Length, Media, Message, Query, Request, Skill
+from galago.request import Caption, Chat, Encoding, Media, Message, Query, Request, Skill
 
-CAPTION: dict[Length, str] = {
-    "short": "Describe this image in one sentence.",
-    "normal": "Describe this image.",
-    "long": "Describe this image in detail.",
-}
 CAPTIONS_ONLY = {"blip", "git", "vision-encoder-decoder"}
 """model_types whose models write a caption of an image and read no prompt."""
 ANSWERS_ONLY = {"BlipForQuestionAnswering"}
@@ -65,7 +61,7 @@ class Kind:
         if image is None and (isinstance(skill, Caption) or not self.converses):
             raise InvalidRequest("this model needs an image", "image")
         if self.converses:
-            messages = _messages(skill, image)
+            messages = messages_of(skill, image)
             return Prompt(tuple(shown for m in messages for shown in m.shown), messages=messages)
         assert image is not None
         match skill:
@@ -151,23 +147,6 @@ def _as_dict(processor: ProcessorMixin, message: Message, images: Any) -> dict[s
         for part in message.parts
     ]
     return {"role": message.role, "content": parts}
-
-
-def _messages(skill: Skill, image: Media | None) -> tuple[Message, ...]:
-    """The conversation that a request is put to a model as; its image stands before the first user turn."""
-    match skill:
-        case Caption(length):
-            messages: tuple[Message, ...] = (Message("user", (CAPTION[length],)),)
-        case Query(question):
-            messages = (Message("user", (question.strip(),)),)
-        case Chat(given):
-            messages = given
-        case _:
-            raise UnsupportedTask("this model writes text; it does not detect, point or follow a gaze")
-    if image is None:
-        return messages
-    first = next(i for i, message in enumerate(messages) if message.role == "user")
-    return tuple(Message(m.role, (image, *m.parts)) if i == first else m for i, m in enumerate(messages))
 
 
 def _check_image(media: Media) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from galago.backends.serial import Turn
+from galago.backends.queued import Turn
 from galago.engine.constraint import Constraint
 from galago.engine.sampling import FloatArray, Sampler
 from galago.engine.step import End

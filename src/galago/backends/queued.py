@@ -5,24 +5,21 @@ Its queue, its thread, its counts and how requests end are those of our own engi
 
 import copy
 import logging
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 from galago.backends.backend import Backend, Facts
-from galago.engine.engine import FORKED, SHUT_DOWN, EngineRun, Turns, Worker
+from galago.engine.engine import EngineRun, Queued, Turns
 from galago.engine.limits import Limits
 from galago.engine.metrics import Metrics, Snapshot
 from galago.engine.request_queue import Job, RequestQueue
 from galago.engine.scheduler import IDLE_S, generation_failed
 from galago.engine.sequence import Sequence
 from galago.engine.step import End, Steps
-from galago.errors import EngineBusy, GalagoError, NotANumber
+from galago.errors import GalagoError, NotANumber
 from galago.request import Event, Request
 from galago.system.device import return_memory
 
@@ -102,6 +99,16 @@ def _no_steps() -> Steps:
     yield
 
 
+def carry_out(task: Task, s: Sequence, queue: RequestQueue, metrics: Metrics) -> End | Exception | None:
+    """How a request ended: done, failed, or cancelled (None)."""
+    try:
+        return task.prepared.carry_out(Turn(s, queue, metrics))
+    except Stopped:
+        return None
+    except Exception as error:
+        return error
+
+
 class OneByOne:
     """Carries out the requests of a queue one after another."""
 
@@ -136,19 +143,13 @@ class OneByOne:
     def _carry_out(self, task: Task) -> None:
         self._metrics.observe_wait(time.perf_counter() - task.arrival)
         s = self._running = Sequence(task)
-        how: End | Exception | None
-        try:
-            how = task.prepared.carry_out(Turn(s, self._queue, self._metrics))
-        except Stopped:
-            how = None
-        except Exception as error:
-            how = error
+        how = carry_out(task, s, self._queue, self._metrics)
         self._running = None
         finish(s, how, self._queue, self._metrics)
 
 
-class Serial(Backend):
-    """A backend with a queue. One that is let go, with all its runs, closes itself."""
+class QueuedBackend(Queued, Backend):
+    """A backend with a queue, over a model that prepares requests."""
 
     def __init__(
         self,
@@ -162,36 +163,11 @@ class Serial(Backend):
         limits = limits or Limits()
         self.facts, self._model = facts, model
         self._limits = {"waiting": limits.waiting, "running": running}
-        self._metrics = Metrics(facts.name, facts.precision)
-        self._queue = RequestQueue(limits.waiting, running)
-        self._process = os.getpid()
-        self._turns = turns(model, self._queue, self._metrics)
-        self._worker = Worker(self._turns, self._queue, facts.threads)
-        self._worker.start()
-        weakref.finalize(self, self._queue.close, SHUT_DOWN)
-
-    @property
-    def ended(self) -> GalagoError | None:
-        return FORKED if self._process != os.getpid() else self._queue.closed
+        metrics, queue = Metrics(facts.name, facts.precision), RequestQueue(limits.waiting, running)
+        super().__init__(turns(model, queue, metrics), queue, metrics, facts.threads)
 
     def submit(self, request: Request) -> EngineRun:
-        task = Task(self._model.prepare(request), request)
-        self.check_process()
-        try:
-            self._queue.put(task)
-        except EngineBusy:
-            self._metrics.count_refused(EngineBusy.code)
-            raise
-        self._metrics.count_submitted(task.skill, task.priority)
-        return EngineRun(self, self._queue, task)
-
-    def check_queue(self) -> None:
-        self.check_process()
-        try:
-            self._queue.check()
-        except EngineBusy:
-            self._metrics.count_refused(EngineBusy.code)
-            raise
+        return self.put(Task(self._model.prepare(request), request))
 
     def stats(self) -> dict[str, Any]:
         return self._metrics.stats() | {"limits": self._limits}
@@ -201,16 +177,6 @@ class Serial(Backend):
 
     def trim(self) -> None:
         """Nothing is to be done: no image is kept."""
-
-    def close(self) -> None:
-        self._queue.close(SHUT_DOWN)
-        if self._worker is not threading.current_thread():
-            self._worker.join()
-
-    def check_process(self) -> None:
-        """Raise EngineClosed where the thread cannot be: threads do not survive a fork."""
-        if self._process != os.getpid():
-            raise copy.copy(FORKED)
 
 
 def end_late(queue: RequestQueue, metrics: Metrics) -> None:
