@@ -10,6 +10,7 @@ from pathlib import Path
 import made_sets
 import pytest
 import tiny_motion
+import tiny_smolvlm
 
 BAR = "{http://www.w3.org/2000/svg}rect[@class='score']"
 FEW = ("--count", 2, "--seed", 5)
@@ -29,7 +30,9 @@ def test_answers_and_summary_are_kept(float32):
     settings, *answers = [json.loads(line) for line in float32.read_text().splitlines()]
     assert settings["task"] == "scenes" and settings["precision"] == "float32" and settings["seed"] == 5
     assert {a["id"].split("/")[0] for a in answers} == {"0", "1", "2", "3"}
-    assert all(set(a) == {"id", "asked", "truth", "answer", "marks", "tokens", "seconds", "shown"} for a in answers)
+    assert all(
+        set(a) == {"id", "asked", "truth", "answer", "marks", "tokens", "seconds", "shown", "lacks"} for a in answers
+    )
     told = json.loads(float32.with_suffix(".summary.json").read_text())
     assert told["answers"] == len(answers) and told["model"] == "scenes"
     detect = [m for a in answers for m in a["marks"] if m[0] == "detect"]
@@ -101,6 +104,34 @@ def test_scenes_of_another_range(galago, float32, tmp_path):
     assert "range 1 there, 2 now" in galago(*narrow[:6], "--out", out).error
     assert "range 2 there, 1 now" in galago(*narrow[:-1], float32).error
     assert "same cases" in galago("eval", "--compare", float32, out).error
+
+
+def test_what_a_model_cannot_do_is_left_out(galago, float32, tmp_path):
+    model, out, plot = tiny_smolvlm.write(tmp_path / "talk"), tmp_path / "run.jsonl", tmp_path / "plot.svg"
+    ran = galago("eval", "scenes", "-m", model, "--count", 4, "--seed", 5, "--out", out, "--json")
+    [told] = ran.json
+    assert told["left_out"]["point at objects"] > 0 and "answer questions" not in told["left_out"]
+    assert ran.err.splitlines() == [
+        f"talk cannot {what}: {n} cases are left out" if n > 1 else f"talk cannot {what}: 1 case is left out"
+        for what, n in told["left_out"].items()
+    ]
+    kept = json.loads(float32.with_suffix(".summary.json").read_text())
+    assert told["answers"] + sum(told["left_out"].values()) == kept["answers"] and kept["left_out"] == {}
+    assert "color" in told["measures"] and "detect" not in told["measures"]
+
+    files = (float32, out)
+    ran = galago("eval", "--compare", *files, "--plot", plot)
+    assert f"{told['answers']} answers of both" in ran.out and "B cannot point at objects: " in ran.out
+    assert re.search(r"│ detect +│ +\d+ │ +\d+\.\d % │ +- │", ran.out)
+    assert "<text" in plot.read_text() and ">detect<" not in plot.read_text()
+    [both] = galago("eval", "--compare", *files, "--json").json
+    assert both["b"]["left_out"] == told["left_out"] and "detect" in both["a"]["measures"]
+    assert "color" in both["differences"] and "detect" not in both["differences"]
+    assert "detect: not measured" in galago("eval", "--compare", *files, "--min", "detect=1").err
+    sets = made_sets.gazefollow(tmp_path / "gazes")
+    assert (
+        "talk cannot follow gazes: no case is left" in galago("eval", "gazefollow", "-m", model, "--data", sets).error
+    )
 
 
 def test_files_of_other_cases_do_not_compare(galago, float32, tmp_path):

@@ -1,10 +1,11 @@
 """A model that answers as it was told to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from PIL import Image
 
+from galago.backends.backend import SKILLS, Facts
 from galago.request import (
     Caption,
     Detect,
@@ -15,6 +16,7 @@ from galago.request import (
     PointFound,
     Query,
     Request,
+    Skill,
     Timings,
     Usage,
 )
@@ -25,8 +27,10 @@ class Told:
 
     name = model = "told"
 
-    def __init__(self, answer: Callable[[Request], Any]) -> None:
+    def __init__(self, answer: Callable[[Request], Any], lacks: Collection[type[Skill]] = ()) -> None:
         self.answer = answer
+        self.facts = Facts("told", "told@1", "1", "float32", "cpu", "Python", frozenset(SKILLS) - frozenset(lacks))
+        self.backend = self
         self.requests: list[Request] = []
         self.under_way = self.most = self.cancelled = 0
 

@@ -175,8 +175,8 @@ def _sibling_path(path: Path, what: str) -> Path:
 def _ask_model(what: _TaskPart, loading: ModelOptions, view: str, out: Path | None) -> "EvalRun":
     """Ask a model everything that is not yet answered in the file; `view` is one of report.VIEWS, or empty."""
     from galago.lab.eval.journal import open_journal
-    from galago.lab.eval.report import VIEWS, run_summary, score_run
-    from galago.lab.eval.run import answer_cases
+    from galago.lab.eval.report import VIEWS, cases_left_out, run_summary, score_run
+    from galago.lab.eval.run import answer_cases, left_out
 
     if what.task.files and what.data is None:
         raise InvalidRequest(f"{what.name} needs --data FOLDER with {what.task.files}", "data")
@@ -200,6 +200,8 @@ def _ask_model(what: _TaskPart, loading: ModelOptions, view: str, out: Path | No
                 if out:
                     typer.echo(f"the answers so far are in {out}; the same command goes on", err=True)
                 raise
+    for what_it_lacks, number in left_out(records).items() if not view else ():
+        typer.echo(f"{settings['model']} cannot {what_it_lacks}: {cases_left_out(number)}", err=True)
     run = score_run(what.task, settings, records)
     if out:
         write_text(jsonlib.dumps(run_summary(run), indent=1) + "\n", _summary_path(out))
@@ -210,11 +212,11 @@ def _output_scores(task: "Task", runs: Sequence["EvalRun"], compared: bool, json
     from rich.console import Console
 
     from galago.lab.eval.plot import plot_runs
-    from galago.lab.eval.report import compare_runs, comparison_table, run_summary, scores_table
+    from galago.lab.eval.report import compare_runs, comparison_table, run_summary, scores_table, shared_cases
 
     differences = compare_runs(task, runs[0], runs[1]) if compared else {}
     if plot is not None:
-        write_text(plot_runs(task, runs), plot)
+        write_text(plot_runs(task, shared_cases(task, *runs) if compared else runs), plot)
     if json:
         told = run_summary(runs[0])
         if compared:

@@ -1,24 +1,26 @@
 """Runs keep every answer, go on after an interruption, and compare."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from told import Told
 
 from galago.batch.each import IN_FLIGHT
-from galago.errors import GenerationFailed, InvalidImage, InvalidRequest
+from galago.errors import GenerationFailed, InvalidImage, InvalidRequest, UnsupportedTask
 from galago.lab.eval.case import Case, Cases, Task
 from galago.lab.eval.journal import open_journal, read_journal
 from galago.lab.eval.paired import compare_marks, sign_test
 from galago.lab.eval.plot import plot_runs
-from galago.lab.eval.report import compare_runs, run_summary, score_run
+from galago.lab.eval.report import compare_runs, comparison_table, run_summary, score_run, scores_table
 from galago.lab.eval.run import answer_cases
-from galago.lab.eval.score import Mark
+from galago.lab.eval.score import Mark, summarize
 from galago.media.clip import Clip
-from galago.request import Query
+from galago.request import Point, Query
 
 SETTINGS = {
     "task": "made", "model": "told", "weights": "told@1", "revision": "r", "precision": "int8",
@@ -186,7 +188,7 @@ def test_what_a_line_holds(tmp_path):
         "id": "c2", "asked": "q 2", "truth": {"n": 2}, "answer": "2",
         "marks": [["right", 1.0, 1.0], ["far", 0.02, 1.0]],
         "tokens": 1, "seconds": {"encode_s": 0.0, "prefill_s": 0.0, "decode_s": 0.0, "ttft_s": 0.0, "total_s": 0.5},
-        "shown": "2",
+        "shown": "2", "lacks": "",
     }  # fmt: skip
 
 
@@ -241,6 +243,91 @@ def test_nearer_is_better():
     near, far = [[Mark("d", 0.1, 1.0)]] * 3, [[Mark("d", 0.3, 1.0)]] * 3
     found = compare_marks(near, far, distances={"d"})["d"]
     assert found.change == pytest.approx(0.2) and (found.lost, found.won) == (3, 0)
+
+
+# --- what a model cannot do is left out ------------------------------------------------------
+
+
+BOTH = Task("both", ("right", "far"), lambda data, count, seed: mixed(), whole=lambda records: {
+    "whole": summarize([[mark] for r in records for mark in r.marks])["right"]
+})  # fmt: skip
+
+
+def mixed():
+    """Ten questions, and ten things to point at; all marks of questions are right, and half of the others."""
+    asked = [Query(f"q {n}") if n % 2 else Point(f"p {n}") for n in range(20)]
+
+    def judge(n):
+        return lambda answer: [Mark("right", float(n % 4 != 0), 1.0), *([] if n % 2 else [Mark("far", 0.0, 1.0)])]
+
+    picture = Image.new("RGB", (30, 20), "red")
+    return Cases(20, (Case(f"c{n}", picture, skill, {"n": n}, judge(n), n) for n, skill in enumerate(asked)))
+
+
+def mixed_run(*lacks, settings=SETTINGS, **options):
+    model = Told(lambda request: "" if isinstance(request.skill, Query) else [], lacks)
+    return score_run(BOTH, settings, answer_cases(model, mixed(), **options))
+
+
+def test_cases_of_a_skill_that_is_lacking_are_left_out():
+    run = mixed_run(Point)
+    told = run_summary(run)
+    assert (told["answers"], told["left_out"]) == (10, {"point at objects": 10})
+    assert (run.scores["right"].share, run.scores["whole"].share, "far" in run.scores) == (1.0, 1.0, False)
+    every = mixed_run()
+    assert run_summary(every)["left_out"] == {} and every.scores["whole"].share == 0.75
+    assert "it cannot point at objects: 10 cases are left out" in drawn(scores_table(BOTH, run))[0]
+
+
+def test_where_nothing_is_left_that_is_said():
+    with pytest.raises(UnsupportedTask, match=r"^told cannot point at objects, answer questions: no case is left$"):
+        mixed_run(Point, Query)
+
+
+def test_a_question_that_a_model_refuses_is_left_out():
+    class Plain(Told):
+        def submit(self, request):
+            if request.skill.reasoning or request.skill.spatial_refs:
+                raise UnsupportedTask("this model has no such thing")
+            return super().submit(request)
+
+    asked = [Query("q"), Query("q", reasoning=True), Query("q", spatial_refs=((0.5, 0.5),))]
+    picture = Image.new("RGB", (30, 20), "red")
+    cases = Cases(3, (Case(str(n), picture, skill, "", lambda answer: [], n) for n, skill in enumerate(asked)))
+    records = answer_cases(Plain(lambda request: "yes"), cases)
+    assert [(r.answer, r.lacks) for r in records] == [
+        ("yes", ""), ("", "reason before an answer"), ("", "answer questions about places in the image"),
+    ]  # fmt: skip
+
+
+def test_what_was_left_out_stands_in_the_file(tmp_path):
+    file = tmp_path / "run.jsonl"
+    with open_journal(file, SETTINGS) as (done, keep):
+        run = mixed_run(Point, done=done, keep=keep)
+    _, kept = read_journal(file)
+    assert run_summary(score_run(BOTH, SETTINGS, kept)) == run_summary(run)
+    assert mixed_run(Point, done=kept, keep=pytest.fail).records == kept
+
+
+def test_runs_of_models_of_other_skills_compare_over_what_both_answered():
+    one, other = mixed_run(), mixed_run(Point, settings=SETTINGS | {"model": "other"})
+    found = compare_runs(BOTH, one, other)
+    assert list(found) == ["right"] and (found["right"].tasks, found["right"].change) == (10, 0.0)
+    text, rows = drawn(comparison_table(BOTH, one, other, found))
+    assert "10 answers of both" in text and "B cannot point at objects: 10 cases are left out" in text
+    assert rows["right"][:3] == ["10", "100.0 %", "100.0 %"] and rows["far"] == ["10", "0.0 %", "-", "", "", "", ""]
+    text, rows = drawn(comparison_table(BOTH, other, one, found))
+    assert "A cannot point at objects" in text and rows["far"][:3] == ["10", "-", "0.0 %"]
+    with pytest.raises(InvalidRequest, match="no case that both answered"):
+        compare_runs(BOTH, other, mixed_run(Query))
+
+
+def drawn(table):
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()
+    rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if line.startswith("│")]
+    return " ".join(text.split()), {name: cells for _, name, *cells, _ in rows}
 
 
 def test_runs_over_other_cases_do_not_compare():

@@ -66,6 +66,8 @@ class Record:
     seconds: dict[str, float]
     shown: str = ""
     """name of the image or clip; empty: one of its own"""
+    lacks: str = ""
+    """what the model cannot do, in words, so that it was not asked; there are no marks then"""
 
 
 @dataclass(frozen=True)

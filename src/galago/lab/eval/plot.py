@@ -21,7 +21,7 @@ def plot_runs(task: Task, runs: Sequence[EvalRun]) -> str:
     measures = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     row = BAR * len(runs) + GAP
     height = TOP + row * len(measures) + 30
-    title = f"{runs[0].settings['task']}, {len(runs[0].records)} answers"
+    title = f"{runs[0].settings['task']}, {len(runs[0].answered)} answers"
     lines = []
     for place, (run, colour) in enumerate(zip(runs, COLOURS, strict=False)):
         x = 16 + 280 * place

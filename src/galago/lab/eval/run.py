@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from galago.batch.each import each, raise_errors
+from galago.backends.backend import SKILLS
+from galago.batch.each import each
+from galago.errors import GalagoError, UnsupportedTask
 from galago.lab.eval.case import Case, Cases, ModelAnswer, Record
 from galago.media.clip import Clip
 from galago.media.image import load_image
@@ -55,24 +58,53 @@ def answer_cases(
 
     With `blank` the model sees grey images of the same size: what is guessed without looking; with `shuffled` the
     frames of clips in random order: what is told without the order of time. `keep` gets each new answer, `tell` how
-    far of how much it is. Raises InvalidImage for an image that is missing, and what the engine raises.
+    far of how much it is. A case of what the model cannot do is left out: its record says so. Raises UnsupportedTask
+    where no other case is left, InvalidImage for an image that is missing, and what the engine raises.
     """
     known = {record.id: record for record in done}
     every, new = tee(cases)
 
     def request(case: Case) -> Request:
+        model.backend.facts.check_skill(type(case.skill))  # before a picture is read for nothing
         return Request(case.skill, _open_media(case, blank, shuffled), priority="batch")
 
     found: list[Record] = []
-    fresh = raise_errors(each((case for case in new if case.id not in known), request, model.submit, _make_record))
-    with closing(fresh):
+    with closing(each((case for case in new if case.id not in known), request, model.submit, _make_record)) as fresh:
         for case in every:
-            record = known.get(case.id) or next(fresh)
+            record = known.get(case.id) or _kept(case, next(fresh))
             if case.id not in known:
                 keep(record)
             found.append(record)
             tell(case.place + 1, cases.total)
+    if found and all(record.lacks for record in found):
+        raise UnsupportedTask(f"{model.name} cannot {', '.join(left_out(found))}: no case is left")
     return found
+
+
+def left_out(records: Sequence[Record]) -> dict[str, int]:
+    """How many cases were left out, by what the model cannot do."""
+    return dict(Counter(record.lacks for record in records if record.lacks))
+
+
+def _kept(case: Case, result: Record | GalagoError) -> Record:
+    """The record of an answer, or that the model has none. Raises other errors."""
+    if isinstance(result, UnsupportedTask):
+        truth = json.loads(json.dumps(case.truth))
+        return Record(case.id, question_text(case.skill), truth, "", (), 0, {}, _name_of_media(case), _ability(case))
+    if isinstance(result, GalagoError):
+        raise result
+    return result
+
+
+def _ability(case: Case) -> str:
+    """What a case takes of a model, in words."""
+    if isinstance(case.media, Clip):
+        return "look at clips"
+    if isinstance(case.skill, Query) and case.skill.reasoning:
+        return "reason before an answer"
+    if isinstance(case.skill, Query) and case.skill.spatial_refs:
+        return "answer questions about places in the image"
+    return SKILLS[type(case.skill)]
 
 
 def _open_media(case: Case, blank: bool, shuffled: bool) -> Image.Image | Picture | Clip:
@@ -99,8 +131,12 @@ def _make_record(case: Case, request: Request, run: Run) -> Record:
     marks = tuple(case.judge(answer))
     # As they come out of a file, so that runs of both kinds compare.
     truth, plain = json.loads(json.dumps([case.truth, answer]))
-    shown = case.media.name if isinstance(case.media, Path) else str(case.place)
-    return Record(case.id, question_text(case.skill), truth, plain, marks, done.usage.completion_tokens, seconds, shown)
+    tokens = done.usage.completion_tokens
+    return Record(case.id, question_text(case.skill), truth, plain, marks, tokens, seconds, _name_of_media(case))
+
+
+def _name_of_media(case: Case) -> str:
+    return case.media.name if isinstance(case.media, Path) else str(case.place)
 
 
 def answer_from_events(skill: Skill, events: Iterable[Event]) -> ModelAnswer:
