@@ -1,5 +1,6 @@
 """The life of a llama-server: tied to Galago's, and begun anew when it dies. A stand-in is run as one."""
 
+import json
 import os
 import select
 import signal
@@ -123,3 +124,14 @@ def test_nothing_is_fetched_for_a_program_that_is_not_there(monkeypatch: pytest.
     for name in ("someone/model-GGUF:Q4_K_M", "smolvlm-500m-gguf"):  # there is no hub: a look at it is another error
         with pytest.raises(galago.CheckpointError, match=f"{VARIABLE} is .*/none, which is no program"):
             galago.load(name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_bench_counts_the_memory_of_both(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_STANDIN_HELD", "600000000")
+    assert main(["bench", str(folder), "--no-ceilings", "--runs", "1", "--tokens", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tokens_made"] == 3 and told["kernels"].startswith("llama-server 0 (stand-in)")
+    assert told["peak_rss_bytes"]["best"] > 700_000_000 <= told["peak_of_all_bytes"]["best"]

@@ -129,6 +129,8 @@ def test_ollama(url: str) -> None:
     pieces = list(client.chat("tiny", [message], format=SCHEMA, options={"temperature": 0}, stream=True))
     assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content != ""
     assert pieces[-1].done and pieces[-1].eval_count == whole.eval_count and pieces[-1].prompt_eval_count
+    [listed], shown = client.list().models, client.show("tiny")
+    assert listed.details and shown.details and listed.details.format == shown.details.format == "gguf"
 
 
 def test_skills_that_are_lacking(url: str) -> None:

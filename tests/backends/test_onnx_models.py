@@ -1,6 +1,7 @@
 """Models as ONNX graphs answer as the checkpoints do that they were made of."""
 
 import itertools
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from PIL import Image
 import galago
 from galago.backends.memory_estimate import memory_needed
 from galago.backends.onnx.decoder import OnnxModel
+from galago.cli.app import main
 from galago.engine.limits import Limits
 from galago.engine.step import CHUNK
 from galago.errors import CheckpointError, GalagoError, InvalidRequest, UnsupportedTask
@@ -196,3 +198,11 @@ def test_what_a_folder_was_not_made_for(
 def test_a_variant_is_refused(moondreams: Pair) -> None:
     with pytest.raises(UnsupportedTask, match="no LoRA variants"):
         moondreams[1].query(tiny_moondream.IMAGE, "x", settings={"variant": "some"})
+
+
+def test_it_is_measured_as_other_models_are(smolvlm: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(smolvlm[1]), "--no-ceilings", "--runs", "1", "--tokens", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["model"] == smolvlm[1].name and told["kernels"].startswith("ONNX Runtime") and told["tokens_made"] > 0
+    assert all(told[figure]["best"] > 0 for figure in ("load_s", "encode_s", "prefill_s", "total_s", "peak_rss_bytes"))
+    assert "decode_gb_per_s" not in told  # PyTorch's weights are not there to be counted

@@ -70,3 +70,4 @@ def test_ollama(url: str) -> None:
     whole = client.chat(TALK, [message], options=options)
     pieces = list(client.chat(TALK, [message], options=options, stream=True))
     assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content != ""
+    assert {model.details.format for model in client.list().models if model.details} == {"onnx"}

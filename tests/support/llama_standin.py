@@ -20,6 +20,8 @@ VERSION = "0 (stand-in)"
 CONTEXT = 2048
 PACE = float(os.environ.get("LLAMA_STANDIN_PACE", 0))
 """Seconds for each token, for benchmarks."""
+HELD = b"x" * int(os.environ.get("LLAMA_STANDIN_HELD", 0))
+"""Memory that it takes, as a model would."""
 ENOUGH = 64
 """Tokens of an answer; a longer one comes no further until its client leaves."""
 WORDS = ("a", "small", "red", "square", "on", "white", "paper")

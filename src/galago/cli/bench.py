@@ -99,11 +99,13 @@ def _locate_models(models: list[str] | None, random: bool) -> list[tuple[str, st
     Downloads or makes what is missing, so that no child process has to.
     """
     if not random:
+        from galago.store.checkpoint_folder import is_onnx
         from galago.store.hub import locate
 
         chosen = list(dict.fromkeys(models or [entries()[0].id]))
         for model in chosen:
-            locate(model)
+            if not is_onnx(model):  # which is a folder that is here
+                locate(model)
         return [(model, None) for model in chosen]
     from galago.lab.bench.random import default_random_model, ensure_random_checkpoint
 

@@ -27,6 +27,8 @@ from galago.store.hub import fetch, files_of
 VERSION = "0.11.0"
 """Of Ollama, whose clients ask for features by it."""
 NDJSON = "application/x-ndjson"
+FORMATS = {"llama_server": "gguf", "onnx": "onnx"}
+"""Of a model's files, by the backend that runs them; those of all others are safetensors."""
 FOR_EVER = timedelta(days=365 * 290)
 NOT_THERE = "pull model manifest: file does not exist; `galago models` lists what can be pulled"
 UNSUPPORTED = {
@@ -98,7 +100,7 @@ def describe(models: Models, key: str) -> Json:
         "digest": hashlib.sha256(repr((id_of(key), precision, entry.commit or entry.revision)).encode()).hexdigest(),
         "details": {
             "parent_model": "",
-            "format": "safetensors",
+            "format": FORMATS.get(entry.backend, "safetensors"),
             "family": entry.family,
             # By which many programs tell that a model sees.
             "families": [entry.family, "clip"],

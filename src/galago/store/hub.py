@@ -58,7 +58,7 @@ def locate(name_or_path: str | Path, *, progress: Progress | None = None, offlin
     except ModelNotFound:
         # Unlike methods of Path these do not mind names that no file can have.
         if is_onnx(path):
-            graphs = f"{path} holds ONNX graphs, which are loaded, served and evaluated"
+            graphs = f"{path} holds ONNX graphs, which are loaded, served and measured"
             raise CheckpointError(f"{graphs}; for this take the checkpoint that they were made of") from None
         if whole := next((above for above in (path.parent, path.parent.parent) if is_onnx(above)), None):
             raise CheckpointError(f"{path} is a part of a model; name {whole}") from None

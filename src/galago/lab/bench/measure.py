@@ -1,7 +1,8 @@
 """Measuring one case, in a child process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 import galago
-from galago.backends.memory_estimate import precision_of
+from galago.backends.backend import NATIVE
+from galago.backends.memory_estimate import model_entry, precision_of
 from galago.backends.native import Native
 from galago.choices import BITS
 from galago.families.family import LoadedModel
@@ -21,7 +23,7 @@ from galago.media.clip import Clip
 from galago.request import Caption, Done, Query, Request, Sampling
 from galago.store import hub
 from galago.store.packing import packed_copy
-from galago.system.device import memory_in_use
+from galago.system.device import CPU, memory_in_use
 from galago.system.machine import usable_cores
 
 READ_S = 0.3
@@ -36,12 +38,16 @@ def warm_files(case: BenchCase) -> None:
     Both would make the process that measures unlike those that come later; a process of many gigabytes that ran
     before may have driven the files out of memory, and the disk is not what is measured.
     """
-    files = hub.locate(case.model)
-    wanted = precision_of(case.model, precision=case.precision, device=case.device)
-    if wanted in BITS:
-        files = packed_copy(files, wanted, lambda done, total: None)
+    entry = model_entry(case.model)
+    paths: Sequence[Path] = hub.files_of(entry) or ()
+    if entry.backend == NATIVE:
+        files = hub.locate(case.model)
+        wanted = precision_of(case.model, precision=case.precision, device=case.device)
+        paths = packed_copy(files, wanted, lambda done, total: None).weights if wanted in BITS else files.weights
+    else:  # what it keeps between loads is its own matter
+        galago.load(case.model, precision=case.precision, device=case.device, threads=case.threads).close()
     chunk = bytearray(1 << 20)
-    for path in files.weights:
+    for path in paths:
         with path.open("rb", buffering=0) as file:
             while file.readinto(chunk):
                 pass
@@ -84,7 +90,7 @@ def measure_case(case: BenchCase, started: float, tell: Callable[[ChildMessage],
                 first = {"ready_s": before + run["encode_s"], **_peak_memory(model)}
             read = {"read_gb_per_s": sustained_read(weights, READ_S)} if weights else {}
             tell({"event": "run", **run, **first, **read})
-        tell({"event": "end", "peak_of_all_bytes": memory_in_use(torch.device("cpu")).peak})
+        tell({"event": "end", "peak_of_all_bytes": _peak_rss()})
 
 
 def _work_facts(work: Work) -> ChildMessage:
@@ -94,8 +100,22 @@ def _work_facts(work: Work) -> ChildMessage:
 
 
 def _peak_memory(model: "galago.Model") -> dict[str, int]:
-    device, peaks = torch.device(model.device), {"peak_rss_bytes": memory_in_use(torch.device("cpu")).peak}
+    device, peaks = torch.device(model.device), {"peak_rss_bytes": _peak_rss()}
     return peaks if device.type == "cpu" else peaks | {"peak_device_bytes": memory_in_use(device).peak}
+
+
+def _peak_rss() -> int:
+    """Of this process, and on Linux of a llama-server that it started, which holds the model."""
+    peak = memory_in_use(CPU).peak
+    for status in _child_statuses():
+        peak += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return peak
+
+
+def _child_statuses() -> Iterator[str]:
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield Path(f"/proc/{child}/status").read_text()
 
 
 def _noise_input(case: BenchCase, number: int) -> Image.Image | Clip:
