@@ -87,6 +87,10 @@ def test_a_request_that_kills_it_fails_alone_and_not_for_ever(model: galago.Mode
     assert isinstance(model.ended, galago.EngineFailed)
 
 
+def test_where_its_cache_fails_it_is_asked_again_without(model: galago.Model) -> None:
+    assert model.query(IMAGE, "break the cache", settings={"max_tokens": 2})["answer"]
+
+
 def test_a_request_whose_time_is_over(model: galago.Model) -> None:
     with pytest.raises(galago.DeadlineExceeded):
         list(model.submit(ask(sampling=ENDLESS, timeout=0.3)))

@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import io
+import itertools
+import json
 import os
 import re
 import signal
@@ -162,6 +164,16 @@ def test_several_images(url: str) -> None:
         sdk(url).chat.completions.create(model="tiny", messages=ask("what?", *[URL] * n), **LETTERS) for n in (1, 2)
     )
     assert one.usage and two.usage and two.usage.prompt_tokens > one.usage.prompt_tokens + 3
+
+
+def test_images_in_any_order(program: str, folder: Path) -> None:
+    """What llama-server keeps of the prompt before has the first image in common with this one, and then another."""
+    images = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    with galago.load(folder, limits=galago.Limits(running=1)) as model:
+        for chosen in itertools.permutations(images, 2):
+            talk = galago.Chat((galago.Message("user", (*chosen, "what?")),))
+            *_, done = model.submit(galago.Request(talk, sampling=galago.Sampling(json_schema=json.dumps(SCHEMA))))
+            assert isinstance(done, galago.Done) and done.usage.completion_tokens > 30
 
 
 # --- what is refused, before or while it starts ----------------------------------------------

@@ -58,6 +58,9 @@ class Handler(BaseHTTPRequestHandler):
             told = {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": CONTEXT}
             return self.tell(400, {"error": {"message": "the request exceeds the available context size", **told}})
         assert asked["repeat_last_n"] >= 0  # as newer versions check
+        if "break the cache" in text and asked["cache_prompt"]:
+            told = {"code": 500, "type": "server_error", "message": "got exception: Chunk not found"}
+            return self.tell(500, {"error": told})
         if "fall over" in text:
             os._exit(3)
         self.send_response(200)

@@ -14,6 +14,9 @@ from galago.engine.step import End
 from galago.errors import GenerationFailed
 from galago.request import FinishReason, Request, TextDelta, Token
 
+CACHE_FAILED = "Chunk not found"
+"""llama-server's error where what it keeps of an earlier prompt has two images side by side, of which this one shares
+the first: it can let go of the second only together with the first, and does not (server_tokens::keep_first)."""
 LOST = "llama-server ended in the middle of the answer; it is started anew, and the request may be sent again"
 REASONS: dict[str, FinishReason] = {"length": "length"}
 
@@ -34,7 +37,15 @@ class Answer:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def carry_out(self, turn: Turn) -> End:
-        body = body_of(self._request, self._vocabulary)
+        try:
+            return self._ask(turn)
+        except GenerationFailed as error:
+            if CACHE_FAILED not in str(error):
+                raise
+        return self._ask(turn, cache=False)
+
+    def _ask(self, turn: Turn, cache: bool = True) -> End:
+        body = body_of(self._request, self._vocabulary, cache)
         turn.check()
         connection = http.client.HTTPConnection(HOST, self._server.port)
         try:

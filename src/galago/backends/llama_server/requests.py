@@ -61,8 +61,11 @@ def check_request(request: Request, vocabulary: Vocabulary) -> None:
         raise InvalidRequest(what, "logit_bias")
 
 
-def body_of(request: Request, vocabulary: Vocabulary) -> bytes:
-    """The body of a request, its images decoded. Raises InvalidImage for one that is damaged."""
+def body_of(request: Request, vocabulary: Vocabulary, cache: bool = True) -> bytes:
+    """The body of a request, its images decoded. Raises InvalidImage for one that is damaged.
+
+    With `cache` what an earlier prompt has in common with this one is not computed again.
+    """
     details = iter([request.detail_of(i) for i in range(len(request.shown))])
     messages = [
         {"role": m.role, "content": [_part(part, details, vocabulary) for part in m.parts]}
@@ -73,6 +76,7 @@ def body_of(request: Request, vocabulary: Vocabulary) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
         "timings_per_token": True,
+        "cache_prompt": cache,
         "chat_template_kwargs": {"enable_thinking": False},
         **_sampling(request.sampling),
     }
