@@ -28,6 +28,7 @@ import galago
 from galago.backends.llama_server import process
 from galago.backends.llama_server.binary import VARIABLE, find_binary
 from galago.fleet.pool import ModelPool
+from galago.media.load import open_image
 from galago.server.app import create_app
 from galago.server.settings import ServerSettings
 
@@ -174,6 +175,38 @@ def test_images_in_any_order(program: str, folder: Path) -> None:
             talk = galago.Chat((galago.Message("user", (*chosen, "what?")),))
             *_, done = model.submit(galago.Request(talk, sampling=galago.Sampling(json_schema=json.dumps(SCHEMA))))
             assert isinstance(done, galago.Done) and done.usage.completion_tokens > 30
+
+
+def test_files_and_their_pixels_are_the_same_image(program: str, folder: Path, tmp_path: Path) -> None:
+    """An image file goes as it is where llama-server can read it; what is turned, cut off or damaged is ours."""
+    picture = Image.radial_gradient("L").resize((60, 40)).convert("RGB")
+    picture.save(tmp_path / "upright.png")
+    picture.save(tmp_path / "upright.jpg", quality=90)
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    whole = (tmp_path / "upright.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(whole[:100] + bytes(len(whole) - 140) + whole[-40:])
+    with galago.load(folder) as model:
+
+        def told(image: Any) -> list[float]:
+            sampling = galago.Sampling(max_tokens=4, temperature=0, json_schema=json.dumps(SCHEMA))
+            request = galago.Request(galago.Query("what?"), image, sampling, top_logprobs=1)
+            return [
+                token.logprob for e in model.submit(request) if isinstance(e, galago.TextDelta) for token in e.tokens
+            ]
+
+        def shown(name: str) -> Any:
+            return open_image(tmp_path / name)
+
+        upright = told(picture)
+        assert upright == told(shown("upright.png")) and len(upright) == 4
+        assert upright == pytest.approx(told(shown("upright.jpg")), abs=0.05)
+        assert told(picture.transpose(Image.Transpose.ROTATE_270)) == told(shown("turned.png"))
+        if program == REAL:
+            assert upright != told(shown("turned.png")) != told(IMAGE)
+        with pytest.raises(galago.InvalidImage, match="cannot be decoded"):
+            told(shown("damaged.png"))
 
 
 # --- what is refused, before or while it starts ----------------------------------------------

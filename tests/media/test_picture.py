@@ -1,6 +1,7 @@
 """An image that waits as its file: what is told of it, and that its pixels are those of load_image."""
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,26 @@ def test_a_side_is_limited(size: tuple[int, int], most: int, seen: tuple[int, in
         assert limited.size == left.size == seen and (limited is picture) == (size == seen)
         assert left.getpixel((0, 0)) == picture.decode().getpixel((0, 0))
     assert picture.limit_side(most).limit_side(most - 1).decode().size[0] <= seen[0]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_only_what_every_decoder_shows_the_same_is_plain(kind: str) -> None:
+    assert open_picture(FILES[kind]).is_plain == (kind in ("png", "jpeg", "jpeg progressive"))
+
+
+def test_what_is_turned_cut_off_or_made_smaller_is_not_plain() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    for kind in ("PNG", "JPEG"):
+        data = saved(RGB, kind)
+        plain = open_picture(data)
+        assert plain.is_plain and plain.limit_side(HEIGHT).is_plain and open_picture(saved(ALPHA, kind)).is_plain
+        assert not plain.mirror().is_plain and not plain.limit_side(HEIGHT - 1).is_plain
+        assert not open_picture(saved(RGB, kind, exif=exif)).is_plain
+        assert not open_picture(data[:-3]).is_plain
+    moving = saved(RGB, "PNG", save_all=True, append_images=[RGB.rotate(180)])
+    clear = saved(RGB, "PNG", transparency=(1, 2, 3))
+    deep = bytearray(saved(RGB.convert("L"), "PNG"))
+    deep[24] = 4  # bits of a sample
+    deep[29:33] = zlib.crc32(deep[12:29]).to_bytes(4, "big")
+    assert not any(open_picture(bytes(data)).is_plain for data in (moving, clear, deep))

@@ -5,6 +5,7 @@ It is run as a program of its own.
 """
 
 import argparse
+import base64
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import select
 import socket
 import sys
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -52,7 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         parts = [part for m in asked["messages"] for part in m["content"]]
         images = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
         text = " ".join(part["text"] for part in parts if part["type"] == "text")
-        assert all(url.startswith("data:image/bmp;base64,Qk") for url in images)
+        assert all(re.match("data:image/(bmp;base64,Qk|jpeg;base64,(/9|iVBO))", url) for url in images)
+        if any(map(is_damaged, images)):
+            told = {"code": 400, "type": "invalid_request_error", "message": "Failed to load image or audio file"}
+            return self.tell(400, {"error": told})
         prompt = len(text.split()) + 10 * len(images)
         if prompt >= CONTEXT:
             told = {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": CONTEXT}
@@ -124,6 +129,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def is_damaged(url: str) -> bool:
+    """Whether it is a PNG of whose chunks one has another checksum."""
+    data, at = base64.b64decode(url.partition(",")[2]), 8
+    while data.startswith(b"\x89PNG") and at < len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return True
+        at = end + 4
+    return False
 
 
 def say(level: str, text: str) -> None:

@@ -28,6 +28,7 @@ _DECODER = {"WEBP": 16, "AVIF": 12, "JPEG2000": 21, "HEIF": 12}
 """What decoding takes for a pixel at its peak where that is more than the pixels; measured with Pillow 13."""
 _PROGRESSIVE = 10
 """The same of a progressive JPEG, all of whose coefficients are kept."""
+PNG_END = b"IEND\xaeB`\x82"
 _PLAIN = 14
 """And of the PNM files that Pillow reads number by number."""
 _RESIZING = 1
@@ -112,6 +113,23 @@ def decode(
             whole.paste(rgb.crop(region), region[:2])
             rgb = whole
         return DecodedImage(rgb, warnings)
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether every decoder shows a file the same: a whole JPEG or PNG, upright, opaque, in grey or RGB of 8 bits.
+
+    Whether what lies between its ends is damaged is not looked at.
+    """
+    file = io.BytesIO(data)
+    with _as_invalid_image("the image"), open_as(format_of(file) or "", file) as image:
+        whole = {"JPEG": data.endswith(jpeg.END), "PNG": data.endswith(PNG_END) and data[24] == 8}
+        still = getattr(image, "n_frames", 1) == 1 and "transparency" not in image.info
+        return (
+            whole.get(image.format or "", False)
+            and still
+            and image.mode in ("L", "RGB")
+            and (orientation_of(image, file) == UPRIGHT)
+        )
 
 
 def read_header(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS, known: str = KNOWN) -> ImageHeader:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import Image
 
 from galago.errors import InvalidImage
-from galago.media.image import KNOWN, MAX_PIXELS, decode, read_header, read_image
+from galago.media.image import KNOWN, MAX_PIXELS, decode, is_plain, read_header, read_image
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -48,6 +48,11 @@ class Picture:
     @property
     def height(self) -> int:
         return self.size[1]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its file can go to another decoder as it is."""
+        return not self.mirrored and self.full_size is None and is_plain(self.data)
 
     def decode(self) -> Image.Image:
         """Decode the picture, as load_image does. Raises InvalidImage where the file is not what its header says."""

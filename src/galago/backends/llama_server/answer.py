@@ -11,12 +11,14 @@ from galago.backends.llama_server.process import HOST, Server
 from galago.backends.llama_server.requests import Vocabulary, body_of, refusal, refused
 from galago.backends.queued import Turn
 from galago.engine.step import End
-from galago.errors import GenerationFailed
+from galago.errors import GenerationFailed, InvalidRequest
 from galago.request import FinishReason, Request, TextDelta, Token
 
-CACHE_FAILED = "Chunk not found"
-"""llama-server's error where what it keeps of an earlier prompt has two images side by side, of which this one shares
-the first: it can let go of the second only together with the first, and does not (server_tokens::keep_first)."""
+RETRIES = {"Chunk not found": "cache", "Failed to load image": "as_stored"}
+"""Errors of llama-server, and without which way of body_of it is asked again. The first comes where what it keeps of an
+earlier prompt has two images side by side, of which this one shares the first: it can let go of the second only
+together with the first, and does not (server_tokens::keep_first). The second is of a file that is damaged, or that its
+decoder does not know: then ours has the word."""
 LOST = "llama-server ended in the middle of the answer; it is started anew, and the request may be sent again"
 REASONS: dict[str, FinishReason] = {"length": "length"}
 
@@ -37,15 +39,17 @@ class Answer:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def carry_out(self, turn: Turn) -> End:
-        try:
-            return self._ask(turn)
-        except GenerationFailed as error:
-            if CACHE_FAILED not in str(error):
-                raise
-        return self._ask(turn, cache=False)
+        ways = dict.fromkeys(RETRIES.values(), True)
+        while True:
+            try:
+                return self._ask(turn, body_of(self._request, self._vocabulary, **ways))
+            except (GenerationFailed, InvalidRequest) as error:
+                failed = [way for told, way in RETRIES.items() if told in str(error) and ways[way]]
+                if not failed:
+                    raise
+                ways[failed[0]] = False
 
-    def _ask(self, turn: Turn, cache: bool = True) -> End:
-        body = body_of(self._request, self._vocabulary, cache)
+    def _ask(self, turn: Turn, body: bytes) -> End:
         turn.check()
         connection = http.client.HTTPConnection(HOST, self._server.port)
         try:
