@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from galago.cli import (
+    batch,
     bench,
     caption,
     config,
@@ -46,6 +47,7 @@ for module in (
     point,
     gaze,
     watch,
+    batch,
     serve,
     worker,
     config,

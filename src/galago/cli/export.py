@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from galago.cli.streams import json_path, print_json
+from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, ModelNotFound, UnsupportedTask, quoted, size_of
 from galago.store.catalog import entry_of, find, with_precision
 from galago.store.hub import check_models
+from galago.system.files import json_path
 from galago.system.outputs import check_folder
 from galago.system.progress import progress_bar
 

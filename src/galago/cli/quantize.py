@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from galago.choices import BITS
-from galago.cli.streams import json_path, print_json
+from galago.cli.streams import print_json
 from galago.errors import InvalidRequest, ModelNotFound, quoted, size_of
 from galago.store.catalog import find, with_precision
 from galago.store.hub import check_models
+from galago.system.files import json_path
 from galago.system.outputs import check_folder
 
 EXAMPLES = """\b

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galago.cli.options import FrameOptions, ModelOptions
-from galago.cli.streams import json_path, print_json, standard_input
+from galago.cli.streams import print_json, standard_input
 from galago.errors import InvalidImage, InvalidRequest, InvalidVideo, UnsupportedTask
+from galago.system.files import json_path
 from galago.system.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ import typer
 
 from galago.backends.memory_estimate import model_entry, peak_bytes
 from galago.choices import check_device
-from galago.cli.streams import json_path, print_json
+from galago.cli.streams import print_json
 from galago.errors import ModelNotFound, size_of
 from galago.store.catalog import Entry, Local, Route, lookup, with_precision
 from galago.store.hub import check_models, remote
+from galago.system.files import json_path
 
 EXAMPLES = """\b
 Examples:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from errno import EBADF
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import typer
@@ -71,15 +70,6 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value)
     typer.echo(text)
-
-
-def json_path(path: str | Path) -> str:
-    """A path for JSON; one that is not UTF-8, which JSON cannot hold, as a file:// URL, which commands take too."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return Path(path).absolute().as_uri()
-    return str(path)
 
 
 def standard_input() -> BinaryIO:

@@ -152,3 +152,12 @@ def _sync(file: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_path(path: str | Path) -> str:
+    """A path for JSON; one that is not UTF-8, which JSON cannot hold, as a file:// URL, which commands take too."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Path(path).absolute().as_uri()
+    return str(path)
