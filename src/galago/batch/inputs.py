@@ -8,18 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from galago.batch.rows import Rereadable, Row, Rows
+from galago.batch import lists, tars
+from galago.batch.rows import SUFFIXES, Rereadable, Row, Rows
 from galago.errors import InvalidRequest
 from galago.system.files import json_path
-
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff", "avif", "heic", "heif"),
-        *("jp2", "ico", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "webm", "mkv", "mov", "avi"),
-    )
-)
-"""Of the files of a folder that are taken for images and videos; others are no mistakes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,6 @@ def read_inputs(given: Sequence[str], options: InputOptions) -> Rows:
 
 
 def _reader(source: str, options: InputOptions) -> Callable[[], Iterator[Row]]:
-    from galago.batch import lists, tars
-
     if source == "-":
         if options.standard_input is None:
             raise InvalidRequest("standard input cannot be read here", "inputs")
@@ -75,8 +65,6 @@ def read_folder(folder: Path, globs: Sequence[str] = ()) -> Iterator[Row]:
     folders are left out, and a folder that a link leads to is not gone into. Raises InvalidRequest for a folder that
     cannot be read.
     """
-    from galago.batch import tars
-
     folders = [folder]
     while folders:
         here = folders.pop()

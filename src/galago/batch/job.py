@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
+from galago.backends.backend import Backend
 from galago.batch.opened import Roots
 from galago.batch.outputs import NoOutput, Output, open_output
 from galago.batch.questions import Questions
@@ -17,9 +17,6 @@ from galago.batch.run import Counts, answer_rows, model_label, names_done, not_d
 from galago.batch.sidecars import Sidecars
 from galago.errors import GalagoError, InvalidRequest
 from galago.media.timeline import FrameSampling
-
-if TYPE_CHECKING:
-    from galago.model import Model
 
 MEASURED = 16
 """Rows that an estimate asks about."""
@@ -56,7 +53,7 @@ class Job:
         return checked if self.out is not None else self.sidecars.without_caption(checked)
 
     def run(
-        self, model: "Model", output: Output, counts: Counts, sampling: FrameSampling, tell: Callable[[], None]
+        self, model: Backend, output: Output, counts: Counts, sampling: FrameSampling, tell: Callable[[], None]
     ) -> None:
         """Carry it out; see run_batch."""
         also = self.sidecars.write if self.sidecars else lambda row, record: None
@@ -80,17 +77,17 @@ class Estimate:
     seconds_left: float
 
 
-def estimate(job: Job, model: "Model", sampling: FrameSampling) -> Estimate:
+def estimate(job: Job, model: Backend, sampling: FrameSampling) -> Estimate:
     """Count the rows of a batch, and ask about the first few that are not done.
 
     Nothing is written. Raises InvalidRequest where nothing is left to do.
     """
-    job.questions.check(model.backend.facts)
+    job.questions.check(model.facts)
     counts, names = Counts(), Counter[str]()
     if job.out is not None and job.out.exists():
         output = job.open_output()
         try:
-            names = names_done(output, job.questions, model_label(model.backend.facts), counts)
+            names = names_done(output, job.questions, model_label(model.facts), counts)
         finally:
             output.close()
     total = sum(1 for _ in job.to_do())

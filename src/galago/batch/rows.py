@@ -13,6 +13,15 @@ T = TypeVar("T")
 NAME = "image"
 """The member of a row that says which input it is of."""
 
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff", "avif", "heic", "heif"),
+        *("jp2", "ico", "ppm", "pgm", "pbm", "pnm", "mp4", "m4v", "webm", "mkv", "mov", "avi"),
+    )
+)
+"""Of the files of a folder that are taken for images and videos; others are no mistakes."""
+
 
 @dataclass(frozen=True)
 class Row:

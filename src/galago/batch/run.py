@@ -4,9 +4,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from galago.backends.backend import Facts, Run
+from galago.backends.backend import Backend, Facts, Run
 from galago.batch.each import each
 from galago.batch.formats import Record
 from galago.batch.opened import Opened, Roots, open_ahead
@@ -18,10 +18,6 @@ from galago.media.clip import Clip
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
 from galago.request import STILL_SKILLS, Media, Request
-
-if TYPE_CHECKING:
-    from galago.model import Model
-
 
 MOST_NAMED = 1000
 """Rows with an error that are told at the end; the output has all."""
@@ -43,7 +39,7 @@ class Counts:
 
 
 def run_batch(
-    model: "Model",
+    model: Backend,
     rows: Iterable[Row],
     questions: Questions,
     output: Output,
@@ -60,7 +56,7 @@ def run_batch(
     with its error. Raises UnsupportedTask for what the model lacks, and what ends all: what the output raises, a folder
     of inputs that has vanished, a model that takes no more requests.
     """
-    facts = model.backend.facts
+    facts = model.facts
     questions.check(facts)
     label = model_label(facts)
     done = names_done(output, questions, label, counts)
@@ -148,11 +144,11 @@ Answered = tuple[Opened, dict[str, Any] | GalagoError, int]
 
 
 def answer_rows(
-    model: "Model", rows: Iterable[Row], questions: Questions, sampling: FrameSampling
+    model: Backend, rows: Iterable[Row], questions: Questions, sampling: FrameSampling
 ) -> Generator[Answered, None, None]:
     """Ask about each row all questions, many at a time; yields them in order. Raises what ends all."""
     taken: deque[_Ask] = deque()
-    videos = model.video_sampling is not None
+    videos = model.facts.video_sampling is not None
 
     def asks() -> Iterator[_Ask]:
         for opened in open_ahead(rows, sampling):

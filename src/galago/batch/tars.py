@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from galago.batch.inputs import SUFFIXES
-from galago.batch.rows import Row
+from galago.batch.rows import SUFFIXES, Row
 from galago.errors import InvalidImage, InvalidRequest
 from galago.system.files import json_path
 

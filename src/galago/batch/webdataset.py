@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from galago.batch.formats import Record
 from galago.batch.journal import Journal, write_error
-from galago.batch.outputs import finished_parts, next_part
 from galago.batch.rows import NAME
+from galago.batch.shards import finished_parts, next_part
 from galago.errors import InvalidRequest
 from galago.system.files import try_lock
 

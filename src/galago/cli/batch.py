@@ -164,7 +164,7 @@ def batch(
             stack.enter_context(counting(rows, meter))
         tell = stack.enter_context(show_progress(meter, json))
         try:
-            job.run(model, output, counts, _sampling(model, frames), tell)
+            job.run(model.backend, output, counts, _sampling(model, frames), tell)
         except BaseException:
             if counts.done:
                 typer.echo(f"{counts.done} images were asked about; the same command goes on after them", err=True)
@@ -187,7 +187,7 @@ def _print_estimate(
     from galago.batch.progress import span
 
     with loading.open("objects" if objects else None) as model:
-        told = estimate(job, model, _sampling(model, frames))
+        told = estimate(job, model.backend, _sampling(model, frames))
     if json:
         print_json(asdict(told))
         return
