@@ -70,7 +70,10 @@ def _write_csv(path: Path, rows: Iterable[Record]) -> None:
 def _read_csv(path: Path) -> Iterator[Record]:
     with path.open(newline="", encoding="utf-8") as file:
         for cells in csv.DictReader(file):
-            record: Record = {name: value for name, value in cells.items() if value != ""}
+            # An empty text may be an answer; members that not every row has are none then.
+            record: Record = {
+                name: value for name, value in cells.items() if value or not name.startswith(("error.", "frames."))
+            }
             if "error.code" in record:
                 record["error"] = {"code": record.pop("error.code"), "message": record.pop("error.message", "")}
             yield record
