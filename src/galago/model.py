@@ -284,7 +284,7 @@ class Model:
     def start(self, skill: Skill, image: MediaSource | None = None, settings: SettingsDict | None = None) -> Run:
         """Open an image or a video and submit a request about it, with settings as the methods take them."""
         template = self._template(skill, settings)  # what is wrong with it is told before the image is read
-        opened = None if image is None else self._open_media(image, isinstance(skill, STILL_SKILLS))
+        opened = self._defer_media(image, isinstance(skill, STILL_SKILLS))
         return self.submit(replace(template, image=opened))
 
     def conversation(self, messages: Sequence[MessageDict | Message]) -> Chat:
