@@ -26,7 +26,7 @@ serve: $(READY) $(KERNELS)  ## serve MODEL (default: the bundled one) at http://
 	@$(BIN)/galago serve $(if $(MODEL),--model "$(MODEL)") --host "$(HOST)" --port "$(PORT)" --jobs-db runs/jobs.db
 
 test: lint $(KERNELS)  ## check style and types, then run the tests that are not slow
-	$(BIN)/python -m pytest -rs -m "not slow"
+	$(BIN)/python -m pytest -rs -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY) $(KERNELS)  ## run the slow tests, which rarely tell anything
 	$(BIN)/python -m pytest -rs -m slow

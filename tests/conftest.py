@@ -1,8 +1,9 @@
 """What holds for all tests."""
 
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +17,13 @@ settings.load_profile("galago")
 
 OUTSIDE = "a test changes nothing outside its temporary folders, and starts no process with another home"
 _numbers = count()
+
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Workers share the cores out, with all threads and programs that their tests start: threads that wait for each
+    # other, as those of products do, are slow where others want the same cores.
+    _worker, _workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, _cores[_worker % len(_cores) :: _workers])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,3 +58,11 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     """What a failed test left may be looked at."""
     if exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logged is sent between processes, as text without halves of surrogate pairs."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report

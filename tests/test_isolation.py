@@ -84,7 +84,8 @@ def test_what_older_fixtures_and_other_homes_do_is_noted_too(tmp_path: Path) -> 
     suite.mkdir()
     (suite / "test_bad.py").write_text(BAD)
     here = Path(__file__).parent
-    environment = {**os.environ, "HOME": str(person), "GALAGO_API_KEYS": "theirs", "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "HOME": str(person), "GALAGO_API_KEYS": "theirs"}
+    environment |= dict.fromkeys(("TMPDIR", "TESTS_TMPDIR"), str(tmp_path))
     environment |= {"XDG_CACHE_HOME": str(person / ".cache"), "PYTHONPATH": f"{here}{os.pathsep}{here / 'support'}"}
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "conftest", "-p", "no:cacheprovider"]
     ran = subprocess.run(

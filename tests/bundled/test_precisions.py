@@ -44,7 +44,7 @@ def told() -> Told:
     return found
 
 
-@pytest.fixture(scope="module", params=[1, 30, 100])
+@pytest.fixture(scope="module", params=[1, 30, pytest.param(100, marks=pytest.mark.slow)])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """The bundled checkpoint with its channels as they are, or some so many times as large."""
     files = hub.locate("scenes")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from galago.errors import shortened
+
 
 @pytest.fixture
 def on(checkpoint: Path) -> tuple[object, ...]:
@@ -78,7 +80,7 @@ def test_by_place_and_by_option(galago: Any, photo: Path, on: Any, plain: str, f
 def test_what_is_missing_or_cannot_be_is_told(galago: Any, photo: Path, on: Any, command: str, said: str) -> None:
     names = {"PHOTO": str(photo), "FOLDER": str(photo.parent)}
     for name, meant in names.items():
-        said = said.replace(name, meant)
+        said = said.replace(name, shortened(meant))
     assert said in galago(*(names.get(word, word) for word in command.split()), *on).error
 
 

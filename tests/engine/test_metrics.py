@@ -16,15 +16,19 @@ from galago.engine.metrics import CacheResult, Metrics, Snapshot, exposition
 from galago.request import Timings, Usage
 
 
-def scraped() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    families = text_string_to_metric_families(exposition().decode())
+def scraped(model: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """All series, or those of one model: there are those of every model that any test before had."""
+    lines = exposition().decode().splitlines(keepends=True)
+    families = text_string_to_metric_families("".join(line for line in lines if line[0] == "#" or model in line))
     found = [((s.name, frozenset(s.labels.items())), s.value) for f in families for s in f.samples]
     assert len(dict(found)) == len(found)  # Prometheus drops a scrape that has a series twice
     return dict(found)
 
 
 def value(name: str, precision: str = "float32", **labels: str) -> float | None:
-    return scraped().get((f"galago_{name}", frozenset((labels | {"precision": precision}).items())))
+    return scraped(labels.get("model", "").partition(" ")[0]).get(
+        (f"galago_{name}", frozenset((labels | {"precision": precision}).items()))
+    )
 
 
 @pytest.fixture

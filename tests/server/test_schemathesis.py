@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from serving import serving
 
 from galago.fleet.pool import ModelPool
@@ -24,6 +25,7 @@ expected-statuses = ["2xx", "4xx", 501, 504]
 """
 
 
+@pytest.mark.slow
 def test_every_route_keeps_to_its_description(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     with serving(create_app(ModelPool(keep_alive=None, options={"device": "cpu"}))) as url:

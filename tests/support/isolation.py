@@ -84,7 +84,8 @@ def _ours(path: str) -> bool:
 
 
 # Importing this begins it, before anything of ours is imported: the hub's client reads its folders then.
-HOME = Path(tempfile.mkdtemp(prefix="galago-tests-")).resolve()
+# A process beside others inherits the temporary folder of the one that started it, which is inside that one's own.
+HOME = Path(tempfile.mkdtemp(prefix="galago-tests-", dir=os.environ.get("TESTS_TMPDIR"))).resolve()
 """Temporary files, pytest's folders and every home are in here."""
 _inside = [f"{HOME}{os.sep}", "/dev/", "/proc/"]
 _noted: list[str] = []
@@ -92,6 +93,7 @@ _noted: list[str] = []
 (HOME / "tmp").mkdir()
 _begun = {
     "TMPDIR": str(HOME / "tmp"),
+    "TESTS_TMPDIR": str(HOME.parent),
     # Where a person's packages come from, and lie if there is no environment, stays as it is.
     "NPM_CONFIG_USERCONFIG": os.environ.get("NPM_CONFIG_USERCONFIG", os.path.expanduser("~/.npmrc")),
     "PYTHONUSERBASE": site.getuserbase(),
