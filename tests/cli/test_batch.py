@@ -338,6 +338,17 @@ def test_a_dry_run_writes_nothing(galago, on, photos, tmp_path):
     assert summary(ran)["images_per_minute"] > 0
 
 
+def test_links_and_folders_that_cannot_be_read_are_named(galago, on, photos, tmp_path):
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "loop.png").symlink_to("loop.png")
+    (photos / "elsewhere").symlink_to(photos / "2024")
+    os.mkfifo(photos / "pipe.png")
+    out = tmp_path / "out.jsonl"
+    galago("batch", photos, *ASKED, *on, "--out", out)
+    failed = {Path(row["image"]).name for row in read(out) if "error" in row}
+    assert failed == {*BROKEN, "gone.png", "loop.png"} and len(read(out)) == 10
+
+
 def test_names_that_are_not_utf_8_or_have_lines(galago, on, tmp_path):
     for name in (b"caf\xe9.png", b"two\nlines.png", 'kö,"x".png'.encode()):
         draw(tmp_path / "photos" / os.fsdecode(name), 1)

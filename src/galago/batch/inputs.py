@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 from galago.batch import lists, tars
 from galago.batch.rows import SUFFIXES, Rereadable, Row, Rows
-from galago.errors import InvalidRequest
+from galago.errors import InvalidImage, InvalidRequest
 from galago.system.files import json_path
 
 
@@ -62,8 +63,8 @@ def read_folder(folder: Path, globs: Sequence[str] = ()) -> Iterator[Row]:
     """The images and videos in a folder and those below it, and the samples of tar files, by their names.
 
     `globs` choose others than those with a usual ending, by their names or their paths in the folder. Hidden files and
-    folders are left out, and a folder that a link leads to is not gone into. Raises InvalidRequest for a folder that
-    cannot be read.
+    folders are left out, and a folder that a link leads to is not gone into. One that cannot be read is a row with an
+    error. Raises InvalidRequest where that is `folder` itself.
     """
     folders = [folder]
     while folders:
@@ -72,16 +73,28 @@ def read_folder(folder: Path, globs: Sequence[str] = ()) -> Iterator[Row]:
             with os.scandir(here) as found:
                 entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
-            raise InvalidRequest(f"cannot read the folder {here}: {error.strerror or error}", "inputs") from error
+            wrong = f"cannot read the folder {here}: {error.strerror or error}"
+            if here == folder:
+                raise InvalidRequest(wrong, "inputs") from error
+            yield Row(json_path(here), InvalidImage(wrong))
+            continue
         folders += [Path(e.path) for e in reversed(entries) if e.is_dir(follow_symlinks=False)]
         for entry in entries:
-            if not entry.is_file():
+            if not _is_file(entry):
                 continue
             path = Path(entry.path)
             if not globs and path.suffix.lower() == ".tar":
                 yield from tars.read_tar(path)
             elif _is_wanted(path, folder, globs):
                 yield _file_row(path)
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is no folder, pipe or device. A link that leads nowhere is a picture that is missing."""
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _is_wanted(path: Path, folder: Path, globs: Sequence[str]) -> bool:

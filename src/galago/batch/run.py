@@ -63,8 +63,7 @@ def run_batch(
     with closing(answer_rows(model, not_done(rows, done), questions, sampling)) as answered:
         for opened, result, tokens in answered:
             if isinstance(result, GalagoError):
-                if opened.row.file is not None:
-                    roots.check()
+                roots.check()
                 counts.failed += 1
                 if len(counts.errors) < MOST_NAMED:
                     counts.errors.append((opened.row.name, str(result)))
