@@ -205,6 +205,15 @@ def test_a_kill_loses_nothing_and_does_nothing_twice(checkpoint, tmp_path):
     assert read(out) == read(tmp_path / "whole.jsonl")
 
 
+def test_a_terminal_shows_how_far_it_is(checkpoint, tmp_path):
+    for n in range(30):
+        draw(tmp_path / "photos" / f"{n:03}.png", n)
+    asked = ("batch", tmp_path / "photos", "--caption", "short", "--max-tokens", 3, "--model", checkpoint)
+    with Command(*asked, "--out", tmp_path / "out.jsonl") as command:
+        code, said = command.ended()
+    assert code == 0 and "of 30 images" in said and " a minute" in said and " tokens" in said
+
+
 def test_an_interrupt_says_how_to_go_on(checkpoint, tmp_path):
     for n in range(200):
         draw(tmp_path / "photos" / f"{n:03}.png", n)

@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from galago.batch.run import Counts
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_S = 15.0
 """Between two lines, where there is no terminal."""
@@ -79,8 +82,11 @@ def span(seconds: float) -> str:
 def show_progress(meter: Meter, as_json: bool) -> Iterator[Callable[[], None]]:
     """Show a bar on a terminal, else a line on standard error now and then, of JSON if wanted; yields what is to be
     called after each row."""
-    if sys.stderr.isatty() and not as_json:
-        with _bar(meter) as tell:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal and not as_json:
+        with _bar(meter, console) as tell:
             yield tell
         return
     last = meter.clock()
@@ -95,12 +101,11 @@ def show_progress(meter: Meter, as_json: bool) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _bar(meter: Meter) -> Iterator[Callable[[], None]]:
+def _bar(meter: Meter, console: "Console") -> Iterator[Callable[[], None]]:
     from rich import progress as rich
-    from rich.console import Console
 
     columns = rich.BarColumn(), rich.TextColumn("{task.description}")
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+    with rich.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None)
 
         def tell() -> None:

@@ -36,7 +36,7 @@ class LinesFile:
         self._journal.close()
 
 
-class ConvertedFile:
+class ConvertedFile(LinesFile):
     """A file that cannot be added to: its rows are in a journal beside it, and it is written when all are there."""
 
     def __init__(self, path: Path, format: Format) -> None:
@@ -45,24 +45,12 @@ class ConvertedFile:
         if path.exists() and not beside.exists():
             with atomic_write(beside) as part:
                 FORMATS["jsonl"].write(part, read_finished(format, path))
-        self._journal = Journal(beside)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._journal)
-
-    def add(self, record: Record, image: bytes | None) -> None:
-        self._journal.add(record)
-
-    def forget_errors(self) -> None:
-        self._journal.forget_errors()
+        super().__init__(beside)
 
     def finish(self) -> None:
         self._journal.close()
         self.format.write(self.path, self._journal)
         self._journal.remove()
-
-    def close(self) -> None:
-        self._journal.close()
 
 
 class Shards:
