@@ -31,6 +31,8 @@ FLOORS = (
     ("",),  # galago itself: the public face
     ("lab",),
     ("server",),
+    ("cluster",),
+    ("ray",),
     ("cli",),
 )
 """Folders and files of src/galago, the lowest first: each imports from its own floor and from those below."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from galago.batch import lists, tars
+from galago.batch.remote import RemotePath, is_remote, read_remote_folder
 from galago.batch.rows import SUFFIXES, Rereadable, Row, Rows
 from galago.errors import InvalidImage, InvalidRequest
 from galago.system.files import json_path
@@ -43,7 +44,7 @@ def _reader(source: str, options: InputOptions) -> Callable[[], Iterator[Row]]:
         opened = options.standard_input()
         return lambda: lists.read_lines(opened, "standard input", Path(), options.column)
     if "://" in source and not os.path.exists(source):
-        return lambda: iter([Row(source, source)])
+        return _remote_reader(RemotePath(source), options) if is_remote(source) else lambda: iter([Row(source, source)])
     path = Path(source)
     if path.is_dir():
         return lambda: read_folder(path, options.globs)
@@ -57,6 +58,24 @@ def _reader(source: str, options: InputOptions) -> Callable[[], Iterator[Row]]:
     if kind in lists.READERS:
         return lambda: lists.READERS[kind](path, options.column)
     return lambda: iter([_file_row(path)])
+
+
+def _remote_reader(given: RemotePath, options: InputOptions) -> Callable[[], Iterator[Row]]:
+    kind = given.kind()
+    if kind is None:
+        raise InvalidRequest(f"no file or folder {given}", "inputs")
+    if kind == "file":
+        suffix = given.suffix.lower()
+        if suffix == ".parquet":
+            return lambda: lists.read_parquet(given, options.column)
+        if suffix == ".tar" or suffix in lists.READERS:
+            raise InvalidRequest(f"of {given} only folders, images and .parquet files are read; copy it here", "inputs")
+        return lambda: iter([Row(str(given), given)])
+
+    def wanted(inside: str) -> bool:
+        return _is_chosen(inside, options.globs) if options.globs else Path(inside).suffix.lower() in SUFFIXES
+
+    return lambda: (Row(str(file), file) for file in read_remote_folder(given, wanted))
 
 
 def read_folder(folder: Path, globs: Sequence[str] = ()) -> Iterator[Row]:
@@ -100,8 +119,12 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
 def _is_wanted(path: Path, folder: Path, globs: Sequence[str]) -> bool:
     if not globs:
         return path.suffix.lower() in SUFFIXES
-    inside = path.relative_to(folder).as_posix()
-    return any(fnmatch.fnmatch(path.name, glob) or fnmatch.fnmatch(inside, glob) for glob in globs)
+    return _is_chosen(path.relative_to(folder).as_posix(), globs)
+
+
+def _is_chosen(inside: str, globs: Sequence[str]) -> bool:
+    name = inside.rpartition("/")[2]
+    return any(fnmatch.fnmatch(name, glob) or fnmatch.fnmatch(inside, glob) for glob in globs)
 
 
 def _file_row(path: Path) -> Row:

@@ -12,6 +12,7 @@ from galago.backends.backend import Backend
 from galago.batch.opened import Roots
 from galago.batch.outputs import NoOutput, Output, open_output
 from galago.batch.questions import Questions
+from galago.batch.remote import RemotePath
 from galago.batch.rows import Row, Rows
 from galago.batch.run import Counts, answer_rows, model_label, names_done, not_done, run_batch
 from galago.batch.sidecars import Sidecars
@@ -29,7 +30,7 @@ class Job:
     rows: Rows
     questions: Questions
     roots: Roots
-    out: Path | None = None
+    out: Path | RemotePath | None = None
     format: str | None = None
     shard_rows: int | None = None
     sidecars: Sidecars | None = None

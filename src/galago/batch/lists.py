@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from galago.batch.remote import RemotePath, is_remote
 from galago.batch.rows import Row
 from galago.errors import InvalidImage, InvalidRequest, quoted
 from galago.media.source import FileSource
@@ -65,7 +66,7 @@ def read_lines(file: BinaryIO, name: str, folder: Path, column: str | None = Non
         if not text.strip():
             continue
         if not text.lstrip().startswith("{"):
-            yield _source_row(text.strip(), {}, folder, place)
+            yield source_row(text.strip(), {}, folder, place)
             continue
         try:
             found = json.loads(text)
@@ -76,20 +77,21 @@ def read_lines(file: BinaryIO, name: str, folder: Path, column: str | None = Non
         yield _list_row(found, chosen, folder, place)
 
 
-def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
+def read_parquet(path: Path | RemotePath, column: str | None = None) -> Iterator[Row]:
     """The rows of a Parquet file, with a column of paths, URLs, bytes, or {"bytes", "path"} as Hugging Face has it.
 
     Raises InvalidRequest for a file that cannot be read, and where pyarrow is not installed.
     """
     arrow = import_parquet()
+    name, folder = json_path(str(path)), path.parent
     try:
-        with arrow.ParquetFile(path) as file:
+        with arrow.ParquetFile(path.open() if isinstance(path, RemotePath) else path) as file:
             chosen = _column(file.schema_arrow.names, column, str(path))
             number = 0
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 for found in batch.to_pylist():
                     number += 1
-                    yield _list_row(found, chosen, path.parent, f"{json_path(path)}:{number}", unit=json_path(path))
+                    yield _list_row(found, chosen, folder, f"{name}:{number}", unit=name)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
@@ -124,12 +126,16 @@ def _column(names: Iterable[str], wanted: str | None, where: str) -> str:
     raise InvalidRequest(f"{where} has {what}; there are {there}: name one with --column", "column")
 
 
-def _list_row(found: Mapping[str, Any], column: str, folder: Path, place: str, unit: str | None = None) -> Row:
+def _list_row(
+    found: Mapping[str, Any], column: str, folder: Path | RemotePath, place: str, unit: str | None = None
+) -> Row:
     rest = {name: value for name, value in found.items() if name != column}
-    return _source_row(found[column], rest, folder, place, unit)
+    return source_row(found[column], rest, folder, place, unit)
 
 
-def _source_row(value: Any, columns: Mapping[str, Any], folder: Path, place: str, unit: str | None = None) -> Row:
+def source_row(
+    value: Any, columns: Mapping[str, Any], folder: Path | RemotePath, place: str, unit: str | None = None
+) -> Row:
     """The row of what stands in a list's column."""
     columns = {name: held for name, value in columns.items() if (held := _plain(value)) is not _LEFT_OUT}
     if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
@@ -138,7 +144,7 @@ def _source_row(value: Any, columns: Mapping[str, Any], folder: Path, place: str
         return (
             Row(name, value, columns, unit=unit)
             if isinstance(value, bytes)
-            else _source_row(value, columns, folder, place, unit)
+            else source_row(value, columns, folder, place, unit)
         )
     if isinstance(value, bytes):
         return Row(place, value, columns, unit=unit)
@@ -147,10 +153,12 @@ def _source_row(value: Any, columns: Mapping[str, Any], folder: Path, place: str
         return Row(place, InvalidImage(f"{place} names {wrong}; it must be a path, a URL or bytes"), columns, unit=unit)
     if value[:5].lower() == "data:":
         return Row(place, value, columns, unit=unit)
-    source: FileSource = value
     if "://" in value:
+        source: FileSource | RemotePath = RemotePath(value) if is_remote(value) else value
         return Row(value, source, columns, unit=unit)
     path = folder / value
+    if isinstance(path, RemotePath):
+        return Row(str(path), path, columns, unit=unit)
     return Row(json_path(value), path, columns, file=path, unit=unit)
 
 
@@ -172,6 +180,6 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _unreadable(path: Path, error: Exception) -> InvalidRequest:
+def _unreadable(path: Path | RemotePath, error: Exception) -> InvalidRequest:
     reason = getattr(error, "strerror", None) or str(error)
     return InvalidRequest(f"cannot read {path}: {reason}", "inputs")

@@ -7,17 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from galago.batch.remote import RemotePath, is_remote
 from galago.batch.rows import Row
 from galago.errors import GalagoError, InvalidImage, InvalidRequest
 from galago.media.clip import Clip
 from galago.media.load import open_media
 from galago.media.picture import Picture
 from galago.media.timeline import FrameSampling
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 THREADS = 4
 AHEAD = 32
@@ -76,6 +75,8 @@ def _open(row: Row, sampling: FrameSampling) -> Opened:
         return Opened(row, row.source)
     try:
         source = row.source() if callable(row.source) else row.source
+        if isinstance(source, Image.Image):
+            return Opened(row, source)
         return Opened(row, open_media(source, lambda: sampling))
     except OSError as error:
         return Opened(row, InvalidImage(f"cannot read {row.name}: {error.strerror or error}"))
@@ -89,9 +90,13 @@ class Roots:
 
     given: tuple[Path, ...]
     devices: dict[Path, int]
+    urls: tuple[str, ...] = ()
+    """of other file systems"""
 
     @staticmethod
     def of(given: Iterable[str]) -> "Roots":
+        given = list(given)
+        urls = tuple(source for source in given if is_remote(source))
         given = [source for source in given if source != "-" and "://" not in source]
         found = {}
         for source in given:
@@ -99,7 +104,7 @@ class Roots:
             with suppress(OSError):
                 folder = path if path.is_dir() else path.absolute().parent
                 found[folder] = os.stat(folder).st_dev
-        return Roots(tuple(map(Path, given)), found)
+        return Roots(tuple(map(Path, given)), found, urls)
 
     def check(self) -> None:
         """Raise InvalidRequest where one is no longer there."""
@@ -113,8 +118,12 @@ class Roots:
                     f"{folder} is no longer there; mount it again, and give the same command", "inputs"
                 )
 
-    def check_output(self, out: Path) -> None:
+    def check_output(self, out: Path | RemotePath) -> None:
         """Raise InvalidRequest for an output that would be read as an input again."""
+        if isinstance(out, RemotePath):
+            if any(f"{out}/".startswith(f"{RemotePath(one)}".rstrip("/") + "/") for one in self.urls):
+                raise InvalidRequest(f"{out} lies in an input; name a folder beside it", "out")
+            return
         for path in self.given:
             if out.exists() and path.exists() and out.samefile(path):
                 raise InvalidRequest(f"{out} is an input; name another --out", "out")

@@ -4,10 +4,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from galago.errors import InvalidImage, InvalidRequest, quoted
 from galago.media.source import FileSource
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 T = TypeVar("T")
 NAME = "image"
@@ -29,7 +32,7 @@ class Row:
 
     name: str
     """what it is called in the output: a path, a URL, or its place in the file that holds it"""
-    source: FileSource | Callable[[], bytes] | InvalidImage
+    source: FileSource | Callable[[], "bytes | Image.Image"] | InvalidImage
     """where it is read from, what reads it, or why it cannot be read"""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """what its list says of it besides, as JSON can hold it"""

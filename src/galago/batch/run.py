@@ -56,23 +56,56 @@ def run_batch(
     with its error. Raises UnsupportedTask for what the model lacks, and what ends all: what the output raises, a folder
     of inputs that has vanished, a model that takes no more requests.
     """
-    facts = model.facts
-    questions.check(facts)
-    label = model_label(facts)
-    done = names_done(output, questions, label, counts)
-    with closing(answer_rows(model, not_done(rows, done), questions, sampling)) as answered:
+    questions.check(model.facts)
+    done = names_done(output, questions, model_label(model.facts), counts)
+    with closing(finished_rows(model, not_done(rows, done), questions, sampling, output.takes_images)) as finished:
+        add_rows(finished, output, counts=counts, roots=roots, also=also, tell=tell)
+
+
+@dataclass(frozen=True)
+class FinishedRow:
+    """An input with its row of the output."""
+
+    row: Row
+    record: Record
+    image: bytes | None
+    """its file, where that is wanted and at hand"""
+    tokens: int
+    """that its answers took"""
+
+
+def finished_rows(
+    model: Backend, rows: Iterable[Row], questions: Questions, sampling: FrameSampling, images: bool
+) -> Generator[FinishedRow, None, None]:
+    """Ask about each row, many at a time; yields them in order, with their files if `images`. Raises what ends all."""
+    label = model_label(model.facts)
+    with closing(answer_rows(model, rows, questions, sampling)) as answered:
         for opened, result, tokens in answered:
-            if isinstance(result, GalagoError):
-                roots.check()
-                counts.failed += 1
-                if len(counts.errors) < MOST_NAMED:
-                    counts.errors.append((opened.row.name, str(result)))
-            record = make_record(opened.row, label, result)
-            also(opened.row, record)
-            output.add(record, file_bytes(opened))
-            counts.done += 1
-            counts.tokens += tokens
-            tell()
+            file = file_bytes(opened) if images else None
+            yield FinishedRow(opened.row, make_record(opened.row, label, result), file, tokens)
+
+
+def add_rows(
+    finished: Iterable[FinishedRow],
+    output: Output,
+    *,
+    counts: Counts,
+    roots: Roots,
+    also: Callable[[Row, Record], None],
+    tell: Callable[[], None],
+) -> None:
+    """Add finished rows to the output, and finish that; see run_batch."""
+    for one in finished:
+        if error := one.record.get("error"):
+            roots.check()
+            counts.failed += 1
+            if len(counts.errors) < MOST_NAMED:
+                counts.errors.append((one.row.name, error["message"]))
+        also(one.row, one.record)
+        output.add(one.record, one.image)
+        counts.done += 1
+        counts.tokens += one.tokens
+        tell()
     output.finish()
 
 
@@ -86,9 +119,7 @@ def names_done(output: Output, questions: Questions, label: str, counts: Counts)
     done: Counter[str] = Counter()
     for record in output:
         if record["model"] != label:
-            raise InvalidRequest(
-                f"the output has answers of {record['model']}, not of {label}; name another --out", "out"
-            )
+            raise other_model(record, label)
         if "error" not in record and (lacking := next((q for q in questions if not _has(record, q)), None)):
             what = ".".join(lacking.place)
             raise InvalidRequest(f"the output has no {what} of what is done already; name another --out", "out")
@@ -96,6 +127,11 @@ def names_done(output: Output, questions: Questions, label: str, counts: Counts)
         counts.before += 1
         counts.failed_before += "error" in record
     return done
+
+
+def other_model(record: Record, label: str) -> InvalidRequest:
+    """The error of an output that has a row of another model."""
+    return InvalidRequest(f"the output has answers of {record['model']}, not of {label}; name another --out", "out")
 
 
 def _has(record: Record, question: Question) -> bool:
@@ -212,6 +248,7 @@ def file_bytes(opened: Opened) -> bytes | None:
     if isinstance(source, bytes):
         return source
     try:
-        return source() if callable(source) else opened.row.file.read_bytes() if opened.row.file else None
-    except OSError:
+        read = source() if callable(source) else opened.row.file.read_bytes() if opened.row.file else None
+    except (OSError, GalagoError):
         return None
+    return read if isinstance(read, bytes) else None

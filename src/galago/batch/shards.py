@@ -17,6 +17,8 @@ PART = re.compile(r"part-(\d{5,})\.")
 class LinesFile:
     """A file of JSON lines, which is its own journal."""
 
+    takes_images = False
+
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
 
@@ -39,6 +41,8 @@ class LinesFile:
 class ConvertedFile(LinesFile):
     """A file that cannot be added to: its rows are in a journal beside it, and it is written when all are there."""
 
+    takes_images = False
+
     def __init__(self, path: Path, format: Format) -> None:
         self.path, self.format = path, format
         beside = path.with_name(path.name + UNFINISHED)
@@ -55,6 +59,8 @@ class ConvertedFile(LinesFile):
 
 class Shards:
     """A folder of files of so many rows each, written whole; the rows of the next one are in a journal."""
+
+    takes_images = False
 
     def __init__(self, folder: Path, format: Format, rows: int) -> None:
         self.folder, self.format, self.rows = folder, format, rows

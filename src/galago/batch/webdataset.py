@@ -29,6 +29,8 @@ class TarShards:
     A sample is IMAGE, then its caption as .txt if there is one, then its row as .json, which makes it whole.
     """
 
+    takes_images = True
+
     def __init__(self, folder: Path, rows: int) -> None:
         self.folder, self.rows = folder, rows
         self._errors = Journal(folder / ERRORS)
@@ -50,7 +52,7 @@ class TarShards:
 
     def __iter__(self) -> Iterator[Record]:
         for path in (*finished_parts(self.folder, SUFFIX), self._part):
-            yield from (record for record, _ in _whole_samples(path))
+            yield from read_samples(path)
         yield from self._errors
 
     def add(self, record: Record, image: bytes | None) -> None:
@@ -108,6 +110,11 @@ class TarShards:
     def close(self) -> None:
         self._file.close()
         self._errors.close()
+
+
+def read_samples(path: Path) -> Iterator[Record]:
+    """The rows of a tar file's whole samples."""
+    return (record for record, _ in _whole_samples(path))
 
 
 def _member(name: str, data: bytes) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """galago batch"""
 
+import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
@@ -18,6 +19,7 @@ from galago.system.files import json_path
 if TYPE_CHECKING:
     from galago.batch.job import Job
     from galago.batch.progress import Meter
+    from galago.batch.remote import RemotePath
     from galago.batch.run import Counts
     from galago.media.timeline import FrameSampling
     from galago.model import Model
@@ -29,6 +31,7 @@ Examples:
   galago batch photos/ --sidecar xmp
   galago batch list.csv --column path --where caption= --out captions.csv
   galago batch shards/ --format webdataset --out captioned/ --shard 2/8
+  galago batch s3://bucket/photos --out s3://bucket/captions --on ray://head:10001 --workers 4..64
   find /photos -newer last.txt | galago batch - --out new.jsonl
 
 A run that was ended goes on with the same command: rows that the output has are not asked about again."""
@@ -63,8 +66,12 @@ def batch(
         list[str] | None, typer.Option(metavar="OBJECT", help="Find points; may be given again.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="A .jsonl, .csv or .parquet file, or a folder of shards.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE|FOLDER|URL",
+            help="A .jsonl, .csv or .parquet file, or a folder of shards, which s3:// and gs:// can name too.",
+            show_default=False,
+        ),
     ] = None,
     format: Annotated[
         str | None,
@@ -98,6 +105,23 @@ def batch(
         str | None,
         typer.Option(metavar="i/n", help="Only the i-th of n parts, each for a machine.", show_default=False),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://HOST:PORT]",
+            help="Spread the work over a Ray cluster, or over processes of this machine; --out is a folder then.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN..MAX",
+            help="Copies of the model on Ray, each with --threads cores (4), or with a GPU by --device cuda; by "
+            "default as many as there is room for.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many at most.")] = None,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask again about rows with an error.")] = False,
     keep_going: Annotated[
@@ -123,6 +147,8 @@ def batch(
     from galago.batch.rows import Rereadable, parse_condition, parse_share, select
     from galago.batch.run import Counts
     from galago.batch.sidecars import SIDECARS, Sidecars
+    from galago.cluster.batch import run_on_cluster
+    from galago.cluster.connection import Workers, connect, parse_workers
     from galago.media.timeline import FrameSampling
 
     example = "galago batch photos/ --out captions.jsonl"
@@ -135,7 +161,13 @@ def batch(
     given = [path_from_url(source) for source in inputs]
     if given.count("-") > 1:
         raise InvalidRequest("standard input can be read once", "inputs")
+    target = _target(out)
     others = query or detect or point
+    if on is not None:
+        _check_cluster(on, given, target, dry_run)
+    elif workers is not None:
+        raise InvalidRequest("--workers is of --on ray; --shard i/n shares the work out without Ray", "workers")
+    pool = parse_workers(workers, "workers") if workers else Workers()
     questions = make_questions(
         captions=caption or ([] if others else ["normal"]), queries=query or [], detect=detect or [],
         point=point or [], settings=options.collect_settings(text), max_objects=max_objects,
@@ -148,7 +180,7 @@ def batch(
     found = read_inputs(given, InputOptions(column, tuple(glob or ()), standard_input))
     rows = Rereadable(lambda: islice(select(found, conditions, share), limit))
     job = Job(
-        rows, questions, Roots.of(given), out, format, shard_rows,
+        rows, questions, Roots.of(given), target, format, shard_rows,
         Sidecars(SIDECARS[sidecar], force) if sidecar else None, retry_errors,
     )  # fmt: skip
     if dry_run:
@@ -156,15 +188,20 @@ def batch(
         return
     counts = Counts()
     with ExitStack() as stack:
+        cluster = stack.enter_context(connect(on)) if on is not None else None
         output = job.open_output()
         stack.callback(output.close)
-        model = stack.enter_context(loading.open("objects" if detect or point else None))
+        skill = "objects" if detect or point else None
+        model = stack.enter_context(loading.open(skill)) if cluster is None else None
         meter = Meter(counts)
         if "-" not in given:
             stack.enter_context(counting(rows, meter))
         tell = stack.enter_context(show_progress(meter, json))
         try:
-            job.run(model.backend, output, counts, _sampling(model, frames), tell)
+            if model is not None:
+                job.run(model.backend, output, counts, _sampling(model, frames), tell)
+            elif cluster is not None:
+                run_on_cluster(cluster.ray, job, loading.choose(skill), frames.override, pool, output, counts, tell)
         except BaseException:
             if counts.done:
                 typer.echo(f"{counts.done} images were asked about; the same command goes on after them", err=True)
@@ -172,6 +209,29 @@ def batch(
     _print_end(job, counts, meter, json)
     if counts.failed + counts.failed_before and not keep_going:
         raise typer.Exit(1)
+
+
+def _target(out: str | None) -> "Path | RemotePath | None":
+    from galago.batch.remote import RemotePath, is_remote
+
+    if out is None:
+        return None
+    out = path_from_url(out)
+    return RemotePath(out) if is_remote(out) and not os.path.exists(out) else Path(out)
+
+
+def _check_cluster(on: str, given: list[str], out: "Path | RemotePath | None", dry_run: bool) -> None:
+    """Raise InvalidRequest for what cannot be done on a cluster."""
+    from galago.cluster.batch import check_output
+    from galago.cluster.connection import check_address, import_ray
+
+    check_address(on)
+    if "-" in given:
+        raise InvalidRequest("standard input cannot be read by a cluster; name a file with the list", "inputs")
+    if dry_run:
+        raise InvalidRequest("--dry-run measures this machine; leave out --on", "on")
+    check_output(out)
+    import_ray()
 
 
 def _sampling(model: "Model", frames: options.FrameOptions) -> "FrameSampling":
@@ -211,7 +271,9 @@ def _print_end(job: "Job", counts: "Counts", meter: "Meter", json: bool) -> None
             "images": counts.before + counts.done, "asked": counts.done, "errors": failed, "tokens": counts.tokens,
             "seconds": seconds, "images_per_minute": round(60 * counts.done / seconds, 1) if seconds else None,
         }  # fmt: skip
-        print_json(told | ({"kept": kept} if job.sidecars else {}) | ({"out": json_path(job.out)} if job.out else {}))
+        print_json(
+            told | ({"kept": kept} if job.sidecars else {}) | ({"out": json_path(str(job.out))} if job.out else {})
+        )
         return
     for name, message in counts.errors[:NAMED]:
         typer.echo(f"error: {message}" if name in message else f"error: {name}: {message}", err=True)

@@ -123,7 +123,11 @@ class ModelOptions:
         self.check()
         import galago
 
-        return galago.load(**{**asdict(self), "model": self.model_name or self._choose_default(skill)})
+        return galago.load(**self.choose(skill))
+
+    def choose(self, skill: str | None = None) -> dict[str, Any]:
+        """The arguments of galago.load: the model that was asked for, or one that has this skill, and tell which."""
+        return {**asdict(self), "model": self.model_name or self._choose_default(skill)}
 
     def _choose_default(self, skill: str | None) -> str:
         from galago.fleet.default_model import MEMORY_SHARE, choose_default_model

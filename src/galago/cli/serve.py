@@ -3,8 +3,11 @@
 import asyncio
 import errno
 import logging
+import queue
+import signal
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +16,9 @@ from galago.cli.server_flags import ConfigOption, ModelNames, ServerFlags, read_
 from galago.errors import InvalidRequest, quoted
 from galago.store.catalog import check_revision
 from galago.store.hub import check_models
+from galago.system.signals import exit_code
 
 if TYPE_CHECKING:
-    from galago.fleet.pool import ModelPool
     from galago.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -25,13 +28,42 @@ Examples:
   galago serve
   galago serve moondream2 --port 2020 --precision bfloat16
   galago serve moondream2-int8 moondream2-int4
-  galago serve --config galago.toml"""
+  galago serve --config galago.toml
+  galago serve moondream2-int8 --on ray://head:10001 --replicas 2..16 --host 0.0.0.0 --api-key-file keys"""
 
 
 @expand_groups
-def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: ServerFlags) -> None:
+def serve(
+    names: ModelNames = None,
+    config: ConfigOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://HOST:PORT]",
+            help="Serve from replicas on a Ray cluster, which goes on when this ends, or from processes of this "
+            "machine. GET /health, /metrics and loads are then of one replica; --meme-search and --max-connections "
+            "are not supported.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN..MAX",
+            help="Copies of the models on Ray, each with --threads cores (4), or a GPU by --device cuda; by default 1.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    flags: ServerFlags,
+) -> None:
     """Answer over HTTP, to clients of OpenAI's chat completions and of Moondream's API."""
     settings = read_server_settings(names, flags, config).settings
+    if on is not None:
+        _serve_on_cluster(on, replicas, settings)
+        return
+    if replicas is not None:
+        raise InvalidRequest("--replicas is of --on ray", "replicas")
     # Before the models: a port that is taken should not be found out a minute later.
     listener = _bind(settings.host, settings.port)
     with listener:
@@ -42,6 +74,7 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
         from galago.server.guard import logs
         from galago.server.guard.gate import is_loopback
         from galago.server.guard.stopping import InFlight, Server
+        from galago.server.pool import make_pool
 
         logs.configure_logging(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
         if not is_loopback(listener.getsockname()[0]) and not settings.api_keys:
@@ -69,27 +102,39 @@ def serve(names: ModelNames = None, config: ConfigOption = None, *, flags: Serve
         app.state.startup.result()
 
 
+def _serve_on_cluster(on: str, replicas: str | None, settings: "ServerSettings") -> None:
+    """Deploy to a cluster, which goes on serving; or serve from one that is started here, until a signal."""
+    from galago.cluster import serving
+    from galago.cluster.connection import Workers, check_address, connect, import_ray, parse_workers
+    from galago.system.signals import handle_stop_signals
+
+    check_address(on)
+    wanted = parse_workers(replicas, "replicas") if replicas else Workers(1, 1)
+    check_models(settings.model or (), routes=True)
+    check_revision(settings.revision)
+    import_ray()
+    with connect(on) as cluster:
+        if cluster.is_own:
+            with _bind(settings.host, settings.port) as free:
+                settings = replace(settings, port=free.getsockname()[1])
+        address = serving.deploy(cluster, serving.with_models(settings), wanted)
+        if not cluster.is_own:
+            announce(f"deployed: the cluster listens at {address}, until `serve shutdown`", settings)
+            return
+        heard = queue.SimpleQueue[int]()
+        with handle_stop_signals(heard.put):
+            announce(f"listening on {address}", settings)
+            ended_by = heard.get()
+        serving.stop()
+    raise typer.Exit(exit_code(ended_by) if ended_by == signal.SIGINT else 0)
+
+
 def announce(told: str, settings: "ServerSettings") -> None:
     """Say that the models are loaded, and what now goes on."""
     if settings.log_format == "json":
         log.info(told)  # a program that reads JSON should not meet a line that is none
     else:
         typer.echo(told, err=True)
-
-
-def make_pool(settings: "ServerSettings") -> "ModelPool":
-    """Where the models will be."""
-    import galago
-    from galago.engine.decoding import MAX_DECODED_BYTES, MEMORY_DIVISOR, set_decoding_limit
-    from galago.fleet.pool import ModelPool
-
-    options = {name: getattr(settings, name) for name in ("precision", "profile", "device", "revision", "threads")}
-    options["limits"] = galago.Limits(waiting=settings.max_queue, running=settings.max_batch_size)
-    budget = None if settings.max_memory_gb is None else int(settings.max_memory_gb * 1e9)
-    pool = ModelPool(budget, keep_alive=None, options=options)
-    share = min(MAX_DECODED_BYTES, pool.budget // MEMORY_DIVISOR)
-    set_decoding_limit(share if settings.decode_memory_mb is None else int(settings.decode_memory_mb * (1 << 20)))
-    return pool
 
 
 def _bind(host: str, port: int) -> socket.socket:

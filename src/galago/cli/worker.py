@@ -7,7 +7,7 @@ from contextlib import closing
 import typer
 
 from galago.cli.options import expand_groups
-from galago.cli.serve import announce, make_pool
+from galago.cli.serve import announce
 from galago.cli.server_flags import ConfigOption, ModelNames, WorkerFlags, read_server_settings
 from galago.store.catalog import check_revision
 from galago.store.hub import check_models
@@ -32,6 +32,7 @@ def worker(names: ModelNames = None, config: ConfigOption = None, *, flags: Work
     from galago.server.guard import logs
     from galago.server.guard.stopping import CLOSING_S, GracefulStop, InFlight
     from galago.server.models import configured_models
+    from galago.server.pool import make_pool
     from galago.server.serving import ServerContext
     from galago.system.signals import handle_stop_signals
 

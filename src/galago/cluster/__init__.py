@@ -1,0 +1,1 @@
+"""Many machines: work that is spread over a Ray cluster."""
