@@ -80,6 +80,7 @@ class RemoteShards:
     def forget_errors(self) -> None:
         if self._format is None:
             self._shards.forget_errors()
+            self._send_errors()
             return
         for part, path in self._fetched():
             self._format.write(path, [record for record in self._format.read(path) if "error" not in record])

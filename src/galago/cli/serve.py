@@ -117,7 +117,7 @@ def _serve_on_cluster(on: str, replicas: str | None, settings: "ServerSettings")
         if cluster.is_own:
             with _bind(settings.host, settings.port) as free:
                 settings = replace(settings, port=free.getsockname()[1])
-        address = serving.deploy(cluster, serving.with_models(settings), wanted)
+        address = serving.deploy(cluster, settings, wanted)
         if not cluster.is_own:
             announce(f"deployed: the cluster listens at {address}, until `serve shutdown`", settings)
             return

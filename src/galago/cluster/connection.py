@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from galago.system.signals import STOP_SIGNALS
 
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory of a cluster that is started here: paths and answers go through it, and few images."""
+CONNECT_S = 10.0
 _ADDRESS = re.compile(r"ray(://[^/\s:]+:\d{1,5})?")
 _RANGE = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 MAX_THREADS = 4
@@ -79,6 +81,8 @@ def connect(on: str) -> Iterator[Cluster]:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = on if on != "ray" else os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
     is_own = False
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
@@ -95,6 +99,17 @@ def connect(on: str) -> Iterator[Cluster]:
         yield Cluster(ray, is_own)
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise InvalidRequest where nobody listens; Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # a word of Ray's
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InvalidRequest(_silent(address, error), "on") from error
 
 
 def _silent(address: str, error: Exception) -> str:

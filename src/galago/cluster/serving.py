@@ -22,6 +22,10 @@ NAME = "galago"
 ROUTER = "galago.cluster.router:PictureRouter"
 SPARE = 32
 """Requests beyond those that a replica's queue takes: for lists, health, pages, and refusing others with a 429."""
+GRACE_S = 120
+"""Seconds at the least that a replica which ends has for its requests."""
+INGRESSES = 2
+"""They pass requests on, and compute nothing; one takes over for the other."""
 WAITING = 1_000
 """Requests of one ingress that may wait for a replica; more are refused with a 503."""
 
@@ -58,13 +62,13 @@ def check_settings(settings: ServerSettings, is_own: bool) -> None:
 
 
 def deploy(cluster: Cluster, settings: ServerSettings, replicas: Workers) -> str:
-    """Deploy the application, and wait until it answers; returns its address. The settings name their models.
+    """Deploy the application, and wait until it answers; returns its address.
 
     Replicas of an earlier one are replaced one after another, each when it has ended its requests. Raises
-    InvalidRequest and LoadFailed.
+    ModelNotFound, InvalidRequest and LoadFailed.
     """
     check_settings(settings, cluster.is_own)
-    settings = replace(settings, threads=choose_threads(cluster.ray, settings.threads))
+    settings = with_models(replace(settings, threads=choose_threads(cluster.ray, settings.threads)))
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -98,9 +102,8 @@ def application(settings: ServerSettings, replicas: Workers) -> Any:
     if replicas.most != replicas.least:
         bounds = {"min_replicas": replicas.least, "max_replicas": replicas.most or replicas.least}
         scaling = {"autoscaling_config": {**bounds, "target_ongoing_requests": settings.max_batch_size}}
-    # What the ingress has open are waiting clients, who take next to nothing.
-    limits = {"max_ongoing_requests": 10_000, "graceful_shutdown_timeout_s": settings.grace_s}
-    limit = settings.body_limit
+    # Nobody waits for a replica that ends, as for a server: others answer meanwhile.
+    grace, limit = max(settings.grace_s, GRACE_S), settings.body_limit
 
     def make_ingress() -> Ingress:
         return Ingress(serve.get_deployment_handle(f"{NAME}-replica", app_name=NAME), limit)
@@ -108,11 +111,16 @@ def application(settings: ServerSettings, replicas: Workers) -> Any:
     behind = serve.deployment(
         Replica, name=f"{NAME}-replica", ray_actor_options=_resources(settings), max_queued_requests=WAITING,
         max_ongoing_requests=settings.max_batch_size + settings.max_queue + SPARE,
-        graceful_shutdown_timeout_s=settings.grace_s, request_router_config={"request_router_class": ROUTER},
+        graceful_shutdown_timeout_s=grace, request_router_config={"request_router_class": ROUTER},
         health_check_timeout_s=600, **scaling,
     ).bind(settings)  # fmt: skip
     front = serve.deployment(
-        serve.ingress(make_ingress)(), name=NAME, num_replicas=1, ray_actor_options={"num_cpus": 0}, **limits
+        serve.ingress(make_ingress)(),
+        name=NAME,
+        num_replicas=INGRESSES,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=10_000,
+        graceful_shutdown_timeout_s=grace,
     )
     return front.bind(behind)
 
