@@ -106,6 +106,13 @@ def test_what_cannot_be_is_told_at_once(drawn: Path, words: tuple[object, ...], 
     assert code == 2 and told in said and len(said.splitlines()) == 1
 
 
+def test_ray_is_imported_where_it_is_asked_for_alone() -> None:
+    script = (
+        "import sys, galago, galago.cli.app, galago.cluster.batch, galago.cluster.serving; print('ray' in sys.modules)"
+    )
+    assert ran(script) == "False\n"
+
+
 @pytest.mark.slow
 def test_an_address_where_nobody_answers(cluster: str, drawn: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
@@ -117,7 +124,7 @@ def test_an_address_where_nobody_answers(cluster: str, drawn: Path, tmp_path: Pa
 def test_more_cores_than_any_machine_has(cluster: str, drawn: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "galago.cli.app", "batch", drawn, "--out", tmp_path / "out", "--on", "ray"]
     done = subprocess.run([*map(str, words), "--threads", "64"], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 2 and "no machine of the cluster has more than 3 cores" in done.stderr
+    assert done.returncode == 2 and "a worker takes 64 cores" in done.stderr and ": 3 cores" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,6 @@ class LinesFile:
 class ConvertedFile(LinesFile):
     """A file that cannot be added to: its rows are in a journal beside it, and it is written when all are there."""
 
-    takes_images = False
-
     def __init__(self, path: Path, format: Format) -> None:
         self.path, self.format = path, format
         beside = path.with_name(path.name + UNFINISHED)

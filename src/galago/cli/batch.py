@@ -201,7 +201,7 @@ def batch(
             if model is not None:
                 job.run(model.backend, output, counts, _sampling(model, frames), tell)
             elif cluster is not None:
-                run_on_cluster(cluster.ray, job, loading.choose(skill), frames.override, pool, output, counts, tell)
+                run_on_cluster(cluster, job, loading.choose(skill), frames.override, pool, output, counts, tell)
         except BaseException:
             if counts.done:
                 typer.echo(f"{counts.done} images were asked about; the same command goes on after them", err=True)

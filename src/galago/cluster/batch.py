@@ -18,7 +18,7 @@ from galago.batch.outputs import Output
 from galago.batch.remote import RemotePath
 from galago.batch.rows import Row, Rows
 from galago.batch.run import Counts, FinishedRow, add_rows, names_done, not_done, other_model
-from galago.cluster.connection import Workers, choose_threads, is_cuda
+from galago.cluster.connection import Cluster, Workers, check_room, choose_threads, is_cuda
 from galago.cluster.worker import AT_ONCE, Answers, Block, Ledger, Work, Worker
 from galago.errors import EngineFailed, GalagoError, InvalidRequest
 from galago.media.timeline import FrameSampling
@@ -34,7 +34,7 @@ def check_output(out: Path | RemotePath | None) -> None:
 
 
 def run_on_cluster(
-    ray: Any,
+    cluster: Cluster,
     job: Job,
     model: Mapping[str, Any],
     sampling: Callable[[FrameSampling], FrameSampling],
@@ -48,8 +48,10 @@ def run_on_cluster(
 
     The rows come in the order in which they are answered.
     """
-    memory = _memory(model)
-    model = {**model, "threads": choose_threads(ray, model["threads"])}
+    ray = cluster.ray
+    model = {**model, "threads": choose_threads(cluster, model["threads"])}
+    room = _room(model)
+    check_room(cluster, room)
     work = Work(model, job.questions, sampling, os.getcwd(), output.takes_images)
     first = next(iter(output), None)
     label = first["model"] if first else None
@@ -66,13 +68,15 @@ def run_on_cluster(
                 yield one
 
     try:
-        answers = _answers(ray, lambda: not_done(job.to_do(), done), work, workers, memory)
+        answers = _answers(ray, lambda: not_done(job.to_do(), done), work, workers, room)
         add_rows(checked(answers), output, counts=counts, roots=job.roots, also=also, tell=tell)
     except ray.exceptions.RayError as error:
         raise _ended(error) from error
 
 
-def _answers(ray: Any, rows: Callable[[], Rows], work: Work, workers: Workers, memory: int | None) -> Iterator[Answers]:
+def _answers(
+    ray: Any, rows: Callable[[], Rows], work: Work, workers: Workers, room: Mapping[str, float]
+) -> Iterator[Answers]:
     """The answers of all blocks, as they come."""
     from ray.data import ActorPoolStrategy, DataContext, read_datasource
 
@@ -82,7 +86,7 @@ def _answers(ray: Any, rows: Callable[[], Rows], work: Work, workers: Workers, m
     # A block of Ray's holds one of ours, however small, or one worker would get all.
     context.target_max_block_size = 1
     ledger = ray.remote(num_cpus=0, max_restarts=-1)(Ledger).remote()
-    resources = {"num_cpus": work.model["threads"], "num_gpus": int(is_cuda(work.model)), "memory": memory}
+    resources = {{"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name): amount for name, amount in room.items()}
     pool = ActorPoolStrategy(
         min_size=workers.least, max_size=workers.most,
         max_concurrent_calls_per_actor=AT_ONCE, enable_true_multi_threading=True,
@@ -90,8 +94,7 @@ def _answers(ray: Any, rows: Callable[[], Rows], work: Work, workers: Workers, m
     # Reading takes no core: where workers have them all it would never begin, and nothing would ever end.
     found = read_datasource(_source(rows, work.folder), override_num_blocks=1, num_cpus=0)
     answered = found.map_batches(
-        Worker, fn_constructor_args=(work, ledger), batch_size=1, compute=pool,
-        **{name: amount for name, amount in resources.items() if amount},
+        Worker, fn_constructor_args=(work, ledger), batch_size=1, compute=pool, **resources
     )  # fmt: skip
     for batch in answered.iter_batches(batch_size=None, prefetch_batches=0):
         for packed in batch["answers"]:
@@ -132,12 +135,12 @@ def blocks(rows: Rows) -> Iterator[Block]:
         yield Block(number, held)
 
 
-def _memory(model: Mapping[str, Any]) -> int | None:
-    """What a worker takes of a machine's memory, so that Ray puts no more there than fit; None on a GPU."""
+def _room(model: Mapping[str, Any]) -> dict[str, float]:
+    """What a worker takes of a machine, by Ray's names: a GPU, or cores and as much memory as the model needs."""
     if is_cuda(model):
-        return None
+        return {"CPU": model["threads"], "GPU": 1}
     options = {name: model[name] for name in ("precision", "profile", "device")}
-    return memory_needed(model["model"], **options)
+    return {"CPU": model["threads"], "memory": memory_needed(model["model"], **options)}
 
 
 def _ended(error: Exception) -> GalagoError:

@@ -117,15 +117,31 @@ def _silent(address: str, error: Exception) -> str:
     return f"no Ray cluster answers at {address}: {told[0] if told else 'it is silent'}"
 
 
-def choose_threads(ray: Any, threads: int | None) -> int:
-    """The cores of a worker, by default MAX_THREADS or those of a smaller machine.
-
-    Raises InvalidRequest where no machine of the cluster has as many: it would be waited for without an end.
-    """
-    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    if threads is not None and threads > largest:
-        raise InvalidRequest(f"--threads {threads}: no machine of the cluster has more than {largest} cores", "threads")
+def choose_threads(cluster: Cluster, threads: int | None) -> int:
+    """The cores of a worker, by default MAX_THREADS or those of a smaller machine."""
+    largest = max((int(machine.get("CPU", 0)) for machine in _machines(cluster)), default=0)
     return threads or max(1, min(MAX_THREADS, largest))
+
+
+def check_room(cluster: Cluster, wanted: Mapping[str, float]) -> None:
+    """Raise InvalidRequest where no machine has what a worker takes: Ray would wait for one without an end.
+
+    By Ray's names of resources; memory is in bytes.
+    """
+    machines = list(_machines(cluster))
+    if not any(all(machine.get(name, 0) >= amount for name, amount in wanted.items()) for machine in machines):
+        told = ", ".join(_amount(name, amount) for name, amount in wanted.items())
+        there = "; ".join(", ".join(_amount(name, machine.get(name, 0)) for name in wanted) for machine in machines[:4])
+        raise InvalidRequest(f"a worker takes {told}; no machine of the cluster has as much: {there}", "on")
+
+
+def _machines(cluster: Cluster) -> Iterator[Mapping[str, float]]:
+    return (node["Resources"] for node in cluster.ray.nodes() if node["Alive"])
+
+
+def _amount(name: str, amount: float) -> str:
+    units = {"CPU": "cores", "GPU": "GPUs"}
+    return f"{amount / 1e9:.1f} GB" if name == "memory" else f"{amount:g} {units[name]}"
 
 
 def is_cuda(model: Mapping[str, Any]) -> bool:

@@ -10,7 +10,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from galago.backends.memory_estimate import memory_needed
-from galago.cluster.connection import MAX_THREADS, Cluster, Workers, choose_threads, import_ray, is_cuda, parse_workers
+from galago.cluster.connection import (
+    MAX_THREADS,
+    Cluster,
+    Workers,
+    check_room,
+    choose_threads,
+    import_ray,
+    is_cuda,
+    parse_workers,
+)
 from galago.errors import InvalidRequest, LoadFailed
 from galago.fleet.routing import resolve_routes
 from galago.server.models import configured_models
@@ -68,7 +77,8 @@ def deploy(cluster: Cluster, settings: ServerSettings, replicas: Workers) -> str
     ModelNotFound, InvalidRequest and LoadFailed.
     """
     check_settings(settings, cluster.is_own)
-    settings = with_models(replace(settings, threads=choose_threads(cluster.ray, settings.threads)))
+    settings = with_models(replace(settings, threads=choose_threads(cluster, settings.threads)))
+    check_room(cluster, room(settings))
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -98,6 +108,9 @@ def application(settings: ServerSettings, replicas: Workers) -> Any:
     from galago.cluster.replica import Replica
 
     settings = replace(settings, threads=settings.threads or MAX_THREADS)
+    options = {
+        {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name): amount for name, amount in room(settings).items()
+    }
     scaling: dict[str, Any] = {"num_replicas": replicas.least}
     if replicas.most != replicas.least:
         bounds = {"min_replicas": replicas.least, "max_replicas": replicas.most or replicas.least}
@@ -109,7 +122,7 @@ def application(settings: ServerSettings, replicas: Workers) -> Any:
         return Ingress(serve.get_deployment_handle(f"{NAME}-replica", app_name=NAME), limit)
 
     behind = serve.deployment(
-        Replica, name=f"{NAME}-replica", ray_actor_options=_resources(settings), max_queued_requests=WAITING,
+        Replica, name=f"{NAME}-replica", ray_actor_options=options, max_queued_requests=WAITING,
         max_ongoing_requests=settings.max_batch_size + settings.max_queue + SPARE,
         graceful_shutdown_timeout_s=grace, request_router_config={"request_router_class": ROUTER},
         health_check_timeout_s=600, **scaling,
@@ -125,12 +138,13 @@ def application(settings: ServerSettings, replicas: Workers) -> Any:
     return front.bind(behind)
 
 
-def _resources(settings: ServerSettings) -> dict[str, Any]:
-    """What a replica takes of a machine."""
+def room(settings: ServerSettings) -> dict[str, float]:
+    """What a replica takes of a machine, by Ray's names."""
+    cores = settings.threads or MAX_THREADS
     options = {name: value for name, value in asdict(settings).items() if name in ("precision", "profile", "device")}
     if is_cuda(options):
-        return {"num_cpus": settings.threads, "num_gpus": 1}
+        return {"CPU": cores, "GPU": 1}
     pool = make_pool(settings)
     keys = {key for route in resolve_routes(settings.model or (), pool).values() for key in route.models}
     pool.close()
-    return {"num_cpus": settings.threads, "memory": sum(memory_needed(key, **options) for key in keys)}
+    return {"CPU": cores, "memory": sum(memory_needed(key, **options) for key in keys)}
