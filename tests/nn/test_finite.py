@@ -8,7 +8,7 @@ import pytest
 import tiny_moondream as tiny
 import tiny_smolvlm
 import torch
-from instruction_sets import HERE, WITH_ATTENTION, or_skipped
+from instruction_sets import HERE, MEAN_TAKEN, or_skipped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -194,7 +194,7 @@ def test_attention_over_what_is_kept(k: Kernels, value: float, where: str) -> No
     assert not found[0].isfinite().all() and found[1].isfinite().all()
 
 
-@pytest.mark.parametrize("k", or_skipped(WITH_ATTENTION), indirect=True)
+@pytest.mark.parametrize("k", or_skipped(HERE), indirect=True)
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("where", ["q", "k", "v"])
@@ -203,7 +203,8 @@ def test_attention_of_all(k: Kernels, int8: bool, value: float, where: str) -> N
     assert k.attention(q, keys, vals, int8=int8).isfinite().all()
     {"q": q, "k": keys, "v": vals}[where][0, 0, 65, 3] = value
     found = k.attention(q, keys, vals, int8=int8)
-    if where == "k" and value == -math.inf and not int8:
+    # Nobody looks at a key that is infinitely far off, unless it changes what is taken from all.
+    if where == "k" and value == -math.inf and not (int8 and k.name in MEAN_TAKEN):
         return
     assert not found[0, 0, 65].isfinite().all() and found[0, 1].isfinite().all()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from instruction_sets import ALL, HERE, WITH_ATTENTION, built, or_skipped
+from instruction_sets import ALL, HERE, built, or_skipped
 from torch import Tensor
 
 from galago.kernels import Kernels, load
@@ -118,7 +118,7 @@ def test_attention_over_a_cache(k: Kernels, heads: int, kv_heads: int, t: int, s
 @pytest.mark.parametrize(
     ("batch", "heads", "kv_heads", "t", "dim"), [(1, 4, 4, 50, 64), (2, 4, 2, 129, 72), (1, 3, 3, 7, 9)]
 )
-@pytest.mark.parametrize("k", or_skipped(WITH_ATTENTION), indirect=True)
+@pytest.mark.parametrize("k", or_skipped(HERE), indirect=True)
 def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: int, t: int, dim: int) -> None:
     q = torch.randn(batch, t, heads, dim).transpose(1, 2)
     keys, values = torch.randn(2, batch, t, kv_heads, dim).transpose(2, 3)
@@ -179,7 +179,7 @@ def test_memory_runs_out_and_the_next_call_is_right(k: Kernels, threads: int) ->
 
     def right() -> list[Tensor]:
         few = [k.gemm(row, w), k.decode(q, [(keys, values)] * 40, 39)]
-        return [*few, k.attention(wide, wide, wide)] if k.has_attention else few
+        return [*few, k.attention(wide, wide, wide)]
 
     wanted = right()
     for _ in range(3):
@@ -188,9 +188,8 @@ def test_memory_runs_out_and_the_next_call_is_right(k: Kernels, threads: int) ->
         many = [x.expand(-1, 1 << 50, -1) for x in (keys, values)]
         with pytest.raises(MemoryError):  # in each thread
             k.decode(q, [(many[0], many[1])], 0)
-        if k.has_attention:
-            with pytest.raises(MemoryError):
-                k.attention(wide, *[wide.expand(-1, -1, 1 << 44, -1)] * 2)
+        with pytest.raises(MemoryError):
+            k.attention(wide, *[wide.expand(-1, -1, 1 << 44, -1)] * 2)
         for found, value in zip(right(), wanted, strict=True):
             assert torch.equal(found, value)
 

@@ -180,7 +180,6 @@ class Kernels:
     def __init__(self, table: _Table) -> None:
         self._table = table
         self.name = table.name.decode()
-        self.has_attention = bool(table.attention)
 
     def weight(
         self, panels: Tensor, total: Tensor, scale: Tensor, bias: Tensor, multiply: Tensor, n: int, k: int, bits: int

@@ -123,7 +123,7 @@ struct Kernels {
     int32_t (*decode)(const Decode*);
     int32_t (*store)(const Store*);
     int32_t (*stack)(const Stack*);  // blocks over the next positions of each sequence
-    int32_t (*attention)(const Attention*);  // null where there are no products in bfloat16
+    int32_t (*attention)(const Attention*);
     int32_t (*rotate)(const Rotate*);
     int32_t (*norm)(const Norm*);
     // y = x + a, and + b unless that is null, over n numbers

@@ -1,11 +1,12 @@
 #include "simd_neon.h"
 // after the instruction set
 #include "many_vectors.h"
+#include "flash_floats.h"
 #include "dense.h"
 #include "stack.h"
 
-static int32_t stack(const Stack* given) { return run_blocks(given, {}); }
+static int32_t stack(const Stack* given) { return run_blocks(given, {attention, attention_over_kept}); }
 
 const Kernels neon_kernels = {
-    "neon-dotprod", entry<gemm>, entry<dense>, entry<decode>, entry<store>, stack, nullptr,
+    "neon-dotprod", entry<gemm>, entry<dense>, entry<decode>, entry<store>, stack, entry<attention>,
     entry<rotate>, entry<norm>, entry<add>, entry<read_all>};

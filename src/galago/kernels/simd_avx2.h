@@ -8,6 +8,7 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int kRows = 4, kVectors = 2;
 constexpr int kFourRows = 4, kFourVectors = 1;  // the same for int4, whose weights also take registers
+constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
 // Activations become -128..127 here: |a| * |w| <= 128 * 127 fits the 16-bit sums of maddubs, 255 * 127 would not.
 constexpr int kOffset = 128;
 using F = __m256;

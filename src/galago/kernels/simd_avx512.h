@@ -8,6 +8,7 @@ namespace {
 constexpr int kLanes = 16;
 constexpr int kRows = 6, kVectors = 4;  // a tile of the product: rows x vectors of output channels
 constexpr int kFourRows = 8, kFourVectors = 2;  // the same for int4, whose weights also take registers
+constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 // What is taken from each quantised activation (0..255) before it is multiplied.
 constexpr int kOffset = 0;
 using F = __m512;

@@ -8,6 +8,7 @@ namespace {
 constexpr int kLanes = 4;
 constexpr int kRows = 4, kVectors = 4;
 constexpr int kFourRows = 8, kFourVectors = 2;  // the same for int4, whose weights also take registers
+constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 constexpr int kOffset = 128;  // sdot takes both factors signed
 using F = float32x4_t;
 using I = int32x4_t;

@@ -31,7 +31,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None, ke
     are kept in, if that is coarser.
     """
     best = kernels() if kv == torch.bfloat16 and k.device.type == "cpu" else None
-    if best and best.has_attention and key_mask is None and not torch.is_grad_enabled():
+    if best and key_mask is None and not torch.is_grad_enabled():
         return best.attention(q.float(), k.float(), v.float()).to(q.dtype)
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:

@@ -53,8 +53,7 @@ def vit_of(tensors: Mapping[str, Tensor], linears: Mapping[str, LinearWeight], n
 def with_stack(w: VitWeights, n_heads: int, kv: torch.dtype) -> VitWeights:
     """The same with all blocks as one call, where their precision allows it."""
     parts = [Block((b.ln1, b.ln2), (b.qkv, b.proj, b.mlp.fc1, b.mlp.fc2)) for b in w.blocks]
-    stack = stack_of(parts, n_heads, n_heads, kv)
-    return replace(w, stack=stack if stack and stack.kernels.has_attention else None)
+    return replace(w, stack=stack_of(parts, n_heads, n_heads, kv))
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

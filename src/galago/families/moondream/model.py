@@ -127,13 +127,12 @@ class Moondream(MoondreamModel, DecoderModel):
         x = torch.cat((bos, embedding.to(self.dtype)))
         positions = torch.arange(c.prefix_len, device=self.device)
         turns = rotary_table(positions, t.rot_dim, t.theta)
-        stack = w.stack if w.stack and w.stack.kernels.has_attention else None
         per_piece = blocks_per_piece(c.prefix_len * t.block_weights, self.device, self.precision)
         for blocks in pieces(t.n_layers, per_piece):
             if blocks.start:
                 yield
-            if stack:
-                stack.forward(x, [([kv_buffer(keys, values, 0)], c.prefix_len)], turns, together=True, blocks=blocks)
+            if w.stack:
+                w.stack.forward(x, [([kv_buffer(keys, values, 0)], c.prefix_len)], turns, together=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, blocks)[0]
         return EncodedImage(
