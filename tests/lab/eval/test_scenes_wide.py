@@ -70,7 +70,7 @@ def test_what_is_said_to_be_drawn_is_there(seed: int) -> None:
             assert any(other.box == t.host for other in scene.things)
         if t.kind == "word":
             assert len(t.ends) == len(t.text) and list(t.ends) == sorted(t.ends)
-            assert 0.9 < t.ends[-1] <= 1.0
+            assert 0.85 < t.ends[-1] <= 1.0  # of a few pixels, where the picture is small
 
 
 @settings(max_examples=60)
