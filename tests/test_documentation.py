@@ -14,7 +14,7 @@ from galago.cli.app import app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)]*)\)")
-OTHERS = {"--help", "--no-deps", "--preload", "--head", "--address", "--ray-client-server-port"}
+OTHERS = {"--help", "--no-deps", "--preload", "--head", "--address"}
 """Flags of no command of ours, or of all."""
 
 

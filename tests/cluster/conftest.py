@@ -20,17 +20,23 @@ NEEDS_RAY = "needs Ray (pip install 'galago[ray]')"
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
+def ports() -> tuple[int, int]:
+    """Of the cluster, for its own machines and for those elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def cluster(ports: tuple[int, int]) -> Iterator[str]:
     """The address of a cluster of three cores, of which workers of the tests take two."""
     if find_spec("ray") is None:
         pytest.skip(NEEDS_RAY)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     # Sockets lie in its folder, whose paths must be short.
     # Each test has a home of its own, and would look there for a key to the cluster.
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     words = [
-        "start", "--head", "--block", f"--port={port}", "--num-cpus=3", "--include-dashboard=false",
+        "start", "--head", "--block", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--num-cpus=3",
+        "--include-dashboard=false",
         "--object-store-memory=200000000", f"--temp-dir={HOME / 'ray'}",
     ]  # fmt: skip
     command = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())", *words]
@@ -42,7 +48,7 @@ def cluster() -> Iterator[str]:
                 break
         else:
             pytest.fail("Ray did not start")
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{ports[0]}"
     finally:
         for one in members(process.pid):
             os.kill(one, signal.SIGKILL)

@@ -157,6 +157,16 @@ def test_two_workers_say_what_one_process_says(
 
 
 @pytest.mark.slow
+def test_from_a_machine_that_is_none_of_the_cluster(
+    cluster: str, ports: tuple[int, int], drawn: Path, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    # More workers than there is room for: the others are waited for by nobody.
+    code, said = batch(drawn, "--out", tmp_path / "out", "--on", f"ray://127.0.0.1:{ports[1]}", "--workers", 4)
+    assert code == 0, said
+    assert rows(tmp_path / "out") == alone
+
+
+@pytest.mark.slow
 def test_urls_in_and_out(cluster: str, drawn: Path, alone: dict[str, Any], tmp_path: Path) -> None:
     out = ("--out", f"local://{tmp_path}/out", "--shard-rows", 16)
     code, said = batch(f"local://{drawn}", *out, "--on", "ray", "--workers", "1..2")

@@ -68,7 +68,8 @@ def run_on_cluster(
                 yield one
 
     try:
-        answers = _answers(ray, lambda: not_done(job.to_do(), done), work, workers, room)
+        find = _answers_from_elsewhere if cluster.is_elsewhere else _answers
+        answers = find(ray, lambda: not_done(job.to_do(), done), work, workers, room)
         add_rows(checked(answers), output, counts=counts, roots=job.roots, also=also, tell=tell)
     except ray.exceptions.RayError as error:
         raise _ended(error) from error
@@ -99,6 +100,25 @@ def _answers(
     for batch in answered.iter_batches(batch_size=None, prefetch_batches=0):
         for packed in batch["answers"]:
             yield pickle.loads(packed)
+
+
+class Driver:
+    """A process of the cluster that uses Ray Data for one that is none of it."""
+
+    def __init__(self, rows: Callable[[], Rows], work: Work, workers: Workers, room: Mapping[str, float]) -> None:
+        import ray
+
+        self._answers = _answers(ray, rows, work, workers, room)
+
+    def next(self) -> Answers | None:
+        """The answers of another block; None after the last."""
+        return next(self._answers, None)
+
+
+def _answers_from_elsewhere(ray: Any, *given: Any) -> Iterator[Answers]:
+    driver = ray.remote(num_cpus=0)(Driver).remote(*given)
+    while (answers := ray.get(driver.next.remote())) is not None:
+        yield answers
 
 
 def _source(rows: Callable[[], Rows], folder: str) -> Any:

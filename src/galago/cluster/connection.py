@@ -20,7 +20,7 @@ CONNECT_S = 10.0
 _ADDRESS = re.compile(r"ray(://[^/\s:]+:\d{1,5})?")
 _RANGE = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 MAX_THREADS = 4
-"""Cores of a worker where nothing is said: more workers answer more images than more cores each do."""
+"""Cores of a worker where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Cluster:
     """the package"""
     is_own: bool
     """whether it was started here, and ends with this process"""
+    is_elsewhere: bool = False
+    """whether this machine is none of the cluster's, so that Ray Data and Ray Serve cannot be used from here"""
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def connect(on: str) -> Iterator[Cluster]:
         for number, handler in before.items():
             signal.signal(number, handler)  # it has put its own there
     try:
-        yield Cluster(ray, is_own)
+        yield Cluster(ray, is_own, is_elsewhere=on != "ray" or (address or "").startswith("ray://"))
     finally:
         ray.shutdown()
 

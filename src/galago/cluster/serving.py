@@ -20,7 +20,7 @@ from galago.cluster.connection import (
     is_cuda,
     parse_workers,
 )
-from galago.errors import InvalidRequest, LoadFailed
+from galago.errors import GalagoError, InvalidRequest, LoadFailed
 from galago.fleet.routing import resolve_routes
 from galago.server.models import configured_models
 from galago.server.pool import make_pool
@@ -79,6 +79,20 @@ def deploy(cluster: Cluster, settings: ServerSettings, replicas: Workers) -> str
     check_settings(settings, cluster.is_own)
     settings = with_models(replace(settings, threads=choose_threads(cluster, settings.threads)))
     check_room(cluster, room(settings))
+    ray = cluster.ray
+    if cluster.is_elsewhere:
+        try:
+            ray.get(ray.remote(num_cpus=0)(_deploy).remote(settings, replicas))
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, GalagoError) else LoadFailed(str(error.cause))) from error
+    else:
+        _deploy(settings, replicas)
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{shown}:{settings.port}"
+
+
+def _deploy(settings: ServerSettings, replicas: Workers) -> None:
+    """Deploy from a machine of the cluster. Raises LoadFailed."""
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -88,8 +102,6 @@ def deploy(cluster: Cluster, settings: ServerSettings, replicas: Workers) -> str
     except RuntimeError as error:
         told = [line for line in str(error).strip().splitlines() if line.strip()]
         raise LoadFailed(f"Ray Serve could not deploy: {told[-1] if told else 'it does not say why'}") from error
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{shown}:{settings.port}"
 
 
 def stop() -> None:
