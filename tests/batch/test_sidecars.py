@@ -108,7 +108,7 @@ def test_beside_an_output_every_picture_is_asked_about(photos, tmp_path, capsys)
     assert batch(photos, "--sidecar", "txt", "--out", out, "--model", "scenes") == 0
     assert len(out.read_bytes().splitlines()) == 3
     assert theirs.read_text() == "Two cats, asleep & <warm>.\n"
-    assert "1 sidecars with a caption left as they are" in capsys.readouterr().err
+    assert "1 sidecar with a caption left alone" in capsys.readouterr().err
 
 
 def test_two_pictures_do_not_share_a_text(photos, capsys):

@@ -280,9 +280,13 @@ def _print_end(job: "Job", counts: "Counts", meter: "Meter", json: bool) -> None
     if counts.failed > NAMED:
         typer.echo(f"error: and {counts.failed - NAMED} others; their rows have an error", err=True)
     took = span(meter.clock() - meter.begun)
-    done = f"{counts.done} images in {took}" if counts.done else "nothing was left to do"
+    done = f"{_count(counts.done, 'image')} in {took}" if counts.done else "nothing was left to do"
     before = f", {counts.before} before" if counts.before else ""
-    left_alone = f", {kept} sidecars with a caption left as they are" if kept else ""
+    left_alone = f", {_count(kept, 'sidecar')} with a caption left alone" if kept else ""
     errors = f", {failed} with an error" if failed else ""
     where = f": {job.out}" if job.out else ""
     typer.echo(f"{done}{before}{errors}{left_alone}{where}", err=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
