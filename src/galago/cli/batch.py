@@ -202,9 +202,9 @@ def batch(
                 job.run(model.backend, output, counts, _sampling(model, frames), tell)
             elif cluster is not None:
                 run_on_cluster(cluster, job, loading.choose(skill), frames.override, pool, output, counts, tell)
-        except BaseException:
-            if counts.done:
-                typer.echo(f"{counts.done} images were asked about; the same command goes on after them", err=True)
+        except BaseException as error:
+            if counts.done or isinstance(error, KeyboardInterrupt):
+                typer.echo(f"ended after {_count(counts.done, 'image')}; the same command goes on", err=True)
             raise
     _print_end(job, counts, meter, json)
     if counts.failed + counts.failed_before and not keep_going:
