@@ -8,7 +8,7 @@ import httpx
 import pytest
 from guarded import PATIENCE
 from opening import show
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 from serving import serving
 
 import galago
@@ -31,6 +31,34 @@ def test_a_model_is_chosen_unloaded_and_loaded(page: Page, url: str) -> None:
     show(page, "models")
     page.get_by_test_id("model-scenes").get_by_role("button", name="Choose").click()
     expect(page.get_by_test_id("model")).to_contain_text("scenes")
+
+
+def test_a_list_that_comes_late_does_not_take_back_what_was_loaded(page: Page) -> None:
+    show(page, "models")
+    motion = page.get_by_test_id("model-motion")
+    motion.get_by_role("button", name="Unload").click()
+    expect(motion.get_by_role("button", name="Load", exact=True)).to_be_visible()
+    late: list[tuple[Route, APIResponse]] = []
+
+    def hold_first(route: Route) -> None:
+        if late:
+            route.continue_()
+        else:
+            late.append((route, route.fetch()))
+
+    page.route("**/v1/models", hold_first)
+    show(page, "look")
+    show(page, "models")
+    motion.get_by_role("button", name="Load", exact=True).click()
+    expect(page.get_by_test_id("model")).to_contain_text("motion")
+    [(route, response)] = late
+    with page.expect_response("**/v1/models"):
+        route.fulfill(response=response)
+    show(page, "look")
+    show(page, "models")
+    expect(motion).to_contain_text("answers")
+    expect(page.get_by_test_id("model")).to_contain_text("motion")
+    page.get_by_test_id("model-scenes").get_by_role("button", name="Choose").click()
 
 
 def test_the_chooser_says_what_each_model_takes(page: Page) -> None:

@@ -13,8 +13,12 @@ const ABOUT = {
 const loading = new Map(); // { abort, done, total, error } by the id of a model
 const wanted = new Map(); // precisions that were chosen for models that are not in memory, by their id
 
+let loads = 0; // that have ended: what was asked for before one of them does not know of it
+
 export async function refresh() {
+  const before = loads;
   const [told, speeds] = await Promise.all([api.models(), firstWords()]);
+  if (loads !== before) return;
   const seen = new Set();
   const models = told.data.filter((one) => !one.root && !seen.has(one.id) && seen.add(one.id));
   for (const one of models)
@@ -232,6 +236,7 @@ async function load(model) {
     }
     loading.delete(model.id);
     wanted.delete(model.id);
+    loads += 1;
     state.model = name;
   } catch (error) {
     if (error.name === "AbortError") loading.delete(model.id);
