@@ -46,8 +46,8 @@ class TarShards:
             raise write_error(self._part, error) from error
         if not try_lock(self._file.fileno()):
             raise InvalidRequest(f"another run is writing to {self._part}; wait for it, or name another --out", "out")
-        self.count = sum(1 for _ in _whole_samples(self._part))
-        self._size = max((end for _, end in _whole_samples(self._part)), default=0)
+        ends = [end for _, end in _whole_samples(self._part)]
+        self.count, self._size = len(ends), ends[-1] if ends else 0
         self._file.truncate(self._size)
 
     def __iter__(self) -> Iterator[Record]:
