@@ -60,7 +60,11 @@ def receiving(
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            length = int(self.headers["content-length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # whoever sent it was killed in the midst: it came to nothing
+                self.close_connection = True
+                return
             with drawing:
                 failed = draw.choice(ways) if draw.random() < share else None
             headers = {name.lower(): value for name, value in self.headers.items()}
