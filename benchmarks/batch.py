@@ -49,13 +49,14 @@ ASKED = ["--caption", "short", "--detect", "circle"]
 SEED = 20300
 
 
-def draw(folder: Path, count: int) -> Path:
-    """So many drawn scenes as files."""
+def draw(folder: Path, count: int, size: tuple[int, int] | None = None) -> Path:
+    """So many drawn scenes as files, if need be all of one size: a model's tiles depend on it."""
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(count):
         path = folder / f"{n:06}.png"
         if not path.exists():
-            scene_at(SEED, n).image.save(path)
+            image = scene_at(SEED, n).image
+            (image.resize(size) if size else image).save(path)
     return folder
 
 
@@ -111,9 +112,9 @@ def kills(args: argparse.Namespace, folder: Path) -> None:
 
 def rate(args: argparse.Namespace, folder: Path) -> None:
     """In turn: a loop of single calls over some images, and a batch over some others of the same kind."""
-    photos = sorted(draw(folder / "photos", args.count * (args.rounds + 1)).iterdir())
+    photos = sorted(draw(folder / "photos", args.count * (args.rounds + 1), (args.side, args.side)).iterdir())
     name = str(ensure_random_checkpoint(args.random)) if args.random else args.model or "scenes"
-    settings = {"max_tokens": args.tokens}
+    settings = {"max_tokens": args.tokens, "detail": args.detail}
     ratios, shares = [], []
     with galago.load(name, precision=args.precision) as model:
         model.caption(photos[-1], settings=settings)
@@ -154,11 +155,11 @@ def batch(model: galago.Model, files: list[Path], settings: dict[str, Any]) -> N
 def seconds_at_the_limit(model: galago.Model, file: Path, args: argparse.Namespace) -> float:
     """Seconds an image of encoding and prefill at the speed of products, and a sixteenth of sixteen decoded at once."""
     image = galago.media.image.load_image(file)
-    work = model.backend.model.work(image.size, 0, "high")  # type: ignore[attr-defined]
+    work = model.backend.model.work(image.size, 0, args.detail)  # type: ignore[attr-defined]
     product = max(v for n, v in measure_ceilings(None, None)["matmul_tflop_per_s"].items() if n == model.precision)
 
     def ask(tokens: int, count: int) -> tuple[float, int]:
-        request = Request(Caption("normal"), image, Sampling(max_tokens=tokens), priority="batch")
+        request = Request(Caption("normal"), image, Sampling(max_tokens=tokens), priority="batch", detail=args.detail)
         begin = time.monotonic()
         runs = [model.submit(request) for _ in range(count)]
         ends = [event for run in runs for event in run if isinstance(event, Done)]
@@ -239,6 +240,8 @@ def main() -> None:
     made.add_argument("--random", help="a model at full size with random weights, as moondream2")
     made.add_argument("--precision")
     made.add_argument("--tokens", type=int, default=64)
+    made.add_argument("--detail", choices=["low", "high"], default="high")
+    made.add_argument("--side", type=int, default=378, help="pixels of the images whose rate is measured, each way")
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--fewer", type=int, default=4, help="the loop asks about a part of the images")
     made.add_argument("--kills", type=int, default=5)
