@@ -1,6 +1,6 @@
 #include "simd_avx2.h"
 // after the instruction set
-#include "many_vectors.h"
+#include "many_shorts.h"
 #include "flash_floats.h"
 #include "dense.h"
 #include "stack.h"

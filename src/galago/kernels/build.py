@@ -29,6 +29,8 @@ _X86 = {
     "amx.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512.cpp": _AVX512,
+    "avx2vnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
+    "avx2vnni512.cpp": ["-mavx2", "-mfma", "-mavx512vl", "-mavx512vnni"],
     "avx2.cpp": ["-mavx2", "-mfma"],
     "dispatch.cpp": [],
     "pool.cpp": [],

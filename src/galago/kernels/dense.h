@@ -40,7 +40,9 @@ inline void dot_products(const Dense& g, int64_t m, int64_t n) {
     for (int r = 0; r < R; r++) {
         for (int c = 0; c < C; c++) {
             float sum = f_sum(acc[r][c]);
-            for (int64_t i = k; i < g.k; i++) sum += g.x[(m + r) * g.ldx + i] * one(w[c * g.k + i]);
+            // Said outright: else the compiler may round products apart from sums in some of these functions.
+            for (int64_t i = k; i < g.k; i++)
+                sum = __builtin_fmaf(g.x[(m + r) * g.ldx + i], one(w[c * g.k + i]), sum);
             g.y[(m + r) * g.n + n + c] = sum + one(static_cast<const T*>(g.bias)[n + c]);
         }
     }

@@ -1,7 +1,9 @@
 // Which kernels this processor can run.
 #include <cstring>
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -29,17 +31,39 @@ bool tiles_allowed() {
 #endif
 }
 
+#if defined(__x86_64__)
+// What the compiler's own list of features lacks, and those of some compilers are empty.
+struct Features {
+    bool avx2 = false, vnni = false, avx512 = false, halves = false;
+
+    Features() {
+        unsigned a, b, c, d;
+        constexpr unsigned kOsSaves = 1 << 27, kFma = 1 << 12;
+        if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & kOsSaves) || !(c & kFma)) return;
+        unsigned low, high;
+        asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        bool vectors = (low & 0x06) == 0x06, wide = (low & 0xe6) == 0xe6;  // what the system saves of registers
+        if (!vectors || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        constexpr unsigned kAvx2 = 1 << 5, kFoundation = 1 << 16, kDwords = 1 << 17, kBytes = 1 << 30, kLengths = 1u << 31;
+        constexpr unsigned kAll = kFoundation | kDwords | kBytes | kLengths, kVnni = 1 << 11, kHalves = 1 << 5;
+        unsigned most = a;
+        avx2 = b & kAvx2;
+        avx512 = avx2 && wide && (b & kAll) == kAll && (c & kVnni);
+        if (most < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
+        vnni = avx2 && (a & 1 << 4);
+        halves = avx512 && (a & kHalves);
+    }
+};
+#endif
+
 const Kernels* candidates(int i) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vnni");
-    bool halves = avx512 && __builtin_cpu_supports("avx512bf16");
-    if (i == 0) return halves && tiles_allowed() ? &amx_kernels : nullptr;
-    if (i == 1) return halves ? &avx512bf16_kernels : nullptr;
-    if (i == 2) return avx512 ? &avx512_kernels : nullptr;
-    if (i == 3) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2_kernels : nullptr;
+    static const Features has;
+    if (i == 0) return has.halves && tiles_allowed() ? &amx_kernels : nullptr;
+    if (i == 1) return has.halves ? &avx512bf16_kernels : nullptr;
+    if (i == 2) return has.avx512 ? &avx512_kernels : nullptr;
+    if (i == 3) return has.vnni ? &avx2vnni_kernels : has.avx512 ? &avx2vnni512_kernels : nullptr;
+    if (i == 4) return has.avx2 ? &avx2_kernels : nullptr;
 #elif defined(__aarch64__)
 #if defined(__linux__)
     constexpr unsigned long kDotProducts = 1 << 20;  // HWCAP_ASIMDDP; a Raspberry Pi 4 has none
@@ -57,7 +81,7 @@ extern "C" __attribute__((visibility("default"))) const char* galago_sources() {
 
 // The kernels of this name, the best ones for null; null if this processor has no such.
 extern "C" __attribute__((visibility("default"))) const Kernels* galago_kernels(const char* name) {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         const Kernels* found = candidates(i);
         if (found && (!name || !std::strcmp(name, found->name))) return found;
     }

@@ -24,9 +24,10 @@ void gemm(const Weight* weight, const Gemm* given) {
         float* tmp = scratch.of<float>(as.filled + kLanes);
         for (int64_t r = task * per_task; r < std::min(g.m, (task + 1) * per_task); r++) {
             rows[r] = quantise(g.x + r * g.ldx, w.multiply, w.k, as.filled, tmp, a + r * as.stride);
+            if (!few) spread_row(a + r * as.stride, padded);
             for (int64_t group = 0; four && group < n_groups; group++) {
                 int32_t sum = 0;
-                for (int i = 0; i < kGroup; i++) sum += a[r * padded + group * kGroup + i] - kOffset;
+                for (int i = 0; i < kGroup; i++) sum += number(a[r * padded + group * kGroup + i]);
                 sums[r * n_groups + group] = -8 * sum;
             }
         }

@@ -132,4 +132,5 @@ struct Kernels {
     int32_t (*read)(const int32_t* from, int64_t n, int32_t threads, int64_t* sum);
 };
 
-extern const Kernels amx_kernels, avx512bf16_kernels, avx512_kernels, avx2_kernels, neon_kernels;
+extern const Kernels amx_kernels, avx512bf16_kernels, avx512_kernels, avx2vnni_kernels, avx2vnni512_kernels,
+    avx2_kernels, neon_kernels;

@@ -151,6 +151,9 @@ inline void many_rows_by(const Job& j, const uint8_t* panel, const uint8_t* next
     for (Finish<gelu> finish(j, before); finish.left > 0;) finish.next();
 }
 
+// What is multiplied of a row is its whole numbers as they are.
+inline void spread_row(uint8_t* row, int64_t padded) {}
+
 // Rows [from, to) times panel p, which is int8 by now. `next` is what this thread will probably read after it, or null.
 inline void many_rows(const Job& j, const uint8_t* panel, const uint8_t* next, int64_t p, int64_t from, int64_t to) {
     j.g.gelu ? many_rows_by<true>(j, panel, next, p, from, to) : many_rows_by<false>(j, panel, next, p, from, to);

@@ -1,6 +1,7 @@
 // What products by int8 and int4 weights are made of: rows as whole numbers, panels of weights, and tiles of both.
 //
-// A row of x becomes whole numbers 0..255, x ~ step * (q - zero), with the row's own step: so rows do not
+// A row of x becomes whole numbers 0..255, x ~ step * (q - zero), with the row's own step, of which kOffset is taken
+// that products of bytes may need: so rows do not
 // depend on their neighbours. All sums are exact in int32, and so the same whatever the number of rows. A row with a
 // NaN or an infinity in it has no step, and so gives NaN, where its whole numbers would look like an answer.
 #pragma once
@@ -14,6 +15,8 @@ struct Row {
     float step;
     int32_t zero;
 };
+
+inline int32_t number(uint8_t byte) { return kOffset ? static_cast<int8_t>(byte) : byte; }
 
 inline Row quantise(const float* x, const float* multiply, int64_t k, int64_t padded, float* tmp, uint8_t* q) {
     F least = f_zero(), most = f_zero(), none = f_zero();  // the last stays 0 where all are numbers
@@ -84,11 +87,11 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
         ask_ahead(w, kGroup * kPanel / 2);
         // The sums of a group stay in registers, for as many vectors as there are registers.
         for (int first = 0; first < kAcross; first += kFourVectors) {
-            I part[R][kFourVectors];
+            G part[R][kFourVectors];
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-                for (int v = 0; v < kFourVectors; v++) part[r][v] = i_set(sums[r * n_groups + g]);
+                for (int v = 0; v < kFourVectors; v++) part[r][v] = g_start(sums[r * n_groups + g]);
             for (int k = 0; k < kGroup; k += 8) {
                 B low[kFourVectors], high[kFourVectors];
 #pragma GCC unroll 8
@@ -103,7 +106,7 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
                     B x = b_spread(at), y = b_spread(at + 4);
 #pragma GCC unroll 8
                     for (int v = 0; v < kFourVectors; v++)
-                        part[r][v] = i_dot(i_dot(part[r][v], x, low[v]), y, high[v]);
+                        part[r][v] = g_dot(g_dot(part[r][v], x, low[v]), y, high[v]);
                 }
             }
 #pragma GCC unroll 8
@@ -112,7 +115,8 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
                 I both = i_of_bytes(scales + column % (kPanel / 2));
                 I scale = column < kPanel / 2 ? i_low4(both) : i_high4(both);
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++) acc[r][first + v] = i_add(acc[r][first + v], i_mul(part[r][v], scale));
+                for (int r = 0; r < R; r++)
+                    acc[r][first + v] = g_end(acc[r][first + v], part[r][v], sums[r * n_groups + g], scale);
             }
         }
     }

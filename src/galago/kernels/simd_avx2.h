@@ -1,4 +1,5 @@
-// AVX2 with FMA: 8 lanes of 32 bits.
+// AVX2 with FMA: 8 lanes of 32 bits. With GALAGO_VNNI also products of bytes, which processors have by either of two
+// encodings: GALAGO_VNNI names theirs.
 #pragma once
 #include <immintrin.h>
 
@@ -6,11 +7,20 @@
 
 namespace {
 constexpr int kLanes = 8;
+#ifdef GALAGO_VNNI
+constexpr int kRows = 6, kVectors = 2;  // a tile of the product: rows x vectors of output channels
+constexpr int kFourRows = 6, kFourVectors = 1;  // the same for int4, whose weights also take registers
+#else
 constexpr int kRows = 4, kVectors = 2;
-constexpr int kFourRows = 4, kFourVectors = 1;  // the same for int4, whose weights also take registers
+constexpr int kFourRows = 6, kFourVectors = 1;
+#endif
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
+#ifdef GALAGO_VNNI
+constexpr int kOffset = 0;
+#else
 // Activations become -128..127 here: |a| * |w| <= 128 * 127 fits the 16-bit sums of maddubs, 255 * 127 would not.
 constexpr int kOffset = 128;
+#endif
 using F = __m256;
 using I = __m256i;
 using B = __m256i;
@@ -78,20 +88,53 @@ inline void b_store(int8_t* p, B v) { _mm256_storeu_si256(reinterpret_cast<__m25
 inline B b_spread(const uint8_t* four) {
     int32_t v;
     __builtin_memcpy(&v, four, 4);
-    return _mm256_set1_epi32(v ^ static_cast<int32_t>(0x80808080));
+    return _mm256_set1_epi32(v);
 }
 inline B b_low(B v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 inline B b_high(B v) { return b_low(_mm256_srli_epi16(v, 4)); }
+#ifdef GALAGO_VNNI
+inline I i_dot(I acc, B a, B w) {
+    asm("%{" GALAGO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
+    return acc;
+}
+using G = I;
+inline G g_start(int32_t sum) { return i_set(sum); }
+inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
+#else
 inline I i_dot(I acc, B a, B w) {
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+// Sums of a group in 16 bits, two in each lane: of 32 inputs that is 16 times 15 * 128 at the most.
+using G = __m256i;
+inline G g_start(int32_t sum) { return _mm256_setzero_si256(); }
+inline G g_dot(G part, B a, B w) {
+    part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w, a));
+    asm("" : "+x"(part));  // else GCC adds up products that wait in memory
+    return part;
+}
+inline I g_end(I acc, G part, int32_t sum, I scale) {
+    __m256i twice = _mm256_or_si256(scale, _mm256_slli_epi32(scale, 16));
+    return i_add(i_add(acc, _mm256_madd_epi16(part, twice)), i_mul(i_set(sum), scale));
+}
+#endif
+// Shorts, two in each lane: the first and third bytes of a lane, or the second and fourth, with their signs.
+inline B b_even(B v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
+inline B b_odd(B v) { return _mm256_srai_epi16(v, 8); }
+inline B b_two_shorts(const uint8_t* two) {
+    int32_t v;
+    __builtin_memcpy(&v, two, 4);
+    return _mm256_set1_epi32(v);
+}
+inline I i_dot_shorts(I acc, B a, B w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w)); }
 inline I i_of_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
 inline void bytes_of_i(uint8_t* p, I v) {
     __m128i shorts = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(shorts, shorts));
+    __m128i bytes = _mm_packus_epi16(shorts, shorts);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(kOffset))));
 }
 inline B b_scaled(B n, B scale) {
     const __m256i even = _mm256_set1_epi16(0x00ff), eight = _mm256_set1_epi16(8);

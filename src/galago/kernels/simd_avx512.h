@@ -66,10 +66,16 @@ inline I i_dot(I acc, B a, B w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
     return acc;
 }
+// The sums of a group of inputs by int4 weights, 0..15: from `sum`, and at their end times the group's scale.
+using G = I;
+inline G g_start(int32_t sum) { return i_set(sum); }
+inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 // The lanes' bytes, 0..255
 inline I i_of_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+// Cut to 0..255, less kOffset.
 inline void bytes_of_i(uint8_t* p, I v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, i_zero())));
 }

@@ -57,11 +57,15 @@ inline void b_store(int8_t* p, B v) { vst1q_s8(p, v); }
 inline B b_spread(const uint8_t* four) {
     uint32_t v;
     __builtin_memcpy(&v, four, 4);
-    return vreinterpretq_s8_u32(vdupq_n_u32(v ^ 0x80808080u));
+    return vreinterpretq_s8_u32(vdupq_n_u32(v));
 }
 inline B b_low(B v) { return vandq_s8(v, vdupq_n_s8(15)); }
 inline B b_high(B v) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)); }
 inline I i_dot(I acc, B a, B w) { return vdotq_s32(acc, a, w); }
+using G = I;
+inline G g_start(int32_t sum) { return i_set(sum); }
+inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 inline I i_of_bytes(const uint8_t* p) {
     uint32_t four;
     __builtin_memcpy(&four, p, 4);
@@ -69,7 +73,7 @@ inline I i_of_bytes(const uint8_t* p) {
 }
 inline void bytes_of_i(uint8_t* p, I v) {
     uint16x4_t shorts = vqmovun_s32(v);
-    uint8x8_t bytes = vqmovn_u16(vcombine_u16(shorts, shorts));
+    uint8x8_t bytes = veor_u8(vqmovn_u16(vcombine_u16(shorts, shorts)), vdup_n_u8(kOffset));
     vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
 }
 inline B b_scaled(B n, B scale) { return vmulq_s8(vsubq_s8(n, vdupq_n_s8(8)), scale); }

@@ -1,0 +1,16 @@
+#ifndef GALAGO_VNNI
+#define GALAGO_VNNI "vex"
+#define GALAGO_TABLE avx2vnni_kernels
+#endif
+#include "simd_avx2.h"
+// after the instruction set
+#include "many_vectors.h"
+#include "flash_floats.h"
+#include "dense.h"
+#include "stack.h"
+
+static int32_t stack(const Stack* given) { return run_blocks(given, {attention, attention_over_kept}); }
+
+const Kernels GALAGO_TABLE = {
+    "avx2-vnni", entry<gemm>, entry<dense>, entry<decode>, entry<store>, stack, entry<attention>,
+    entry<rotate>, entry<norm>, entry<add>, entry<read_all>};
