@@ -48,7 +48,7 @@ template <int R>
                 for (int v = 0; v < kShortVectors; v++) acc[r][v] = i_dot_shorts(acc[r][v], x, b[v]);
             }
         }
-    finish<R, kShortVectors>(j.w, j.g, acc, row, column, j.rows);
+    finish(j.w, j.g, acc, row, column, j.rows);
 }
 
 // Rows [from, to) times panel p, which is int8 by now. `next` is what this thread will probably read after it, or null.

@@ -53,28 +53,36 @@ inline int64_t panel_bytes(int64_t padded, int bits) {
     return bits == 8 ? padded * kPanel : (padded / kGroup * (kGroup * kPanel + kPanel) / 2 + 63) / 64 * 64;
 }
 
+constexpr int kAcross = kPanel / kLanes;  // vectors of a panel
+
+// Vectors of a tile of so many rows by int8 weights: fewer rows have more, so that what is read of the panel at a time
+// lies together in memory.
+constexpr int vectors_of(int rows) {
+    int vectors = kVectors;
+    while (2 * vectors <= kAcross && 2 * vectors * rows <= kRows * kVectors) vectors *= 2;
+    return vectors;
+}
+
 // acc[r][v] = sum over k of a[r] * w, for one tile of an int8 panel.
-template <int R>
-inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padded, I (&acc)[R][kVectors]) {
+template <int R, int V>
+inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padded, I (&acc)[R][V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; v++) acc[r][v] = i_zero();
+        for (int v = 0; v < V; v++) acc[r][v] = i_zero();
     for (int64_t k = 0; k < padded; k += 4, w += 4 * kPanel) {
         ask_ahead(w, 4 * kPanel);
-        B b[kVectors];
+        B b[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; v++) b[v] = b_load(w + v * 4 * kLanes);
+        for (int v = 0; v < V; v++) b[v] = b_load(w + v * 4 * kLanes);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             B x = b_spread(a + r * lda + k);
 #pragma GCC unroll 8
-            for (int v = 0; v < kVectors; v++) acc[r][v] = i_dot(acc[r][v], x, b[v]);
+            for (int v = 0; v < V; v++) acc[r][v] = i_dot(acc[r][v], x, b[v]);
         }
     }
 }
-
-constexpr int kAcross = kPanel / kLanes;  // vectors of a panel
 
 // The same for a whole int4 panel. `sums` are -8 times the sums of each group of a.
 template <int R>
@@ -183,30 +191,36 @@ template <int R, bool four>
         I acc[R][kAcross];
         int64_t n_groups = j.padded / kGroup;
         tile4<R>(a, j.stride, j.sums + row * n_groups, n_groups, panel, acc);
-        finish<R, kAcross>(j.w, j.g, acc, row, column, j.rows);
+        finish(j.w, j.g, acc, row, column, j.rows);
     } else {
-        I acc[R][kVectors];
-        tile8<R>(a, j.stride, panel + column % kPanel * 4, j.padded, acc);
-        finish<R, kVectors>(j.w, j.g, acc, row, column, j.rows);
+        I acc[R][vectors_of(R)];
+        tile8(a, j.stride, panel + column % kPanel * 4, j.padded, acc);
+        finish(j.w, j.g, acc, row, column, j.rows);
     }
+}
+
+// Rows [row, row + R) times all columns of a panel that there are.
+template <int R, bool four>
+inline void across(const Job& j, const uint8_t* panel, int64_t p, int64_t row) {
+    constexpr int columns = kLanes * (four ? kAcross : vectors_of(R));
+    int64_t end = std::min((p + 1) * kPanel, j.w.n);
+    for (int64_t column = p * kPanel; column < end; column += columns) tile<R, four>(j, panel, row, column);
 }
 
 // One panel for rows [from, to).
 template <bool four>
 inline void panel_rows(const Job& j, const uint8_t* panel, int64_t p, int64_t from, int64_t to) {
-    constexpr int rows = four ? kFourRows : kRows, vectors = four ? kAcross : kVectors;
+    constexpr int rows = four ? kFourRows : kRows;
     for (int64_t row = from; row < to; row += rows) {
-        for (int64_t column = p * kPanel; column < std::min((p + 1) * kPanel, j.w.n); column += vectors * kLanes) {
-            switch (std::min<int64_t>(rows, to - row)) {
-                case 8: if constexpr (rows >= 8) tile<8, four>(j, panel, row, column); break;
-                case 7: if constexpr (rows >= 7) tile<7, four>(j, panel, row, column); break;
-                case 6: if constexpr (rows >= 6) tile<6, four>(j, panel, row, column); break;
-                case 5: if constexpr (rows >= 5) tile<5, four>(j, panel, row, column); break;
-                case 4: tile<4, four>(j, panel, row, column); break;
-                case 3: tile<3, four>(j, panel, row, column); break;
-                case 2: tile<2, four>(j, panel, row, column); break;
-                case 1: tile<1, four>(j, panel, row, column); break;
-            }
+        switch (std::min<int64_t>(rows, to - row)) {
+            case 8: if constexpr (rows >= 8) across<8, four>(j, panel, p, row); break;
+            case 7: if constexpr (rows >= 7) across<7, four>(j, panel, p, row); break;
+            case 6: if constexpr (rows >= 6) across<6, four>(j, panel, p, row); break;
+            case 5: if constexpr (rows >= 5) across<5, four>(j, panel, p, row); break;
+            case 4: across<4, four>(j, panel, p, row); break;
+            case 3: across<3, four>(j, panel, p, row); break;
+            case 2: across<2, four>(j, panel, p, row); break;
+            case 1: across<1, four>(j, panel, p, row); break;
         }
     }
 }
