@@ -144,17 +144,22 @@ def test_pieces_over_an_image_give_exactly_what_the_whole_gives(model: Moondream
     x = embed_tokens(torch.arange(rows) * 3 + 9, model.weights.text, torch.float32)
     table = rotary_table(torch.arange(rows), c.head_dim // 2)
 
-    def run(*pieces: range | None) -> tuple[Tensor, Tensor]:
+    def run(*pieces: range | None, keys_only: bool = False) -> tuple[Tensor, Tensor]:
         held = torch.zeros(2, n, c.n_kv_heads, rows, c.head_dim, dtype=torch.bfloat16)
         place, out = (held[0].data_ptr(), held[1].data_ptr(), 0, rows), x.clone()
         for piece in pieces:
-            stack.forward(out, [([place], rows)], table, together=True, blocks=piece)
+            stack.forward(out, [([place], rows)], table, together=True, keys_only=keys_only, blocks=piece)
         return out, held
 
     whole, held = run(None)
     for pieces in ([range(n)], [range(i, i + 1) for i in range(n)], [range(n - 1), range(n - 1, n)]):
         found, kept_by_pieces = run(*pieces)
         assert torch.equal(found, whole) and torch.equal(kept_by_pieces, held)
+    # The stream after all blocks but the last is where one stops that makes keys and values alone.
+    before, _ = run(range(n - 1))
+    for pieces in ([None], [range(n)], [range(2), range(2, n - 1), range(n - 1, n)]):
+        found, kept_alone = run(*pieces, keys_only=True)
+        assert torch.equal(kept_alone, held) and torch.equal(found, before)
 
 
 @torch.inference_mode()

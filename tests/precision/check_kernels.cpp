@@ -380,7 +380,7 @@ static void check_stack(const Kernels& kernels, bool two_norms, int first, int s
     Layer layer{g1.data(), b1.data(), two_norms ? g2.data() : nullptr, two_norms ? b2.data() : nullptr,
                 &qkv.weight, &proj.weight, &fc1.weight, &fc2.weight};
     Stack asked{&layer, x.data(), cos.data(), sin.data(), sequences, 0, 1, 2, dim, heads, kv_heads, ff, half,
-                1e-5f, 0, 2};
+                1e-5f, 0, 0, 2};
     kernels.stack(&asked);
     // Sums in another order may turn a level of a quantised row, and attention of many rows be in bfloat16.
     compare("stack", x, wanted, kernels.attention && rows > 32 ? 0.1f : 0.02f);

@@ -104,7 +104,7 @@ class DecoderModel(TextModel):
         for rows in pieces(len(x), self.rows_per_pass):
             if rows.start:
                 yield
-            self._hidden([cache], [x[rows.start : rows.stop]])
+            self._hidden([cache], [x[rows.start : rows.stop]], keys_only=True)
         return cache.own_keys_and_values()
 
     def hidden(self, cache: KVCache, tokens: Tensor) -> Tensor:
@@ -115,13 +115,19 @@ class DecoderModel(TextModel):
         return self._hidden([cache], [tokens])[0]
 
     @torch.inference_mode()
-    def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The same for several sequences of one variant, none of which sees another. A failed call can be repeated."""
+    def _hidden(
+        self, caches: Sequence[KVCache], tokens: Sequence[Tensor], keys_only: bool = False
+    ) -> Sequence[Tensor]:
+        """The same for several sequences of one variant, none of which sees another. A failed call can be repeated.
+
+        With `keys_only` the residual streams are worth nothing: less may be computed then.
+        """
         c, w = self.sizes, self.text_weights(caches[0].variant)
         batch = Batch(caches, [len(given) for given in tokens], self.device)
         x = torch.cat([part if part.is_floating_point() else embed_tokens(part, w, self.dtype) for part in tokens])
         if w.stack:
-            w.stack.forward(x, batch.kv_buffers, rotary_table(batch.positions, c.rot_dim, c.theta), eps=c.eps)
+            turns = rotary_table(batch.positions, c.rot_dim, c.theta)
+            w.stack.forward(x, batch.kv_buffers, turns, keys_only=keys_only, eps=c.eps)
         else:
             x = decoder(x.unsqueeze(0), w, c, batch.positions, batch.attend)[0]
         return batch.advance(x)

@@ -95,7 +95,7 @@ class _Stack(ctypes.Structure):
         ("sequences", POINTER(_Sequence)),
         *((n, c_int64) for n in ("first", "end", "n_sequences", "dim", "heads", "kv_heads", "ff", "half")),
         ("eps", c_float),
-        *((n, c_int32) for n in ("together", "threads")),
+        *((n, c_int32) for n in ("together", "keys_only", "threads")),
     ]
 
 
@@ -256,13 +256,15 @@ class Kernels:
         sizes: tuple[int, int, int],
         eps: float,
         together: bool,
+        keys_only: bool,
         blocks: range,
     ) -> None:
         """Run x [rows, dim] through these blocks in place, and store the keys and values.
 
         `table` is of cosines and sines [rows, half]; each sequence has its buffers and how many of the
         rows are its own; `sizes` are heads, kv heads and the MLP's inner width. With `together` there is
-        one sequence, which begins here, and its rows see each other in both directions. x is contiguous.
+        one sequence, which begins here, and its rows see each other in both directions. With `keys_only` no
+        more than keys and values is made of the last of these blocks, and x is worth nothing. x is contiguous.
         Raises ValueError unless `blocks` is a piece of the layers.
         """
         if blocks != range(len(layers))[blocks.start : blocks.stop]:
@@ -274,7 +276,7 @@ class Kernels:
         call = _Stack(
             *(layers, _address(x), cos, sin, (_Sequence * len(kept))(*parts)),
             *(blocks.start, blocks.stop, len(kept), x.shape[1], heads, kv_heads, ff, half),
-            *(eps, together, torch.get_num_threads()),
+            *(eps, together, keys_only, torch.get_num_threads()),
         )
         _check(self._table.stack(byref(call)))
 

@@ -9,8 +9,7 @@ void gemm(const Weight* weight, const Gemm* given) {
     const Weight& w = *weight;
     const Gemm& g = *given;
     thread_local Scratch bytes, others, sum_scratch;
-    int64_t unit = w.bits == 8 ? 16 : kGroup;
-    int64_t padded = (w.k + unit - 1) / unit * unit, n_groups = padded / kGroup;
+    int64_t padded = padded_inputs(w), n_groups = padded / kGroup;
     bool few = g.m <= (w.bits == 8 ? kFewBytes : kFewFours), four = w.bits == 4 && few;
     Layout as = few ? Layout{g.m, padded, padded} : many_layout(g.m, padded);
     uint8_t* a = bytes.of<uint8_t>(as.rows * as.stride + 64);

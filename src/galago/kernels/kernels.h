@@ -85,6 +85,7 @@ struct Stack {
     int64_t first, end, n_sequences, dim, heads, kv_heads, ff, half;
     float eps;
     int32_t together;        // the rows of the only sequence, which begins here, see each other in both directions
+    int32_t keys_only;       // of the last of these layers only keys and values are wanted: x is worth nothing then
     int32_t threads;
 };
 

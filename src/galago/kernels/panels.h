@@ -48,6 +48,12 @@ inline Row quantise(const float* x, const float* multiply, int64_t k, int64_t pa
     return {step, zero};
 }
 
+// Input channels of a weight with those of zeros that fill them up.
+inline int64_t padded_inputs(const Weight& w) {
+    int64_t unit = w.bits == 8 ? 16 : kGroup;
+    return (w.k + unit - 1) / unit * unit;
+}
+
 // Bytes of a panel for k input channels, padded.
 inline int64_t panel_bytes(int64_t padded, int bits) {
     return bits == 8 ? padded * kPanel : (padded / kGroup * (kGroup * kPanel + kPanel) / 2 + 63) / 64 * 64;
@@ -61,6 +67,12 @@ constexpr int vectors_of(int rows) {
     int vectors = kVectors;
     while (2 * vectors <= kAcross && 2 * vectors * rows <= kRows * kVectors) vectors *= 2;
     return vectors;
+}
+
+// A weight's panels from one on, with what belongs to them.
+inline Weight channels_from(const Weight& w, int64_t panel) {
+    int64_t n = panel * kPanel, bytes = panel_bytes(padded_inputs(w), w.bits);
+    return {w.multiply, w.w + panel * bytes, w.sum + n, w.scale + n, w.bias + n, w.k, w.n - n, w.bits};
 }
 
 // acc[r][v] = sum over k of a[r] * w, for one tile of an int8 panel.

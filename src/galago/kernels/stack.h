@@ -74,6 +74,21 @@ struct Blocks {
         gemm(w, &asked);
     }
 
+    // Queries, keys and values of all rows, turned; those of the channels before `from` are left out.
+    void queries_keys_values(const Layer& layer, int64_t from) const {
+        Weight some = channels_from(*layer.qkv, from / kPanel);
+        for (int64_t r = 0; r < rows; r += part) {
+            int64_t n = std::min(part, rows - r);
+            normed(layer.norm1_weight, layer.norm1_bias, g.x + r * g.dim, n);
+            Gemm asked{u, qkv + r * qkv_dim + from / kPanel * kPanel, n, g.dim, qkv_dim, 0, g.threads};
+            gemm(&some, &asked);
+        }
+        if (!g.half) return;
+        Rotate asked{qkv + from, g.cos, g.sin, rows, turning - from / head_dim, g.half, qkv_dim, head_dim,
+                     rows > 8 ? g.threads : 1};
+        rotate(&asked);
+    }
+
     // The norm of n rows of the stream.
     void normed(const float* weight, const float* bias, const float* x, int64_t n) const {
         Norm asked{x, weight, bias, u, n, g.dim, g.dim, g.eps, g.threads};
@@ -162,16 +177,10 @@ struct Blocks {
     void run() const {
         for (int64_t l = g.first; l < g.end; l++) {
             const Layer& layer = g.layers[l];
-            for (int64_t r = 0; r < rows; r += part) {
-                int64_t n = std::min(part, rows - r);
-                normed(layer.norm1_weight, layer.norm1_bias, g.x + r * g.dim, n);
-                product(layer.qkv, u, g.dim, qkv + r * qkv_dim, n, 0);
-            }
-            if (g.half) {
-                Rotate asked{qkv, g.cos, g.sin, rows, turning, g.half, qkv_dim, head_dim, rows > 8 ? g.threads : 1};
-                rotate(&asked);
-            }
+            bool keys_only = g.keys_only && l == g.end - 1;
+            queries_keys_values(layer, keys_only ? g.dim : 0);
             keep(l);
+            if (keys_only) return;
             if (g.together)
                 attention_of_all();
             else

@@ -47,6 +47,7 @@ class Stack:
         table: RotaryTable | None = None,
         *,
         together: bool = False,
+        keys_only: bool = False,
         eps: float = 1e-5,
         blocks: range | None = None,
     ) -> None:
@@ -55,7 +56,8 @@ class Stack:
         Each sequence gives its buffers, with room for its new positions, and how many of the rows are its
         own; rows of different sequences do not meet, and those of one see what came before them. With
         `together` there is one sequence, of these rows alone, and all see each other; it may have no buffers.
-        `table` has cosines and sines [rows, half] of the rows' positions.
+        `table` has cosines and sines [rows, half] of the rows' positions. With `keys_only` nothing of the last of all
+        blocks is made but the rows' keys and values, and x is worth nothing after it.
 
         `blocks` are those to run, by default all. Calls for one piece after another, each with what the one
         before gave and otherwise the same, give exactly what a single call gives: so a long one need not
@@ -63,7 +65,8 @@ class Stack:
         float32, and MemoryError, after which x is worth nothing, and a call with what was in it may be made again.
         """
         run = range(len(self.blocks)) if blocks is None else blocks
-        self.kernels.stack(self.layers, x, table, sequences, self.sizes, eps, together, run)
+        keys_only = keys_only and run.stop == len(self.blocks)
+        self.kernels.stack(self.layers, x, table, sequences, self.sizes, eps, together, keys_only, run)
 
 
 def exact_rows(device: torch.device, stack: Stack | None) -> int | None:

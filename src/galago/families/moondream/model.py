@@ -132,7 +132,8 @@ class Moondream(MoondreamModel, DecoderModel):
             if blocks.start:
                 yield
             if w.stack:
-                w.stack.forward(x, [([kv_buffer(keys, values, 0)], c.prefix_len)], turns, together=True, blocks=blocks)
+                kept = [([kv_buffer(keys, values, 0)], c.prefix_len)]
+                w.stack.forward(x, kept, turns, together=True, keys_only=True, blocks=blocks)
             else:
                 x = decoder(x.unsqueeze(0), w, t, positions, attend, blocks)[0]
         return EncodedImage(
