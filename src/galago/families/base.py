@@ -115,9 +115,7 @@ class DecoderModel(TextModel):
         return self._hidden([cache], [tokens])[0]
 
     @torch.inference_mode()
-    def _hidden(
-        self, caches: Sequence[KVCache], tokens: Sequence[Tensor], keys_only: bool = False
-    ) -> Sequence[Tensor]:
+    def _hidden(self, caches: Sequence[KVCache], tokens: Sequence[Tensor], keys_only: bool = False) -> Sequence[Tensor]:
         """The same for several sequences of one variant, none of which sees another. A failed call can be repeated.
 
         With `keys_only` the residual streams are worth nothing: less may be computed then.
