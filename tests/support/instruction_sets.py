@@ -6,7 +6,7 @@ import pytest
 
 from galago.kernels import load
 
-ALL = ("avx512-amx", "avx512-vnni-bf16", "avx512-vnni", "avx2-vnni", "avx2", "neon-dotprod")
+ALL = ("avx512-amx", "avx512-vnni-bf16", "avx512-vnni", "avx2-vnni", "avx2", "neon-i8mm", "neon-dotprod")
 HERE = [name for name in ALL if load(name)]
 MEAN_TAKEN = ("avx512-amx", "avx512-vnni-bf16")
 """Those whose attention may take from all keys what they share, for int8; others' is in float32."""

@@ -35,7 +35,12 @@ _X86 = {
     "dispatch.cpp": [],
     "pool.cpp": [],
 }
-_ARM = {"neon.cpp": ["-march=armv8.2-a+dotprod"], "dispatch.cpp": [], "pool.cpp": []}
+_ARM = {
+    "neoni8mm.cpp": ["-march=armv8.2-a+dotprod+i8mm"],
+    "neon.cpp": ["-march=armv8.2-a+dotprod"],
+    "dispatch.cpp": [],
+    "pool.cpp": [],
+}
 SOURCES = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
 
 

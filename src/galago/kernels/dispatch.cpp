@@ -9,6 +9,8 @@
 #endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include "kernels.h"
@@ -66,10 +68,18 @@ const Kernels* candidates(int i) {
     if (i == 4) return has.avx2 ? &avx2_kernels : nullptr;
 #elif defined(__aarch64__)
 #if defined(__linux__)
-    constexpr unsigned long kDotProducts = 1 << 20;  // HWCAP_ASIMDDP; a Raspberry Pi 4 has none
-    if (!(getauxval(AT_HWCAP) & kDotProducts)) return nullptr;
+    constexpr unsigned long kDotProducts = 1 << 20, kSquares = 1 << 13;  // HWCAP_ASIMDDP, HWCAP2_I8MM
+    if (!(getauxval(AT_HWCAP) & kDotProducts)) return nullptr;  // a Raspberry Pi 4 has none
+    bool squares = getauxval(AT_HWCAP2) & kSquares;
+#elif defined(__APPLE__)
+    int32_t has = 0;
+    size_t size = sizeof has;
+    bool squares = !sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, nullptr, 0) && has;
+#else
+    bool squares = false;
 #endif
-    if (i == 0) return &neon_kernels;
+    if (i == 0) return squares ? &neoni8mm_kernels : nullptr;
+    if (i == 1) return &neon_kernels;
 #endif
     return nullptr;
 }

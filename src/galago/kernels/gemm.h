@@ -17,19 +17,20 @@ void gemm(const Weight* weight, const Gemm* given) {
     int32_t* sums = four ? sum_scratch.of<int32_t>(g.m * n_groups) : nullptr;
 
     int threads = g.m * w.k < 32768 ? 1 : g.threads;
-    int64_t per_task = std::max<int64_t>(1, g.m / (8 * threads));
+    int64_t per_task = std::max<int64_t>(2, g.m / (8 * threads) / 2 * 2);  // of a pair none is alone
     in_parallel((g.m + per_task - 1) / per_task, threads, [&](int64_t task) {
         thread_local Scratch scratch;
         float* tmp = scratch.of<float>(as.filled + kLanes);
-        for (int64_t r = task * per_task; r < std::min(g.m, (task + 1) * per_task); r++) {
+        int64_t first = task * per_task, end = std::min(g.m, first + per_task);
+        for (int64_t r = first; r < end; r++) {
             rows[r] = quantise(g.x + r * g.ldx, w.multiply, w.k, as.filled, tmp, a + r * as.stride);
-            if (!few) spread_row(a + r * as.stride, padded);
             for (int64_t group = 0; four && group < n_groups; group++) {
                 int32_t sum = 0;
                 for (int i = 0; i < kGroup; i++) sum += number(a[r * padded + group * kGroup + i]);
                 sums[r * n_groups + group] = -8 * sum;
             }
         }
+        if (!few) spread_rows(a, as, first, end);
     });
 
     Job job{w, g, a, sums, rows, padded, as.stride};

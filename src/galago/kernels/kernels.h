@@ -134,4 +134,4 @@ struct Kernels {
 };
 
 extern const Kernels amx_kernels, avx512bf16_kernels, avx512_kernels, avx2vnni_kernels, avx2vnni512_kernels,
-    avx2_kernels, neon_kernels;
+    avx2_kernels, neoni8mm_kernels, neon_kernels;

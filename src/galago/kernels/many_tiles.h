@@ -152,7 +152,7 @@ inline void many_rows_by(const Job& j, const uint8_t* panel, const uint8_t* next
 }
 
 // What is multiplied of a row is its whole numbers as they are.
-inline void spread_row(uint8_t* row, int64_t padded) {}
+inline void spread_rows(uint8_t* a, const Layout& as, int64_t from, int64_t to) {}
 
 // Rows [from, to) times panel p, which is int8 by now. `next` is what this thread will probably read after it, or null.
 inline void many_rows(const Job& j, const uint8_t* panel, const uint8_t* next, int64_t p, int64_t from, int64_t to) {

@@ -66,6 +66,12 @@ using G = I;
 inline G g_start(int32_t sum) { return i_set(sum); }
 inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
 inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
+#ifdef __ARM_FEATURE_MATMUL_INT8
+// acc + two rows of eight bytes times two columns of eight: [2 rows][2 columns].
+inline I i_square(I acc, B rows, B columns) { return vmmlaq_s32(acc, rows, columns); }
+inline I i_first_row(I a, I b) { return vcombine_s32(vget_low_s32(a), vget_low_s32(b)); }
+inline I i_second_row(I a, I b) { return vcombine_s32(vget_high_s32(a), vget_high_s32(b)); }
+#endif
 inline I i_of_bytes(const uint8_t* p) {
     uint32_t four;
     __builtin_memcpy(&four, p, 4);

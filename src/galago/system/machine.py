@@ -17,6 +17,7 @@ SETS = {
     "avx512-vnni": _AVX512,
     "avx2-vnni": {"avx2", "fma", "avx_vnni"},
     "avx2": {"avx2", "fma"},
+    "neon-i8mm": {"asimddp", "i8mm"},
     "neon-dotprod": {"asimddp"},
 }
 """Sets that there are kernels for, with what Linux calls the features of a processor that they need."""
