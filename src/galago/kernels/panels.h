@@ -61,6 +61,22 @@ inline int64_t panel_bytes(int64_t padded, int bits) {
 
 constexpr int kAcross = kPanel / kLanes;  // vectors of a panel
 
+// What products take of R rows for kRowInputs inputs: held, where one load serves several products, else loaded for each.
+template <int R>
+struct Spread {
+    static constexpr bool held = kRowInputs > 4;
+    const uint8_t* a;
+    int64_t lda;
+    B rows[held ? R : 1];
+
+    Spread(const uint8_t* a, int64_t lda) : a(a), lda(lda) {
+        if constexpr (held)
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) rows[r] = b_load(a + r * lda);
+    }
+    B at(int r, int input) const { return held ? rows[r] : b_spread(a + r * lda + input); }
+};
+
 // Vectors of a tile of so many rows by int8 weights: fewer rows have more, so that what is read of the panel at a time
 // lies together in memory.
 constexpr int vectors_of(int rows) {
@@ -82,16 +98,20 @@ inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padde
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) acc[r][v] = i_zero();
-    for (int64_t k = 0; k < padded; k += 4, w += 4 * kPanel) {
-        ask_ahead(w, 4 * kPanel);
-        B b[V];
+    for (int64_t k = 0; k < padded; k += kRowInputs) {
+        Spread<R> x(a + k, lda);
+#pragma GCC unroll 4
+        for (int s = 0; s < kRowInputs; s += 4, w += 4 * kPanel) {
+            ask_ahead(w, 4 * kPanel);
+            B b[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) b[v] = b_load(w + v * 4 * kLanes);
+            for (int v = 0; v < V; v++) b[v] = b_load(w + v * 4 * kLanes);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            B x = b_spread(a + r * lda + k);
+            for (int r = 0; r < R; r++) {
+                B four = x.at(r, s);
 #pragma GCC unroll 8
-            for (int v = 0; v < V; v++) acc[r][v] = i_dot(acc[r][v], x, b[v]);
+                for (int v = 0; v < V; v++) acc[r][v] = i_dot_at(acc[r][v], four, b[v], s / 4);
+            }
         }
     }
 }
@@ -112,21 +132,27 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
                 for (int v = 0; v < kFourVectors; v++) part[r][v] = g_start(sums[r * n_groups + g]);
-            for (int k = 0; k < kGroup; k += 8) {
-                B low[kFourVectors], high[kFourVectors];
+            constexpr int span = std::max(kRowInputs, 8);
+            for (int k = 0; k < kGroup; k += span) {
+                Spread<R> x(a + g * kGroup + k, lda);
+#pragma GCC unroll 4
+                for (int s = 0; s < span; s += 8) {
+                    B low[kFourVectors], high[kFourVectors];
 #pragma GCC unroll 8
-                for (int v = 0; v < kFourVectors; v++) {
-                    B both = b_load(w + (k / 8 * kAcross + first + v) * 4 * kLanes);
-                    low[v] = b_low(both);
-                    high[v] = b_high(both);
-                }
+                    for (int v = 0; v < kFourVectors; v++) {
+                        B both = b_load(w + ((k + s) / 8 * kAcross + first + v) * 4 * kLanes);
+                        low[v] = b_low(both);
+                        high[v] = b_high(both);
+                    }
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    const uint8_t* at = a + r * lda + g * kGroup + k;
-                    B x = b_spread(at), y = b_spread(at + 4);
+                    for (int r = 0; r < R; r++) {
+                        B one = x.at(r, s), other = x.at(r, s + 4);
 #pragma GCC unroll 8
-                    for (int v = 0; v < kFourVectors; v++)
-                        part[r][v] = g_dot(g_dot(part[r][v], x, low[v]), y, high[v]);
+                        for (int v = 0; v < kFourVectors; v++) {
+                            part[r][v] = g_dot_at(part[r][v], one, low[v], s / 4);
+                            part[r][v] = g_dot_at(part[r][v], other, high[v], s / 4 + 1);
+                        }
+                    }
                 }
             }
 #pragma GCC unroll 8

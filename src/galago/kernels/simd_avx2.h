@@ -14,6 +14,7 @@ constexpr int kFourRows = 6, kFourVectors = 1;  // the same for int4, whose weig
 constexpr int kRows = 4, kVectors = 2;
 constexpr int kFourRows = 6, kFourVectors = 1;
 #endif
+constexpr int kRowInputs = 4;
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
 #ifdef GALAGO_VNNI
 constexpr int kOffset = 0;
@@ -99,7 +100,7 @@ inline I i_dot(I acc, B a, B w) {
 }
 using G = I;
 inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline G g_dot_at(G part, B a, B w, int place) { return i_dot(part, a, w); }
 inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 #else
 inline I i_dot(I acc, B a, B w) {
@@ -109,7 +110,7 @@ inline I i_dot(I acc, B a, B w) {
 // Sums of a group in 16 bits, two in each lane: of 32 inputs that is 16 times 15 * 128 at the most.
 using G = __m256i;
 inline G g_start(int32_t sum) { return _mm256_setzero_si256(); }
-inline G g_dot(G part, B a, B w) {
+inline G g_dot_at(G part, B a, B w, int place) {
     part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w, a));
     asm("" : "+x"(part));  // else GCC adds up products that wait in memory
     return part;
@@ -119,6 +120,7 @@ inline I g_end(I acc, G part, int32_t sum, I scale) {
     return i_add(i_add(acc, _mm256_madd_epi16(part, twice)), i_mul(i_set(sum), scale));
 }
 #endif
+inline I i_dot_at(I acc, B a, B w, int place) { return i_dot(acc, a, w); }
 // Shorts, two in each lane: the first and third bytes of a lane, or the second and fourth, with their signs.
 inline B b_even(B v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
 inline B b_odd(B v) { return _mm256_srai_epi16(v, 8); }

@@ -8,6 +8,7 @@ namespace {
 constexpr int kLanes = 16;
 constexpr int kRows = 6, kVectors = 4;  // a tile of the product: rows x vectors of output channels
 constexpr int kFourRows = 8, kFourVectors = 2;  // the same for int4, whose weights also take registers
+constexpr int kRowInputs = 4;  // inputs of a row that one load serves
 constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 // What is taken from each quantised activation (0..255) before it is multiplied.
 constexpr int kOffset = 0;
@@ -66,10 +67,12 @@ inline I i_dot(I acc, B a, B w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
     return acc;
 }
+// The same by the four of `place` where a vector has fours of several places; here it has one in all lanes.
+inline I i_dot_at(I acc, B a, B w, int place) { return i_dot(acc, a, w); }
 // The sums of a group of inputs by int4 weights, 0..15: from `sum`, and at their end times the group's scale.
 using G = I;
 inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline G g_dot_at(G part, B a, B w, int place) { return i_dot(part, a, w); }
 inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 // The lanes' bytes, 0..255
 inline I i_of_bytes(const uint8_t* p) {

@@ -6,8 +6,9 @@
 
 namespace {
 constexpr int kLanes = 4;
-constexpr int kRows = 4, kVectors = 4;
+constexpr int kRows = 6, kVectors = 4;
 constexpr int kFourRows = 8, kFourVectors = 2;  // the same for int4, whose weights also take registers
+constexpr int kRowInputs = 16;  // inputs of a row that one load serves
 constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 constexpr int kOffset = 128;  // sdot takes both factors signed
 using F = float32x4_t;
@@ -61,10 +62,17 @@ inline B b_spread(const uint8_t* four) {
 }
 inline B b_low(B v) { return vandq_s8(v, vdupq_n_s8(15)); }
 inline B b_high(B v) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4)); }
-inline I i_dot(I acc, B a, B w) { return vdotq_s32(acc, a, w); }
+inline I i_dot_at(I acc, B a, B w, int place) {
+    switch (place) {
+        case 0: return vdotq_laneq_s32(acc, w, a, 0);
+        case 1: return vdotq_laneq_s32(acc, w, a, 1);
+        case 2: return vdotq_laneq_s32(acc, w, a, 2);
+        default: return vdotq_laneq_s32(acc, w, a, 3);
+    }
+}
 using G = I;
 inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot(G part, B a, B w) { return i_dot(part, a, w); }
+inline G g_dot_at(G part, B a, B w, int place) { return i_dot_at(part, a, w, place); }
 inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 #ifdef __ARM_FEATURE_MATMUL_INT8
 // acc + two rows of eight bytes times two columns of eight: [2 rows][2 columns].
