@@ -53,6 +53,13 @@ static uint16_t to_bf16(float f) {
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// A number from its bits as float16 has them, subnormal ones too.
+static float of_f16(uint16_t v) {
+    int exponent = v >> 10 & 31, digits = v & 1023;
+    float size = exponent ? std::ldexp(1024.0f + digits, exponent - 25) : std::ldexp(float(digits), -24);
+    return v >> 15 ? -size : size;
+}
+
 static double gelu(double x) { return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
 // A weight with random whole numbers, packed as quantise.py says.
@@ -160,22 +167,28 @@ static void check_largest_level(const Kernels& kernels) {
 }
 
 static void check_dense(const Kernels& kernels) {
-    for (bool half : {false, true})
+    for (int type : {0, 1, 2})
         for (int n : {1, 5, 64, 100})
             for (int k : {3, 32, 70})
                 for (int m : {1, 2, 3, 4, 7}) {
                     std::vector<float> x = normal(m * k), w = normal(n * k), bias = normal(n), found(m * n), wanted(m * n);
                     std::vector<uint16_t> half_w(n * k), half_bias(n);
-                    for (int i = 0; half && i < n * k; i++) w[i] = of_bf16(half_w[i] = to_bf16(w[i]));
-                    for (int i = 0; half && i < n; i++) bias[i] = of_bf16(half_bias[i] = to_bf16(bias[i]));
+                    auto halve = [&](std::vector<float>& all, std::vector<uint16_t>& halves) {
+                        for (size_t i = 0; i < all.size(); i++) {
+                            halves[i] = type == 1 ? to_bf16(all[i]) : whole(0, 1) << 15 | whole(0, 0x4000);
+                            if (type) all[i] = type == 1 ? of_bf16(halves[i]) : of_f16(halves[i]);
+                        }
+                    };
+                    halve(w, half_w);
+                    halve(bias, half_bias);
                     for (int r = 0; r < m; r++)
                         for (int i = 0; i < n; i++) {
                             double sum = bias[i];
                             for (int j = 0; j < k; j++) sum += double(x[r * k + j]) * w[i * k + j];
                             wanted[r * n + i] = sum;
                         }
-                    Dense asked{x.data(), half ? (void*)half_w.data() : w.data(),
-                                half ? (void*)half_bias.data() : bias.data(), found.data(), m, n, k, k, half, 2};
+                    Dense asked{x.data(), type ? (void*)half_w.data() : w.data(),
+                                type ? (void*)half_bias.data() : bias.data(), found.data(), m, n, k, k, type, 2};
                     kernels.dense(&asked);
                     compare("dense", found, wanted, 1e-5f);
                 }

@@ -77,7 +77,7 @@ def test_every_instruction_set_gives_the_same_numbers(bits: int) -> None:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("n", "n_in"), [(1, 3), (67, 70), (256, 512)])
 def test_floating_point_weights(k: Kernels, dtype: torch.dtype, n: int, n_in: int) -> None:
     weight, bias = torch.randn(n, n_in).to(dtype), torch.randn(n).to(dtype)

@@ -24,6 +24,8 @@ GROUP = 32
 """Input channels that share an int4 scale; kGroup in kernels.h."""
 
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""Types of weights that `dense` takes; their places are `type` in kernels.h."""
 KVBuffer = tuple[int, int, int, int]
 """Addresses of keys and of values, bfloat16 [layers, kv heads, capacity, dim]; positions kept, capacity. `Place` in
 kernels.h."""
@@ -47,7 +49,7 @@ class _Dense(ctypes.Structure):
     _fields_ = [
         *((n, c_void_p) for n in ("x", "w", "bias", "y")),
         *((n, c_int64) for n in ("m", "n", "k", "ldx")),
-        *((n, c_int32) for n in ("half", "threads")),
+        *((n, c_int32) for n in ("type", "threads")),
     ]
 
 
@@ -199,13 +201,14 @@ class Kernels:
         return y
 
     def dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x [m, k], for a few rows, times a weight [n, k] of float32 or bfloat16, plus its bias [n]: [m, n]."""
+        """x [m, k], for a few rows, times a weight [n, k] of FLOATS, plus its bias [n]: [m, n]."""
         x = _with_dense_rows(x)
-        half = weight.dtype is torch.bfloat16
-        kind = torch.bfloat16 if half else torch.float32
+        kind = weight.dtype if weight.dtype in FLOATS else torch.float32
         read = (_address(x, contiguous=False), _address(weight, kind), _address(bias, kind))
         y = x.new_empty(x.shape[0], weight.shape[0])
-        call = _Dense(*read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), half, torch.get_num_threads())
+        call = _Dense(
+            *read, y.data_ptr(), x.shape[0], *weight.shape, x.stride(0), FLOATS.index(kind), torch.get_num_threads()
+        )
         _check(self._table.dense(byref(call)))
         return y
 

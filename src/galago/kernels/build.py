@@ -25,13 +25,14 @@ LIBRARY = HERE / "_kernels.so"
 ELF = b"\x7fELF"
 TICK_S = 0.02
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma"]
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _X86 = {
     "amx.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512bf16.cpp": [*_AVX512, "-mavx512bf16"],
     "avx512.cpp": _AVX512,
-    "avx2vnni.cpp": ["-mavx2", "-mfma", "-mavxvnni"],
-    "avx2vnni512.cpp": ["-mavx2", "-mfma", "-mavx512vl", "-mavx512vnni"],
-    "avx2.cpp": ["-mavx2", "-mfma"],
+    "avx2vnni.cpp": [*_AVX2, "-mavxvnni"],
+    "avx2vnni512.cpp": [*_AVX2, "-mavx512vl", "-mavx512vnni"],
+    "avx2.cpp": _AVX2,
     "dispatch.cpp": [],
     "pool.cpp": [],
 }

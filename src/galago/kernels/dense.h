@@ -4,14 +4,28 @@
 
 namespace {
 
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Float16 {
+    uint16_t bits;
+};
+
 inline F f_of(const float* p) { return f_load(p); }
-inline F f_of(const uint16_t* p) { return f_of_bf16(p); }
+inline F f_of(const BFloat16* p) { return f_of_bf16(&p->bits); }
+inline F f_of(const Float16* p) { return f_of_f16(&p->bits); }
 inline float one(float v) { return v; }
-inline float one(uint16_t v) {
-    uint32_t bits = static_cast<uint32_t>(v) << 16;
+inline float one(BFloat16 v) {
+    uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
     float f;
     __builtin_memcpy(&f, &bits, 4);
     return f;
+}
+inline float one(Float16 v) {
+    uint16_t all[kLanes] = {v.bits};
+    float wide[kLanes];
+    f_store(wide, f_of_f16(all));
+    return wide[0];
 }
 
 constexpr int kTogether = 4;  // output channels that share what is loaded of x
@@ -71,10 +85,11 @@ void dense(const Dense* given) {
     constexpr int64_t kPiece = 32;
     in_parallel((g.n + kPiece - 1) / kPiece, g.n * g.k < 65536 ? 1 : g.threads, [&](int64_t task) {
         int64_t n = task * kPiece, to = std::min(g.n, n + kPiece);
-        if (g.half)
-            all_rows<uint16_t>(g, n, to);
-        else
-            all_rows<float>(g, n, to);
+        switch (g.type) {
+            case 0: return all_rows<float>(g, n, to);
+            case 1: return all_rows<BFloat16>(g, n, to);
+            case 2: return all_rows<Float16>(g, n, to);
+        }
     });
 }
 

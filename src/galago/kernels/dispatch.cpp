@@ -40,8 +40,8 @@ struct Features {
 
     Features() {
         unsigned a, b, c, d;
-        constexpr unsigned kOsSaves = 1 << 27, kFma = 1 << 12;
-        if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & kOsSaves) || !(c & kFma)) return;
+        constexpr unsigned kOsSaves = 1 << 27, kFma = 1 << 12, kFloat16 = 1 << 29;
+        if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & kOsSaves) || !(c & kFma) || !(c & kFloat16)) return;
         unsigned low, high;
         asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         bool vectors = (low & 0x06) == 0x06, wide = (low & 0xe6) == 0xe6;  // what the system saves of registers

@@ -28,10 +28,11 @@ struct Gemm {
 
 struct Dense {
     const float* x;        // [m, k], rows ldx apart
-    const void *w, *bias;  // [n, k] and [n], bfloat16 if half, else float32
+    const void *w, *bias;  // [n, k] and [n], of `type`
     float* y;              // [m, n]
     int64_t m, n, k, ldx;
-    int32_t half, threads;
+    int32_t type;          // 0: float32, 1: bfloat16, 2: float16
+    int32_t threads;
 };
 
 struct Segment {

@@ -67,6 +67,9 @@ inline F f_of_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
+inline F f_of_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 // Rounded to bfloat16, ties to even, as torch does; not for NaN.
 inline void bf16_of_f(uint16_t* p, F v) {
     __m256i bits = _mm256_castps_si256(v);

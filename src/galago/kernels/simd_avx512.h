@@ -36,6 +36,9 @@ inline F f_of_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
+inline F f_of_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 // Rounded to bfloat16, ties to even, as torch does; not for NaN.
 inline void bf16_of_f(uint16_t* p, F v) {
     __m512i bits = _mm512_castps_si512(v);

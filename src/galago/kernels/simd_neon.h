@@ -38,6 +38,7 @@ inline F f_scale2(F a, F n) {
     return vmulq_f32(vmulq_f32(a, one), two);
 }
 inline F f_of_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+inline F f_of_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 // Rounded to bfloat16, ties to even, as torch does; not for NaN.
 inline void bf16_of_f(uint16_t* p, F v) {
     uint32x4_t bits = vreinterpretq_u32_f32(v);

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galago.kernels import kernels
-from galago.precision.linear import kernels_for
+from galago.precision.linear import computing_type, kernels_for
 
 Segment = tuple[Tensor, Tensor]
 """Keys and values, each [kv heads, n, head dim], of n neighbouring positions."""
@@ -33,6 +33,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, kv: torch.dtype | None = None, ke
     best = kernels() if kv == torch.bfloat16 and k.device.type == "cpu" else None
     if best and key_mask is None and not torch.is_grad_enabled():
         return best.attention(q.float(), k.float(), v.float()).to(q.dtype)
+    if (wide := computing_type(q)) != q.dtype:
+        return attention(q.to(wide), k.to(wide), v.to(wide), key_mask=key_mask).to(q.dtype)
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
@@ -58,6 +60,8 @@ def attend_cached(q: Tensor, segments: Sequence[Segment], free: int) -> Tensor:
     best = kernels() if k.dtype == torch.bfloat16 and k.device.type == "cpu" and dim % 16 == 0 else None
     if best:
         return best.decode(q.float(), segments, free).to(q.dtype)
+    if (wide := computing_type(q)) != q.dtype:
+        return attend_cached(q.to(wide), segments, free).to(q.dtype)
     # Scores are small where keys are many, so it is they that are joined.
     grouped = q.reshape(k.shape[0], -1, dim)
     scores = torch.cat([grouped @ k.to(q.dtype).mT for k, _ in segments], -1).float() * dim**-0.5

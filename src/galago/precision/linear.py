@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from galago.kernels import Kernels, kernels
+from galago.kernels import FLOATS, Kernels, kernels
 
 FEW_ROWS = 16
 """Up to here a product is bound by reading the weight, which our own kernel does faster than torch on a CPU."""
+WIDENED = 1 << 19
+"""Values of a weight that are made float32 at a time: 2 MB, which a processor's caches hold."""
 VECTOR_VALUES, THREAD_VALUES = 32, 1 << 14
 """Values that torch computes at once on a CPU, two vectors of the widest; and those that one thread computes."""
+
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of x [..., in] and a weight [out, in], plus a bias [out]: [..., out]."""
 
 
 class LinearWeight(Protocol):
@@ -34,23 +40,50 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
+def _widened_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The product of halves in float32, a piece of the weight after another, so that none is there twice as a whole."""
+    product, wide, y = float_product(torch.float32), x.float(), x.new_empty(*x.shape[:-1], len(weight))
+    step = max(1, WIDENED // weight.shape[1])
+    for i in range(0, len(weight), step):
+        y[..., i : i + step] = product(wide, weight[i : i + step].float(), bias[i : i + step].float())
+    return y
+
+
 @cache
-def float_product() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The faster way to multiply many float32 rows on this CPU, tried once: torch's own choice is slow on some."""
-    if not torch.backends.mkldnn.is_available():
-        return F.linear
+def float_product(dtype: torch.dtype) -> Product:
+    """The fastest way to multiply many rows of a floating-point type on this CPU, tried once.
+
+    torch's own choice is slow on some: in float32, and for halves where the processor has no instructions for them.
+    """
+    ways: list[Product] = [F.linear]
+    if dtype != torch.float32:
+        ways.append(_widened_linear)
+    elif torch.backends.mkldnn.is_available():
+        ways.append(_onednn_linear)
     # Nothing is drawn, and nothing taken from torch's defaults: both are the program's that we run in.
-    x, weight, bias = (torch.ones(s, dtype=torch.float32, device="cpu") for s in ((512, 1024), (1024, 1024), (1024,)))
-    took: dict[Callable[[Tensor, Tensor, Tensor], Tensor], float] = {}
+    x, weight, bias = (torch.ones(s, dtype=dtype, device="cpu") for s in ((256, 1024), (1024, 1024), (1024,)))
+    took: dict[Product, float] = {}
     try:
         with torch.autocast("cpu", enabled=False), torch.no_grad():
-            for product in (F.linear, _onednn_linear) * 3:
+            for product in ways * 3:
                 begin = time.perf_counter()
                 product(x, weight, bias)
                 took[product] = min(time.perf_counter() - begin, took.get(product, float("inf")))
     except (RuntimeError, AttributeError):  # a build of torch without the operator
         return F.linear
     return min(took, key=lambda product: took[product])
+
+
+def float_product_name(dtype: torch.dtype) -> str:
+    """What multiplies many rows of a floating-point type on this CPU."""
+    names: dict[Product, str] = {_onednn_linear: "oneDNN", _widened_linear: "torch in float32"}
+    return names.get(float_product(dtype), "torch")
+
+
+def computing_type(x: Tensor) -> torch.dtype:
+    """The type in which products of this are quickest here: float32 where a CPU has no instructions for halves."""
+    widened = x.is_cpu and x.dtype in FLOATS and float_product(x.dtype) is _widened_linear
+    return torch.float32 if widened else x.dtype
 
 
 @dataclass(frozen=True)
@@ -67,8 +100,8 @@ class Dense:
         best = kernels() if 0 < rows <= FEW_ROWS else None
         if best:
             y = best.dense(x.reshape(rows, -1).float(), self.weight, self.bias).to(x.dtype).view(*x.shape[:-1], -1)
-        elif x.dtype == torch.float32 and own:
-            y = float_product()(x, self.weight, self.bias)
+        elif own and x.dtype == self.weight.dtype:
+            y = float_product(x.dtype)(x, self.weight, self.bias)
         else:
             y = F.linear(x, self.weight, self.bias)
         return gelu(y) if activate else y
@@ -76,8 +109,7 @@ class Dense:
     @cached_property
     def _plain(self) -> bool:
         w = self.weight
-        kinds = (torch.float32, torch.bfloat16)
-        return w.is_cpu and w.dtype in kinds and w.is_contiguous() and self.bias.dtype == w.dtype
+        return w.is_cpu and w.dtype in FLOATS and w.is_contiguous() and self.bias.dtype == w.dtype
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from galago.kernels import Kernels, kernels
 from galago.precision import Precision
-from galago.precision.linear import LinearWeight, float_product, gelu
+from galago.precision.linear import LinearWeight, float_product_name, gelu
 from galago.precision.quantise import Quantised, values
 from galago.system.machine import withheld_set
 
@@ -155,8 +155,8 @@ def linear_kernels(precision: Precision, device: torch.device) -> str:
         return "torch, weight only" if precision.bits else "torch"
     if precision.bits:
         return _kernel_name() if kernels() else "torch int8"
-    few = f", {_kernel_name()} for few rows" if kernels() and precision.name in ("float32", "bfloat16") else ""
-    return ("oneDNN" if precision.name == "float32" and float_product() is not F.linear else "torch") + few
+    few = f", {_kernel_name()} for few rows" if kernels() else ""
+    return float_product_name(precision.dtype) + few
 
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:

@@ -15,8 +15,8 @@ SETS = {
     "avx512-amx": _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
     "avx512-vnni-bf16": _AVX512 | {"avx512_bf16"},
     "avx512-vnni": _AVX512,
-    "avx2-vnni": {"avx2", "fma", "avx_vnni"},
-    "avx2": {"avx2", "fma"},
+    "avx2-vnni": {"avx2", "fma", "f16c", "avx_vnni"},
+    "avx2": {"avx2", "fma", "f16c"},
     "neon-i8mm": {"asimddp", "i8mm"},
     "neon-dotprod": {"asimddp"},
 }
