@@ -67,10 +67,11 @@ def test_torch_computes_the_same_where_there_are_no_kernels(bits: int, m: int, m
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kind_for_accelerators(bits: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("m", [5, 40])
+def test_the_kind_for_accelerators(bits: int, dtype: torch.dtype, m: int) -> None:
     """Run on the CPU, which is a device to torch like any other."""
     w = quantise(torch.randn(96, 128), torch.randn(96), bits)
-    x = torch.randn(2, 5, 128)
+    x = torch.randn(2, m, 128)
     found = weight_only(w, CPU, dtype).forward(x.to(dtype), activate=True)
-    assert found.shape == (2, 5, 96) and found.dtype == dtype
+    assert found.shape == (2, m, 96) and found.dtype == dtype
     assert off(found.float(), F.gelu(F.linear(x, dequantise(w), w.bias[:96]), approximate="tanh")) < 0.02

@@ -74,7 +74,8 @@ def forward_step(
     read: list[dict[str, Tensor]] = [{} for _ in feeds]
     for name in {name: None for feed in feeds for name in feed.heads}:
         for part in _chunks([i for i, feed in enumerate(feeds) if name in feed.heads], max_batch):
-            values = heads[name](torch.stack([last[i] for i in part])).float()
+            # Choices are made on the CPU: one copy for all sequences, and the step's time has what an accelerator took.
+            values = heads[name](torch.stack([last[i] for i in part])).float().cpu()
             for i, value in zip(part, values, strict=True):
                 read[i][name] = value
     return [StepOutput(rows, given, cache.room) for rows, given, cache in zip(last, read, caches, strict=True)]

@@ -74,7 +74,7 @@ class StepOutput:
     hidden: Array
     """residual stream [dim], not normalised"""
     heads: Mapping[str, Array]
-    """values of the heads that were asked for, float32, by name"""
+    """values of the heads that were asked for, float32, in the memory of the processor, by name"""
     room: int
     """positions that can still be fed"""
 

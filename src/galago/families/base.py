@@ -122,7 +122,10 @@ class DecoderModel(TextModel):
         """
         c, w = self.sizes, self.text_weights(caches[0].variant)
         batch = Batch(caches, [len(given) for given in tokens], self.device)
-        x = torch.cat([part if part.is_floating_point() else embed_tokens(part, w, self.dtype) for part in tokens])
+        if any(part.is_floating_point() for part in tokens):
+            x = torch.cat([part if part.is_floating_point() else embed_tokens(part, w, self.dtype) for part in tokens])
+        else:  # most often: a single look-up
+            x = embed_tokens(torch.cat(list(tokens)), w, self.dtype)
         if w.stack:
             turns = rotary_table(batch.positions, c.rot_dim, c.theta)
             w.stack.forward(x, batch.kv_buffers, turns, keys_only=keys_only, eps=c.eps)

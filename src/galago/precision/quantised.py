@@ -58,11 +58,15 @@ class WeightOnly:
     scale: Tensor
     bias: Tensor
     multiply: Tensor
-    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+    few: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """the product of as many rows as decode has"""
+    many: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """that of a prompt's or an image's"""
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
         rows = (x * self.multiply).reshape(-1, x.shape[-1])
-        y = (self.product(rows, self.weight, self.scale) + self.bias).view(*x.shape[:-1], -1)
+        product = self.few if len(rows) <= FEW_ROWS else self.many
+        y = (product(rows, self.weight, self.scale) + self.bias).view(*x.shape[:-1], -1)
         return gelu(y) if activate else y
 
 
@@ -96,26 +100,30 @@ def weight_for(stored: Quantised, device: torch.device, dtype: torch.dtype) -> L
 
 
 def weight_only(stored: Quantised, device: torch.device, dtype: torch.dtype) -> WeightOnly:
-    """The kind for accelerators, with the product that this one runs fastest."""
+    """The kind for accelerators, with the products that this one runs fastest."""
     return WeightOnly(
         weight=values(stored).to(device),
         scale=stored.scale[: stored.n].to(device),
         bias=stored.bias[: stored.n].to(device, dtype),
         multiply=stored.multiply.to(device, dtype),
-        product=product_for(device, dtype),
+        few=product_for(device, dtype, 1),
+        many=product_for(device, dtype, MANY_ROWS),
     )
 
 
-_chosen: dict[tuple[str, torch.dtype], Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+MANY_ROWS = 256
+"""Tried for all above few: torch's weight-only product may be written for a row or two."""
+
+_chosen: dict[tuple[str, torch.dtype, int], Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
 
 
-def product_for(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The product that an accelerator runs fastest, of those that it runs rightly; tried once for each."""
-    key = (str(device), dtype)
+def product_for(device: torch.device, dtype: torch.dtype, rows: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The product of so many rows that an accelerator runs fastest, of those that it runs rightly; tried once."""
+    key = (str(device), dtype, rows)
     if key not in _chosen:
         # Drawn from a source of its own: that of torch is the program's that we run in.
         own = torch.Generator().manual_seed(0)
-        x = torch.randn(1, 1024, generator=own, dtype=torch.float32, device="cpu").to(device, dtype)
+        x = torch.randn(rows, 1024, generator=own, dtype=torch.float32, device="cpu").to(device, dtype)
         weight = torch.randint(-127, 128, (1024, 1024), generator=own, dtype=torch.int8, device="cpu").to(device)
         scale = torch.full((1024,), 0.01, dtype=torch.float32, device=device)
         right = _unpack_and_multiply(x, weight, scale)

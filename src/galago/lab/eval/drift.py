@@ -43,11 +43,13 @@ class Divergence:
 
 
 @torch.inference_mode()
-def reference_answers(reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Skill]) -> list[ReferenceAnswer]:
-    """The reference's greedy answers."""
+def reference_answers(
+    reference: DecoderModel, encoded: EncodedImage, skills: Iterable[Skill], max_tokens: int | None = None
+) -> list[ReferenceAnswer]:
+    """The reference's greedy answers, of at most so many tokens where they are text."""
     found = []
     for skill in skills:
-        steps = reference.skill(Request(skill, encoded, Sampling()))
+        steps = reference.skill(Request(skill, encoded, Sampling(max_tokens=max_tokens)))
         cache, feeds = reference.new_cache(encoded), []
         answer: EncodedImage | StepOutput | None = None
         while True:
