@@ -1,6 +1,11 @@
-"""Builds the kernels together with the package, where that can be done; without them torch does their work."""
+"""Builds the kernels together with the package, where that can be done; without them torch does their work.
+
+GALAGO_WHEEL names the platform of a wheel that zig compiles them for (TARGETS in src/galago/kernels/build.py). Such a
+wheel has them, or is not made.
+"""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,18 @@ class Kernels(BuildHookInterface):
         assert spec is not None and spec.loader is not None
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)
+        if platform := os.environ.get("GALAGO_WHEEL"):
+            # Apart from the sources, among which this machine's own library lies.
+            library = Path(self.root, "build", "wheels", platform, kernels.LIBRARY.name)
+            library.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                kernels.build_for(platform, library)
+            except kernels.CannotBuild as why:
+                self.app.abort(f"no wheel for {platform}: {why}")
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{platform}"
+            build_data["force_include"][str(library)] = f"galago/kernels/{library.name}"
+            return
         try:
             library = kernels.build()
         except kernels.CannotBuild as why:

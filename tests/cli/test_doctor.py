@@ -11,6 +11,7 @@ import pytest
 import torch
 from installed import install
 
+from galago import load
 from galago.backends.memory_estimate import memory_needed
 from galago.kernels import kernels
 from galago.store.catalog import entries
@@ -71,6 +72,25 @@ def test_what_turns_kernels_and_threads_down_is_told(galago: Any, monkeypatch: p
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("galago.cli.diagnosis.usable_cores", lambda: torch.get_num_threads() + 1)
     assert "unset OMP_NUM_THREADS" in commands(galago("doctor", "--json").json[0])
+
+
+@on_a_cpu
+@pytest.mark.skipif(not instruction_sets(), reason="needs a processor that there are kernels for")
+def test_an_installation_without_kernels_tells_how_to_have_them(
+    galago: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("GALAGO_KERNELS", raising=False)
+    monkeypatch.setattr("galago.kernels.load", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    [mended] = [
+        a["command"] for a in galago("doctor", "--json").json[0]["advice"] if "own kernels do not run" in a["what"]
+    ]
+    assert "g++" in mended or sys.platform == "darwin"
+    assert Path(mended.split()[-1]).name == "build.py" and Path(mended.split()[-1]).is_file()
+    model = load("scenes")
+    model.close()
+    assert [("install a wheel of galago" in said, "g++" in said) for said in model.fallbacks] == [(True, True)]
+    assert model.fallbacks[0] in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_told(galago: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

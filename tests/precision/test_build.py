@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checked_kernels import CAN_EMULATE, COMPILER, CROSS, EMULATED, assert_arm_kernels, check_for
 from commands import Command
 from instruction_sets import ALL, HERE
 
@@ -19,9 +20,6 @@ import galago
 from galago.kernels import build as building
 from galago.kernels.build import CannotBuild, build, digest
 
-COMPILER = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-CHECK = Path(__file__).with_name("check_kernels.cpp")
-CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 OURS = building.SOURCES.get(platform.machine().lower(), {})
 """What is compiled for this processor."""
 no_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (apt install g++)")
@@ -40,16 +38,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("built") / "_kernels.so"
     # What `make` has built of these sources is what would be built again.
     return Path(shutil.copy(building.LIBRARY, made)) if galago.kernels.load() else build(made)
-
-
-def check_for(compiler: str, folder: Path) -> Path:
-    """The program that compares kernels with plain loops."""
-    made = folder / "check"
-    # Without contraction, so that the plain loops round as they are written.
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", f"-I{building.HERE}"]
-    links = [] if sys.platform == "darwin" else ["-ldl"]
-    subprocess.run([compiler, *flags, str(CHECK), "-o", str(made), *links], check=True)
-    return made
 
 
 def test_a_library_knows_its_sources(library: Path) -> None:
@@ -106,26 +94,10 @@ def test_where_the_system_keeps_tiles_from_a_process_it_has_the_next_best() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (shutil.which(CROSS) and shutil.which(EMULATOR)),
-    reason="needs a compiler and an emulator (apt install g++-aarch64-linux-gnu qemu-user)",
-)
+@pytest.mark.skipif(not CAN_EMULATE, reason=EMULATED)
 def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", CROSS)
-    made = build(tmp_path / "_kernels.so", "aarch64")
-    check = check_for(CROSS, tmp_path)
-    asked = subprocess.run([CROSS, "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True)
-    system = Path(asked.stdout.strip()).resolve().parents[1]
-
-    def run(cpu: str, name: str) -> subprocess.CompletedProcess[str]:
-        command = [EMULATOR, "-cpu", cpu, "-L", system, check, made, name]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    for cpu, name in (("max", "neon-i8mm"), ("max", "neon-dotprod"), ("cortex-a76", "neon-dotprod")):
-        assert (ran := run(cpu, name)).returncode == 0, ran.stdout + ran.stderr
-    # Without dot products, as a Raspberry Pi 4, or without products of squares: the kernels are not offered.
-    for cpu, name in (("cortex-a72", "neon-dotprod"), ("cortex-a76", "neon-i8mm")):
-        assert run(cpu, name).stdout == "no such kernels\n"
+    assert_arm_kernels(build(tmp_path / "_kernels.so", "aarch64"), tmp_path)
 
 
 @no_compiler

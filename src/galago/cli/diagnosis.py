@@ -177,8 +177,11 @@ def _kernel_advice(chosen: str, sets: tuple[str, ...]) -> Advice:
         return Advice(f"{slow}: GALAGO_KERNELS is {chosen}", "unset GALAGO_KERNELS")
     if not sets:
         return Advice(f"{slow}: this processor has none of the instruction sets that they need")
-    build = f"{sys.executable} {Path(__file__).parent / 'kernels' / 'build.py'}"
+    build = f"{sys.executable} {Path(__file__).parents[1] / 'kernels' / 'build.py'}"
     if not any(map(shutil.which, COMPILERS)):
         compiler = "xcode-select --install" if sys.platform == "darwin" else "apt install g++"
-        return Advice(f"{slow}: they were not built, as there is no C++ compiler", f"{compiler} && {build}")
+        return Advice(
+            f"{slow}: they were not built, as there is no C++ compiler; a wheel of galago has them",
+            f"{compiler} && {build}",
+        )
     return Advice(f"{slow}: they were not built, or are damaged or of another version", build)

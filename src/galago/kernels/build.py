@@ -1,7 +1,8 @@
 """Compiles the kernels: run when the package is built, or by hand with `python src/galago/kernels/build.py`.
 
 The library depends on neither Python nor torch, so one build serves every version of both. CXX names a compiler
-other than the first that is found; GALAGO_NO_KERNELS=1 leaves the kernels out.
+other than the first that is found; GALAGO_NO_KERNELS=1 leaves the kernels out. What goes into wheels is compiled by
+zig, which brings the headers and libraries of every system that it compiles for (see TARGETS).
 """
 
 import contextlib
@@ -16,7 +17,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,6 +48,29 @@ _ARM = {
 SOURCES = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
 
 
+def _zig_arm(cpu: str) -> dict[str, list[str]]:
+    """`cpu` has products of four bytes, as zig names it."""
+    return _ARM | {"neon.cpp": [f"-mcpu={cpu}"], "neoni8mm.cpp": [f"-mcpu={cpu}+i8mm"]}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Machines that a wheel is for."""
+
+    triple: str
+    """processor, system and its oldest version, as zig names them"""
+    sources: dict[str, list[str]]
+    """the files, and the flags of each as zig takes them"""
+
+
+TARGETS = {
+    "manylinux_2_17_x86_64": Target("x86_64-linux-gnu.2.17", _X86),
+    "manylinux_2_17_aarch64": Target("aarch64-linux-gnu.2.17", _zig_arm("generic+v8_2a+dotprod")),
+    "macosx_11_0_arm64": Target("aarch64-macos.11.0", _zig_arm("apple_m1")),
+}
+"""By the platform in the wheel's name."""
+
+
 def digest() -> str:
     """Of the sources, this file included."""
     files = sorted(f for f in HERE.iterdir() if f.suffix in (".cpp", ".h") or f.name == Path(__file__).name)
@@ -64,9 +90,22 @@ def build(library: Path = LIBRARY, machine: str | None = None) -> Path:
     machine = (machine or platform.machine()).lower()
     if machine not in SOURCES:
         raise CannotBuild(f"there are no kernels for {machine} processors")
+    return _compile(library, _compiler(), SOURCES[machine])
+
+
+def build_for(platform_tag: str, library: Path) -> Path:
+    """Compile the kernels for a wheel of this platform, one of TARGETS, by zig. Raises CannotBuild."""
+    if platform_tag not in TARGETS:
+        raise CannotBuild(f"there are no wheels for {platform_tag}, only for {', '.join(TARGETS)}")
+    target = TARGETS[platform_tag]
+    compiler = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple]
+    return _compile(library, compiler, target.sources, ["-s"])
+
+
+def _compile(library: Path, compiler: list[str], sources: dict[str, list[str]], links: Sequence[str] = ()) -> Path:
+    """`links` are flags for the linker alone. Raises CannotBuild."""
     if not os.access(library.parent, os.W_OK):
         raise CannotBuild(f"cannot write in {library.parent}")
-    compiler, sources = _compiler(), SOURCES[machine]
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-w"]
     flags.append(f'-DGALAGO_SOURCES="{digest()}"')
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +116,7 @@ def build(library: Path = LIBRARY, machine: str | None = None) -> Path:
         ]
         _run(commands, folder)
         linked = str(Path(folder, "linked.so"))
-        _run([[*compiler, "-shared", "-pthread", "-o", linked, *objects]], folder)
+        _run([[*compiler, "-shared", "-pthread", *links, "-o", linked, *objects]], folder)
         try:
             _put(Path(linked), library)
         except OSError as error:

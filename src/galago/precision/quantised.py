@@ -1,5 +1,6 @@
 """Linear maps over quantised weights: the kinds of weight that `linear(x, w)` meets."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from galago.kernels import Kernels, kernels
 from galago.precision import Precision
 from galago.precision.linear import LinearWeight, float_product_name, gelu
 from galago.precision.quantise import Quantised, values
-from galago.system.machine import withheld_set
+from galago.system.machine import instruction_sets, withheld_set
 
 FEW_ROWS = 16
 """Up to here torch's weight-only product is the faster one, above quantised activations are."""
@@ -168,13 +169,19 @@ def linear_kernels(precision: Precision, device: torch.device) -> str:
 
 
 def fallbacks(device: torch.device, bits: int | None) -> list[str]:
-    """Sentences on what is slower or larger here than it could be."""
-    if bits is None or device.type != "cpu":
+    """Sentences on what is slower or larger here than it could be; `bits` is None for floating point."""
+    if device.type != "cpu":
         return []
     if best := kernels():
-        refused = withheld_set(best.name)
+        refused = withheld_set(best.name) if bits else None
         return [f"the system keeps {refused} from this process: {best.name} is used"] if refused else []
-    found = [
-        "galago's own kernels are not in use (not built, damaged, for another processor, or turned off): torch's run"
-    ]
+    found = [f"galago's own kernels are not in use, and torch's are slower: {_why_no_kernels()}"]
     return [*found, "int4 weights are unpacked to int8"] if bits == 4 else found
+
+
+def _why_no_kernels() -> str:
+    if chosen := os.environ.get("GALAGO_KERNELS"):
+        return f"GALAGO_KERNELS is {chosen}"
+    if not instruction_sets():
+        return "this processor has none of the instruction sets that they need"
+    return "not built, or damaged; install a wheel of galago, or a C++ compiler (apt install g++) and galago anew"

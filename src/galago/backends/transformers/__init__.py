@@ -114,7 +114,7 @@ def kernels(precision: str, device: str | None) -> tuple[str, list[str]]:
     """The kernels that would compute the linear maps, and what is slower than it could be."""
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    return linear_kernels(chosen, where) if chosen.bits else "torch", fallbacks(where, chosen.bits)
+    return (linear_kernels(chosen, where), fallbacks(where, chosen.bits)) if chosen.bits else ("torch", [])
 
 
 def _pack(model: torch.nn.Module, files: ModelFiles, precision: str, file: Path, tell: Progress) -> None:
