@@ -89,7 +89,7 @@ def test_an_installation_without_kernels_tells_how_to_have_them(
     assert Path(mended.split()[-1]).name == "build.py" and Path(mended.split()[-1]).is_file()
     model = load("scenes")
     model.close()
-    assert [("install a wheel of galago" in said, "g++" in said) for said in model.fallbacks] == [(True, True)]
+    assert [("install a wheel" in said, "g++" in said) for said in model.fallbacks] == [(True, True)]
     assert model.fallbacks[0] in caplog.text
 
 

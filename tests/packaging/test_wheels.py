@@ -3,7 +3,9 @@
 import ctypes
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from zipfile import ZipFile
@@ -21,15 +23,24 @@ BINARIES = ("*.so", "*.so.*", "*.dylib", "*.pyd", "*.dll", "*.a", "*.o", "*.part
 MACH_O = b"\xcf\xfa\xed\xfe"
 
 
-@pytest.fixture(scope="module", params=TARGETS)
-def wheel(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel for a platform."""
-    hatchling = root / "build" / "wheels" / "venv" / "bin" / "hatchling"
-    if not hatchling.is_file():
+@pytest.fixture(scope="module")
+def programs(root: Path) -> Iterator[Path]:
+    """Where zig and hatchling are, as `make wheels` calls them."""
+    folder = root / "build" / "wheels" / "venv" / "bin"
+    if not (folder / "hatchling").is_file():
         pytest.skip("needs zig, which `make wheels` installs")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("ZIG_GLOBAL_CACHE_DIR", str(root / "build" / "wheels" / "zig"))
+        yield folder
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def wheel(request: pytest.FixtureRequest, root: Path, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel for a platform."""
     folder = tmp_path_factory.mktemp("dist")
-    env = {**os.environ, "GALAGO_WHEEL": request.param, "ZIG_GLOBAL_CACHE_DIR": str(root / "build" / "wheels" / "zig")}
-    subprocess.run([hatchling, "build", "-t", "wheel", "-d", folder], cwd=root, env=env, check=True)
+    env = {**os.environ, "GALAGO_WHEEL": request.param}
+    command = [programs / "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(command, cwd=root, env=env, check=True)
     [made] = folder.iterdir()
     assert made.name.endswith(f"-py3-none-{request.param}.whl")
     return made
@@ -84,6 +95,21 @@ def test_its_kernels_give_what_plain_loops_give(wheel: Path, library: Path, tmp_
     for name in HERE:
         ran = subprocess.run([check, library, name], capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump (apt install binutils)")
+def test_instruction_sets_share_only_code_that_needs_none_of_them(programs: Path, tmp_path: Path) -> None:
+    """The linker keeps one copy of what libc++ throws with, of whichever set."""
+    target, made = TARGETS["manylinux_2_17_x86_64"], tmp_path / "made.o"
+    compiler = [programs / "python", "-m", "ziglang", "c++", "-target", target.triple]
+    options = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-w", *target.sources["avx512.cpp"]]
+    subprocess.run([*compiler, *options, "-c", building.HERE / "avx512.cpp", "-o", made], check=True)
+    shown = subprocess.run(["objdump", "-dt", "--no-show-raw-insn", made], capture_output=True, text=True, check=True)
+    shared = set(re.findall(r"^[0-9a-f]+  w.* (\S+)$", shown.stdout, re.MULTILINE))
+    code = dict(re.findall(r"^[0-9a-f]+ <(\S+)>:\n((?:.+\n)*)", shown.stdout, re.MULTILINE))
+    assert [name for name in shared if re.search(r"%[xyz]mm|%k\d", code.get(name, ""))] == []
+    assert re.search("%zmm", "".join(code.values())) and len(shared & set(code)) < 5
 
 
 def test_make_knows_all_platforms(root: Path) -> None:

@@ -184,4 +184,7 @@ def _why_no_kernels() -> str:
         return f"GALAGO_KERNELS is {chosen}"
     if not instruction_sets():
         return "this processor has none of the instruction sets that they need"
-    return "not built, or damaged; install a wheel of galago, or a C++ compiler (apt install g++) and galago anew"
+    # Not "and galago anew": pip keeps what it has built without one.
+    return (
+        "not built, or damaged; install a wheel, or a C++ compiler (apt install g++) and run what `galago doctor` says"
+    )
