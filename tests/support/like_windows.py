@@ -35,7 +35,7 @@ torch torch.utils._pytree numpy PIL.Image safetensors.torch tokenizers huggingfa
 uvicorn.protocols.http.h11_impl jinja2 h11 httpx typer rich.console rich.progress prometheus_client llguidance
 anyio.to_thread asyncio concurrent.futures multiprocessing subprocess tempfile shutil av onnx onnxruntime
 torch.distributed.elastic.timer transformers.modeling_utils transformers.processing_utils
-transformers.models.auto.image_processing_auto transformers.models.auto.tokenization_auto
+transformers.models.auto.image_processing_auto transformers.models.auto.tokenization_auto ray.data ray.serve
 """
 """What galago imports: its own ways on Windows are its own to test."""
 UNIX_FOLDERS = ("/proc", "/sys", "/dev")
