@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from guarded import PATIENCE
-from opening import BLUE, ask, extent, last, near, screenshot
+from opening import BLUE, ask, extent, last, look_at, near, screenshot
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 from serving import NO_CLIENT, serving
@@ -184,7 +184,7 @@ def endless(body: Any) -> str:
 
 
 def test_pictures_and_answers_are_there_after_a_reload_until_they_are_forgotten(page: Page, scene: Path) -> None:
-    page.get_by_test_id("files").set_input_files(scene)
+    look_at(page, scene)
     ask(page, "Ask", "What color is the square?")
     expect(last(page).get_by_test_id("text")).to_have_text("yellow")
     page.wait_for_timeout(400)  # until it is written, 200 ms after the last change
@@ -270,7 +270,7 @@ def test_what_is_shown_as_code_runs(page: Page, scene: Path, tmp_path: Path, kin
 def test_other_calls_run_as_code_too(page: Page, scene: Path, tmp_path: Path, tab: str) -> None:
     name = 'a scene\'s "$HOME".png'
     (tmp_path / name).write_bytes(scene.read_bytes())
-    page.get_by_test_id("files").set_input_files(tmp_path / name)
+    look_at(page, tmp_path / name)
     if tab == "Caption":
         page.get_by_role("tab", name=tab).click()
         page.get_by_test_id("caption-short").click()

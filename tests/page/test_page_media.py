@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from guarded import PATIENCE
-from opening import BLUE, ask, extent, last, near, screenshot, show
+from opening import BLUE, ask, extent, last, look_at, near, screenshot, show
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 from serving import serving
@@ -46,7 +46,7 @@ def test_a_picture_that_lies_on_its_side_is_seen_upright(
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.open(scene).convert("RGB").transpose(turn).save(tmp_path / "turned.jpg", quality=95, exif=exif)
-    page.get_by_test_id("files").set_input_files(tmp_path / "turned.jpg")
+    look_at(page, tmp_path / "turned.jpg")
     ask(page, "Detect", "circle")
     last(page)
     pixels = screenshot(page)
@@ -57,7 +57,7 @@ def test_a_picture_that_lies_on_its_side_is_seen_upright(
 
 def test_a_huge_picture_is_made_smaller_before_it_is_sent(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (5000, 3000), "red").save(tmp_path / "huge.png")
-    page.get_by_test_id("files").set_input_files(tmp_path / "huge.png")
+    look_at(page, tmp_path / "huge.png")
     with page.expect_request("**/v1/chat/completions") as sent:
         ask(page, "Ask", "What color is it?")
     last(page)

@@ -1,6 +1,7 @@
 """What tests of the page do in it, as a person would."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,13 @@ def show(page: Page, view: str) -> None:
     there = ".brand" if view == "look" else f"nav a[data-view={view}]"
     page.locator(there).click()
     page.locator(f"#view-{view}").wait_for()
+
+
+def look_at(page: Page, picture: Path) -> None:
+    """Add a file, and wait until it is what is shown: a question before that is about the one before."""
+    page.get_by_test_id("files").set_input_files(picture)
+    shown = page.get_by_role("listbox", name="Pictures").get_by_role("option", name=f"{picture.name},")
+    expect(shown).to_have_attribute("aria-selected", "true")
 
 
 def ask(page: Page, tab: str, text: str) -> None:
