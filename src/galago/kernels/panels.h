@@ -116,6 +116,14 @@ inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padde
     }
 }
 
+#ifndef GALAGO_GROUP_SUMS
+// The sums of a group of inputs by int4 weights, 0..15: from `sum`, and at their end times the group's scale.
+using G = I;
+inline G g_start(int32_t sum) { return i_set(sum); }
+inline G g_dot_at(G part, B a, B w, int place) { return i_dot_at(part, a, w, place); }
+inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
+#endif
+
 // The same for a whole int4 panel. `sums` are -8 times the sums of each group of a.
 template <int R>
 inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_groups, const uint8_t* w,

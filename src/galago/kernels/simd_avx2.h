@@ -101,15 +101,12 @@ inline I i_dot(I acc, B a, B w) {
     asm("%{" GALAGO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
     return acc;
 }
-using G = I;
-inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot_at(G part, B a, B w, int place) { return i_dot(part, a, w); }
-inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 #else
 inline I i_dot(I acc, B a, B w) {
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#define GALAGO_GROUP_SUMS
 // Sums of a group in 16 bits, two in each lane: of 32 inputs that is 16 times 15 * 128 at the most.
 using G = __m256i;
 inline G g_start(int32_t sum) { return _mm256_setzero_si256(); }

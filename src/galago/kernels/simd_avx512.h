@@ -72,11 +72,6 @@ inline I i_dot(I acc, B a, B w) {
 }
 // The same by the four of `place` where a vector has fours of several places; here it has one in all lanes.
 inline I i_dot_at(I acc, B a, B w, int place) { return i_dot(acc, a, w); }
-// The sums of a group of inputs by int4 weights, 0..15: from `sum`, and at their end times the group's scale.
-using G = I;
-inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot_at(G part, B a, B w, int place) { return i_dot(part, a, w); }
-inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 // The lanes' bytes, 0..255
 inline I i_of_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

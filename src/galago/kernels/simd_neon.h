@@ -71,10 +71,6 @@ inline I i_dot_at(I acc, B a, B w, int place) {
         default: return vdotq_laneq_s32(acc, w, a, 3);
     }
 }
-using G = I;
-inline G g_start(int32_t sum) { return i_set(sum); }
-inline G g_dot_at(G part, B a, B w, int place) { return i_dot_at(part, a, w, place); }
-inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
 #ifdef __ARM_FEATURE_MATMUL_INT8
 // acc + two rows of eight bytes times two columns of eight: [2 rows][2 columns].
 inline I i_square(I acc, B rows, B columns) { return vmmlaq_s32(acc, rows, columns); }
