@@ -5,6 +5,8 @@
 #include "simd_avx2.h"
 // after the instruction set
 #include "many_vectors.h"
+#include "scores_shorts.h"
+// after how scores are made
 #include "flash_floats.h"
 #include "dense.h"
 #include "stack.h"

@@ -105,6 +105,14 @@ inline F f_exp(F x) {
     return f_scale2(p, n);
 }
 
+// 2^x with a relative error under 8e-5, a twentieth of what rounding to bfloat16 takes; no less than 2^-126 at times.
+inline F f_exp2(F x) {
+    F n = f_round(x), r = f_sub(x, n);
+    F p = f_fma(r, f_set(5.517165268e-2f), f_set(2.426111209e-1f));
+    p = f_fma(r, p, f_set(6.932609885e-1f));
+    return f_scale2_normal(f_fma(r, p, f_set(9.999280737e-1f)), n);
+}
+
 // x / (1 + e^(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) is x (1 + tanh u) / 2.
 inline F f_gelu(F x) {
     F u = f_mul(x, f_fma(f_mul(x, x), f_set(0.0713548163f), f_set(1.5957691216f)));

@@ -11,14 +11,6 @@ inline void bf16_store(uint8_t* p, F v) {
 inline F f_first(const float* p, int64_t n) {
     return _mm512_maskz_loadu_ps(n >= kLanes ? 0xffff : (1 << n) - 1, p);
 }
-// 2^x with a relative error under 8e-5, a twentieth of what rounding to bfloat16 takes.
-inline F f_exp2(F x) {
-    F n = f_round(x), r = f_sub(x, n);
-    F p = f_fma(r, f_set(5.517165268e-2f), f_set(2.426111209e-1f));
-    p = f_fma(r, p, f_set(6.932609885e-1f));
-    return f_scale2(f_fma(r, p, f_set(9.999280737e-1f)), n);
-}
-
 constexpr int kTile = 64;  // keys
 
 // A row less another, times `by`, as bfloat16, zeros behind it.

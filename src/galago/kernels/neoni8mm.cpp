@@ -1,6 +1,8 @@
 #include "simd_neon.h"
 // after the instruction set
 #include "many_squares.h"
+#include "scores_floats.h"
+// after how scores are made
 #include "flash_floats.h"
 #include "dense.h"
 #include "stack.h"

@@ -16,6 +16,7 @@ constexpr int kFourRows = 6, kFourVectors = 1;
 #endif
 constexpr int kRowInputs = 4;
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
+constexpr int kShortRows = 6, kShortVectors = 2;  // and by twos of 16-bit numbers
 #ifdef GALAGO_VNNI
 constexpr int kOffset = 0;
 #else
@@ -62,6 +63,11 @@ inline F f_scale2(F a, F n) {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(127)), 23));
     };
     return _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(rest));
+}
+// The same for results that are normal numbers; what would be smaller is about 2^-126.
+inline F f_scale2_normal(F a, F n) {
+    __m256i e = _mm256_cvtps_epi32(f_max(f_set(-126.0f), n));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(e, 23)));
 }
 inline F f_of_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(
@@ -129,7 +135,22 @@ inline B b_two_shorts(const uint8_t* two) {
     __builtin_memcpy(&v, two, 4);
     return _mm256_set1_epi32(v);
 }
-inline I i_dot_shorts(I acc, B a, B w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w)); }
+#ifdef GALAGO_VNNI
+inline I i_dot_shorts(I acc, B a, B w) {
+    asm("%{" GALAGO_VNNI "%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
+    return acc;
+}
+#else
+inline I i_dot_shorts(I acc, B a, B w) {
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(a, w));
+    asm("" : "+x"(acc));  // else GCC holds products, and the sums wait in memory
+    return acc;
+}
+#endif
+inline void shorts_of_i(int16_t* p, I v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
 inline I i_of_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }

@@ -10,6 +10,7 @@ constexpr int kRows = 6, kVectors = 4;  // a tile of the product: rows x vectors
 constexpr int kFourRows = 8, kFourVectors = 2;  // the same for int4, whose weights also take registers
 constexpr int kRowInputs = 4;  // inputs of a row that one load serves
 constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
+constexpr int kShortRows = 6, kShortVectors = 4;  // and by twos of 16-bit numbers
 // What is taken from each quantised activation (0..255) before it is multiplied.
 constexpr int kOffset = 0;
 using F = __m512;
@@ -32,6 +33,7 @@ inline float f_least(F a) { return _mm512_reduce_min_ps(a); }
 inline float f_most(F a) { return _mm512_reduce_max_ps(a); }
 inline F f_round(F a) { return _mm512_roundscale_ps(a, 8); }
 inline F f_scale2(F a, F n) { return _mm512_scalef_ps(a, n); }  // a * 2^n
+inline F f_scale2_normal(F a, F n) { return f_scale2(a, n); }    // the same where results may be no less than 2^-126
 inline F f_of_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
@@ -72,6 +74,13 @@ inline I i_dot(I acc, B a, B w) {
 }
 // The same by the four of `place` where a vector has fours of several places; here it has one in all lanes.
 inline I i_dot_at(I acc, B a, B w, int place) { return i_dot(acc, a, w); }
+inline I i_dot_shorts(I acc, I a, I b) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
+}
+inline void shorts_of_i(int16_t* p, I v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(v));
+}
 // The lanes' bytes, 0..255
 inline I i_of_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

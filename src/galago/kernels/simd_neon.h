@@ -37,6 +37,11 @@ inline F f_scale2(F a, F n) {
     F two = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, vdupq_n_s32(127)), 23));
     return vmulq_f32(vmulq_f32(a, one), two);
 }
+// The same for results that are normal numbers; what would be smaller is about 2^-126.
+inline F f_scale2_normal(F a, F n) {
+    I e = vcvtq_s32_f32(f_max(f_set(-126.0f), n));
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(e, 23)));
+}
 inline F f_of_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 inline F f_of_f16(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 // Rounded to bfloat16, ties to even, as torch does; not for NaN.
