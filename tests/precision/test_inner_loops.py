@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -76,3 +77,32 @@ def test_one_thread_takes_twice_as_long_as_two() -> None:
 
     one, two = zip(*((took(1), took(2)) for _ in range(9)), strict=True)
     assert min(one) / min(two) < 2.5
+
+
+@pytest.mark.slow
+def test_programs_on_the_other_cores_cost_no_more_than_those_cores() -> None:
+    """Small products, as decode makes them: thousands a second, each as late as the last of its threads."""
+    if (k := kernels()) is None or (cores := usable_cores()) < 2:
+        pytest.skip("needs two cores, and the kernels (apt install g++)")
+    weight, x = quantise(torch.randn(4096, 1024), torch.zeros(4096), 8), torch.randn(1, 1024)
+    w = k.weight(weight.panels, weight.total, weight.scale, weight.bias, weight.multiply, weight.n, weight.k, 8)
+
+    def took(threads: int) -> float:
+        with with_threads(threads):
+            begin = time.perf_counter()
+            for _ in range(4_000):
+                k.gemm(x, w)
+            return time.perf_counter() - begin
+
+    alone = min(took(1) for _ in range(3))
+    spin = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(spin) for _ in range(cores - 1)]
+    try:
+        took(cores)  # until they are seen to be there
+        beside = min(took(cores) for _ in range(3))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    print(f"one thread on a quiet machine {alone:.2f} s, all of them on a busy one {beside:.2f} s")
+    assert beside < 1.2 * alone
