@@ -8,13 +8,13 @@ namespace {
 void gemm(const Weight* weight, const Gemm* given) {
     const Weight& w = *weight;
     const Gemm& g = *given;
-    thread_local Scratch bytes, others, sum_scratch;
+    thread_local Scratch bytes, others, more;
     int64_t padded = padded_inputs(w), n_groups = padded / kGroup;
     bool few = g.m <= (w.bits == 8 ? kFewBytes : kFewFours), four = w.bits == 4 && few;
     Layout as = few ? Layout{g.m, padded, padded} : many_layout(g.m, padded);
     uint8_t* a = bytes.of<uint8_t>(as.rows * as.stride + 64);
     Row* rows = others.of<Row>(g.m);
-    int32_t* sums = four ? sum_scratch.of<int32_t>(g.m * n_groups) : nullptr;
+    int32_t* eights = four ? more.of<int32_t>(g.m * n_groups) : nullptr;
 
     int threads = g.m * w.k < 32768 ? 1 : g.threads;
     int64_t per_task = std::max<int64_t>(2, g.m / (8 * threads) / 2 * 2);  // of a pair none is alone
@@ -24,16 +24,13 @@ void gemm(const Weight* weight, const Gemm* given) {
         int64_t first = task * per_task, end = std::min(g.m, first + per_task);
         for (int64_t r = first; r < end; r++) {
             rows[r] = quantise(g.x + r * g.ldx, w.multiply, w.k, as.filled, tmp, a + r * as.stride);
-            for (int64_t group = 0; four && group < n_groups; group++) {
-                int32_t sum = 0;
-                for (int i = 0; i < kGroup; i++) sum += number(a[r * padded + group * kGroup + i]);
-                sums[r * n_groups + group] = -8 * sum;
-            }
+            for (int64_t group = 0; four && group < n_groups; group++)
+                eights[r * n_groups + group] = g_eights(a + r * padded + group * kGroup);
         }
         if (!few) spread_rows(a, as, first, end);
     });
 
-    Job job{w, g, a, sums, rows, padded, as.stride};
+    Job job{w, g, a, eights, rows, padded, as.stride};
     int64_t panels = (w.n + kPanel - 1) / kPanel;
     auto panel = [&](int64_t p) { return p < panels ? w.w + p * panel_bytes(padded, w.bits) : nullptr; };
     if (few) {

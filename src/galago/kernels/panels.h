@@ -117,16 +117,22 @@ inline void tile8(const uint8_t* a, int64_t lda, const uint8_t* w, int64_t padde
 }
 
 #ifndef GALAGO_GROUP_SUMS
-// The sums of a group of inputs by int4 weights, 0..15: from `sum`, and at their end times the group's scale.
+// Sums over a group of inputs by int4 weights, 0..15. They begin with what takes 8 from each weight, and in the end are
+// multiplied by the group's scale.
 using G = I;
-inline G g_start(int32_t sum) { return i_set(sum); }
+inline int32_t g_eights(const uint8_t* a) {
+    int32_t sum = 0;
+    for (int i = 0; i < kGroup; i++) sum += number(a[i]);
+    return -8 * sum;
+}
+inline G g_start(int32_t eights) { return i_set(eights); }
 inline G g_dot_at(G part, B a, B w, int place) { return i_dot_at(part, a, w, place); }
-inline I g_end(I acc, G part, int32_t sum, I scale) { return i_add(acc, i_mul(part, scale)); }
+inline I g_end(I acc, G part, I scale) { return i_add(acc, i_mul(part, scale)); }
 #endif
 
-// The same for a whole int4 panel. `sums` are -8 times the sums of each group of a.
+// The same for a whole int4 panel. `eights` are those of each group of a.
 template <int R>
-inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_groups, const uint8_t* w,
+inline void tile4(const uint8_t* a, int64_t lda, const int32_t* eights, int64_t n_groups, const uint8_t* w,
                   I (&acc)[R][kAcross]) {
     for (int r = 0; r < R; r++)
         for (int v = 0; v < kAcross; v++) acc[r][v] = i_zero();
@@ -134,32 +140,37 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
         const uint8_t* scales = w + kGroup * kPanel / 2;
         ask_ahead(w, kGroup * kPanel / 2);
         // The sums of a group stay in registers, for as many vectors as there are registers.
+#pragma GCC unroll kFourSpan < kGroup ? 2 : 1
         for (int first = 0; first < kAcross; first += kFourVectors) {
+            // Else GCC spreads the rows once for all vectors, and of many rows keeps that in memory.
+            if constexpr (kFourSpan == kGroup && R > 4) asm volatile("" ::: "memory");
             G part[R][kFourVectors];
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-                for (int v = 0; v < kFourVectors; v++) part[r][v] = g_start(sums[r * n_groups + g]);
-            constexpr int span = std::max(kRowInputs, 8);
-            for (int k = 0; k < kGroup; k += span) {
+                for (int v = 0; v < kFourVectors; v++) part[r][v] = g_start(eights[r * n_groups + g]);
+            for (int k = 0; k < kGroup; k += kFourSpan) {
                 Spread<R> x(a + g * kGroup + k, lda);
-#pragma GCC unroll 4
-                for (int s = 0; s < span; s += 8) {
-                    B low[kFourVectors], high[kFourVectors];
+#pragma GCC unroll 8
+                for (int s = 0; s < kFourSpan; s += kFourInputs) {
+                    constexpr int fours = kFourInputs / 4;
+                    B b[fours][kFourVectors];
 #pragma GCC unroll 8
                     for (int v = 0; v < kFourVectors; v++) {
                         B both = b_load(w + ((k + s) / 8 * kAcross + first + v) * 4 * kLanes);
-                        low[v] = b_low(both);
-                        high[v] = b_high(both);
+#pragma GCC unroll 2
+                        for (int i = 0; i < fours; i++) b[i][v] = (s / 4 + i) % 2 ? b_high(both) : b_low(both);
                     }
 #pragma GCC unroll 8
                     for (int r = 0; r < R; r++) {
-                        B one = x.at(r, s), other = x.at(r, s + 4);
+                        B row[fours];
+#pragma GCC unroll 2
+                        for (int i = 0; i < fours; i++) row[i] = x.at(r, s + 4 * i);
 #pragma GCC unroll 8
-                        for (int v = 0; v < kFourVectors; v++) {
-                            part[r][v] = g_dot_at(part[r][v], one, low[v], s / 4);
-                            part[r][v] = g_dot_at(part[r][v], other, high[v], s / 4 + 1);
-                        }
+                        for (int v = 0; v < kFourVectors; v++)
+#pragma GCC unroll 2
+                            for (int i = 0; i < fours; i++)
+                                part[r][v] = g_dot_at(part[r][v], row[i], b[i][v], s / 4 + i);
                     }
                 }
             }
@@ -169,8 +180,7 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* sums, int64_t n_
                 I both = i_of_bytes(scales + column % (kPanel / 2));
                 I scale = column < kPanel / 2 ? i_low4(both) : i_high4(both);
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++)
-                    acc[r][first + v] = g_end(acc[r][first + v], part[r][v], sums[r * n_groups + g], scale);
+                for (int r = 0; r < R; r++) acc[r][first + v] = g_end(acc[r][first + v], part[r][v], scale);
             }
         }
     }
@@ -224,7 +234,7 @@ struct Job {
     const Weight& w;
     const Gemm& g;
     const uint8_t* a;  // the rows as whole numbers, `stride` bytes apart
-    const int32_t* sums;  // for int4 tiles
+    const int32_t* eights;  // for int4 tiles
     const Row* rows;
     int64_t padded, stride;
 };
@@ -236,7 +246,7 @@ template <int R, bool four>
     if constexpr (four) {
         I acc[R][kAcross];
         int64_t n_groups = j.padded / kGroup;
-        tile4<R>(a, j.stride, j.sums + row * n_groups, n_groups, panel, acc);
+        tile4<R>(a, j.stride, j.eights + row * n_groups, n_groups, panel, acc);
         finish(j.w, j.g, acc, row, column, j.rows);
     } else {
         I acc[R][vectors_of(R)];

@@ -9,10 +9,11 @@ namespace {
 constexpr int kLanes = 8;
 #ifdef GALAGO_VNNI
 constexpr int kRows = 6, kVectors = 2;  // a tile of the product: rows x vectors of output channels
-constexpr int kFourRows = 6, kFourVectors = 1;  // the same for int4, whose weights also take registers
+// The same for int4, whose weights also take registers; inputs that are taken together, and that no loop goes through.
+constexpr int kFourRows = 6, kFourVectors = 1, kFourInputs = 8, kFourSpan = 8;
 #else
 constexpr int kRows = 4, kVectors = 2;
-constexpr int kFourRows = 6, kFourVectors = 1;
+constexpr int kFourRows = 6, kFourVectors = 2, kFourInputs = 4, kFourSpan = 32;
 #endif
 constexpr int kRowInputs = 4;
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
@@ -113,17 +114,24 @@ inline I i_dot(I acc, B a, B w) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 #define GALAGO_GROUP_SUMS
-// Sums of a group in 16 bits, two in each lane: of 32 inputs that is 16 times 15 * 128 at the most.
+// Sums of a group in 16 bits, two in each lane, of the first two of each four inputs and of the last two. They begin with
+// what takes 8 from each weight; before that is whole they are 16 times 15 * 128 at the most, and then 8 * 128.
 using G = __m256i;
-inline G g_start(int32_t sum) { return _mm256_setzero_si256(); }
+inline int32_t g_eights(const uint8_t* a) {
+    __m256i twos = _mm256_maddubs_epi16(_mm256_set1_epi8(8), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+    __m128i sum = _mm_add_epi16(_mm256_castsi256_si128(twos), _mm256_extracti128_si256(twos, 1));
+    sum = _mm_add_epi16(sum, _mm_srli_si128(sum, 8));
+    sum = _mm_add_epi16(sum, _mm_srli_si128(sum, 4));
+    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), sum));
+}
+inline G g_start(int32_t eights) { return _mm256_set1_epi32(eights); }
 inline G g_dot_at(G part, B a, B w, int place) {
     part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w, a));
     asm("" : "+x"(part));  // else GCC adds up products that wait in memory
     return part;
 }
-inline I g_end(I acc, G part, int32_t sum, I scale) {
-    __m256i twice = _mm256_or_si256(scale, _mm256_slli_epi32(scale, 16));
-    return i_add(i_add(acc, _mm256_madd_epi16(part, twice)), i_mul(i_set(sum), scale));
+inline I g_end(I acc, G part, I scale) {
+    return i_add(acc, _mm256_madd_epi16(part, _mm256_or_si256(scale, _mm256_slli_epi32(scale, 16))));
 }
 #endif
 inline I i_dot_at(I acc, B a, B w, int place) { return i_dot(acc, a, w); }
