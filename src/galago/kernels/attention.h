@@ -73,6 +73,8 @@ inline void attend(const float* q, const Segment* segments, int64_t n_segments, 
         int64_t n = std::min(segments[s].length, sees - at);
         const uint16_t* v = segments[s].v + head * segments[s].stride;
         int64_t d = 0;
+        // All channels at once where registers allow it: memory is read in one go then.
+        for (; d + 8 * kLanes <= dim; d += 8 * kLanes) mix<8>(scores + at, v + d, n, dim, mixed + d);
         for (; d + 4 * kLanes <= dim; d += 4 * kLanes) mix<4>(scores + at, v + d, n, dim, mixed + d);
         for (; d < dim; d += kLanes) mix<1>(scores + at, v + d, n, dim, mixed + d);
         at += n;
