@@ -16,7 +16,7 @@ from galago.precision.quantise import quantise
 from galago.system.device import with_threads
 from galago.system.machine import usable_cores
 
-PRODUCT = re.compile(r"vpdpbusd|vdpbf16ps|vpmaddubsw|sdot")
+PRODUCT = re.compile(r"vpdpbusd|vdpbf16ps|vpmaddubsw|vpmaddwd|vpdpwssd|sdot")
 """Of whole numbers or of bfloat16: what products of many rows are made of."""
 SPILL = re.compile(r"%[xyz]mm.*\(%r[sb]p|\(%r[sb]p.*%[xyz]mm|q\d+.*\[(sp|x29)")
 """A vector that goes to the stack or comes from it, on x86 and on ARM."""

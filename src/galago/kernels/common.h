@@ -60,6 +60,10 @@ template <class Task>
     (*static_cast<const Task*>(task))(i);
 }
 
+// Nothing that is read after this is read before it: where all registers hold sums, compilers that read ahead put some of
+// them aside.
+inline void in_order() { asm volatile("" ::: "memory"); }
+
 // Run task(i) for i in 0..n-1 over the threads. What a task throws for want of memory is thrown again here.
 template <class Task>
 void in_parallel(int64_t n, int threads, const Task& task) {

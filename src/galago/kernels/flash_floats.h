@@ -29,6 +29,7 @@ template <int V>
         for (int v = 0; v < V; v++) x[v] = s_load(k + v * kLanes);
 #pragma GCC unroll 8
         for (int r = 0; r < kScoreRows; r++) {
+            in_order();
             Score y = s_spread(q + r * words + i);
 #pragma GCC unroll 8
             for (int v = 0; v < V; v++) acc[r][v] = s_dot(acc[r][v], y, x[v]);
@@ -64,6 +65,7 @@ template <int V>
         for (int j = 0; j < V; j++) x[j] = f_load(v + j * kLanes);
 #pragma GCC unroll 8
         for (int r = 0; r < kFloatRows; r++) {
+            in_order();
             F y = f_set(p[r * ldp + i]);
 #pragma GCC unroll 8
             for (int j = 0; j < V; j++) acc[r][j] = f_fma(y, x[j], acc[r][j]);

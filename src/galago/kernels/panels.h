@@ -143,7 +143,7 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* eights, int64_t 
 #pragma GCC unroll kFourSpan < kGroup ? 2 : 1
         for (int first = 0; first < kAcross; first += kFourVectors) {
             // Else GCC spreads the rows once for all vectors, and of many rows keeps that in memory.
-            if constexpr (kFourSpan == kGroup && R > 4) asm volatile("" ::: "memory");
+            if constexpr (kFourSpan == kGroup && R > 4) in_order();
             G part[R][kFourVectors];
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
