@@ -8,8 +8,8 @@ from galago.kernels import load
 
 ALL = ("avx512-amx", "avx512-vnni-bf16", "avx512-vnni", "avx2-vnni", "avx2", "neon-i8mm", "neon-dotprod")
 HERE = [name for name in ALL if load(name)]
-MEAN_TAKEN = ("avx512-amx", "avx512-vnni-bf16")
-"""Those whose attention may take from all keys what they share, for int8; others' is in float32."""
+HALVES = ("avx512-amx", "avx512-vnni-bf16")
+"""Those with products in bfloat16. Attention takes from all keys what they share, in these for int8 alone."""
 
 built = pytest.mark.skipif(load() is None, reason="needs the kernels, which a C++ compiler makes (apt install g++)")
 
