@@ -8,7 +8,8 @@ namespace {
 // Up to here rows are few by int8 and by int4 weights: these are used as they are then, and else widened once. Those of
 // four bits never are: the sums of a group fit into 16 bits, which takes half as many instructions.
 constexpr int64_t kFewBytes = 16, kFewFours = INT64_MAX;
-constexpr int64_t kManyUnit = kShortRows;  // rows are best handed out in multiples of this
+// Rows are best handed out in multiples of this.
+constexpr int64_t kManyUnit = kShortRows * kFourRows;
 
 inline Layout many_layout(int64_t m, int64_t padded) { return {m, padded, row_stride(2 * padded)}; }
 

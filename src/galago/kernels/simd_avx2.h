@@ -13,7 +13,7 @@ constexpr int kRows = 6, kVectors = 2;  // a tile of the product: rows x vectors
 constexpr int kFourRows = 6, kFourVectors = 1, kFourInputs = 8, kFourSpan = 8;
 #else
 constexpr int kRows = 4, kVectors = 2;
-constexpr int kFourRows = 6, kFourVectors = 2, kFourInputs = 4, kFourSpan = 32;
+constexpr int kFourRows = 5, kFourVectors = 2, kFourInputs = 4, kFourSpan = 32;
 #endif
 constexpr int kRowInputs = 4;
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32
