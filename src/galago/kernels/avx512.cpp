@@ -1,9 +1,9 @@
 #include "simd_avx512.h"
 // after the instruction set
 #include "many_vectors.h"
-#include "scores_shorts.h"
-// after how scores are made
-#include "flash_floats.h"
+#include "words_shorts.h"
+// after what is multiplied
+#include "flash_words.h"
 #include "dense.h"
 #include "stack.h"
 

@@ -1,9 +1,9 @@
 #include "simd_neon.h"
 // after the instruction set
 #include "many_squares.h"
-#include "scores_floats.h"
-// after how scores are made
-#include "flash_floats.h"
+#include "words_floats.h"
+// after what is multiplied
+#include "flash_words.h"
 #include "dense.h"
 #include "stack.h"
 
