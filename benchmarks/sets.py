@@ -26,7 +26,7 @@ def bench(kernels: str, options: list[str]) -> list[BenchResult]:
     """The results of `galago bench` with this set, named after it."""
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder, "results.json")
-        command = [sys.executable, "-m", "galago", "bench", *options, "--save", str(saved)]
+        command = [sys.executable, "-m", "galago.cli.app", "bench", *options, "--save", str(saved)]
         subprocess.run(command, env=os.environ | {"GALAGO_KERNELS": kernels}, check=True, stdout=sys.stderr)
         return [found | {"engine": kernels} for found in read_results(saved)]
 

@@ -140,7 +140,6 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* eights, int64_t 
         const uint8_t* scales = w + kGroup * kPanel / 2;
         ask_ahead(w, kGroup * kPanel / 2);
         // The sums of a group stay in registers, for as many vectors as there are registers.
-#pragma GCC unroll kFourSpan < kGroup ? 2 : 1
         for (int first = 0; first < kAcross; first += kFourVectors) {
             // Else GCC spreads the rows once for all vectors, and of many rows keeps that in memory.
             if constexpr (kFourSpan == kGroup && R > 4) in_order();
@@ -152,25 +151,22 @@ inline void tile4(const uint8_t* a, int64_t lda, const int32_t* eights, int64_t 
             for (int k = 0; k < kGroup; k += kFourSpan) {
                 Spread<R> x(a + g * kGroup + k, lda);
 #pragma GCC unroll 8
-                for (int s = 0; s < kFourSpan; s += kFourInputs) {
-                    constexpr int fours = kFourInputs / 4;
-                    B b[fours][kFourVectors];
+                for (int s = 0; s < kFourSpan; s += 8) {
+                    B low[kFourVectors], high[kFourVectors];
 #pragma GCC unroll 8
                     for (int v = 0; v < kFourVectors; v++) {
                         B both = b_load(w + ((k + s) / 8 * kAcross + first + v) * 4 * kLanes);
-#pragma GCC unroll 2
-                        for (int i = 0; i < fours; i++) b[i][v] = (s / 4 + i) % 2 ? b_high(both) : b_low(both);
+                        low[v] = b_low(both);
+                        high[v] = b_high(both);
                     }
 #pragma GCC unroll 8
                     for (int r = 0; r < R; r++) {
-                        B row[fours];
-#pragma GCC unroll 2
-                        for (int i = 0; i < fours; i++) row[i] = x.at(r, s + 4 * i);
+                        B one = x.at(r, s), other = x.at(r, s + 4);
 #pragma GCC unroll 8
-                        for (int v = 0; v < kFourVectors; v++)
-#pragma GCC unroll 2
-                            for (int i = 0; i < fours; i++)
-                                part[r][v] = g_dot_at(part[r][v], row[i], b[i][v], s / 4 + i);
+                        for (int v = 0; v < kFourVectors; v++) {
+                            part[r][v] = g_dot_at(part[r][v], one, low[v], s / 4);
+                            part[r][v] = g_dot_at(part[r][v], other, high[v], s / 4 + 1);
+                        }
                     }
                 }
             }

@@ -9,11 +9,11 @@ namespace {
 constexpr int kLanes = 8;
 #ifdef GALAGO_VNNI
 constexpr int kRows = 6, kVectors = 2;  // a tile of the product: rows x vectors of output channels
-// The same for int4, whose weights also take registers; inputs that are taken together, and that no loop goes through.
-constexpr int kFourRows = 6, kFourVectors = 1, kFourInputs = 8, kFourSpan = 8;
+// The same for int4, whose weights also take registers; and inputs that no loop goes through.
+constexpr int kFourRows = 6, kFourVectors = 1, kFourSpan = 8;
 #else
 constexpr int kRows = 4, kVectors = 2;
-constexpr int kFourRows = 5, kFourVectors = 2, kFourInputs = 4, kFourSpan = 32;
+constexpr int kFourRows = 5, kFourVectors = 2, kFourSpan = 32;
 #endif
 constexpr int kRowInputs = 4;
 constexpr int kFloatRows = 4, kFloatVectors = 3;  // the same in float32

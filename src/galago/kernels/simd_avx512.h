@@ -7,8 +7,8 @@
 namespace {
 constexpr int kLanes = 16;
 constexpr int kRows = 6, kVectors = 4;  // a tile of the product: rows x vectors of output channels
-// The same for int4, whose weights also take registers; inputs that are taken together, and that no loop goes through.
-constexpr int kFourRows = 8, kFourVectors = 2, kFourInputs = 8, kFourSpan = 8;
+// The same for int4, whose weights also take registers; and inputs that no loop goes through.
+constexpr int kFourRows = 8, kFourVectors = 2, kFourSpan = 8;
 constexpr int kRowInputs = 4;  // inputs of a row that one load serves
 constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 constexpr int kShortRows = 6, kShortVectors = 4;  // and by twos of 16-bit numbers

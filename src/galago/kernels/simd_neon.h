@@ -7,8 +7,8 @@
 namespace {
 constexpr int kLanes = 4;
 constexpr int kRows = 6, kVectors = 4;
-// The same for int4, whose weights also take registers; inputs that are taken together, and that no loop goes through.
-constexpr int kFourRows = 8, kFourVectors = 2, kFourInputs = 8, kFourSpan = 16;
+// The same for int4, whose weights also take registers; and inputs that no loop goes through.
+constexpr int kFourRows = 8, kFourVectors = 2, kFourSpan = 16;
 constexpr int kRowInputs = 16;  // inputs of a row that one load serves
 constexpr int kFloatRows = 6, kFloatVectors = 4;  // the same in float32
 constexpr int kOffset = 128;  // sdot takes both factors signed
