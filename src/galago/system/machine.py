@@ -11,16 +11,18 @@ from pathlib import Path
 from galago.system import windows
 
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+_AVX2 = {"avx2", "fma", "f16c"}
 SETS = {
-    "avx512-amx": _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
-    "avx512-vnni-bf16": _AVX512 | {"avx512_bf16"},
-    "avx512-vnni": _AVX512,
-    "avx2-vnni": {"avx2", "fma", "f16c", "avx_vnni"},
-    "avx2": {"avx2", "fma", "f16c"},
-    "neon-i8mm": {"asimddp", "i8mm"},
-    "neon-dotprod": {"asimddp"},
+    "avx512-amx": (_AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},),
+    "avx512-vnni-bf16": (_AVX512 | {"avx512_bf16"},),
+    "avx512-vnni": (_AVX512,),
+    "avx2-vnni": (_AVX2 | {"avx_vnni"}, _AVX512),
+    "avx2": (_AVX2,),
+    "neon-i8mm": ({"asimddp", "i8mm"},),
+    "neon-dotprod": ({"asimddp"},),
 }
-"""Sets that there are kernels for, with what Linux calls the features of a processor that they need."""
+"""Sets that there are kernels for, with what Linux calls the features of a processor that they need, in each way that
+it may have their instructions."""
 MEMORY_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 MEMORY_V2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a control group with its limit and its usage, and the line of memory.stat with unused pages."""
@@ -33,11 +35,15 @@ def cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _sysctl(name: str) -> str:
+    """What macOS says of its machine, "" where it says nothing."""
     try:
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return platform.processor() or platform.machine()
+        return ""
 
 
 def describe_machine() -> dict[str, str]:
@@ -48,11 +54,13 @@ def instruction_sets() -> tuple[str, ...]:
     """The instruction sets of this processor that there are kernels for, the best first."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # Macs of today have it, and those of before no kernels of ours
-        return ("neon-dotprod",) if platform.machine() == "arm64" else ()
+    except OSError:  # a Mac: those of today have dot products, and those of before no kernels of ours
+        if platform.machine() != "arm64":
+            return ()
+        return ("neon-i8mm", "neon-dotprod") if _sysctl("hw.optional.arm.FEAT_I8MM") == "1" else ("neon-dotprod",)
     listed = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
     flags = set(next(listed, "").split())
-    return tuple(name for name, needed in SETS.items() if needed <= flags)
+    return tuple(name for name, ways in SETS.items() if any(needed <= flags for needed in ways))
 
 
 def withheld_set(running: str) -> str | None:
