@@ -61,45 +61,41 @@ def test_products_of_many_rows_keep_their_sums_in_registers() -> None:
     assert seen > 0 and spilled == []
 
 
+def took(rows: int, n: int, n_in: int, threads: int, times: int = 1) -> float:
+    """Seconds of so many products of [rows, n_in] by an int8 weight [n, n_in]."""
+    k = kernels()
+    if k is None or usable_cores() < 2:
+        pytest.skip("needs two cores, and the kernels (apt install g++)")
+    weight, x = quantise(torch.randn(n, n_in), torch.zeros(n), 8), torch.randn(rows, n_in)
+    w = k.weight(weight.panels, weight.total, weight.scale, weight.bias, weight.multiply, weight.n, weight.k, 8)
+    with with_threads(threads):
+        begin = time.perf_counter()
+        for _ in range(times):
+            k.gemm(x, w)
+        return time.perf_counter() - begin
+
+
 @pytest.mark.slow
 def test_one_thread_takes_twice_as_long_as_two() -> None:
     """A product of 729 rows, the patches of a picture; both in turn."""
-    if (k := kernels()) is None or usable_cores() < 2:
-        pytest.skip("needs two cores, and the kernels (apt install g++)")
-    weight, x = quantise(torch.randn(4304, 1152), torch.zeros(4304), 8), torch.randn(729, 1152)
-    w = k.weight(weight.panels, weight.total, weight.scale, weight.bias, weight.multiply, weight.n, weight.k, 8)
-
-    def took(threads: int) -> float:
-        with with_threads(threads):
-            begin = time.perf_counter()
-            k.gemm(x, w)
-            return time.perf_counter() - begin
-
-    one, two = zip(*((took(1), took(2)) for _ in range(9)), strict=True)
+    one, two = zip(*((took(729, 4304, 1152, 1), took(729, 4304, 1152, 2)) for _ in range(9)), strict=True)
     assert min(one) / min(two) < 2.5
 
 
 @pytest.mark.slow
 def test_programs_on_the_other_cores_cost_no_more_than_those_cores() -> None:
     """Small products, as decode makes them: thousands a second, each as late as the last of its threads."""
-    if (k := kernels()) is None or (cores := usable_cores()) < 2:
-        pytest.skip("needs two cores, and the kernels (apt install g++)")
-    weight, x = quantise(torch.randn(4096, 1024), torch.zeros(4096), 8), torch.randn(1, 1024)
-    w = k.weight(weight.panels, weight.total, weight.scale, weight.bias, weight.multiply, weight.n, weight.k, 8)
 
-    def took(threads: int) -> float:
-        with with_threads(threads):
-            begin = time.perf_counter()
-            for _ in range(4_000):
-                k.gemm(x, w)
-            return time.perf_counter() - begin
+    def steps(threads: int) -> float:
+        return took(1, 4096, 1024, threads, times=4_000)
 
-    alone = min(took(1) for _ in range(3))
+    cores = usable_cores()
+    alone = min(steps(1) for _ in range(3))
     spin = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(spin) for _ in range(cores - 1)]
     try:
-        took(cores)  # until they are seen to be there
-        beside = min(took(cores) for _ in range(3))
+        steps(cores)  # until they are seen to be there
+        beside = min(steps(cores) for _ in range(3))
     finally:
         for other in others:
             other.kill()

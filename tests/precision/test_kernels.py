@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from instruction_sets import ALL, HERE, built, or_skipped
+from instruction_sets import ALL, HALVES, HERE, built, or_skipped
 from torch import Tensor
 
 from galago.kernels import Kernels, load
@@ -124,7 +124,7 @@ def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: i
     keys, values = torch.randn(2, batch, t, kv_heads, dim).transpose(2, 3)
     wide = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
     wanted = F.scaled_dot_product_attention(q, *wide)
-    assert off(k.attention(q, keys, values), wanted) < 0.01
+    assert off(k.attention(q, keys, values), wanted) < (0.01 if k.name in HALVES else 0.002)
     assert off(k.attention(q, keys, values, int8=True), wanted) < 0.02
     # What all keys share takes no steps from them, and an empty query weighs all alike.
     shared = keys + 300 * torch.randn(dim)
@@ -132,6 +132,9 @@ def test_attention_of_all_to_all(k: Kernels, batch: int, heads: int, kv_heads: i
     nothing = k.attention(torch.zeros_like(q), keys, values, int8=True)
     average = values.mean(2, keepdim=True).repeat_interleave(heads // kv_heads, 1).expand_as(nothing)
     torch.testing.assert_close(nothing, average, rtol=0.02, atol=0.01)
+    # Where all is as large as it can be, sums are too.
+    most = k.attention(torch.zeros_like(q), keys, torch.full_like(values, -7))
+    torch.testing.assert_close(most, torch.full_like(most, -7), rtol=0.01, atol=0)
 
 
 def test_what_runs_between_the_products(k: Kernels) -> None:

@@ -284,9 +284,10 @@ class Kernels:
         _check(self._table.stack(byref(call)))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, *, int8: bool = False) -> Tensor:
-        """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim], with bfloat16 products.
+        """Attention of q [B, heads, t, dim] over all of k and v [B, kv heads, s, dim]: [B, heads, t, dim].
 
-        With `int8` q k^T may be of whole numbers, row by row; what all keys share is taken from them then.
+        Products are of bfloat16, and where a set has none of whole numbers of 16 bits or of float32, which are finer.
+        With `int8` those of q and k may be of 8 bits, row by row.
         """
         q, k, v = map(_with_dense_rows, (q, k, v))
         read = [_address(x, contiguous=False) for x in (q, k, v)]

@@ -13,17 +13,26 @@ struct Kept {
     int64_t n_segments, kv_head, free;
 };
 
+// The highest of n scores, NaN where none is a number, and -1e30 after them up to a whole vector, for which there is
+// room; n becomes as many.
+inline float highest_of(float* x, int64_t& n) {
+    constexpr int kWays = 4;  // that do not wait for each other
+    while (n % kLanes) x[n++] = -1e30f;
+    F most[kWays];
+    for (int j = 0; j < kWays; j++) most[j] = f_set(-1e30f);
+    int64_t i = 0;
+    for (; i + kWays * kLanes <= n; i += kWays * kLanes)
+#pragma GCC unroll 4
+        for (int j = 0; j < kWays; j++) most[j] = f_max(most[j], f_load(x + i + j * kLanes));
+    for (; i < n; i += kLanes) most[0] = f_max(most[0], f_load(x + i));
+    float highest = f_most(f_max(f_max(most[0], most[1]), f_max(most[2], most[3])));
+    return highest > -1e30f ? highest : NAN;
+}
+
 // Softmax over x[0..n) in place but for the division; gives the sum.
 inline float exponentials(float* x, int64_t n) {
-    float most = x[0];
-    int64_t i = 0;
-    F m = f_set(most);
-    for (; i + kLanes <= n; i += kLanes) m = f_max(m, f_load(x + i));
-    most = f_most(m);
-    for (; i < n; i++) most = std::max(most, x[i]);
-    while (n % kLanes) x[n++] = -1e30f;  // the buffer has room for whole vectors
-    F sum = f_zero(), shift = f_set(most);
-    for (i = 0; i < n; i += kLanes) {
+    F sum = f_zero(), shift = f_set(highest_of(x, n));
+    for (int64_t i = 0; i < n; i += kLanes) {
         F e = f_exp(f_sub(f_load(x + i), shift));
         f_store(x + i, e);
         sum = f_add(sum, e);

@@ -128,19 +128,12 @@ struct Head {
 
     // The weights of the n keys that a query sees but for their sum, which it gives, and zeros for the rest of `all`.
     float weights(int64_t r, int64_t n, int64_t all) {
-        int64_t used = (n + kLanes - 1) / kLanes * kLanes;
         float* x = scores + r * apart;
+        int64_t used = n, i = 0;
         constexpr int kWays = 4;  // sums that do not wait for each other
-        F most[kWays], sum[kWays], steps_of = f_set(step[r]);
-        for (int j = 0; j < kWays; j++) most[j] = f_set(-1e30f), sum[j] = f_zero();
-        std::fill(x + n, x + used, -1e30f);
-        int64_t i = 0;
-        for (; i + kWays * kLanes <= used; i += kWays * kLanes)
-#pragma GCC unroll 4
-            for (int j = 0; j < kWays; j++) most[j] = f_max(most[j], f_load(x + i + j * kLanes));
-        for (; i < used; i += kLanes) most[0] = f_max(most[0], f_load(x + i));
-        float highest = f_most(f_max(f_max(most[0], most[1]), f_max(most[2], most[3])));
-        if (highest <= -1e30f) highest = NAN;  // no key has a score that is a number
+        F sum[kWays], steps_of = f_set(step[r]);
+        for (int j = 0; j < kWays; j++) sum[j] = f_zero();
+        float highest = highest_of(x, used);
         F shift = f_set(-highest * step[r]);
         auto weigh = [&](int j) {
             F e = f_exp2(f_fma(f_load(x + i), steps_of, shift));

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int64_t kSpan = kWordVectors * kLanes;  // keys, or channels, that are worked on together
 constexpr int64_t kBlock = 12;                    // queries
-constexpr int64_t kNear = 128;                    // keys whose values stay in the nearest cache
 static_assert(kBlock % kWordRows == 0);
 
 inline int64_t in_units(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
@@ -168,18 +167,10 @@ struct WordHead {
     // is to be multiplied by.
     float weights(int64_t r, int64_t n, int64_t all) const {
         float* x = scores + r * keys;
-        constexpr int kWays = 4;  // that do not wait for each other
-        int64_t used = in_spans(n, kLanes), i = 0;
-        F most[kWays], sum = f_zero(), none = f_zero(), largest = f_zero(), steps_of = f_set(step[r]);
-        for (int j = 0; j < kWays; j++) most[j] = f_set(-1e30f);
-        std::fill(x + n, x + used, -1e30f);
-        for (; i + kWays * kLanes <= used; i += kWays * kLanes)
-#pragma GCC unroll 4
-            for (int j = 0; j < kWays; j++) most[j] = f_max(most[j], f_load(x + i + j * kLanes));
-        for (; i < used; i += kLanes) most[0] = f_max(most[0], f_load(x + i));
-        float highest = f_most(f_max(f_max(most[0], most[1]), f_max(most[2], most[3])));
-        F shift = f_set(-highest * step[r]);
-        for (i = 0; i < used; i += kLanes) {
+        int64_t used = n;
+        F sum = f_zero(), none = f_zero(), largest = f_zero();
+        F steps_of = f_set(step[r]), shift = f_set(-highest_of(x, used) * step[r]);
+        for (int64_t i = 0; i < used; i += kLanes) {
             F e = f_exp2(f_fma(f_load(x + i), steps_of, shift));
             sum = f_add(sum, e);
             e = weighed(e, of + i);
@@ -212,12 +203,11 @@ struct WordHead {
                 f_store(scores + r * keys + s + at, f_mul(sum, f_load(by + s + at)));
             });
         for (int64_t r = 0; r < kBlock; r++) parts[r] = weights(r, std::min(all, seen(first + r)), all);
-        auto weighed = reinterpret_cast<const Word*>(scores);
+        auto p = reinterpret_cast<const Word*>(scores);
         for (int64_t s = 0; s < all; s += kNear) {
             int64_t steps = in_units(std::min(kNear, all - s), kWordNumbers), word = s / kWordNumbers;
             for (int64_t d = 0; d < g.dim; d += kSpan)
-                product(weighed + word, keys, v + d * value_words + word * kSpan, steps, g.dim - d,
-                        [&](int64_t r, int64_t at, F sum) {
+                product(p + word, keys, v + d * value_words + word * kSpan, steps, g.dim - d, [&](int64_t r, int64_t at, F sum) {
                             float* to = mixed + r * width + d + at;
                             f_store(to, s ? f_add(f_load(to), sum) : sum);
                         });

@@ -8,13 +8,13 @@ namespace {
 void gemm(const Weight* weight, const Gemm* given) {
     const Weight& w = *weight;
     const Gemm& g = *given;
-    thread_local Scratch bytes, others, more;
+    thread_local Scratch bytes, others, sums;
     int64_t padded = padded_inputs(w), n_groups = padded / kGroup;
     bool few = g.m <= (w.bits == 8 ? kFewBytes : kFewFours), four = w.bits == 4 && few;
     Layout as = few ? Layout{g.m, padded, padded} : many_layout(g.m, padded);
     uint8_t* a = bytes.of<uint8_t>(as.rows * as.stride + 64);
     Row* rows = others.of<Row>(g.m);
-    int32_t* eights = four ? more.of<int32_t>(g.m * n_groups) : nullptr;
+    int32_t* eights = four ? sums.of<int32_t>(g.m * n_groups) : nullptr;
 
     int threads = g.m * w.k < 32768 ? 1 : g.threads;
     int64_t per_task = std::max<int64_t>(2, g.m / (8 * threads) / 2 * 2);  // of a pair none is alone

@@ -1,5 +1,6 @@
 // The blocks of a transformer in one call. For a few rows the kernels are so short that calling them one by one
-// would take as long as some of them; for many, one workspace takes less memory than a tensor for each result.
+// would take as long as some of them; for many, one workspace takes less memory than a tensor for each result. The
+// instruction set has included attention of many queries before (flash.h or flash_words.h).
 #pragma once
 #include <vector>
 
@@ -7,12 +8,6 @@
 #include "gemm.h"
 
 namespace {
-
-// Set where the instruction set has products in bfloat16.
-struct AttentionKernels {
-    void (*together)(const Attention*) = nullptr;
-    void (*over_kept)(const Attention&, const Kept&) = nullptr;  // for a head and a sequence of many rows
-};
 
 // Where a row's keys and values go, and how many positions it sees.
 struct Spot {
@@ -32,14 +27,13 @@ constexpr int64_t kManyRows = 32;
 
 struct Blocks {
     const Stack& g;
-    AttentionKernels by;
     int64_t rows = 0, most = 0, head_dim, turning, qkv_dim, part;
     float *u, *attended, *out, *inner;  // for one part of the rows
     float *mixed, *qkv;                 // for all
     std::vector<Spot> spots;
     std::vector<std::vector<Piece>> segments;
 
-    Blocks(const Stack& given, AttentionKernels kernels, Scratch& scratch) : g(given), by(kernels) {
+    Blocks(const Stack& given, Scratch& scratch) : g(given) {
         head_dim = g.dim / g.heads;
         turning = g.heads + g.kv_heads;
         qkv_dim = (turning + g.kv_heads) * head_dim;
@@ -116,7 +110,7 @@ struct Blocks {
         const float *k = qkv + g.heads * head_dim, *v = k + g.kv_heads * head_dim;
         Attention asked{qkv, k, v, mixed, 1, g.heads, g.kv_heads, rows, rows, head_dim,
                         0, head, row, 0, head, row, 0, head, row, 0, head, g.dim, 1, g.threads};
-        by.together(&asked);
+        ::attention(&asked);
     }
 
     void attention_over_kept(int64_t layer) const {
@@ -139,11 +133,11 @@ struct Blocks {
         int64_t n = g.sequences[s].rows, kv_head = head / (g.heads / g.kv_heads);
         const float* q = qkv + row * qkv_dim + head * head_dim;
         float* to = mixed + row * g.dim + head * head_dim;
-        if (by.over_kept && n >= kManyRows && head_dim % kLanes == 0) {
+        if (n >= kManyRows && head_dim % kLanes == 0) {
             int64_t sees = spots[row + n - 1].sees;
             Attention asked{q, nullptr, nullptr, to, 1, 1, 1, n, sees, head_dim,
                             0, 0, qkv_dim, 0, 0, 0, 0, 0, 0, 0, 0, g.dim, 0, 1};
-            return by.over_kept(asked, {here.data(), static_cast<int64_t>(here.size()), kv_head, sees - n});
+            return ::attention_over_kept(asked, {here.data(), static_cast<int64_t>(here.size()), kv_head, sees - n});
         }
         // Row by row, so that keys that several rows see are near when they are needed again.
         float* scores = scratch.of<float>(most + kLanes + 2 * head_dim);
@@ -196,9 +190,9 @@ inline int64_t rows_of(const Stack& g) {
     return rows;
 }
 
-int32_t run_blocks(const Stack* given, AttentionKernels kernels) {
+int32_t stack(const Stack* given) {
     thread_local Scratch scratch;
-    int32_t failed = attempt([&] { Blocks(*given, kernels, scratch).run(); });
+    int32_t failed = attempt([&] { Blocks(*given, scratch).run(); });
     // What many rows took stays until few come: a long prefill comes in pieces, each of which would fault it in anew.
     if (failed || rows_of(*given) <= kFew) scratch.keep(8 << 20);
     return failed;

@@ -8,6 +8,7 @@ using Word = float;
 using Sum = F;  // of products
 constexpr int kWordRows = kFloatRows, kWordVectors = kFloatVectors;
 constexpr int kWordNumbers = 1;  // in a word
+constexpr int64_t kNear = 128;   // keys whose values are mixed in one go: they stay in the nearest cache
 
 inline Sum w_zero() { return f_zero(); }
 inline Sum w_load(const Word* p) { return f_load(p); }

@@ -9,7 +9,9 @@ using Word = int32_t;
 using Sum = I;  // of products
 constexpr int kWordRows = kShortRows, kWordVectors = kShortVectors;
 constexpr int kWordNumbers = 2;  // in a word
-constexpr float kMostWeight = 16383, kMostValue = 1023;  // times 128 keys that is less than 2^31
+constexpr int64_t kNear = 128;   // keys whose values are mixed in one go
+constexpr int32_t kMostWeight = 16383, kMostValue = 1023;
+static_assert(kMostWeight * kMostValue * kNear < int64_t{1} << 31);
 
 inline Sum w_zero() { return i_zero(); }
 inline Sum w_load(const Word* p) { return i_load(p); }
