@@ -11,14 +11,14 @@ from PIL import Image
 
 CASES: dict[str, tuple[str, str]] = {
     # command: exit code 2 and these words
-    "serve no-such-model": ("no-such-model", "known are"),
-    "serve moondrem2": ("did you mean moondream2?", ""),
+    "serve no-such-model --port 0": ("no-such-model", "known are"),
+    "serve moondrem2 --port 0": ("did you mean moondream2?", ""),
     "serve scenes moondream9 --port 0": ("moondream9", ""),
-    "serve ./nowhere": ("no folder or file", ""),
+    "serve ./nowhere --port 0": ("no folder or file", ""),
     "serve scenes --precision int3": ("--precision must be", "int8"),
     "serve scenes --profile fast": ("--profile must be", ""),
     "serve scenes --device abacus": ("--device must be", ""),
-    "serve scenes --revision 1999": ("unknown revision '1999'", ""),
+    "serve scenes --revision 1999 --port 0": ("unknown revision '1999'", ""),
     "serve scenes --threads 0": ("--threads must be", ""),
     "serve scenes --port 99999": ("--port must be", ""),
     "serve --config none.toml": ("none.toml", ""),
